@@ -1,0 +1,1 @@
+"""Run rooms as Thespian actors: system base, room actor, hibernation, room host."""

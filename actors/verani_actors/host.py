@@ -1,0 +1,452 @@
+"""Be a room host: take inputs from links, keep one room actor per awake room, send entries back.
+
+Who stores attachments and who holds sockets is the gateways' business; when a room sleeps is the hibernation
+manager's.
+
+Invariants:
+- A room has at most one actor. While one is being made (waking) or torn down (retiring), inputs wait in
+  `waiting` and are delivered, in order, to the next one that is awake.
+- `handed` holds every input that an actor has and has not processed, in order. An actor that dies with inputs
+  in hand leaves them to the next incarnation, but the one whose hook had begun.
+- No input is handled before the snapshots of all linked gateways have been merged.
+- All effects of one tick leave in one batch per gateway: entries are applied whole, so the outputs of an input
+  and its acknowledgement become visible together. An entry marks the input whose hook is still running as begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any
+
+import msgspec
+from thespian.actors import ActorAddress, ActorSystem
+
+from verani.context import WakeReason
+from verani.engine import Engine, HookFailed, Woken
+from verani.messages import (
+    PROTOCOL_VERSIONS,
+    Attach,
+    Close,
+    Drained,
+    Entry,
+    EntryBatch,
+    GatewayMessage,
+    Hello,
+    HostMessage,
+    Input,
+    InputBatch,
+    Kick,
+    Output,
+    Pull,
+    Record,
+    Snapshot,
+)
+from verani.room import RoomDefinition
+from verani.settings import Settings
+from verani.version import __version__
+
+from .hibernation import Begin, HibernationManager, RetireAll, Wake
+from .room import Abandoned, Deliver, Open, Post
+from .system import AsyncioSystemBase
+from .watchdog import Watchdog
+
+__all__ = ["RoomHost"]
+
+logger = logging.getLogger(__name__)
+
+# How often hooks are checked against their time budget, and rooms for idleness, at most.
+_TICK = 0.25
+
+
+class _State(Enum):
+    WAKING = "waking"
+    AWAKE = "awake"
+    RETIRING = "retiring"
+
+
+class _Room:
+    """What the host knows of one awake room; also the sink of its engine."""
+
+    def __init__(self, host: RoomHost, definition: RoomDefinition[Any, Any], name: str, reason: WakeReason) -> None:
+        self.host = host
+        self.definition = definition
+        self.name = name
+        self.reason: WakeReason = reason
+        self.state = _State.WAKING
+        self.incarnation = host.next_incarnation()
+        self.address: ActorAddress | None = None
+        self.engine: Engine[Any, Any] | None = None
+        self.expected = set(host.gateways)
+        self.records: dict[str, list[Record]] = {}
+        self.waiting: list[tuple[str, Input]] = []
+        self.handed: deque[tuple[str, Input]] = deque()
+        self.active = host.clock()
+        self.seq = 0
+
+    def output(self, gateway: str, output: Output, cause: int | None) -> None:
+        self.host.entry(gateway, self).outputs.append(output)
+
+    def attach(self, gateway: str, attach: Attach) -> None:
+        self.host.entry(gateway, self).attachments.append(attach)
+
+    def processed(self, gateway: str, number: int) -> None:
+        self.handed.popleft()
+        self.host.entry(gateway, self).processed = number
+        if not self.handed:
+            self.host.mark_active(self)
+
+
+class RoomHost:
+    """All rooms of one process, on the running loop."""
+
+    def __init__(
+        self,
+        definitions: Sequence[RoomDefinition[Any, Any]],
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self.incarnation = secrets.token_hex(8)
+        self.gateways: dict[str, Callable[[HostMessage], None]] = {}
+        self._definitions = {definition.name: definition for definition in definitions}
+        self._settings = settings
+        self._rooms: dict[str, _Room] = {}
+        self._by_address: dict[str, _Room] = {}
+        # Awake rooms by idle time-out, each in the order of their last activity.
+        self._idle: dict[float, OrderedDict[str, _Room]] = {}
+        self._suspended: set[Engine[Any, Any]] = set()
+        self._incarnations = 0
+        self._received: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
+        self._pending: dict[str, dict[str, Entry]] = {}
+        self._flush: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._system: ActorSystem | None = None
+        self._base: AsyncioSystemBase | None = None
+        self._manager: ActorAddress | None = None
+        self._watchdog = Watchdog(settings.hook_blocked)
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Run the definitions' `on_startup`, then take inputs; raises what a hook raises."""
+        for definition in self._definitions.values():
+            if hook := definition.hooks.get("on_startup"):
+                result = hook()
+                if inspect.isawaitable(result):
+                    await result
+        self._loop = asyncio.get_running_loop()
+        self._base = AsyncioSystemBase()
+        self._system = ActorSystem(systemBase=self._base, transientUnique=True)
+        self._manager = self._system.createActor(HibernationManager, globalName="verani-hibernation-manager")
+        timeouts = [t for t in map(self._idle_timeout, self._definitions.values()) if t is not None]
+        self._tell(self._manager, Begin(self, min([_TICK, *(timeout / 4 for timeout in timeouts)])))
+        self._budget_tick = min(_TICK, self._settings.hook_timeout / 4)
+        self._watch_budgets()
+        self._watchdog.start()
+
+    async def stop(self, grace: float) -> None:
+        """Put all rooms to sleep, waiting at most `grace` seconds, then run `on_shutdown`.
+
+        Rooms whose hooks have not ended by then are torn down with what they hold.
+        """
+        assert self._base is not None, "start comes before stop"
+        assert self._manager is not None
+        assert self._system is not None
+        try:
+            async with asyncio.timeout(grace):
+                while self._rooms:
+                    self._tell(self._manager, RetireAll())
+                    self._empty.clear()
+                    try:
+                        await asyncio.wait_for(self._empty.wait(), _TICK)
+                    except TimeoutError:
+                        continue  # some rooms had something to do; ask again
+        except TimeoutError:
+            logger.warning("%d rooms did not go to sleep within %g s", len(self._rooms), grace)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watchdog.stop()
+        for room in self._rooms.values():
+            if room.engine is not None:
+                room.engine.end()
+        self._system.shutdown()
+        await self._base.closed()
+        self._send_entries()
+        for definition in self._definitions.values():
+            if hook := definition.hooks.get("on_shutdown"):
+                try:
+                    result = hook()
+                    if inspect.isawaitable(result):
+                        await result
+                except Exception:  # a user's hook; the others still run
+                    logger.exception("on_shutdown of %s failed", definition.name)
+
+    def rooms(self) -> dict[str, str]:
+        """Name the rooms of this host and their states."""
+        return {name: room.state.value for name, room in self._rooms.items()}
+
+    def next_incarnation(self) -> int:
+        """Number the incarnations of this host's rooms."""
+        self._incarnations += 1
+        return self._incarnations
+
+    def _tell(self, address: ActorAddress, message: object) -> None:
+        assert self._base is not None
+        self._base.tell(address, message)
+
+    # --- links -----------------------------------------------------------------------------------------
+
+    def link(self, gateway: str, send: Callable[[HostMessage], None]) -> None:
+        """Take a gateway; `send` carries messages to it."""
+        self.gateways[gateway] = send
+        self._received[gateway] = 0
+        self._sent[gateway] = 0
+        send(
+            Hello(
+                versions=PROTOCOL_VERSIONS,
+                build=__version__,
+                gateway=gateway,
+                incarnation=self.incarnation,
+            )
+        )
+
+    def receive(self, gateway: str, message: GatewayMessage) -> None:
+        """Take one message of a gateway."""
+        match message:
+            case InputBatch():
+                self._received[gateway] = message.number
+                self._take(gateway, message.inputs)
+            case Snapshot():
+                self._merge(gateway, message)
+            case Drained():
+                room = self._rooms.get(message.room)
+                if room is not None and room.engine is not None:
+                    room.engine.drained(message.token)
+            case Hello():
+                if message.versions[0] > PROTOCOL_VERSIONS[1] or message.versions[1] < PROTOCOL_VERSIONS[0]:
+                    raise ValueError(
+                        f"link: expected a protocol version within {PROTOCOL_VERSIONS}, got {message.versions}"
+                    )
+
+    def _take(self, gateway: str, inputs: list[Input]) -> None:
+        ready: dict[str, list[Input]] = {}
+        for input in inputs:
+            room = self._rooms.get(input.room) or self._wake(input.room)
+            if room is None:
+                self._refuse(gateway, input)
+            elif room.state is _State.AWAKE:
+                ready.setdefault(input.room, []).append(input)
+            else:
+                room.waiting.append((gateway, input))
+        for name, batch in ready.items():
+            self._deliver(self._rooms[name], gateway, batch)
+
+    def _refuse(self, gateway: str, input: Input) -> None:
+        """Close a connection of a definition that this host does not have."""
+        logger.error("connection closed: no room definition for %s", input.room)
+        entry = self._pending.setdefault(gateway, {}).setdefault(input.room, Entry(input.room))
+        entry.processed = input.number
+        entry.outputs.append(Kick(input.connection, 1011))
+        self._schedule_flush()
+
+    def _deliver(self, room: _Room, gateway: str, inputs: list[Input]) -> None:
+        assert room.address is not None
+        for input in inputs:
+            room.handed.append((gateway, input))
+            if type(input) is Close and room.engine is not None:
+                room.engine.note_close(input.connection)
+        self.mark_active(room)
+        self._tell(room.address, Deliver(gateway, inputs))
+
+    # --- waking ----------------------------------------------------------------------------------------
+
+    def _wake(self, name: str, reason: WakeReason = "event") -> _Room | None:
+        definition = self._definitions.get(name.partition("/")[0])
+        if definition is None or self._manager is None:
+            return None
+        room = self._rooms[name] = _Room(self, definition, name, reason)
+        self._tell(self._manager, Wake(name))
+        return room
+
+    def created(self, name: str, address: ActorAddress) -> None:
+        """The manager made the room's actor: ask the gateways for its records."""
+        room = self._rooms[name]
+        room.address = address
+        self._by_address[address.actorAddressString] = room
+        for gateway in list(room.expected):
+            self.gateways[gateway](Pull(name, room.incarnation))
+
+    def _merge(self, gateway: str, snapshot: Snapshot) -> None:
+        room = self._rooms.get(snapshot.room)
+        if room is None or room.state is not _State.WAKING or room.incarnation != snapshot.incarnation:
+            return  # the answer to an earlier question
+        room.records.setdefault(gateway, []).extend(snapshot.records)
+        if snapshot.last:
+            room.expected.discard(gateway)
+            if not room.expected:
+                self._open(room)
+
+    def _open(self, room: _Room) -> None:
+        assert room.address is not None
+        address = room.address
+        room_id = room.name.partition("/")[2]
+
+        def post(event: HookFailed) -> None:
+            self._tell(address, Post(event))
+
+        def start() -> Engine[Any, Any]:
+            room.engine = Engine(
+                room.definition,
+                room_id,
+                room,
+                settings=self._settings,
+                post=post,
+                suspended=self._suspended,
+                clock=self.clock,
+            )
+            return room.engine
+
+        records = tuple((gateway, tuple(found)) for gateway, found in room.records.items() if found)
+        room.records = {}
+        self._tell(address, Open(start, Woken(records, room.reason)))
+        room.state = _State.AWAKE
+        self._deliver_waiting(room)
+
+    def _deliver_waiting(self, room: _Room) -> None:
+        waiting, room.waiting = room.waiting, []
+        for gateway, input in waiting:
+            self._deliver(room, gateway, [input])
+        self.mark_active(room)
+
+    # --- sleeping --------------------------------------------------------------------------------------
+
+    def _idle_timeout(self, definition: RoomDefinition[Any, Any]) -> float | None:
+        timeout = definition.hibernate_after
+        return self._settings.hibernate_after if timeout is msgspec.UNSET else timeout
+
+    def mark_active(self, room: _Room) -> None:
+        """Start the room's idle clock anew."""
+        room.active = self.clock()
+        timeout = self._idle_timeout(room.definition)
+        if timeout is not None and room.state is _State.AWAKE:
+            queue = self._idle.setdefault(timeout, OrderedDict())
+            queue[room.name] = room
+            queue.move_to_end(room.name)
+
+    def retire_idle(self) -> list[ActorAddress]:
+        """Mark the rooms that are idle long enough as retiring and return their actors."""
+        now = self.clock()
+        retiring: list[ActorAddress] = []
+        for timeout, queue in self._idle.items():
+            while queue:
+                room = next(iter(queue.values()))
+                if now - room.active < timeout:
+                    break
+                if room.handed or (room.engine is not None and room.engine.busy is not None):
+                    self.mark_active(room)
+                    continue
+                retiring.append(self._retire(room))
+        return retiring
+
+    def retire_all(self) -> list[ActorAddress]:
+        """The same for every awake room that has nothing to do."""
+        return [self._retire(room) for room in self._rooms.values() if room.state is _State.AWAKE and not room.handed]
+
+    def _retire(self, room: _Room) -> ActorAddress:
+        assert room.address is not None
+        room.state = _State.RETIRING
+        self._forget_idle(room)
+        return room.address
+
+    def _forget_idle(self, room: _Room) -> None:
+        timeout = self._idle_timeout(room.definition)
+        if timeout is not None and timeout in self._idle:
+            self._idle[timeout].pop(room.name, None)
+
+    def stayed(self, name: str) -> None:
+        """The room had something to do: deliver what came meanwhile."""
+        room = self._rooms[name]
+        room.state = _State.AWAKE
+        self._deliver_waiting(room)
+
+    def exited(self, address: ActorAddress) -> None:
+        """A room's actor is gone: after its sleep, or because something killed it."""
+        room = self._by_address.pop(address.actorAddressString, None)
+        if room is None:
+            return
+        self._forget_idle(room)
+        del self._rooms[room.name]
+        left = self._left_in_hand(room) + room.waiting
+        if left:
+            reason: WakeReason = "event" if room.state is _State.RETIRING else "crash"
+            successor = self._wake(room.name, reason)
+            assert successor is not None
+            successor.waiting.extend(left)
+        if not self._rooms:
+            self._empty.set()
+
+    def _left_in_hand(self, room: _Room) -> list[tuple[str, Input]]:
+        """Return the inputs a dead actor did not process; the one it had begun is not run again."""
+        left = list(room.handed)
+        if left and room.engine is not None and room.engine.running is not None:
+            gateway, input = left.pop(0)
+            self.entry(gateway, room).processed = input.number
+        return left
+
+    # --- time budgets ----------------------------------------------------------------------------------
+
+    def _watch_budgets(self) -> None:
+        for engine in tuple(self._suspended):
+            room = self._rooms.get(engine.name)
+            if engine.expire() and room is not None and room.address is not None and self._base is not None:
+                self._base.abandon(room.address)
+                self._tell(room.address, Abandoned())
+        self._timer = self._loop.call_later(self._budget_tick, self._watch_budgets)
+
+    # --- effects ---------------------------------------------------------------------------------------
+
+    def entry(self, gateway: str, room: _Room) -> Entry:
+        """Return the entry of this tick for a room and a gateway."""
+        entries = self._pending.get(gateway)
+        if entries is None:
+            entries = self._pending[gateway] = {}
+            self._schedule_flush()
+        entry = entries.get(room.name)
+        if entry is None:
+            room.seq += 1
+            entry = entries[room.name] = Entry(room.name, seq=room.seq)
+        return entry
+
+    def _schedule_flush(self) -> None:
+        if self._flush is None:
+            self._flush = self._loop.call_soon(self._send_entries)
+
+    def _send_entries(self) -> None:
+        self._flush = None
+        pending, self._pending = self._pending, {}
+        for gateway, entries in pending.items():
+            send = self.gateways.get(gateway)
+            if send is None:
+                continue
+            if self._suspended:
+                self._mark_begun(gateway, entries)
+            self._sent[gateway] += 1
+            send(EntryBatch(self._sent[gateway], self._received[gateway], list(entries.values())))
+
+    def _mark_begun(self, gateway: str, entries: dict[str, Entry]) -> None:
+        for name, entry in entries.items():
+            room = self._rooms.get(name)
+            running = room.engine.running if room is not None and room.engine is not None else None
+            if running is not None and running[0] == gateway and entry.outputs:
+                entry.begun = running[1]

@@ -1,0 +1,136 @@
+"""Be the Thespian actor of one awake room: carry events to its engine, one at a time.
+
+Everything a room does is the engine's; this actor only owns the order. Inputs wait in `_inputs`, not in the
+mailbox, so that a task whose hook was abandoned can stop and the next one can go on with the rest.
+Nothing leaves `receiveMessage`: Thespian would run the message again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+from thespian.actors import Actor, ActorAddress, ActorExitRequest
+
+from verani.engine import Engine, HookFailed, Retire, Woken
+from verani.messages import Input
+
+__all__ = ["Abandoned", "Deliver", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
+
+logger = logging.getLogger(__name__)
+
+
+class Open(Struct, frozen=True):
+    """Wake the room; its first message. `start` makes the engine, whose events go to `post`."""
+
+    start: Callable[[], Engine[Any, Any]]
+    woken: Woken
+
+
+class Deliver(Struct, frozen=True):
+    """Handle these inputs of a gateway, in order."""
+
+    gateway: str
+    inputs: list[Input]
+
+
+class Post(Struct, frozen=True):
+    """Handle a failure that happened outside the order of inputs."""
+
+    event: HookFailed
+
+
+class Abandoned(Struct, frozen=True):
+    """The running hook was abandoned; go on with what waits."""
+
+
+class Sleep(Struct, frozen=True):
+    """Go to sleep if nothing is going on; answered with `Slept` or `Stayed`."""
+
+
+class Slept(Struct, frozen=True):
+    """The room is asleep: nothing of it is left but its records."""
+
+    room: str
+
+
+class Stayed(Struct, frozen=True):
+    """The room has something to do and stays awake."""
+
+    room: str
+
+
+class RoomActor(Actor):
+    """One room, from `Open` to its exit."""
+
+    def __init__(self) -> None:
+        self._engine: Engine[Any, Any] | None = None
+        self._inputs: deque[tuple[str, Input]] = deque()
+        self._retiring_for: ActorAddress | None = None
+
+    def receiveMessage(self, message: Any, sender: ActorAddress) -> Awaitable[None] | None:
+        """Answer with an awaitable, so that the next message waits, while other rooms go on."""
+        match message:
+            case Deliver():
+                self._inputs.extend((message.gateway, input) for input in message.inputs)
+                return self._work()
+            case Open():
+                return self._open(message)
+            case Post():
+                return self._post(message.event)
+            case Sleep():
+                return self._sleep(sender)
+            case Abandoned():
+                return self._resume()
+            case ActorExitRequest():
+                if self._engine is not None:
+                    self._engine.end()
+                return None
+            case _:
+                logger.warning("unexpected message %s for a room", type(message).__name__)
+                return None
+
+    async def _open(self, message: Open) -> None:
+        self._engine = message.start()
+        await self._engine.handle(message.woken)
+
+    async def _work(self) -> None:
+        engine = self._engine
+        assert engine is not None, "Open is a room's first message"
+        while self._inputs:
+            gateway, input = self._inputs.popleft()
+            try:
+                if not await engine.handle(input, gateway):
+                    return
+            except Exception:
+                # A bug of ours, and the mailbox's last line: the room goes on with its next input.
+                logger.exception("an input of room %s could not be handled", engine.name)
+
+    async def _post(self, event: HookFailed) -> None:
+        assert self._engine is not None
+        if await self._engine.handle(event):
+            await self._work()
+
+    async def _resume(self) -> None:
+        if self._retiring_for is not None:
+            self._finish_retiring(self._retiring_for)
+        else:
+            await self._work()
+
+    async def _sleep(self, manager: ActorAddress) -> None:
+        engine = self._engine
+        assert engine is not None
+        if self._inputs or engine.busy is not None:
+            self.send(manager, Stayed(engine.name))
+            return
+        self._retiring_for = manager
+        if await engine.handle(Retire()):
+            self._finish_retiring(manager)
+
+    def _finish_retiring(self, manager: ActorAddress) -> None:
+        assert self._engine is not None
+        self._engine.end()
+        self.send(manager, Slept(self._engine.name))

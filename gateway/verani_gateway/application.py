@@ -1,0 +1,69 @@
+"""Mount rooms in an aiohttp application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from verani.errors import DefinitionError
+from verani.room import RoomDefinition
+from verani.settings import Settings
+
+from .endpoint import Endpoint
+from .gateway import Gateway
+
+__all__ = ["GATEWAY", "setup"]
+
+GATEWAY: web.AppKey[Gateway] = web.AppKey("verani_gateway", Gateway)
+
+
+def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Settings | None = None) -> Gateway:
+    """Mount room definitions in `app`, each at its `websocket_path`, and serve them while the app runs.
+
+    Also answers ``GET /health``. Without `settings`, `verani serve` passes its own and any other server gets the
+    defaults. Raises `DefinitionError` for two definitions on one path or of one name.
+    """
+    if not rooms:
+        raise DefinitionError("setup: expected at least one room definition")
+    if GATEWAY in app:
+        raise DefinitionError("setup: expected one call per application; pass all room definitions to it")
+    by_path: dict[str, RoomDefinition[Any, Any]] = {}
+    names: set[str] = set()
+    for room in rooms:
+        if not isinstance(room, RoomDefinition):
+            raise DefinitionError(f"setup: expected room definitions, got {type(room).__name__}")
+        room.check()
+        other = by_path.setdefault(room.websocket_path, room)
+        if other is not room:
+            raise DefinitionError(
+                f"room definitions {other.name!r} and {room.name!r} are both at {room.websocket_path!r}; "
+                "give one of them another websocket_path="
+            )
+        if room.name in names:
+            raise DefinitionError(f"two room definitions are named {room.name!r}, or one is given twice")
+        names.add(room.name)
+    gateway = app[GATEWAY] = Gateway(rooms, settings)
+    for room in rooms:
+        app.router.add_route(hdrs.METH_GET, room.websocket_path, Endpoint(gateway, room).__call__)
+    app.router.add_get("/health", _health)
+    app.cleanup_ctx.append(_run)
+    # Before aiohttp waits for its handlers to end, or open WebSockets would hold up the stop.
+    app.on_shutdown.append(_drain)
+    return gateway
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"}, headers={"Cache-Control": "no-store"})
+
+
+async def _run(app: web.Application) -> AsyncIterator[None]:
+    gateway = app[GATEWAY]
+    await gateway.start()
+    yield
+    await gateway.stop()
+
+
+async def _drain(app: web.Application) -> None:
+    await app[GATEWAY].drain()

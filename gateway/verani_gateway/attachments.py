@@ -1,0 +1,138 @@
+"""Keep what must outlive a room actor: the attachment of every connection and the inputs not yet processed.
+
+Invariants:
+- A record exists from the connect input until its close input was processed, however long the socket lived.
+- A snapshot is the state as of the last processed input: it holds the records whose connect was processed,
+  with the last committed attachment. Unprocessed inputs follow it, in order.
+- Input numbers rise within a room. They are drawn from one counter of the gateway, so a room that was
+  forgotten and comes back never uses a number twice.
+- A room without records and unprocessed inputs is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from verani.messages import Attach, Close, Connect, Entry, Frame, Input, Record, Snapshot
+
+from .outbox import Run
+
+__all__ = ["Attachments", "RoomInputs", "SNAPSHOT_CHUNK", "size_of"]
+
+# Larger snapshots travel in chunks (design section 6).
+SNAPSHOT_CHUNK = 1 << 20
+
+# What an input without its payload is taken to weigh, so that empty frames count too.
+_INPUT_OVERHEAD = 128
+
+
+def size_of(input: Input) -> int:
+    """Weigh an input for the in-flight limits, in bytes."""
+    match input:
+        case Frame():
+            return _INPUT_OVERHEAD + len(input.event) + len(input.data or b"")
+        case Connect():
+            return _INPUT_OVERHEAD + len(input.attachment)
+        case Close():
+            return _INPUT_OVERHEAD
+
+
+class _Held:
+    __slots__ = ("attachment", "closing", "connected")
+
+    def __init__(self, attachment: bytes) -> None:
+        self.attachment = attachment
+        self.connected = False
+        self.closing = False
+
+
+class RoomInputs:
+    """One room as its gateway sees it."""
+
+    __slots__ = ("in_flight", "name", "records", "run", "unprocessed")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.records: dict[str, _Held] = {}
+        self.unprocessed: deque[Input] = deque()
+        # Bytes of the unprocessed inputs, as `size_of` weighs them.
+        self.in_flight = 0
+        # The broadcasts of this tick that are still being joined.
+        self.run: Run | None = None
+
+
+class Attachments:
+    """The rooms that have connections at this gateway."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, RoomInputs] = {}
+        self._number = 0
+        # Bytes of all unprocessed inputs.
+        self.in_flight = 0
+
+    def next_number(self) -> int:
+        """Draw the number of the next input."""
+        self._number += 1
+        return self._number
+
+    def __len__(self) -> int:
+        return sum(len(room.records) for room in self.rooms.values())
+
+    def add(self, input: Input) -> RoomInputs:
+        """Keep an input until it is processed; a connect also starts its record."""
+        room = self.rooms.get(input.room)
+        if room is None:
+            room = self.rooms[input.room] = RoomInputs(input.room)
+        if isinstance(input, Connect):
+            room.records[input.connection] = _Held(input.attachment)
+        room.unprocessed.append(input)
+        size = size_of(input)
+        room.in_flight += size
+        self.in_flight += size
+        return room
+
+    def attach(self, room: RoomInputs, attach: Attach) -> None:
+        """Replace an attachment with a newly committed one."""
+        held = room.records.get(attach.connection)
+        if held is not None:
+            held.attachment = attach.attachment
+
+    def note_kick(self, room: RoomInputs, connection: str) -> None:
+        """Remember that the room told this connection to close."""
+        held = room.records.get(connection)
+        if held is not None:
+            held.closing = True
+
+    def acknowledge(self, room: RoomInputs, entry: Entry) -> Iterator[Input]:
+        """Yield the inputs that an entry says are processed, and settle their records."""
+        if entry.processed is None:
+            return
+        unprocessed = room.unprocessed
+        while unprocessed and unprocessed[0].number <= entry.processed:
+            input = unprocessed.popleft()
+            size = size_of(input)
+            room.in_flight -= size
+            self.in_flight -= size
+            if isinstance(input, Connect):
+                room.records[input.connection].connected = True
+            elif isinstance(input, Close):
+                room.records.pop(input.connection, None)
+            yield input
+        if not room.records and not unprocessed:
+            self.rooms.pop(room.name, None)
+
+    def snapshots(self, name: str, incarnation: int) -> Iterator[Snapshot]:
+        """Yield the records of a room in chunks, the last one marked."""
+        room = self.rooms.get(name)
+        chunk: list[Record] = []
+        size = 0
+        for connection, held in room.records.items() if room is not None else ():
+            if not held.connected:
+                continue
+            if chunk and size + len(held.attachment) > SNAPSHOT_CHUNK:
+                yield Snapshot(name, incarnation, chunk, last=False)
+                chunk, size = [], 0
+            chunk.append(Record(connection, held.attachment, held.closing))
+            size += len(held.attachment) + len(connection)
+        yield Snapshot(name, incarnation, chunk)

@@ -1,0 +1,272 @@
+"""Own one WebSocket from its 101 to its end: read frames, forward them, keep it alive, close it.
+
+What a frame means is the room's business; which connections exist is the gateway's.
+
+Invariants:
+- Exactly one close input follows the connect input, after every frame of the connection, whatever ended it.
+- The socket is read only while the connection is within its rate and its in-flight limits; meanwhile it gets
+  an unsolicited pong every 4 s, because the original client hangs for ever after 10 s without one.
+- A connection that is closing forwards nothing more, and is gone 5 s later at the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSMsgType, web
+from msgspec import UNSET
+
+from verani import frames
+from verani.frames import InvalidFrame, NotUtf8
+
+from .outbox import Outbox, close_frame, control_frame, text_frame
+from .rate import InvalidFrames, TokenBucket
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+__all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "Connection"]
+
+logger = logging.getLogger(__name__)
+
+# In flight per connection (design section 7); beyond, its socket is not read.
+MAX_IN_FLIGHT = 16
+MAX_IN_FLIGHT_BYTES = 64 << 10
+
+# How often an unread client is told that the server lives; the original client gives up after 10 s.
+UNREAD_PONG = 4.0
+# How long a peer may take to answer a close frame before its connection is aborted.
+CLOSE_TIMEOUT = 5.0
+
+_PONG_FRAME = text_frame(frames.PONG)
+_PING = control_frame(9, b"")
+_NO_STATUS = 1005
+_LOST = 1006
+
+# Close codes that may travel (RFC 6455 7.4 and its registry); another one from a peer is a protocol error.
+_PEER_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
+
+
+class Connection:
+    """One accepted WebSocket."""
+
+    def __init__(
+        self, gateway: Gateway, id: str, room: str, client_id: str, ws: web.WebSocketResponse[Any], request: web.Request
+    ) -> None:
+        """Take over a prepared WebSocket; raises ConnectionResetError if its transport is gone already."""
+        if request.transport is None:
+            raise ConnectionResetError("the client left during the handshake")
+        settings = gateway.settings
+        now = gateway.now()
+        self.id = id
+        self.room = room
+        self.client_id = client_id
+        self.in_flight = 0
+        self.in_flight_bytes = 0
+        self.outbox = Outbox(gateway.writer, request.transport, settings.max_send_buffer, self._too_slow)
+        self._gateway = gateway
+        self._ws = ws
+        self._transport = request.transport
+        self._bucket = TokenBucket(settings.rate_limit, settings.burst, now) if settings.rate_limit else None
+        self._invalid = InvalidFrames(settings.max_invalid_frames)
+        self._flow: asyncio.Future[None] | None = None
+        self._closing: tuple[int, str] | None = None
+        self._abort_at: float | None = None
+        self._seen_at = now
+        self._pinged_at: float | None = None
+        # Since when the socket is unread, for its own flood or for a slow room, and the last pong it got since.
+        self._throttled_since: float | None = None
+        self._blocked_since: float | None = None
+        self._pong_at = now
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    async def run(self) -> tuple[int, str]:
+        """Read until the connection is over; return the close code and reason."""
+        code, reason = _LOST, ""
+        try:
+            code, reason = await self._read()
+        except ConnectionResetError:
+            pass  # the peer went away while aiohttp answered it; the connection is lost, as `code` says
+        finally:
+            self._gateway.writer.flush()
+            # aiohttp would close the WebSocket once more when the handler returns; a closing transport makes
+            # that a no-op, and what was written is still sent.
+            self._transport.close()
+        return self._closing if self._closing is not None else (code, reason)
+
+    async def _read(self) -> tuple[int, str]:
+        while True:
+            message = await self._ws.receive()
+            kind = message.type
+            self._seen_at = self._gateway.now()
+            self._pinged_at = None
+            if kind is WSMsgType.TEXT:
+                if self._closing is None and await self._may_pass():
+                    self._text(message.data)
+                    if self._over_limits():
+                        await self._wait_for_room()
+            elif kind is WSMsgType.BINARY:
+                if self._closing is None and await self._may_pass():
+                    self.count_invalid("binary frame")
+            elif kind is WSMsgType.PING:
+                if await self._may_pass():
+                    self.outbox.put(control_frame(10, bytes(message.data)))
+            elif kind is WSMsgType.CLOSE:
+                return self._answer_close(message.data, message.extra or "")
+            elif kind is WSMsgType.PONG:
+                continue
+            else:  # CLOSED after a lost connection, ERROR after one that aiohttp closed for a protocol error
+                return self._ws.close_code or _LOST, ""
+
+    def _text(self, payload: bytes) -> None:
+        try:
+            frame = frames.scan(payload)
+        except NotUtf8:
+            self.close(1007)
+            return
+        except InvalidFrame as error:
+            self.count_invalid(str(error))
+            return
+        if frame.type == frames.PING:
+            self.outbox.put(_PONG_FRAME)
+            return
+        data = None if frame.data is UNSET else bytes(frame.data)
+        channel = None if frame.channel is UNSET else frame.channel
+        request = None if frame.id is UNSET else frame.id
+        self._gateway.forward(self, frame.type, data, channel, request)
+
+    def count_invalid(self, why: str) -> None:
+        """Drop and count an invalid frame (protocol 7)."""
+        logger.debug("invalid frame: %s", why, extra={"room": self.room, "connection": self.id})
+        self._gateway.invalid_frames += 1
+        if self._invalid.add(self._gateway.now()):
+            self.close(1008, "too many invalid frames")
+
+    def _answer_close(self, code: int, reason: str) -> tuple[int, str]:
+        """Echo the peer's close frame (F10: also one without a code), unless it is itself an answer."""
+        if self._closing is None:
+            if code and code not in _PEER_CODES:
+                code = 1002
+            self.outbox.seal(close_frame(code or None))
+        return code or _NO_STATUS, reason
+
+    # --- flow control ----------------------------------------------------------------------------------
+
+    async def _may_pass(self) -> bool:
+        """Meter one frame; waits under the policy throttle, False for a frame to be dropped."""
+        bucket = self._bucket
+        if bucket is None:
+            return True
+        missing = bucket.take(self._gateway.now())
+        if not missing:
+            self._throttled_since = None
+            return True
+        policy = self._gateway.settings.rate_policy
+        if policy == "close":
+            self.close(1008, "too many frames")
+            return False
+        if policy == "drop":
+            self._gateway.dropped_frames += 1
+            return False
+        if self._throttled_since is None:
+            self._throttled_since = self._pong_at = self._gateway.now()
+        while missing and not self._transport.is_closing() and self._closing is None:
+            await asyncio.sleep(missing)
+            missing = bucket.take(self._gateway.now())
+        return self._closing is None
+
+    def _over_limits(self) -> bool:
+        return (
+            self.in_flight >= MAX_IN_FLIGHT
+            or self.in_flight_bytes >= MAX_IN_FLIGHT_BYTES
+            or self._gateway.is_congested(self.room)
+        )
+
+    async def _wait_for_room(self) -> None:
+        """Leave the socket unread until the room has caught up, or the connection closes."""
+        self._blocked_since = self._pong_at = self._gateway.now()
+        try:
+            while self._closing is None and self._over_limits() and not self._transport.is_closing():
+                self._flow = asyncio.get_running_loop().create_future()
+                self._gateway.wait_for(self)
+                await self._flow
+        finally:
+            self._flow = None
+            self._blocked_since = None
+            self._gateway.wait_no_more(self)
+
+    def resume(self) -> None:
+        """Look again whether the socket may be read."""
+        if self._flow is not None and not self._flow.done():
+            self._flow.set_result(None)
+
+    # --- keepalive and closing -------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due; called a few times a second at most, with the gateway's clock."""
+        if self._abort_at is not None:
+            if now >= self._abort_at:
+                self.abort()
+            return
+        if self._transport.is_closing():
+            self.resume()
+            return
+        unread = self._throttled_since or self._blocked_since
+        if unread is not None:
+            self._comfort(now, unread)
+        elif self._pinged_at is not None:
+            if now - self._pinged_at > self._gateway.settings.pong_timeout:
+                logger.debug("peer is gone", extra={"room": self.room, "connection": self.id})
+                self.abort()
+        elif now - self._seen_at > self._gateway.settings.ping_interval:
+            self._pinged_at = now
+            self.outbox.put(_PING)
+
+    def _comfort(self, now: float, unread_since: float) -> None:
+        """Tell an unread client that the server lives, but not for ever."""
+        if now - unread_since > self._gateway.settings.max_unread:
+            if self._throttled_since is not None:
+                self.close(1008, "too many frames")
+            else:
+                self.close(1013, "the room is too slow")
+        elif now - self._pong_at >= UNREAD_PONG:
+            self._pong_at = now
+            self.outbox.put(_PONG_FRAME)
+
+    def _too_slow(self) -> None:
+        logger.warning("connection closed: the client does not read", extra={"room": self.room, "connection": self.id})
+        self.close(1013, "slow consumer")
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send a close frame after everything put before, and wait a while for the peer's."""
+        if self._closing is not None:
+            return
+        self._closing = (code, reason)
+        self._abort_at = self._gateway.now() + CLOSE_TIMEOUT
+        self.outbox.seal(close_frame(code, reason))
+        self.resume()
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        self._transport.abort()
+        self.resume()
+
+    @property
+    def is_closing(self) -> bool:
+        """True once its close frame is on its way."""
+        return self._closing is not None
+
+    def released(self, size: int) -> None:
+        """Account for one input that was processed."""
+        self.in_flight -= 1
+        self.in_flight_bytes -= size
+        if self._flow is not None:
+            self.resume()
+
+    def charged(self, size: int) -> None:
+        """Account for one input that was forwarded."""
+        self.in_flight += 1
+        self.in_flight_bytes += size

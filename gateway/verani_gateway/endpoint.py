@@ -1,0 +1,194 @@
+"""Decide who may connect, before the 101: the WebSocket end point of one room definition.
+
+Every refusal is an HTTP status with a short JSON body; nobody is accepted only to be closed (protocol 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from verani.errors import (
+    Conflict,
+    Forbidden,
+    InvalidArguments,
+    NotFound,
+    RateLimited,
+    RoomBusy,
+    TooLarge,
+    VeraniError,
+)
+from verani.meta import ConnectionMeta
+from verani.names import MAX_CHANNELS, check_name, is_room_id
+from verani.request import ConnectRequest
+from verani.room import RoomDefinition
+
+from .access import client_address, forwarded_host, forwarded_scheme, origin_allowed
+from .connection import Connection
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+__all__ = ["Endpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """The aiohttp handler of one definition's WebSocket path."""
+
+    def __init__(self, gateway: Gateway, definition: RoomDefinition[Any, Any]) -> None:
+        self._gateway = gateway
+        self._definition = definition
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Refuse, or accept and serve the connection to its end."""
+        refusal = _check_upgrade(request)
+        if refusal is not None:
+            return refusal
+        gateway = self._gateway
+        address = client_address(request.remote, request.headers, gateway.settings.trusted_proxies)
+        try:
+            self._check_origin(request)
+            if not gateway.accepting:
+                raise RoomBusy("the service is going down", retry_after=1)
+            if gateway.is_full:
+                raise RoomBusy("the service has no room for another connection", retry_after=5)
+            if not gateway.reserve(address):
+                raise RateLimited("too many connections from this address", retry_after=5)
+        except VeraniError as error:
+            return _refuse(error)
+        try:
+            return await self._admit(request, address)
+        finally:
+            gateway.release(address)
+
+    async def _admit(self, request: web.Request, address: str | None) -> web.StreamResponse:
+        gateway = self._gateway
+        try:
+            room, meta, attachment = await self._identify(request, address)
+        except VeraniError as error:
+            return _refuse(error)
+        ws: web.WebSocketResponse[Any] = web.WebSocketResponse(
+            autoping=False,
+            autoclose=False,
+            compress=False,
+            decode_text=False,
+            # aiohttp refuses a message that is as long as its limit.
+            max_msg_size=gateway.settings.max_frame_bytes + 1,
+        )
+        try:
+            await ws.prepare(request)
+            connection = Connection(gateway, gateway.next_id(), room, meta.client_id, ws, request)
+        except ConnectionResetError:
+            return ws  # the client left during the handshake; there is nobody to tell
+        gateway.connected(connection, attachment)
+        code, reason = 1006, ""
+        try:
+            code, reason = await connection.run()
+        finally:
+            gateway.disconnected(connection, code, reason)
+        return ws
+
+    def _check_origin(self, request: web.Request) -> None:
+        settings = self._gateway.settings
+        peer, headers = request.remote, request.headers
+        scheme = forwarded_scheme(peer, headers, settings.trusted_proxies, default=request.scheme)
+        host = forwarded_host(peer, headers, settings.trusted_proxies) or headers.get("Host")
+        if not origin_allowed(headers.get("Origin"), host, secure=scheme == "https", allowed=settings.allowed_origins):
+            raise Forbidden("this Origin may not connect")
+
+    async def _identify(self, request: web.Request, address: str | None) -> tuple[str, ConnectionMeta, bytes]:
+        """Run the application's own decisions; return the room's name, the meta and its attachment."""
+        gateway, definition = self._gateway, self._definition
+        asked = ConnectRequest(
+            path=request.path,
+            room=request.match_info.get("room"),
+            query=request.query,
+            headers=request.headers,
+            cookies=request.cookies,
+            remote=address,
+            app=request.app,
+        )
+        async with asyncio.timeout(gateway.settings.hook_timeout):
+            try:
+                room_id = await definition.name_for(asked)
+                if not isinstance(room_id, str) or not is_room_id(room_id):
+                    raise NotFound("no such room")
+                meta = await definition.meta_for(dataclasses.replace(asked, room=room_id))
+            except VeraniError:
+                raise
+            except Exception as error:
+                # A user's hook: whatever it raises, its text stays here.
+                logger.exception("extract_meta or name_from_request of %s failed", definition.name)
+                raise VeraniError("the request could not be handled") from error
+        name = f"{definition.name}/{room_id}"
+        attachment = self._check_meta(meta)
+        if gateway.is_room_full(name):
+            raise RoomBusy("the room is full", retry_after=5)
+        if definition.same_client == "reject" and gateway.holds_client(name, meta.client_id):
+            raise Conflict("another connection has this client id")
+        if not gateway.accepting:
+            raise RoomBusy("the service is going down", retry_after=1)
+        return name, meta, attachment
+
+    def _check_meta(self, meta: ConnectionMeta) -> bytes:
+        """Refuse names that may not pass with 400; return the attachment."""
+        definition = self._definition
+        try:
+            check_name(meta.user_id, "user_id")
+            check_name(meta.client_id, "client_id")
+            if len(meta.channels) > MAX_CHANNELS:
+                raise ValueError(f"expected at most {MAX_CHANNELS} channels")
+            for channel in meta.channels:
+                check_name(channel, "channel")
+            codec = definition.codec(self._gateway.settings.max_meta_bytes)
+            attachment = codec.encode(meta)
+            codec.check(attachment)
+        except (ValueError, TooLarge) as error:
+            raise InvalidArguments(str(error)) from error
+        except TypeError as error:
+            logger.error("extract_meta of %s returned a meta that cannot be kept: %s", definition.name, error)
+            raise VeraniError("the request could not be handled") from error
+        return attachment
+
+
+def _check_upgrade(request: web.Request) -> web.Response | None:
+    """Answer what is no WebSocket handshake of version 13 (RFC 6455 4.2, protocol 2)."""
+    headers = request.headers
+    upgrade = "websocket" in headers.get("Upgrade", "").lower()
+    if not upgrade or "upgrade" not in headers.get("Connection", "").lower():
+        return _response(426, "upgrade_required", {"Upgrade": "websocket", "Connection": "Upgrade, close"})
+    if headers.get("Sec-WebSocket-Version") != "13":
+        return _response(426, "upgrade_required", {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
+    try:
+        key = base64.b64decode(headers.get("Sec-WebSocket-Key", ""), validate=True)
+    except binascii.Error:
+        key = b""
+    return None if len(key) == 16 else _response(400, "invalid", {})
+
+
+def _refuse(error: VeraniError) -> web.Response:
+    headers = {}
+    if isinstance(error, RateLimited | RoomBusy):
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    return _response(error.status, error.code, headers)
+
+
+def _response(status: int, code: str, headers: dict[str, str]) -> web.Response:
+    response = web.Response(
+        status=status,
+        body=msgspec.json.encode({"error": {"code": code}}),
+        content_type="application/json",
+        headers=headers,
+    )
+    # A client whose upgrade failed may believe otherwise: nothing it sends now is another request (threats 22).
+    response.force_close()
+    return response

@@ -1,0 +1,385 @@
+"""Tie a gateway together: its connections, its attachments, its link to the room host.
+
+The only place that knows all three. Handshakes are the end point's, sockets the connections', rooms the host's.
+
+Invariants:
+- Every input is kept in the attachments before it goes to the link, and until an entry acknowledges it.
+- An entry is applied whole, within one call: outputs, attachments and acknowledgement become visible together.
+- Unprocessed inputs of a room and of the whole gateway are bounded: connections wait before they read on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+from verani_actors.host import RoomHost
+
+from verani.messages import (
+    PROTOCOL_VERSIONS,
+    Close,
+    Connect,
+    Deliver,
+    Drain,
+    Drained,
+    Entry,
+    EntryBatch,
+    Frame,
+    Hello,
+    HostMessage,
+    Input,
+    Invalid,
+    Kick,
+    Output,
+    Pull,
+)
+from verani.room import RoomDefinition
+from verani.settings import Settings
+from verani.version import __version__
+
+from .attachments import Attachments, RoomInputs, size_of
+from .connection import Connection
+from .link import MemoryLink
+from .outbox import Outbox, Run, Writer, text_frame
+
+__all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Gateway", "RoomStatus"]
+
+logger = logging.getLogger(__name__)
+
+# Bytes of unprocessed inputs above which the sockets of a room, or of the gateway, are not read.
+MAX_ROOM_IN_FLIGHT = 4 << 20
+MAX_GATEWAY_IN_FLIGHT = 64 << 20
+
+# File descriptors kept for everything that is not a client's connection.
+_SPARE_DESCRIPTORS = 64
+
+# A drain closes this many connections at once, and pauses this long, so that they do not all come back at once.
+_DRAIN_BATCH = 200
+_DRAIN_PAUSE = 0.05
+
+_TICK = 1.0
+
+# How often a socket is looked at that a hook waits to drain; asyncio tells nobody when a transport runs empty
+# but its protocol, which is aiohttp's.
+_DRAIN_LOOK = 0.01
+
+
+class RoomStatus(Struct, frozen=True):
+    """One room, for the operator."""
+
+    name: str
+    definition: str
+    state: str
+    connections: int
+
+
+class Gateway:
+    """All connections of one process, and the embedded room host."""
+
+    def __init__(self, definitions: Sequence[RoomDefinition[Any, Any]], settings: Settings | None = None) -> None:
+        self.definitions = tuple(definitions)
+        self.settings = settings if settings is not None else Settings()
+        self._settings_given = settings is not None
+        self.id = secrets.token_hex(4)
+        self.accepting = False
+        self.invalid_frames = 0
+        self.dropped_frames = 0
+        self.connections: dict[str, Connection] = {}
+        self._outboxes: dict[str, Outbox] = {}
+        self._attachments = Attachments()
+        self._addresses: dict[str, int] = {}
+        self._congested: dict[str, dict[str, Connection]] = {}
+        self._serial = 0
+        self._reserved = 0
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._drains: list[tuple[str, Drain]] = []
+        self._drain_timer: asyncio.TimerHandle | None = None
+
+    def configure(self, settings: Settings) -> None:
+        """Take the service's settings, unless `setup` was given its own; only before the start."""
+        if not self._settings_given:
+            self.settings = settings
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the embedded room host and take connections."""
+        self._loop = asyncio.get_running_loop()
+        self.writer = Writer(self._loop)
+        self.max_connections = self._connection_limit()
+        self.host = RoomHost(self.definitions, self.settings)
+        await self.host.start()
+        hello = Hello(
+            versions=PROTOCOL_VERSIONS, build=__version__, gateway=self.id, incarnation=secrets.token_hex(8)
+        )
+        self._link = MemoryLink(self.id, hello, self.host, self._receive)
+        settings = self.settings
+        self._period = min(_TICK, settings.ping_interval / 4, settings.pong_timeout / 4, settings.max_unread / 4)
+        self._tick()
+        self.accepting = True
+
+    def _connection_limit(self) -> int | None:
+        """Return how many connections this process takes, None for any number."""
+        if self.settings.max_connections is not None:
+            return self.settings.max_connections or None
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return None if soft == resource.RLIM_INFINITY else max(1, soft - min(_SPARE_DESCRIPTORS, soft // 2))
+
+    def now(self) -> float:
+        """Seconds of the loop's clock."""
+        return self._loop.time()
+
+    def stop_accepting(self) -> None:
+        """Refuse new connections with 503 from now on."""
+        self.accepting = False
+
+    async def drain(self) -> None:
+        """Close all connections with 1012, in batches; return when their `on_disconnect` has run.
+
+        Takes at most `drain_seconds`; hooks that still run then are left to `stop`.
+        """
+        self.stop_accepting()
+        try:
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self._close_all()
+                while self._attachments.rooms or self.connections or self._reserved:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            logger.warning("%d connections were left at the end of the drain", len(self.connections))
+
+    async def _close_all(self) -> None:
+        while True:
+            batch = [connection for connection in self.connections.values() if not connection.is_closing]
+            if not batch:
+                return
+            for connection in batch[:_DRAIN_BATCH]:
+                connection.close(1012, "service restart")
+            await asyncio.sleep(_DRAIN_PAUSE)
+
+    async def stop(self) -> None:
+        """Put the rooms to sleep, run `on_shutdown` and end; connections that are left are aborted."""
+        self.stop_accepting()
+        for connection in tuple(self.connections.values()):
+            connection.close(1012, "service restart")
+        await self.host.stop(self.settings.drain_seconds)
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+        for connection in tuple(self.connections.values()):
+            connection.abort()
+        self.writer.close()
+
+    def _tick(self) -> None:
+        now = self.now()
+        for connection in tuple(self.connections.values()):
+            connection.tick(now)
+        self._keepalive = self._loop.call_later(self._period, self._tick)
+
+    def rooms(self) -> list[RoomStatus]:
+        """List the rooms that are awake or have connections, by name."""
+        awake = self.host.rooms()
+        held = self._attachments.rooms
+        return [
+            RoomStatus(
+                name=name,
+                definition=name.partition("/")[0],
+                state=awake.get(name, "asleep"),
+                connections=len(held[name].records) if name in held else 0,
+            )
+            for name in sorted({*awake, *held})
+        ]
+
+    # --- connections -----------------------------------------------------------------------------------
+
+    def reserve(self, address: str | None) -> bool:
+        """Count a handshake towards the caps; False if the address has too many connections."""
+        key = address or ""
+        limit = self.settings.max_connections_per_address
+        if limit and self._addresses.get(key, 0) >= limit:
+            return False
+        self._addresses[key] = self._addresses.get(key, 0) + 1
+        self._reserved += 1
+        return True
+
+    def release(self, address: str | None) -> None:
+        """Give back what `reserve` took."""
+        key = address or ""
+        self._reserved -= 1
+        left = self._addresses[key] - 1
+        if left:
+            self._addresses[key] = left
+        else:
+            del self._addresses[key]
+        self._idle.set()
+
+    @property
+    def is_full(self) -> bool:
+        """True if no further connection is taken."""
+        return self.max_connections is not None and self._reserved >= self.max_connections
+
+    def is_room_full(self, room: str) -> bool:
+        """True if this room takes no further connection."""
+        limit = self.settings.max_connections_per_room
+        held = self._attachments.rooms.get(room)
+        return bool(limit) and held is not None and len(held.records) >= limit
+
+    def holds_client(self, room: str, client_id: str) -> bool:
+        """Tell whether a connection of the room has this client id."""
+        held = self._attachments.rooms.get(room)
+        if held is None:
+            return False
+        present = (self.connections.get(id) for id in held.records)
+        return any(connection is not None and connection.client_id == client_id for connection in present)
+
+    def next_id(self) -> str:
+        """Make the id of a connection."""
+        self._serial += 1
+        return f"{self.id}-{self._serial:x}"
+
+    def connected(self, connection: Connection, attachment: bytes) -> None:
+        """Announce a connection to its room."""
+        self.connections[connection.id] = connection
+        self._outboxes[connection.id] = connection.outbox
+        self._put(Connect(connection.room, self._attachments.next_number(), connection.id, attachment))
+
+    def disconnected(self, connection: Connection, code: int, reason: str) -> None:
+        """Announce the end of a connection to its room."""
+        del self.connections[connection.id]
+        del self._outboxes[connection.id]
+        self._put(Close(connection.room, self._attachments.next_number(), connection.id, code, reason))
+
+    def forward(
+        self, connection: Connection, event: str, data: bytes | None, channel: str | None, request: int | None
+    ) -> None:
+        """Send a client's frame to its room."""
+        number = self._attachments.next_number()
+        frame = Frame(connection.room, number, connection.id, event, data, channel, request)
+        connection.charged(size_of(frame))
+        self._put(frame)
+
+    def _put(self, input: Input) -> None:
+        self._attachments.add(input)
+        self._link.put(input)
+
+    # --- flow control ----------------------------------------------------------------------------------
+
+    def is_congested(self, room: str) -> bool:
+        """True if the inputs of this room, or of all rooms, are over their limits."""
+        held = self._attachments.rooms.get(room)
+        return self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT or (
+            held is not None and held.in_flight >= MAX_ROOM_IN_FLIGHT
+        )
+
+    def wait_for(self, connection: Connection) -> None:
+        """Resume this connection when its room has made progress."""
+        self._congested.setdefault(connection.room, {})[connection.id] = connection
+
+    def wait_no_more(self, connection: Connection) -> None:
+        """Forget what `wait_for` noted."""
+        waiting = self._congested.get(connection.room)
+        if waiting is not None:
+            waiting.pop(connection.id, None)
+            if not waiting:
+                del self._congested[connection.room]
+
+    def _resume(self, rooms: Iterable[str]) -> None:
+        """Let connections that wait for congestion look again; those of all rooms if the gateway had been full."""
+        if not self._congested or self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT:
+            return
+        for room in rooms:
+            for connection in tuple(self._congested.get(room, {}).values()):
+                connection.resume()
+
+    # --- what the host says ----------------------------------------------------------------------------
+
+    def _receive(self, message: HostMessage) -> None:
+        match message:
+            case EntryBatch():
+                was_full = self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT
+                for entry in message.entries:
+                    self._apply(entry)
+                self._link.confirmed = message.number
+                self._resume(tuple(self._congested) if was_full else [entry.room for entry in message.entries])
+                self.writer.flush()
+            case Pull():
+                for snapshot in self._attachments.snapshots(message.room, message.incarnation):
+                    self._link.send(snapshot)
+            case Hello():
+                logger.debug("linked to host %s, build %s", message.incarnation, message.build)
+
+    def _apply(self, entry: Entry) -> None:
+        room = self._attachments.rooms.get(entry.room)
+        if room is None:
+            return
+        for output in entry.outputs:
+            self._output(room, output)
+        self._end_run(room)
+        for attach in entry.attachments:
+            self._attachments.attach(room, attach)
+        for input in self._attachments.acknowledge(room, entry):
+            connection = self.connections.get(input.connection)
+            if connection is not None and isinstance(input, Frame):
+                connection.released(size_of(input))
+        if not self._attachments.rooms:
+            self._idle.set()
+
+    def _output(self, room: RoomInputs, output: Output) -> None:
+        if isinstance(output, Deliver):
+            frame = text_frame(output.payload)
+            if len(output.connections) > 1:
+                self._join(room, output, frame)
+                return
+            self._end_run(room)
+            for connection_id in output.connections:
+                outbox = self._outboxes.get(connection_id)
+                if outbox is not None and connection_id not in output.exclude:
+                    outbox.put(frame)
+            return
+        self._end_run(room)
+        connection = self.connections.get(output.connection)
+        match output:
+            case Kick():
+                self._attachments.note_kick(room, output.connection)
+                if connection is not None:
+                    connection.close(output.code, output.reason)
+            case Invalid():
+                if connection is not None:
+                    connection.count_invalid("the room could not decode its data")
+            case Drain():
+                self._drains.append((room.name, output))
+                self._check_drains()
+
+    def _join(self, room: RoomInputs, output: Deliver, frame: bytes) -> None:
+        run = room.run
+        if run is None or not run.takes(output.connections, output.exclude, len(frame)):
+            self._end_run(room)
+            run = room.run = Run(output.connections, output.exclude)
+        run.add(frame)
+
+    def _end_run(self, room: RoomInputs) -> None:
+        if room.run is not None:
+            room.run.put(self._outboxes)
+            room.run = None
+
+    def _check_drains(self) -> None:
+        """Answer the drains whose connection has nothing left to send; look again while any has."""
+        self.writer.flush()
+        left: list[tuple[str, Drain]] = []
+        for room, drain in self._drains:
+            outbox = self._outboxes.get(drain.connection)
+            if outbox is not None and outbox.unsent:
+                left.append((room, drain))
+            else:
+                self._link.send(Drained(room, drain.token))
+        self._drains = left
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+        self._drain_timer = self._loop.call_later(_DRAIN_LOOK, self._check_drains) if left else None

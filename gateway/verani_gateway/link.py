@@ -1,0 +1,62 @@
+"""Carry batches between a gateway and a room host in the same process.
+
+The messages are the ones that a link between processes carries; here they are handed over as they are.
+Inputs of one tick leave together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from verani.messages import GatewayMessage, Hello, HostMessage, Input, InputBatch
+
+__all__ = ["HostEnd", "MemoryLink"]
+
+
+class HostEnd(Protocol):
+    """A room host, as a link sees it."""
+
+    def link(self, gateway: str, send: Callable[[HostMessage], None]) -> None:
+        """Take a gateway; `send` carries messages to it."""
+
+    def receive(self, gateway: str, message: GatewayMessage) -> None:
+        """Take one message of a gateway."""
+
+
+class MemoryLink:
+    """The gateway's end of a link to the embedded host."""
+
+    def __init__(self, gateway: str, hello: Hello, host: HostEnd, receive: Callable[[HostMessage], None]) -> None:
+        """Open the link; `receive` takes what the host says."""
+        self._gateway = gateway
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._inputs: list[Input] = []
+        self._handle: asyncio.Handle | None = None
+        self._number = 0
+        # The highest entry batch applied; the gateway moves it.
+        self.confirmed = 0
+        host.link(gateway, receive)
+        host.receive(gateway, hello)
+
+    def put(self, input: Input) -> None:
+        """Send an input at the end of the tick."""
+        self._inputs.append(input)
+        if self._handle is None:
+            self._handle = self._loop.call_soon(self._flush)
+
+    def send(self, message: GatewayMessage) -> None:
+        """Send anything but inputs, after the inputs that wait."""
+        self._flush()
+        self._host.receive(self._gateway, message)
+
+    def _flush(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if self._inputs:
+            inputs, self._inputs = self._inputs, []
+            self._number += 1
+            self._host.receive(self._gateway, InputBatch(self._number, self.confirmed, inputs))

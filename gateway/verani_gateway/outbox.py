@@ -1,0 +1,192 @@
+"""Write to clients: every byte for a connection passes its outbox, and leaves at the end of the tick.
+
+Invariants:
+- Order is kept per connection: parts leave in the order they were put.
+- A run of broadcasts to one audience is joined once and written as one buffer to each member; it ends at any
+  other output of its room and at 256 KiB, so joining never reorders.
+- Unsent bytes of a connection are bounded: once more than `limit` remains after a write was tried, the
+  connection is slow, and nothing is written to it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from struct import Struct
+
+__all__ = ["MAX_RUN", "Outbox", "Run", "Writer", "close_frame", "control_frame", "text_frame"]
+
+# A joined run of broadcasts ends here (design section 7).
+MAX_RUN = 256 << 10
+
+# How long a burst may take to leave before what remains of it counts as slow. A loop that writes at the end of
+# its iteration (uvloop) has tried by then, and so has a client that reads.
+_SECOND_LOOK = 0.05
+
+# RFC 6455 5.2: final fragment, opcode text; lengths in one, three or nine bytes.
+_SHORT = Struct("!BB").pack
+_MEDIUM = Struct("!BBH").pack
+_LONG = Struct("!BBQ").pack
+_TEXT = 0x81
+_CLOSE = 0x88
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Wrap a payload in an unmasked WebSocket text frame."""
+    length = len(payload)
+    if length < 126:
+        return _SHORT(_TEXT, length) + payload
+    if length < 65536:
+        return _MEDIUM(_TEXT, 126, length) + payload
+    return _LONG(_TEXT, 127, length) + payload
+
+
+def control_frame(opcode: int, payload: bytes) -> bytes:
+    """Wrap at most 125 bytes in a control frame: 8 close, 9 ping, 10 pong."""
+    return _SHORT(0x80 | opcode, len(payload)) + payload
+
+
+def close_frame(code: int | None, reason: str = "") -> bytes:
+    """Build a close frame, empty without a code; the reason is cut to what fits (RFC 6455 5.5)."""
+    if code is None:
+        return _SHORT(_CLOSE, 0)
+    body = code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
+    return _SHORT(_CLOSE, len(body)) + body
+
+
+class Outbox:
+    """What waits to be written to one connection."""
+
+    __slots__ = ("_limit", "_on_slow", "_parts", "_sealed", "_transport", "_writer", "pending")
+
+    def __init__(
+        self, writer: Writer, transport: asyncio.WriteTransport, limit: int, on_slow: Callable[[], None]
+    ) -> None:
+        self._writer = writer
+        self._transport = transport
+        self._limit = limit
+        self._on_slow = on_slow
+        self._parts: list[bytes] = []
+        self._sealed = False
+        # Bytes put and not yet given to the transport.
+        self.pending = 0
+
+    def put(self, data: bytes) -> None:
+        """Queue ready WebSocket frames; dropped once the outbox is sealed."""
+        if self._sealed:
+            return
+        if not self._parts:
+            self._writer.schedule(self)
+        self._parts.append(data)
+        self.pending += len(data)
+
+    def seal(self, last: bytes) -> None:
+        """Queue the close frame and take nothing after it."""
+        self.put(last)
+        self._sealed = True
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that have not reached the socket."""
+        return self.pending + self._transport.get_write_buffer_size()
+
+    def flush(self) -> None:
+        """Give what waits to the transport."""
+        if not self._parts:
+            return
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self.pending = 0
+        transport = self._transport
+        if transport.is_closing():
+            return
+        buffered = transport.get_write_buffer_size()
+        if buffered and buffered + len(data) > self._limit and not self._sealed:
+            self._on_slow()
+            return
+        transport.write(data)
+        if transport.get_write_buffer_size() > self._limit:
+            self._writer.look_again(self)
+
+    def judge(self) -> None:
+        """Call the connection slow if a tried write has left more than the limit."""
+        if not self._sealed and self._transport.get_write_buffer_size() > self._limit:
+            self._on_slow()
+
+
+class Run:
+    """Consecutive broadcasts of one room to one audience."""
+
+    __slots__ = ("connections", "exclude", "frames", "size")
+
+    def __init__(self, connections: tuple[str, ...], exclude: tuple[str, ...]) -> None:
+        self.connections = connections
+        self.exclude = exclude
+        self.frames: list[bytes] = []
+        self.size = 0
+
+    def takes(self, connections: tuple[str, ...], exclude: tuple[str, ...], size: int) -> bool:
+        """Tell whether one more broadcast belongs to this run."""
+        return (
+            (connections is self.connections or connections == self.connections)
+            and exclude == self.exclude
+            and self.size + size <= MAX_RUN
+        )
+
+    def add(self, frame: bytes) -> None:
+        """Append a ready WebSocket frame."""
+        self.frames.append(frame)
+        self.size += len(frame)
+
+    def put(self, outboxes: Mapping[str, Outbox]) -> None:
+        """Hand the run to its members that are still connected."""
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        exclude = self.exclude
+        for connection in self.connections:
+            outbox = outboxes.get(connection)
+            if outbox is not None and connection not in exclude:
+                outbox.put(data)
+
+
+class Writer:
+    """Flush all outboxes of a gateway once per tick."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._dirty: list[Outbox] = []
+        self._handle: asyncio.Handle | None = None
+        self._suspects: dict[Outbox, None] = {}
+        self._second_look: asyncio.TimerHandle | None = None
+
+    def schedule(self, outbox: Outbox) -> None:
+        """Flush this outbox at the end of the tick."""
+        self._dirty.append(outbox)
+        if self._handle is None:
+            self._handle = self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what all outboxes hold, now."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        dirty, self._dirty = self._dirty, []
+        for outbox in dirty:
+            outbox.flush()
+
+    def look_again(self, outbox: Outbox) -> None:
+        """Judge this outbox once its client had a moment to read."""
+        self._suspects[outbox] = None
+        if self._second_look is None:
+            self._second_look = self._loop.call_later(_SECOND_LOOK, self._judge)
+
+    def _judge(self) -> None:
+        self._second_look = None
+        suspects, self._suspects = self._suspects, {}
+        for outbox in suspects:
+            outbox.judge()
+
+    def close(self) -> None:
+        """Flush for the last time and drop the timer."""
+        self.flush()
+        if self._second_look is not None:
+            self._second_look.cancel()

@@ -1,0 +1,735 @@
+"""Run one room: events in, effects out, one hook at a time.
+
+The engine awaits the user's hooks and does nothing else that touches the world: clock and sink are
+arguments, and whoever calls `handle` brings the next event only when it has returned.
+
+Invariants:
+- At most one transaction is open. Outputs of the running hook are written to the sink as they occur; outputs
+  of anything else (spawned tasks) wait in `_between` until no hook runs.
+- A hook's meta changes are committed, all together, after it returned, or rolled back: the committed
+  attachment is the only truth. Equal encodings mean an unchanged meta.
+- Every input is marked processed exactly once, after everything it caused, however its hook ended.
+- `handle` never raises but for the cancellation of its task by the shell, and no exception of a hook reaches
+  a client: the text stays in the log.
+- A hook that ignores its cancellation is abandoned by `expire`: its origin is disarmed, so it can do nothing
+  more, and the coroutine that waits for it in `handle` returns without touching anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any, Generic, Protocol, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from . import frames, messages
+from .audience import Audience, Membership
+from .context import Actor, Context, S, WakeReason
+from .errors import HookTimeout, RoomAsleep, TooLarge, VeraniError
+from .frames import Frame, InvalidFrame
+from .meta import AttachmentError, M
+from .names import RESERVED_PREFIX
+from .room import RoomDefinition
+from .session import Session
+from .settings import Settings
+
+__all__ = [
+    "MAX_HOOK_OUTPUT",
+    "MAX_OUTPUT_FRAME",
+    "Engine",
+    "Event",
+    "HookFailed",
+    "Retire",
+    "Sink",
+    "Woken",
+]
+
+logger = logging.getLogger(__name__)
+
+# Section 7 of the design: what one hook may output, and what one frame may hold.
+MAX_HOOK_OUTPUT = 16 << 20
+MAX_OUTPUT_FRAME = 1 << 20
+
+# How long a hook that was cancelled may take to end before it is abandoned.
+CANCEL_GRACE = 1.0
+
+_REPLACED = "another connection has this client id"
+
+# Codes an application may close with: those of protocol 15 and the ranges RFC 6455 7.4.2 leaves to applications.
+_CLOSE_CODES = frozenset({1000, 1008, 1011, 1012, 1013, *range(3000, 5000)})
+
+
+class Woken(Struct, frozen=True):
+    """The room wakes with these records of each gateway; the first event of every incarnation."""
+
+    records: tuple[tuple[str, tuple[messages.Record, ...]], ...] = ()
+    reason: WakeReason = "event"
+
+
+class Retire(Struct, frozen=True):
+    """The room goes to sleep: the last event of an incarnation."""
+
+
+class HookFailed(Struct, frozen=True):
+    """Something outside the order of inputs failed: a spawned task, an abandoned hook. Leads to `on_error`."""
+
+    error: BaseException
+    context: Any
+
+
+Event: TypeAlias = messages.Input | Woken | Retire | HookFailed
+
+
+class Sink(Protocol):
+    """Where effects go, as they occur."""
+
+    def output(self, gateway: str, output: messages.Output, cause: int | None) -> None:
+        """Take one output for a gateway; `cause` is the number of the input being handled, if any."""
+
+    def attach(self, gateway: str, attach: messages.Attach) -> None:
+        """Take one committed attachment."""
+
+    def processed(self, gateway: str, number: int) -> None:
+        """Take the acknowledgement of an input: all it caused has been written before."""
+
+
+class _Origin:
+    """The hook run that an operation comes from."""
+
+    __slots__ = (
+        "armed",
+        "cancelled_at",
+        "context",
+        "fail",
+        "gateway",
+        "message",
+        "output",
+        "started",
+        "task",
+        "touched",
+    )
+
+    def __init__(
+        self,
+        context: Any,
+        started: float,
+        gateway: str = "",
+        message: messages.Input | None = None,
+        fail: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self.context = context
+        self.started = started
+        self.gateway = gateway
+        self.message = message
+        # What the failure of this hook means to its client, done before `on_error` hears of it.
+        self.fail = fail
+        self.cancelled_at: float | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.armed = True
+        self.output = 0
+        self.touched: dict[str, Session[Any]] = {}
+
+
+class _Abandoned(BaseException):
+    """Unwinds `handle` after its hook was abandoned and the room went on without it."""
+
+
+# Which hook run, or which spawned task of it, the running code belongs to.
+_origin: ContextVar[_Origin | None] = ContextVar("verani_origin", default=None)
+
+
+class Engine(Generic[M, S]):
+    """One incarnation of one room."""
+
+    def __init__(
+        self,
+        definition: RoomDefinition[M, S],
+        room_id: str,
+        sink: Sink,
+        *,
+        settings: Settings,
+        post: Callable[[HookFailed], None],
+        suspended: set[Engine[Any, Any]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare a room that is not awake yet: `Woken` must be its first event.
+
+        `post` brings an event back to `handle` in its turn; it is called from the loop the room runs on. The engine
+        is in `suspended` while a hook of it awaits: those are the engines to call `expire` of.
+        """
+        self.definition = definition
+        self.name = f"{definition.name}/{room_id}"
+        self.members: Membership[M] = Membership()
+        self.wake_reason: WakeReason = "event"
+        self._state: tuple[S] | None = None
+        self.actor: Actor[M, S] = Actor(self)
+        self._sink = sink
+        self._post = post
+        self._suspended = suspended if suspended is not None else set()
+        self._clock = clock
+        self._hook_timeout = settings.hook_timeout
+        self._codec = definition.codec(settings.max_meta_bytes)
+        self._leaving: dict[str, Session[M]] = {}
+        self._current: _Origin | None = None
+        self._awake = True
+        self._between: list[tuple[str, messages.Output]] = []
+        self._between_bytes = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._drains: dict[int, asyncio.Future[None]] = {}
+        self._drain_token = 0
+
+    # --- events in -------------------------------------------------------------------------------------
+
+    async def handle(self, event: Event, gateway: str = "") -> bool:
+        """Handle one event to its end; inputs need the id of the gateway they came from.
+
+        False means that `expire` abandoned the hook meanwhile: the room has gone on, this caller is to stop.
+        """
+        try:
+            match event:
+                case messages.Frame():
+                    await self._received(gateway, event)
+                    self._finish(gateway, event.number)
+                case messages.Connect():
+                    await self._connected(gateway, event)
+                    self._finish(gateway, event.number)
+                case messages.Close():
+                    await self._closed(gateway, event)
+                    self._finish(gateway, event.number)
+                case Woken():
+                    await self._woken(event)
+                case HookFailed():
+                    await self._report(event.error, event.context)
+                case Retire():
+                    await self._retire()
+        except _Abandoned:
+            return False
+        return True
+
+    def _finish(self, gateway: str, number: int) -> None:
+        self._sink.processed(gateway, number)
+
+    async def _woken(self, event: Woken) -> None:
+        self.wake_reason = event.reason
+        await self._run(_Origin(Context(self, None), self._clock()), self._make_state)
+        for gateway, records in event.records:
+            for record in records:
+                self._restore(gateway, record)
+        if self.members.sessions:
+            hook = self.definition.hooks.get("on_hibernation_restore")
+            if hook is not None:
+                await self._run(_Origin(Context(self, None), self._clock()), hook, self.actor)
+
+    def _make_state(self) -> None:
+        self._state = (self.definition.state(),)
+
+    @property
+    def state(self) -> S:
+        """The room's own state; raises `VeraniError` if its factory failed when the room woke."""
+        if self._state is None:
+            raise VeraniError(f"{self.name}: its state could not be made, see the log")
+        return self._state[0]
+
+    def _restore(self, gateway: str, record: messages.Record) -> None:
+        try:
+            meta = self._codec.decode(record.attachment)
+        except AttachmentError as error:
+            logger.error("connection closed: %s", error, extra=self._extra(record.connection))
+            self._sink.output(gateway, messages.Kick(record.connection, 1011, "attachment unreadable"), None)
+            return
+        session = Session(self, gateway, record.connection, meta, record.attachment)
+        if record.closing:
+            self._leaving[session.id] = session
+        else:
+            self.members.add(session)
+
+    async def _connected(self, gateway: str, event: messages.Connect) -> None:
+        try:
+            meta = self._codec.decode(event.attachment)
+        except AttachmentError as error:
+            logger.error("connection closed: %s", error, extra=self._extra(event.connection))
+            self._sink.output(gateway, messages.Kick(event.connection, 1011, "attachment unreadable"), event.number)
+            return
+        holder = self.members.holder_of(meta.client_id)
+        if holder is not None:
+            # Never two sessions under one client id (protocol 15). A gateway refuses the second one before the
+            # upgrade where the definition rejects it; here it came through another gateway.
+            if self.definition.same_client == "reject":
+                self._sink.output(gateway, messages.Kick(event.connection, 4009, _REPLACED), event.number)
+                return
+            self.kick(holder.id, 4009, _REPLACED)
+        session = Session(self, gateway, event.connection, meta, event.attachment)
+        self.members.add(session)
+        hook = self.definition.hooks.get("on_connect")
+        if hook is None:
+            return
+
+        def discard(_: BaseException) -> None:
+            self.members.remove(session)
+            self._leaving.pop(session.id, None)
+            self._sink.output(gateway, messages.Kick(session.id, 1011), event.number)
+
+        context = Context(self, session)
+        await self._run(_Origin(context, self._clock(), gateway, event, discard), hook, context)
+
+    async def _received(self, gateway: str, event: messages.Frame) -> None:
+        session = self.members.sessions.get(event.connection)
+        if session is None:
+            return  # kicked, refused by on_connect or already gone: its queued frames are dropped
+        handlers = [*self.definition.handlers.get(event.event, ()), *self.definition.handlers.get("*", ())]
+        on_message = None if handlers else self.definition.hooks.get("on_message")
+        if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
+            self._refuse(gateway, event, "not_found")
+            return
+        try:
+            data = frames.decode_data(event.data)
+            payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
+        except msgspec.ValidationError as error:
+            logger.debug("payload of %r does not fit: %s", event.event, error, extra=self._extra(session.id))
+            self._refuse(gateway, event, "invalid", _path_of(error))
+            return
+        except InvalidFrame as error:
+            logger.debug("invalid frame: %s", error, extra=self._extra(session.id))
+            self._sink.output(gateway, messages.Invalid(session.id), event.number)
+            self._refuse(gateway, event, "invalid")
+            return
+        context = Context(self, session, Frame(event.event, data, event.channel))
+        origin = _Origin(context, self._clock(), gateway, event, lambda e: self._refuse(gateway, event, _code_of(e)))
+        if self.definition.middleware:
+            outcome = await self._run(origin, self._through_middleware, context, handlers, payloads, on_message)
+        elif len(handlers) == 1:
+            outcome = await self._run(origin, handlers[0].function, context, payloads[0])
+        else:
+            outcome = await self._run(origin, self._dispatch, context, handlers, payloads, on_message)
+        if outcome is not None and event.request is not None:
+            await self._answer(gateway, event, context, outcome.value)
+
+    async def _dispatch(self, context: Context[M, S], handlers: list[Any], payloads: list[Any], on_message: Any) -> Any:
+        """Run the handlers in order; the first result that is not None is the answer."""
+        if on_message is not None:
+            return await _call(on_message, context, context.frame)
+        answer = None
+        for handler, payload in zip(handlers, payloads, strict=True):
+            result = await _call(handler.function, context, payload)
+            answer = result if answer is None else answer
+        return answer
+
+    async def _through_middleware(
+        self, context: Context[M, S], handlers: list[Any], payloads: list[Any], on_message: Any
+    ) -> Any:
+        async def innermost() -> Any:
+            return await self._dispatch(context, handlers, payloads, on_message)
+
+        call_next: Callable[[], Coroutine[Any, Any, Any]] = innermost
+        for middleware in reversed(self.definition.middleware):
+            call_next = _wrap(middleware, context, call_next)
+        return await call_next()
+
+    async def _answer(self, gateway: str, event: messages.Frame, context: Context[M, S], result: Any) -> None:
+        assert event.request is not None
+        try:
+            payload = frames.ack_frame(event.request, result)
+            if len(payload) > MAX_OUTPUT_FRAME:
+                raise TooLarge(
+                    f"answer to {event.event!r}: expected at most {MAX_OUTPUT_FRAME} bytes, got {len(payload)}"
+                )
+        except Exception as error:  # whatever an object's own encoding raises  # noqa: BLE001
+            self._refuse(gateway, event, _code_of(error))
+            await self._report(error, context)
+            return
+        self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
+
+    def _refuse(self, gateway: str, event: messages.Frame, code: str, path: str | None = None) -> None:
+        """Answer a request with an error; a frame that asked for no answer gets none."""
+        if event.request is not None:
+            payload = frames.error_ack_frame(event.request, code, path)
+            self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
+
+    async def _closed(self, gateway: str, event: messages.Close) -> None:
+        session = self._leaving.pop(event.connection, None) or self.members.sessions.get(event.connection)
+        if session is None:
+            return  # on_connect refused it
+        self.members.remove(session)
+        hook = self.definition.hooks.get("on_disconnect")
+        if hook is not None:
+            context = Context(self, session, close_code=event.code, close_reason=event.reason)
+            await self._run(_Origin(context, self._clock(), gateway, event), hook, context)
+
+    async def _retire(self) -> None:
+        hook = self.definition.hooks.get("on_hibernate")
+        if hook is not None:
+            await self._run(_Origin(Context(self, None), self._clock()), hook, self.actor)
+        self.end()
+
+    def end(self) -> None:
+        """Disarm all handles and cancel what the room still runs: the incarnation is over."""
+        self._awake = False
+        for task in self._tasks:
+            task.cancel()
+        for future in self._drains.values():
+            if not future.done():
+                future.set_result(None)
+        self._drains.clear()
+
+    @property
+    def busy(self) -> str | None:
+        """Name what keeps the room awake although no event waits, or None."""
+        if self._current is not None:
+            return "running hook"
+        if self._tasks:
+            return "spawned task"
+        return None
+
+    @property
+    def running(self) -> tuple[str, int] | None:
+        """Gateway and number of the input whose hook runs now, if one does."""
+        origin = self._current
+        if origin is None or origin.message is None:
+            return None
+        return origin.gateway, origin.message.number
+
+    # --- one hook at a time ----------------------------------------------------------------------------
+
+    async def _run(self, origin: _Origin, hook: Callable[..., Any], *arguments: Any) -> _Returned | None:
+        """Run one hook as one transaction; None means that it failed and that this has been dealt with."""
+        outcome = await self._attempt(origin, hook, arguments)
+        if isinstance(outcome, _Returned):
+            return outcome
+        if origin.fail is not None:
+            origin.fail(outcome)
+        await self._report(outcome, origin.context, origin.gateway, origin.message)
+        return None
+
+    async def _attempt(
+        self, origin: _Origin, hook: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> _Returned | BaseException:
+        self._current = origin
+        token = _origin.set(origin)
+        try:
+            result = hook(*arguments)
+            if inspect.isawaitable(result):
+                origin.task = asyncio.current_task()
+                self._suspended.add(self)
+                result = await result
+                if not origin.armed:
+                    raise _Abandoned
+                if origin.cancelled_at is not None and origin.task is not None:
+                    origin.task.uncancel()
+            self._commit(origin)
+        except (GeneratorExit, _Abandoned):
+            raise
+        except BaseException as error:  # SystemExit and KeyboardInterrupt of a hook must not end the process  # noqa: BLE001
+            if not origin.armed:
+                raise _Abandoned from None
+            outcome: _Returned | BaseException = self._judge(origin, error)
+            self._roll_back(origin)
+        else:
+            outcome = _Returned(result)
+        finally:
+            _origin.reset(token)
+            if self._current is origin:
+                self._current = None
+                self._suspended.discard(self)
+        self._flush_between()
+        return outcome
+
+    def _judge(self, origin: _Origin, error: BaseException) -> BaseException:
+        """Tell a cut-off hook and a stray cancellation from the shell cancelling us, which is raised again."""
+        if origin.cancelled_at is not None:
+            if origin.task is not None:
+                origin.task.uncancel()
+            if isinstance(error, asyncio.CancelledError):
+                return self._timeout(origin)
+        elif isinstance(error, asyncio.CancelledError) and origin.task is not None and origin.task.cancelling():
+            self._roll_back(origin)
+            raise error
+        return error
+
+    def _timeout(self, origin: _Origin) -> HookTimeout:
+        event = type(origin.message).__name__.lower() if origin.message is not None else "room event"
+        return HookTimeout(f"a hook of {self.name} ({event}) ran longer than {self._hook_timeout:g} s")
+
+    async def _report(
+        self,
+        error: BaseException,
+        context: Context[M, S],
+        gateway: str = "",
+        message: messages.Input | None = None,
+    ) -> None:
+        """Log an error of a hook and give it to `on_error`, whose own errors are only logged."""
+        self._log(error, context)
+        hook = self.definition.hooks.get("on_error")
+        if hook is None:
+            return
+        outcome = await self._attempt(_Origin(context, self._clock(), gateway, message), hook, (error, context))
+        if isinstance(outcome, BaseException):
+            self._log(outcome, context)
+
+    def _log(self, error: BaseException, context: Context[M, S]) -> None:
+        session = context._session
+        logger.error(
+            "a hook of %s failed: %s",
+            self.name,
+            type(error).__name__,
+            exc_info=error,
+            extra=self._extra(session.id if session is not None else None),
+        )
+
+    def _extra(self, connection: str | None) -> dict[str, Any]:
+        return {"room": self.name, "connection": connection}
+
+    def expire(self) -> bool:
+        """Enforce the time budget; call it now and then, at least once a second.
+
+        Cancels a hook that awaits beyond its budget. Returns True once if the hook ignored that for a second and was
+        abandoned: then the task that runs `handle` is not coming back, and the next event may be handled.
+        """
+        origin = self._current
+        if origin is None or origin.task is None:
+            return False
+        now = self._clock()
+        if origin.cancelled_at is None:
+            if now - origin.started > self._hook_timeout:
+                origin.cancelled_at = now
+                origin.task.cancel()
+            return False
+        if now - origin.cancelled_at <= CANCEL_GRACE:
+            return False
+        self._abandon(origin)
+        return True
+
+    def _abandon(self, origin: _Origin) -> None:
+        origin.armed = False
+        self._current = None
+        self._suspended.discard(self)
+        self._roll_back(origin)
+        self._flush_between()
+        error = self._timeout(origin)
+        if origin.fail is not None:
+            origin.fail(error)
+        if origin.message is not None:
+            self._finish(origin.gateway, origin.message.number)
+        self._post(HookFailed(error, origin.context))
+
+    # --- the transaction -------------------------------------------------------------------------------
+
+    def touch(self, session: Session[Any]) -> None:
+        """Make a session part of the running transaction."""
+        self.check_awake()
+        if self._current is not None:
+            self._current.touched[session.id] = session
+
+    def moved(self, session: Session[Any], before: tuple[str, ...]) -> None:
+        """Follow a change of a session's channels."""
+        self.members.move(session, before, session.channels)
+
+    def settle(self, session: Session[Any]) -> None:
+        """Outside of hooks (spawned tasks), every change is a transaction of its own."""
+        if self._current is None:
+            transaction = _Origin(None, 0.0)
+            transaction.touched[session.id] = session
+            try:
+                self._commit(transaction)
+            except BaseException:
+                self._roll_back(transaction)
+                raise
+
+    @property
+    def in_hook(self) -> bool:
+        """True if the running code belongs to the hook whose transaction is open."""
+        return self._current is not None and self._current is _origin.get()
+
+    def _commit(self, origin: _Origin) -> None:
+        """Check all changed metas, then store all: one that does not fit fails the hook."""
+        changed: list[tuple[Session[M], bytes]] = []
+        for session in origin.touched.values():
+            attachment = self._codec.encode(session.live_meta)
+            if attachment != session.attachment:
+                self._codec.check(attachment)
+                changed.append((session, attachment))
+        for session, attachment in changed:
+            session.attachment = attachment
+            self._sink.attach(session.gateway, messages.Attach(session.id, attachment))
+
+    def _roll_back(self, origin: _Origin) -> None:
+        for session in origin.touched.values():
+            before = session.channels
+            session.live_meta = self._codec.decode(session.attachment)
+            self.members.move(session, before, session.channels)
+
+    # --- effects out -----------------------------------------------------------------------------------
+
+    def check_awake(self) -> None:
+        """Raise `RoomAsleep` if the room slept or the calling hook was abandoned."""
+        origin = _origin.get()
+        if not self._awake or (origin is not None and not origin.armed):
+            raise RoomAsleep(f"{self.name}: this handle outlived its room or its hook")
+
+    def send_to_channel(self, channel: str, frame: bytes, exclude: tuple[str, ...]) -> int:
+        """Write a frame to everybody in a channel but the excluded; the audience object is reused while it lasts."""
+        audience = self.members.channel(channel)
+        absent = self.members.count_in(channel, exclude) if exclude else 0
+        self.send(audience, frame, exclude if absent else ())
+        return audience.count - absent
+
+    def send_to_session(self, session: Session[M], frame: bytes) -> int:
+        """Write a frame to one connection; 0 if it has left."""
+        present = session.id in self.members.sessions
+        self.send(Audience(((session.gateway, (session.id,)),) if present else (), int(present)), frame)
+        return int(present)
+
+    def send(self, audience: Audience, frame: bytes, exclude: tuple[str, ...] = ()) -> int:
+        """Write a frame to an audience and return its count; raises `TooLarge` over the limits."""
+        self.check_awake()
+        if len(frame) > MAX_OUTPUT_FRAME:
+            raise TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {len(frame)}")
+        self._meter(len(frame))
+        for gateway, connections in audience.targets:
+            self._output(gateway, messages.Deliver(connections, frame, exclude))
+        return audience.count
+
+    def _meter(self, size: int) -> None:
+        current = self._current
+        if current is None:
+            return
+        if current is _origin.get():
+            current.output += size
+            total = current.output
+        else:
+            self._between_bytes += size
+            total = self._between_bytes
+        if total > MAX_HOOK_OUTPUT:
+            raise TooLarge(f"{self.name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
+
+    def _output(self, gateway: str, output: messages.Output) -> None:
+        """Write now if this is the running hook or none runs; queue the outputs of spawned tasks otherwise."""
+        current = self._current
+        if current is not None and current is not _origin.get():
+            self._between.append((gateway, output))
+            return
+        cause = current.message.number if current is not None and current.message is not None else None
+        self._sink.output(gateway, output, cause)
+
+    def _flush_between(self) -> None:
+        if self._between:
+            queued, self._between = self._between, []
+            self._between_bytes = 0
+            for gateway, output in queued:
+                self._sink.output(gateway, output, None)
+
+    def kick(self, connection: str, code: int, reason: str) -> bool:
+        """Close a connection and take it out of the audience; False if it is not here."""
+        self.check_awake()
+        if code not in _CLOSE_CODES:
+            raise ValueError(f"close: expected code 1000, 1008, 1011 to 1013 or 3000 to 4999, got {code!r}")
+        if len(reason.encode()) > 123:  # RFC 6455 5.5: a control frame holds 125 bytes, two of them the code
+            raise ValueError("close: expected a reason of at most 123 bytes")
+        session = self.members.sessions.get(connection)
+        if session is None:
+            return False
+        self.members.remove(session)
+        self._leaving[connection] = session
+        self._output(session.gateway, messages.Kick(connection, code, reason))
+        return True
+
+    def note_close(self, connection: str) -> None:
+        """Learn that the close of this connection has arrived and waits for its turn."""
+        session = self.members.sessions.get(connection)
+        if session is not None:
+            session.close_queued = True
+
+    def cleanup(self) -> int:
+        """Take out the sessions whose close waits for its turn, and count them."""
+        self.check_awake()
+        stale = [session for session in self.members.sessions.values() if session.close_queued]
+        for session in stale:
+            self.members.remove(session)
+            self._leaving[session.id] = session
+        return len(stale)
+
+    async def drain(self, session: Session[M]) -> None:
+        """Wait for the gateway's word that nothing of what was written to a connection is left to send."""
+        self.check_awake()
+        if session.id not in self.members.sessions and session.id not in self._leaving:
+            return
+        self._drain_token += 1
+        token = self._drain_token
+        future = self._drains[token] = asyncio.get_running_loop().create_future()
+        try:
+            self._output(session.gateway, messages.Drain(session.id, token))
+            await future
+        finally:
+            self._drains.pop(token, None)
+
+    def drained(self, token: int) -> None:
+        """Resolve a `drain`."""
+        future = self._drains.get(token)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    # --- tasks of the room -----------------------------------------------------------------------------
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start a task whose operations are not the running hook's."""
+        try:
+            self.check_awake()
+        except RoomAsleep:
+            coroutine.close()
+            raise
+        current = _origin.get()
+        origin = _Origin(current.context if current is not None else Context(self, None), self._clock())
+        token = _origin.set(origin)
+        try:
+            task = asyncio.get_running_loop().create_task(coroutine)
+        finally:
+            _origin.reset(token)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._spawned_done(done, origin.context))
+        return task
+
+    def _spawned_done(self, task: asyncio.Task[Any], context: Context[M, S]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and self._awake:
+            error = task.exception()
+            assert error is not None
+            self._post(HookFailed(error, context))
+
+
+class _Returned:
+    """A hook's result, as opposed to its error."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+async def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    result = function(*arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _wrap(
+    middleware: Callable[..., Any], context: Any, call_next: Callable[[], Coroutine[Any, Any, Any]]
+) -> Callable[[], Coroutine[Any, Any, Any]]:
+    async def wrapped() -> Any:
+        return await _call(middleware, context, call_next)
+
+    return wrapped
+
+
+def _code_of(error: BaseException) -> str:
+    """Choose the code a client sees; only errors made for clients have one of their own."""
+    return error.code if isinstance(error, VeraniError) else "failed"
+
+
+def _path_of(error: msgspec.ValidationError) -> str | None:
+    """Take the path, ``$.text``, out of msgspec's message."""
+    _, found, path = str(error).rpartition(" - at `")
+    return path.removesuffix("`") if found else None

@@ -1,0 +1,174 @@
+"""Say what went wrong, by whose fault: one base, one child a code of the error table.
+
+The table is shared by acks, HTTP refusals and (later) calls, so a code means the same everywhere.
+The text of an error stays on the server; only its `code` reaches a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+__all__ = [
+    "VeraniError",
+    "InvalidArguments",
+    "Unauthorized",
+    "Forbidden",
+    "NotFound",
+    "Conflict",
+    "TooLarge",
+    "RateLimited",
+    "CallFailed",
+    "RoomBusy",
+    "CallCycle",
+    "DeadlineExceeded",
+    "Interrupted",
+    "HookTimeout",
+    "RoomAsleep",
+    "DefinitionError",
+    "SettingsError",
+    "error_for",
+]
+
+
+class VeraniError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    code: ClassVar[str] = "failed"
+    status: ClassVar[int] = 500
+
+
+class InvalidArguments(VeraniError):
+    """Arguments or payload do not fit; `path` says where in them, for example ``$.text``."""
+
+    code = "invalid"
+    status = 400
+
+    def __init__(self, message: str = "", *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class Unauthorized(VeraniError):
+    """The caller is not known."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(VeraniError):
+    """The caller is known and may not."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(VeraniError):
+    """No such definition, room, method or handler."""
+
+    code = "not_found"
+    status = 404
+
+
+class Conflict(VeraniError):
+    """Another connection holds this client id and the definition rejects a second one."""
+
+    code = "conflict"
+    status = 409
+
+
+class TooLarge(VeraniError):
+    """A frame, a hook's output or a meta is over its limit."""
+
+    code = "too_large"
+    status = 413
+
+
+class RateLimited(VeraniError):
+    """Too many for now; `retry_after` is in seconds."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, message: str = "", *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CallFailed(VeraniError):
+    """The hook raised; what it raised stays on the server."""
+
+
+class RoomBusy(VeraniError):
+    """No capacity for now; it surely did not run, so it is safe to try again after `retry_after` seconds."""
+
+    code = "busy"
+    status = 503
+
+    def __init__(self, message: str = "", *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CallCycle(VeraniError):
+    """The chain of calls already holds this room."""
+
+    code = "call_cycle"
+    status = 409
+
+
+class DeadlineExceeded(VeraniError):
+    """No answer in time; it may have run."""
+
+    code = "deadline"
+    status = 504
+
+
+class Interrupted(VeraniError):
+    """It began and its owner went away; it may have run."""
+
+    code = "interrupted"
+    status = 502
+
+
+class HookTimeout(DeadlineExceeded):
+    """A hook was cut off at its time budget."""
+
+
+class RoomAsleep(VeraniError):
+    """A context or actor handle was used after its room slept or its hook was abandoned."""
+
+
+class DefinitionError(VeraniError):
+    """A room definition that cannot work, told when it is made or loaded."""
+
+
+class SettingsError(VeraniError):
+    """A setting with a wrong name, type or value; the text names the option."""
+
+
+_BY_CODE: Mapping[str, type[VeraniError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidArguments,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        Conflict,
+        TooLarge,
+        RateLimited,
+        CallFailed,
+        RoomBusy,
+        CallCycle,
+        DeadlineExceeded,
+        Interrupted,
+    )
+} | {"overloaded": RoomBusy}
+
+
+def error_for(code: str, message: str = "", *, path: str | None = None) -> VeraniError:
+    """Rebuild the error that `code` names; an unknown code, from a newer server, is a `CallFailed`."""
+    kind = _BY_CODE.get(code, CallFailed)
+    if kind is InvalidArguments:
+        return InvalidArguments(message or code, path=path)
+    return kind(message or code)

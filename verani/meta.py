@@ -1,0 +1,114 @@
+"""Describe a connection by its meta, and keep that in an attachment.
+
+An attachment is one version byte and a msgpack array of definition name, schema version and meta.
+Who stores it, and when, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from .errors import TooLarge, VeraniError
+
+__all__ = ["AttachmentCodec", "AttachmentError", "ConnectionMeta", "M", "set_channels"]
+
+_FIXED = frozenset({"user_id", "client_id", "channels"})
+
+
+class ConnectionMeta(Struct, kw_only=True):
+    """Who a connection is; subclass it to add fields of your own.
+
+    `user_id`, `client_id` and `channels` are fixed once connected: `join` and `leave` change the channels.
+    Own fields may be set in a hook; the change is kept when the hook returns and undone when it raises.
+    """
+
+    user_id: str
+    client_id: str
+    channels: tuple[str, ...] = ("default",)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED:
+            advice = "use join() and leave()" if name == "channels" else "it is fixed when the client connects"
+            raise AttributeError(f"{type(self).__name__}.{name} is read-only: {advice}")
+        super().__setattr__(name, value)
+
+
+M = TypeVar("M", bound=ConnectionMeta)
+
+
+def set_channels(meta: ConnectionMeta, channels: tuple[str, ...]) -> None:
+    """Change the channels of a meta: the engine's way past the read-only guard."""
+    msgspec.structs.force_setattr(meta, "channels", channels)
+
+
+class AttachmentError(VeraniError):
+    """An attachment of another definition, another schema or no attachment at all."""
+
+
+class AttachmentCodec(Generic[M]):
+    """Encode and decode the attachments of one definition.
+
+    Encoding is canonical, so equal bytes mean an unchanged meta.
+    """
+
+    VERSION = 1
+
+    def __init__(self, definition: str, meta: type[M], schema: int, max_bytes: int) -> None:
+        self._definition = definition
+        self._meta = meta
+        self._schema = schema
+        self._max_bytes = max_bytes
+        encoder = msgspec.msgpack.Encoder()
+        self._encode = encoder.encode
+        # A msgpack array of three, of which the first two never change.
+        self._prefix = bytes([self.VERSION, 0x93]) + encoder.encode(definition) + encoder.encode(schema)
+        self._decode = msgspec.msgpack.Decoder(meta).decode
+        self._decode_foreign = msgspec.msgpack.Decoder(tuple[str, int, msgspec.Raw]).decode
+
+    def encode(self, meta: M) -> bytes:
+        """Encode without checking; raises TypeError that names the field which msgspec cannot encode."""
+        try:
+            return self._prefix + self._encode(meta)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            for field in msgspec.structs.fields(meta):
+                try:
+                    self._encode(getattr(meta, field.name))
+                except (TypeError, ValueError, OverflowError, RecursionError) as cause:
+                    raise TypeError(f"{type(meta).__name__}.{field.name}: {cause}") from cause
+            raise TypeError(f"{type(meta).__name__}: {error}") from error
+
+    def check(self, attachment: bytes) -> M:
+        """Return the meta that a rebuilt room would see.
+
+        Raises `TooLarge`, or TypeError that names the field whose value does not fit its annotation.
+        """
+        if len(attachment) > self._max_bytes:
+            raise TooLarge(
+                f"{self._meta.__name__}: expected at most {self._max_bytes} bytes of meta, got {len(attachment)}"
+            )
+        try:
+            return self.decode(attachment)
+        except AttachmentError as error:
+            raise TypeError(f"{self._meta.__name__}: {error.__cause__ or error}") from error
+
+    def decode(self, attachment: bytes) -> M:
+        """Read an attachment back; raises `AttachmentError` for anything this definition did not write."""
+        if not attachment.startswith(self._prefix):
+            raise AttachmentError(self._foreign(attachment))
+        try:
+            return self._decode(memoryview(attachment)[len(self._prefix) :])
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise AttachmentError(f"unreadable attachment of {self._definition!r}") from error
+
+    def _foreign(self, attachment: bytes) -> str:
+        expected = f"expected an attachment of {self._definition!r}, schema {self._schema}"
+        if attachment[:1] != bytes([self.VERSION]):
+            return f"{expected}, got format version {attachment[:1].hex() or 'nothing'}"
+        try:
+            name, schema, _ = self._decode_foreign(memoryview(attachment)[1:])
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return f"{expected}, got unreadable bytes"
+        return f"{expected}, got {name!r}, schema {schema}"

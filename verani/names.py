@@ -1,0 +1,50 @@
+"""Decide which names may pass: room ids, channels, events and user ids.
+
+Names travel into logs, URLs and other users' screens, so control characters and
+direction overrides never enter one. Payload text is not this module's business.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "LIFECYCLE_EVENTS",
+    "MAX_CHANNELS",
+    "MAX_NAME",
+    "RESERVED_PREFIX",
+    "check_name",
+    "is_name",
+    "is_room_id",
+]
+
+MAX_NAME = 255
+MAX_CHANNELS = 128
+RESERVED_PREFIX = "verani."
+
+# The original client's own listeners: an application event of that name would be mixed up with them (protocol 11).
+LIFECYCLE_EVENTS = frozenset({"open", "connected", "connecting", "close", "disconnected", "reconnecting"})
+
+_ROOM_ID = re.compile(r"[A-Za-z0-9_.:@~-]{1,128}")
+# C0, DEL, C1, line and paragraph separators, surrogates, then the bidirectional controls.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def is_room_id(text: str) -> bool:
+    """Tell whether `text` may name a room; anything else is a 404 before the upgrade."""
+    return _ROOM_ID.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` may be an event, channel or user name (the empty string may)."""
+    # isprintable() settles the common case without the regular expression.
+    return len(text) <= MAX_NAME and (text.isprintable() or _FORBIDDEN.search(text) is None)
+
+
+def check_name(text: object, what: str) -> str:
+    """Return `text` if it is a non-empty name; raise TypeError or ValueError that names `what` otherwise."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what}: expected a string, got {type(text).__name__}")
+    if not text or not is_name(text):
+        raise ValueError(f"{what}: expected 1 to {MAX_NAME} characters without control characters, got {text[:40]!r}")
+    return text

@@ -1,0 +1,358 @@
+"""Define a room: its name, its hooks, its event handlers, its types.
+
+A definition only collects and checks what the user writes; the engine runs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import typing
+import uuid
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
+
+import msgspec
+
+from .context import Actor, Context
+from .errors import DefinitionError
+from .frames import PING, Frame
+from .meta import AttachmentCodec, ConnectionMeta, M
+from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
+from .request import ConnectRequest
+
+__all__ = ["Handler", "RoomDefinition", "SameClient", "define_room", "public_meta", "room_from_request"]
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S")
+F = TypeVar("F", bound=Callable[..., Any])
+
+SameClient: TypeAlias = Literal["replace", "reject"]
+
+# The hooks that exist, as options of `define_room` and as decorators of the definition.
+HOOKS = (
+    "extract_meta",
+    "name_from_request",
+    "on_connect",
+    "on_message",
+    "on_disconnect",
+    "on_error",
+    "on_hibernate",
+    "on_hibernation_restore",
+    "on_startup",
+    "on_shutdown",
+)
+
+_PATH = re.compile(r"/[A-Za-z0-9_.~/-]*(?:\{room\})?")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def public_meta(request: ConnectRequest) -> ConnectionMeta:
+    """Believe what the client says: the default `extract_meta`, for rooms that trust nobody.
+
+    The user id is ``?userId=`` or random, the channels ``?channels=a,b`` or ``default``, the client id is
+    made here. Names that may not pass are refused by the gateway.
+    """
+    channels = tuple(dict.fromkeys(c.strip() for c in request.query.get("channels", "").split(",") if c.strip()))
+    return ConnectionMeta(
+        user_id=request.query.get("userId") or uuid.uuid4().hex,
+        client_id=uuid.uuid4().hex,
+        channels=channels or ("default",),
+    )
+
+
+def room_from_request(request: ConnectRequest) -> str:
+    """Name the room: the path's ``{room}``, then ``?room=``, then ``?roomId=``, then ``default``."""
+    return request.room or request.query.get("room") or request.query.get("roomId") or "default"
+
+
+class Handler:
+    """One registered event handler and the decoder for the type its payload is annotated with."""
+
+    __slots__ = ("decoder", "function")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.decoder = _payload_decoder(function)
+
+
+def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] | None:
+    label = getattr(function, "__qualname__", repr(function))
+    try:
+        signature = inspect.signature(function)
+        signature.bind(None, None)
+    except TypeError as error:
+        raise DefinitionError(f"{label}: expected a function that takes (ctx, data)") from error
+    data = list(signature.parameters.values())[1:2]
+    if not data or data[0].annotation in (inspect.Parameter.empty, Any, "Any", "typing.Any"):
+        return None
+    target = function if inspect.isfunction(function) or inspect.ismethod(function) else type(function).__call__
+    try:
+        annotation = typing.get_type_hints(target, include_extras=True).get(data[0].name, Any)
+        return None if annotation is Any else msgspec.json.Decoder(annotation)
+    except (NameError, TypeError) as error:
+        raise DefinitionError(
+            f"{label}: expected the type of {data[0].name!r} to be one that msgspec can decode: {error}"
+        ) from error
+
+
+class RoomDefinition(Generic[M, S]):
+    """What `define_room` returns: decorators to register hooks with, and what the engine reads."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        meta: type[M],
+        state: Callable[[], S],
+        options: RoomOptions,
+    ) -> None:
+        websocket_path = options.get("websocket_path", "/ws")
+        hibernate_after = options.get("hibernate_after", msgspec.UNSET)
+        same_client = options.get("same_client", "replace")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise DefinitionError(
+                f"define_room: expected a name of 1 to 64 letters, digits, '_', '.', '-', got {name!r}"
+            )
+        if not (isinstance(meta, type) and issubclass(meta, ConnectionMeta)):
+            raise DefinitionError(f"{name}: expected meta= to be a subclass of ConnectionMeta, got {meta!r}")
+        if not callable(state):
+            raise DefinitionError(f"{name}: expected state= to be a class or a function, got {state!r}")
+        if not isinstance(websocket_path, str) or not _PATH.fullmatch(websocket_path):
+            raise DefinitionError(
+                f"{name}: expected websocket_path= such as '/ws' or '/ws/{{room}}', got {websocket_path!r}"
+            )
+        if same_client not in get_args(SameClient):
+            raise DefinitionError(f"{name}: expected same_client= 'replace' or 'reject', got {same_client!r}")
+        if hibernate_after is not msgspec.UNSET and hibernate_after is not None and not hibernate_after > 0:
+            raise DefinitionError(
+                f"{name}: expected hibernate_after= more than 0 seconds or None, got {hibernate_after!r}"
+            )
+        self.name = name
+        self.meta = meta
+        self.meta_version = options.get("meta_version", 1)
+        self.state = state
+        self.websocket_path = websocket_path
+        self.hibernate_after: float | msgspec.UnsetType | None = hibernate_after
+        self.same_client: SameClient = same_client
+        self.handlers: dict[str, list[Handler]] = {}
+        self.middleware: list[Callable[..., Any]] = []
+        self.hooks: dict[str, Callable[..., Any]] = {}
+        self._warned: set[str] = set()
+        self._codecs: dict[int, AttachmentCodec[M]] = {}
+        for hook in HOOKS:
+            if (function := options.get(hook)) is not None:
+                self._set_hook(hook, function)  # type: ignore[arg-type]  # a hook by its name in HOOKS
+
+    def __repr__(self) -> str:
+        return f"<RoomDefinition {self.name!r}>"
+
+    # --- events ----------------------------------------------------------------------------------------
+
+    def on(self, event: str) -> Callable[[F], F]:
+        """Register a handler ``(ctx, data)`` for an event, or for every event with ``"*"``.
+
+        Handlers run in the room's host, in registration order; the first that raises ends the dispatch.
+        A payload that does not fit the annotated type of ``data`` never reaches any handler of the event.
+        """
+        check_name(event, "event")
+        if event.startswith(RESERVED_PREFIX):
+            raise DefinitionError(f"{self.name}: event names that start with {RESERVED_PREFIX!r} are reserved")
+        if event == PING:
+            raise DefinitionError(f"{self.name}: {PING!r} is answered by the gateway and never reaches a room")
+        self.warn_of_collision(event)
+
+        def register(function: F) -> F:
+            self.handlers.setdefault(event, []).append(Handler(function))
+            return function
+
+        return register
+
+    def off(self, event: str, handler: Callable[..., Any]) -> None:
+        """Remove a handler from an event; one that is not registered is ignored."""
+        left = [entry for entry in self.handlers.get(event, []) if entry.function != handler]
+        if left:
+            self.handlers[event] = left
+        else:
+            self.handlers.pop(event, None)
+
+    def use(self, middleware: F) -> F:
+        """Wrap every frame: ``async def middleware(ctx, call_next)``, where ``await call_next()`` runs the rest.
+
+        Runs in registration order, the first one outermost, inside the transaction and time budget of the
+        frame. What it returns is the answer to a request; not calling ``call_next`` drops the frame.
+        """
+        self.middleware.append(middleware)
+        return middleware
+
+    def warn_of_collision(self, event: str) -> None:
+        """Warn once that the original client mixes this event up with a listener of its own (protocol 11)."""
+        if event in LIFECYCLE_EVENTS and event not in self._warned:
+            self._warned.add(event)
+            logger.warning(
+                "event %r of room definition %r collides with a life-cycle listener of the client",
+                event,
+                self.name,
+            )
+
+    # --- hooks -----------------------------------------------------------------------------------------
+
+    def _set_hook(self, hook: str, function: Callable[..., Any]) -> None:
+        if hook in self.hooks:
+            raise DefinitionError(f"{self.name}: {hook} is given twice; expected one option or one decorator")
+        if not callable(function):
+            raise DefinitionError(f"{self.name}: expected {hook} to be a function, got {function!r}")
+        self.hooks[hook] = function
+
+    def _hook(self, hook: str, function: F) -> F:
+        self._set_hook(hook, function)
+        return function
+
+    def extract_meta(self, function: F) -> F:
+        """Say who connects: ``(request) -> meta``, in the gateway, before the WebSocket is accepted.
+
+        Raising `Unauthorized` or `Forbidden` refuses with 401 or 403; anything else with 500, logged.
+        """
+        return self._hook("extract_meta", function)
+
+    def name_from_request(self, function: F) -> F:
+        """Choose the room id: ``(request) -> str``, in the gateway, before `extract_meta`."""
+        return self._hook("name_from_request", function)
+
+    def on_connect(self, function: F) -> F:
+        """Run ``(ctx)`` in the room once the session exists, before its first frame.
+
+        If it raises, the connection is closed with 1011, its queued frames are dropped and `on_disconnect` never runs.
+        """
+        return self._hook("on_connect", function)
+
+    def on_message(self, function: F) -> F:
+        """Run ``(ctx, frame)`` in the room for frames that no event handler and no ``"*"`` handler takes."""
+        return self._hook("on_message", function)
+
+    def on_disconnect(self, function: F) -> F:
+        """Run ``(ctx)`` in the room once a session is gone; `ctx.close_code` and `ctx.close_reason` say how."""
+        return self._hook("on_disconnect", function)
+
+    def on_error(self, function: F) -> F:
+        """Run ``(error, ctx)`` in the room after any hook raised; what it raises itself is only logged."""
+        return self._hook("on_error", function)
+
+    def on_hibernate(self, function: F) -> F:
+        """Run ``(actor)`` in the room just before it sleeps: the chance to save `actor.state`."""
+        return self._hook("on_hibernate", function)
+
+    def on_hibernation_restore(self, function: F) -> F:
+        """Run ``(actor)`` in a room that woke with connections, before the event that woke it."""
+        return self._hook("on_hibernation_restore", function)
+
+    def on_startup(self, function: F) -> F:
+        """Run ``()`` once per host process before its first room; an exception stops the start."""
+        return self._hook("on_startup", function)
+
+    def on_shutdown(self, function: F) -> F:
+        """Run ``()`` once per host process after its last room; an exception is logged."""
+        return self._hook("on_shutdown", function)
+
+    # --- what gateways ask -----------------------------------------------------------------------------
+
+    @property
+    def is_public(self) -> bool:
+        """True where the client's own word is all there is about who it is."""
+        return "extract_meta" not in self.hooks
+
+    def check(self) -> None:
+        """Raise `DefinitionError` for what can only be known once all decorators have run."""
+        if self.is_public:
+            missing = [field.name for field in msgspec.structs.fields(self.meta) if field.required]
+            missing = [name for name in missing if name not in ("user_id", "client_id")]
+            if missing:
+                raise DefinitionError(
+                    f"{self.name}: expected an extract_meta that fills {', '.join(missing)} of {self.meta.__name__}"
+                )
+
+    def codec(self, max_bytes: int) -> AttachmentCodec[M]:
+        """Return the codec of this definition's attachments; one is shared by all its rooms."""
+        codec = self._codecs.get(max_bytes)
+        if codec is None:
+            codec = self._codecs[max_bytes] = AttachmentCodec(self.name, self.meta, self.meta_version, max_bytes)
+        return codec
+
+    async def name_for(self, request: ConnectRequest) -> str:
+        """Run `name_from_request` or its default; the result is not yet validated."""
+        name = self.hooks.get("name_from_request", room_from_request)(request)
+        return await name if inspect.isawaitable(name) else name  # type: ignore[no-any-return]
+
+    async def meta_for(self, request: ConnectRequest) -> M:
+        """Run `extract_meta` or its default and return an instance of `meta`.
+
+        Raises what the hook raises, and TypeError or `msgspec.ValidationError` for what is no such meta.
+        """
+        meta = self.hooks.get("extract_meta", public_meta)(request)
+        if inspect.isawaitable(meta):
+            meta = await meta
+        if isinstance(meta, self.meta):
+            return meta
+        if isinstance(meta, ConnectionMeta):
+            return self.meta(user_id=meta.user_id, client_id=meta.client_id, channels=meta.channels)
+        if isinstance(meta, Mapping):
+            return msgspec.convert(meta, self.meta)
+        raise TypeError(
+            f"{self.name}.extract_meta: expected a {self.meta.__name__} or a mapping, got {type(meta).__name__}"
+        )
+
+
+class RoomOptions(TypedDict, total=False):
+    """The options of `define_room` besides its types; each hook may come as a decorator instead."""
+
+    meta_version: int
+    websocket_path: str
+    hibernate_after: float | None
+    same_client: SameClient
+    extract_meta: Callable[[ConnectRequest], Any]
+    name_from_request: Callable[[ConnectRequest], Any]
+    on_connect: Callable[[Context[Any, Any]], Any]
+    on_message: Callable[[Context[Any, Any], Frame], Any]
+    on_disconnect: Callable[[Context[Any, Any]], Any]
+    on_error: Callable[[BaseException, Context[Any, Any]], Any]
+    on_hibernate: Callable[[Actor[Any, Any]], Any]
+    on_hibernation_restore: Callable[[Actor[Any, Any]], Any]
+    on_startup: Callable[[], Any]
+    on_shutdown: Callable[[], Any]
+
+
+@overload
+def define_room(name: str, **options: Unpack[RoomOptions]) -> RoomDefinition[ConnectionMeta, SimpleNamespace]: ...
+@overload
+def define_room(name: str, *, meta: type[M], **options: Unpack[RoomOptions]) -> RoomDefinition[M, SimpleNamespace]: ...
+@overload
+def define_room(
+    name: str, *, state: Callable[[], S], **options: Unpack[RoomOptions]
+) -> RoomDefinition[ConnectionMeta, S]: ...
+@overload
+def define_room(
+    name: str, *, meta: type[M], state: Callable[[], S], **options: Unpack[RoomOptions]
+) -> RoomDefinition[M, S]: ...
+def define_room(
+    name: str,
+    *,
+    meta: type[Any] = ConnectionMeta,
+    state: Callable[[], Any] = SimpleNamespace,
+    **options: Unpack[RoomOptions],
+) -> RoomDefinition[Any, Any]:
+    """Define a kind of room; every room of it is named ``name/room-id``.
+
+    `meta`: a `ConnectionMeta` subclass, the type of `ctx.meta` and the schema of attachments; raise
+    `meta_version` when old attachments no longer fit. `state`: makes the `ctx.actor.state` of each awake room,
+    lost when it sleeps. `websocket_path`: ``"/ws"`` or with the one pattern ``"/ws/{room}"``.
+    `hibernate_after`: idle seconds, None for never, unset for the service's setting. `same_client`: whether a
+    second connection with the same client id replaces the first (closed with 4009) or is refused with 409.
+    Hooks may also be registered as decorators. Raises `DefinitionError`.
+    """
+    unknown = options.keys() - RoomOptions.__annotations__.keys()
+    if unknown:
+        raise DefinitionError(f"{name}: define_room has no option {', '.join(sorted(unknown))}")
+    return RoomDefinition(name, meta=meta, state=state, options=options)

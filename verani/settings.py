@@ -1,0 +1,93 @@
+"""Hold every setting of a service: one frozen type, one name, one default, one sentence each.
+
+Reading options, environment and files is the gateway's job (`verani_gateway.config`); a host receives
+this very object. A definition's own `hibernate_after` wins over the setting.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+__all__ = ["NEVER", "LogLevel", "RatePolicy", "Settings"]
+
+# How files, options and environment spell `None` for `hibernate_after`.
+NEVER = "never"
+
+RatePolicy = Literal["throttle", "drop", "close"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_Port = Annotated[int, Meta(ge=0, le=65535)]
+_Count = Annotated[int, Meta(ge=0)]
+_Size = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Durations are in seconds, sizes in bytes; 0 switches a limit off where its text says so."""
+
+    host: Annotated[str, Meta(description="address of the public listener")] = "127.0.0.1"
+    port: Annotated[_Port, Meta(description="port of the public listener; 0 takes a free one")] = 8000
+    internal_host: Annotated[str, Meta(description="address of the internal listener")] = "127.0.0.1"
+    internal_port: Annotated[
+        _Port | None, Meta(description="port of the internal listener (default: port + 1, or a free one)")
+    ] = None
+    internal_hosts: Annotated[
+        tuple[str, ...], Meta(description="Host names the internal listener answers to, besides loopback")
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...], Meta(description="Origins that browsers may connect from, besides the same host")
+    ] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...], Meta(description="addresses or networks whose X-Forwarded-* headers count")
+    ] = ()
+
+    hibernate_after: Annotated[
+        _Seconds | None, Meta(description="idle seconds after which a room sleeps, or 'never'")
+    ] = 10.0
+    hook_timeout: Annotated[_Seconds, Meta(description="time budget of one hook")] = 30.0
+    hook_blocked: Annotated[
+        _Seconds, Meta(description="a hook that blocks the event loop this long has its stack logged")
+    ] = 5.0
+
+    max_frame_bytes: Annotated[_Size, Meta(description="largest frame a client may send")] = 65536
+    max_meta_bytes: Annotated[_Size, Meta(description="largest attachment of one connection")] = 16384
+    max_send_buffer: Annotated[
+        _Size, Meta(description="unsent bytes after which a client that does not read is closed with 1013")
+    ] = 1 << 20
+    max_invalid_frames: Annotated[
+        _Count, Meta(description="invalid frames within 60 s after which to close with 1008; 0: never")
+    ] = 16
+    max_unread: Annotated[
+        _Seconds, Meta(description="how long a socket may stay unread before its connection is closed")
+    ] = 30.0
+    rate_limit: Annotated[float, Meta(ge=0, description="frames a second and connection; 0: no limit")] = 200.0
+    rate_burst: Annotated[
+        _Size | None, Meta(description="frames that may come at once (default: twice rate_limit)")
+    ] = None
+    rate_policy: Annotated[
+        RatePolicy, Meta(description="what happens to frames above the rate: throttle, drop or close")
+    ] = "throttle"
+
+    max_connections: Annotated[
+        _Count | None,
+        Meta(description="connections of this process (default: from RLIMIT_NOFILE); 0: no limit"),
+    ] = None
+    max_connections_per_room: Annotated[_Count, Meta(description="connections in one room; 0: no limit")] = 0
+    max_connections_per_address: Annotated[_Count, Meta(description="connections from one address; 0: no limit")] = 0
+
+    ping_interval: Annotated[_Seconds, Meta(description="silence after which the gateway sends a WebSocket ping")] = (
+        25.0
+    )
+    pong_timeout: Annotated[_Seconds, Meta(description="silence after a ping that means the peer is gone")] = 8.0
+    drain_seconds: Annotated[_Seconds, Meta(description="how long a stop waits for connections and hooks to end")] = (
+        20.0
+    )
+
+    log_level: Annotated[LogLevel, Meta(description="least severe level that is logged")] = "info"
+
+    @property
+    def burst(self) -> int:
+        """Size of the token bucket: `rate_burst`, else two seconds' worth of frames."""
+        return self.rate_burst if self.rate_burst is not None else max(1, int(2 * self.rate_limit))
