@@ -23,6 +23,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from types import CoroutineType
 from typing import Any, Generic, Protocol, TypeAlias
 
 import msgspec
@@ -35,7 +36,7 @@ from .errors import HookTimeout, RoomAsleep, TooLarge, VeraniError
 from .frames import Frame, InvalidFrame
 from .meta import AttachmentError, M
 from .names import RESERVED_PREFIX
-from .room import RoomDefinition
+from .room import Handler, RoomDefinition
 from .session import Session
 from .settings import Settings
 
@@ -282,7 +283,7 @@ class Engine(Generic[M, S]):
         session = self.members.sessions.get(event.connection)
         if session is None:
             return  # kicked, refused by on_connect or already gone: its queued frames are dropped
-        handlers = [*self.definition.handlers.get(event.event, ()), *self.definition.handlers.get("*", ())]
+        handlers = self.definition.handlers_of(event.event)
         on_message = None if handlers else self.definition.hooks.get("on_message")
         if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
             self._refuse(gateway, event, "not_found")
@@ -300,7 +301,9 @@ class Engine(Generic[M, S]):
             self._refuse(gateway, event, "invalid")
             return
         context = Context(self, session, Frame(event.event, data, event.channel))
-        origin = _Origin(context, self._clock(), gateway, event, lambda e: self._refuse(gateway, event, _code_of(e)))
+        origin = _Origin(context, self._clock(), gateway, event)
+        if event.request is not None:
+            origin.fail = lambda error: self._refuse(gateway, event, _code_of(error))
         if self.definition.middleware:
             outcome = await self._run(origin, self._through_middleware, context, handlers, payloads, on_message)
         elif len(handlers) == 1:
@@ -310,7 +313,7 @@ class Engine(Generic[M, S]):
         if outcome is not None and event.request is not None:
             await self._answer(gateway, event, context, outcome.value)
 
-    async def _dispatch(self, context: Context[M, S], handlers: list[Any], payloads: list[Any], on_message: Any) -> Any:
+    async def _dispatch(self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any) -> Any:
         """Run the handlers in order; the first result that is not None is the answer."""
         if on_message is not None:
             return await _call(on_message, context, context.frame)
@@ -321,7 +324,7 @@ class Engine(Generic[M, S]):
         return answer
 
     async def _through_middleware(
-        self, context: Context[M, S], handlers: list[Any], payloads: list[Any], on_message: Any
+        self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any
     ) -> Any:
         async def innermost() -> Any:
             return await self._dispatch(context, handlers, payloads, on_message)
@@ -413,7 +416,7 @@ class Engine(Generic[M, S]):
         token = _origin.set(origin)
         try:
             result = hook(*arguments)
-            if inspect.isawaitable(result):
+            if result is not None and (type(result) is CoroutineType or inspect.isawaitable(result)):
                 origin.task = asyncio.current_task()
                 self._suspended.add(self)
                 result = await result
@@ -421,7 +424,8 @@ class Engine(Generic[M, S]):
                     raise _Abandoned
                 if origin.cancelled_at is not None and origin.task is not None:
                     origin.task.uncancel()
-            self._commit(origin)
+            if origin.touched:
+                self._commit(origin)
         except (GeneratorExit, _Abandoned):
             raise
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a hook must not end the process  # noqa: BLE001

@@ -141,6 +141,7 @@ class RoomDefinition(Generic[M, S]):
         self.handlers: dict[str, list[Handler]] = {}
         self.middleware: list[Callable[..., Any]] = []
         self.hooks: dict[str, Callable[..., Any]] = {}
+        self._dispatch: dict[str, tuple[Handler, ...]] = {}
         self._warned: set[str] = set()
         self._codecs: dict[int, AttachmentCodec[M]] = {}
         for hook in HOOKS:
@@ -167,6 +168,7 @@ class RoomDefinition(Generic[M, S]):
 
         def register(function: F) -> F:
             self.handlers.setdefault(event, []).append(Handler(function))
+            self._dispatch.clear()
             return function
 
         return register
@@ -178,6 +180,16 @@ class RoomDefinition(Generic[M, S]):
             self.handlers[event] = left
         else:
             self.handlers.pop(event, None)
+        self._dispatch.clear()
+
+    def handlers_of(self, event: str) -> tuple[Handler, ...]:
+        """Return what handles an event, in order: its handlers, then those of ``"*"``."""
+        found = self._dispatch.get(event)
+        if found is None:
+            found = (*self.handlers.get(event, ()), *self.handlers.get("*", ()))
+            if event in self.handlers:  # other names are the clients' choice, and without end
+                self._dispatch[event] = found
+        return found
 
     def use(self, middleware: F) -> F:
         """Wrap every frame: ``async def middleware(ctx, call_next)``, where ``await call_next()`` runs the rest.

@@ -100,7 +100,7 @@ class _Room:
         self.handed.popleft()
         self.host.entry(gateway, self).processed = number
         if not self.handed:
-            self.host.mark_active(self)
+            self.host.caught_up(self)
 
 
 class RoomHost:
@@ -127,6 +127,8 @@ class RoomHost:
         self._received: dict[str, int] = {}
         self._sent: dict[str, int] = {}
         self._pending: dict[str, dict[str, Entry]] = {}
+        # How many rooms have inputs in hand.
+        self._working = 0
         self._flush: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._system: ActorSystem | None = None
@@ -239,6 +241,11 @@ class RoomHost:
                         f"link: expected a protocol version within {PROTOCOL_VERSIONS}, got {message.versions}"
                     )
 
+    def run(self) -> None:
+        """Begin to work on what was received, without waiting for the loop's next pass; not from within a room."""
+        if self._base is not None:
+            self._base.run()
+
     def _take(self, gateway: str, inputs: list[Input]) -> None:
         ready: dict[str, list[Input]] = {}
         for input in inputs:
@@ -262,12 +269,22 @@ class RoomHost:
 
     def _deliver(self, room: _Room, gateway: str, inputs: list[Input]) -> None:
         assert room.address is not None
+        if not room.handed:
+            self._working += 1
         for input in inputs:
             room.handed.append((gateway, input))
             if type(input) is Close and room.engine is not None:
                 room.engine.note_close(input.connection)
         self.mark_active(room)
         self._tell(room.address, Deliver(gateway, inputs))
+
+    def caught_up(self, room: _Room) -> None:
+        """A room has processed all it was given; when every room has, their entries need not wait for the next tick."""
+        self.mark_active(room)
+        self._working -= 1
+        if not self._working and self._flush is not None:
+            self._flush.cancel()
+            self._send_entries()
 
     # --- waking ----------------------------------------------------------------------------------------
 
@@ -399,6 +416,8 @@ class RoomHost:
     def _left_in_hand(self, room: _Room) -> list[tuple[str, Input]]:
         """Return the inputs a dead actor did not process; the one it had begun is not run again."""
         left = list(room.handed)
+        if left:
+            self._working -= 1
         if left and room.engine is not None and room.engine.running is not None:
             gateway, input = left.pop(0)
             self.entry(gateway, room).processed = input.number

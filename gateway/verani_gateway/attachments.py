@@ -55,7 +55,8 @@ class RoomInputs:
     def __init__(self, name: str) -> None:
         self.name = name
         self.records: dict[str, _Held] = {}
-        self.unprocessed: deque[Input] = deque()
+        # With what `size_of` weighs each at.
+        self.unprocessed: deque[tuple[Input, int]] = deque()
         # Bytes of the unprocessed inputs, as `size_of` weighs them.
         self.in_flight = 0
         # The broadcasts of this tick that are still being joined.
@@ -79,18 +80,18 @@ class Attachments:
     def __len__(self) -> int:
         return sum(len(room.records) for room in self.rooms.values())
 
-    def add(self, input: Input) -> RoomInputs:
-        """Keep an input until it is processed; a connect also starts its record."""
+    def add(self, input: Input) -> int:
+        """Keep an input until it is processed and return its size; a connect also starts its record."""
         room = self.rooms.get(input.room)
         if room is None:
             room = self.rooms[input.room] = RoomInputs(input.room)
         if isinstance(input, Connect):
             room.records[input.connection] = _Held(input.attachment)
-        room.unprocessed.append(input)
         size = size_of(input)
+        room.unprocessed.append((input, size))
         room.in_flight += size
         self.in_flight += size
-        return room
+        return size
 
     def attach(self, room: RoomInputs, attach: Attach) -> None:
         """Replace an attachment with a newly committed one."""
@@ -104,21 +105,20 @@ class Attachments:
         if held is not None:
             held.closing = True
 
-    def acknowledge(self, room: RoomInputs, entry: Entry) -> Iterator[Input]:
-        """Yield the inputs that an entry says are processed, and settle their records."""
+    def acknowledge(self, room: RoomInputs, entry: Entry) -> Iterator[tuple[Input, int]]:
+        """Yield the inputs that an entry says are processed, with their sizes, and settle their records."""
         if entry.processed is None:
             return
         unprocessed = room.unprocessed
-        while unprocessed and unprocessed[0].number <= entry.processed:
-            input = unprocessed.popleft()
-            size = size_of(input)
+        while unprocessed and unprocessed[0][0].number <= entry.processed:
+            input, size = unprocessed.popleft()
             room.in_flight -= size
             self.in_flight -= size
             if isinstance(input, Connect):
                 room.records[input.connection].connected = True
             elif isinstance(input, Close):
                 room.records.pop(input.connection, None)
-            yield input
+            yield input, size
         if not room.records and not unprocessed:
             self.rooms.pop(room.name, None)
 

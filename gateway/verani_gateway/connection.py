@@ -42,6 +42,9 @@ CLOSE_TIMEOUT = 5.0
 
 _PONG_FRAME = text_frame(frames.PONG)
 _PING = control_frame(9, b"")
+# What ends a connection without a close frame of the peer: CLOSED after a lost connection, ERROR after one that
+# aiohttp closed for a protocol error.
+_OVER = frozenset({WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR})
 _NO_STATUS = 1005
 _LOST = 1006
 
@@ -101,25 +104,27 @@ class Connection:
         while True:
             message = await self._ws.receive()
             kind = message.type
-            self._seen_at = self._gateway.now()
+            self._seen_at = now = self._gateway.now()
             self._pinged_at = None
-            if kind is WSMsgType.TEXT:
-                if self._closing is None and await self._may_pass():
-                    self._text(message.data)
-                    if self._over_limits():
-                        await self._wait_for_room()
-            elif kind is WSMsgType.BINARY:
-                if self._closing is None and await self._may_pass():
-                    self.count_invalid("binary frame")
-            elif kind is WSMsgType.PING:
-                if await self._may_pass():
-                    self.outbox.put(control_frame(10, bytes(message.data)))
-            elif kind is WSMsgType.CLOSE:
+            if kind is WSMsgType.CLOSE:
                 return self._answer_close(message.data, message.extra or "")
-            elif kind is WSMsgType.PONG:
-                continue
-            else:  # CLOSED after a lost connection, ERROR after one that aiohttp closed for a protocol error
+            if kind in _OVER:
                 return self._ws.close_code or _LOST, ""
+            missing = self._bucket.take(now) if self._bucket is not None else 0.0
+            if missing and not await self._exceeded(missing):
+                continue
+            if not missing:
+                self._throttled_since = None
+            if self._closing is not None:
+                continue
+            if kind is WSMsgType.TEXT:
+                self._text(message.data)
+                if self.in_flight and self._over_limits():
+                    await self._wait_for_room()
+            elif kind is WSMsgType.BINARY:
+                self.count_invalid("binary frame")
+            elif kind is WSMsgType.PING:
+                self.outbox.put(control_frame(10, bytes(message.data)))
 
     def _text(self, payload: bytes) -> None:
         try:
@@ -155,15 +160,8 @@ class Connection:
 
     # --- flow control ----------------------------------------------------------------------------------
 
-    async def _may_pass(self) -> bool:
-        """Meter one frame; waits under the policy throttle, False for a frame to be dropped."""
-        bucket = self._bucket
-        if bucket is None:
-            return True
-        missing = bucket.take(self._gateway.now())
-        if not missing:
-            self._throttled_since = None
-            return True
+    async def _exceeded(self, missing: float) -> bool:
+        """Apply the policy to a frame above the rate, `missing` seconds early; False if it is to be dropped."""
         policy = self._gateway.settings.rate_policy
         if policy == "close":
             self.close(1008, "too many frames")
@@ -171,12 +169,13 @@ class Connection:
         if policy == "drop":
             self._gateway.dropped_frames += 1
             return False
+        assert self._bucket is not None
         if self._throttled_since is None:
             self._throttled_since = self._pong_at = self._gateway.now()
         while missing and not self._transport.is_closing() and self._closing is None:
             await asyncio.sleep(missing)
-            missing = bucket.take(self._gateway.now())
-        return self._closing is None
+            missing = self._bucket.take(self._gateway.now())
+        return True
 
     def _over_limits(self) -> bool:
         return (

@@ -42,7 +42,7 @@ from verani.room import RoomDefinition
 from verani.settings import Settings
 from verani.version import __version__
 
-from .attachments import Attachments, RoomInputs, size_of
+from .attachments import Attachments, RoomInputs
 from .connection import Connection
 from .link import MemoryLink
 from .outbox import Outbox, Run, Writer, text_frame
@@ -262,12 +262,11 @@ class Gateway:
         """Send a client's frame to its room."""
         number = self._attachments.next_number()
         frame = Frame(connection.room, number, connection.id, event, data, channel, request)
-        connection.charged(size_of(frame))
-        self._put(frame)
+        connection.charged(self._put(frame))
 
-    def _put(self, input: Input) -> None:
-        self._attachments.add(input)
+    def _put(self, input: Input) -> int:
         self._link.put(input)
+        return self._attachments.add(input)
 
     # --- flow control ----------------------------------------------------------------------------------
 
@@ -324,10 +323,10 @@ class Gateway:
         self._end_run(room)
         for attach in entry.attachments:
             self._attachments.attach(room, attach)
-        for input in self._attachments.acknowledge(room, entry):
+        for input, size in self._attachments.acknowledge(room, entry):
             connection = self.connections.get(input.connection)
             if connection is not None and isinstance(input, Frame):
-                connection.released(size_of(input))
+                connection.released(size)
         if not self._attachments.rooms:
             self._idle.set()
 

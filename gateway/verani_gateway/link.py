@@ -24,6 +24,9 @@ class HostEnd(Protocol):
     def receive(self, gateway: str, message: GatewayMessage) -> None:
         """Take one message of a gateway."""
 
+    def run(self) -> None:
+        """Begin to work on what was received, without waiting for the loop's next pass."""
+
 
 class MemoryLink:
     """The gateway's end of a link to the embedded host."""
@@ -45,12 +48,16 @@ class MemoryLink:
         """Send an input at the end of the tick."""
         self._inputs.append(input)
         if self._handle is None:
-            self._handle = self._loop.call_soon(self._flush)
+            self._handle = self._loop.call_soon(self._end_tick)
 
     def send(self, message: GatewayMessage) -> None:
         """Send anything but inputs, after the inputs that wait."""
         self._flush()
         self._host.receive(self._gateway, message)
+
+    def _end_tick(self) -> None:
+        self._flush()
+        self._host.run()
 
     def _flush(self) -> None:
         if self._handle is not None:

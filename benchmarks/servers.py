@@ -1,0 +1,93 @@
+"""The servers under load: a Verani room, and the same thing written by hand on plain aiohttp.
+
+Run as `python benchmarks/servers.py verani|plain`: prints its port, serves until SIGTERM.
+The plain one is what a careful developer writes without a framework: one encode per broadcast, `send_str` to each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from verani import Context, Settings, define_room
+from verani_gateway import setup
+
+bench = define_room("bench", hibernate_after=None)
+
+
+@bench.on("cast")
+def cast(ctx: Context[Any, Any], data: Any) -> None:
+    ctx.actor.broadcast("default", {"type": "cast", **data})
+
+
+@bench.on("echo")
+def echo(ctx: Context[Any, Any], data: Any) -> None:
+    ctx.emit("echo", data)
+
+
+@bench.on("echo-async")
+async def echo_async(ctx: Context[Any, Any], data: Any) -> None:
+    ctx.emit("echo-async", data)
+
+
+def verani_app() -> web.Application:
+    app = web.Application()
+    setup(app, bench, settings=Settings(rate_limit=0, max_connections=0))
+    return app
+
+
+def plain_app() -> web.Application:
+    rooms: dict[str, set[web.WebSocketResponse]] = {}
+
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(compress=False)
+        await ws.prepare(request)
+        room = rooms.setdefault(request.query.get("room", "default"), set())
+        room.add(ws)
+        try:
+            async for message in ws:
+                if message.type is not WSMsgType.TEXT:
+                    continue
+                frame = json.loads(message.data)
+                reply = {"type": "event", "channel": "default", "data": {"type": frame["type"], **frame["data"]}}
+                text = json.dumps(reply, separators=(",", ":"))
+                for member in tuple(room) if frame["type"] == "cast" else (ws,):
+                    await member.send_str(text)
+        finally:
+            room.discard(ws)
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/ws", handle)
+    return app
+
+
+async def main(kind: str) -> None:
+    app = verani_app() if kind == "verani" else plain_app()
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
+    await site.start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print(runner.addresses[0][1], flush=True)
+    await stop.wait()
+    await runner.cleanup()
+
+
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    if name == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=lambda: new_loop(sys.argv[2])) as loop_runner:
+        loop_runner.run(main(sys.argv[1]))

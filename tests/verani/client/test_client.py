@@ -1,0 +1,1552 @@
+"""What `VeraniClient` promises, against a scripted server on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, web
+
+from verani.client import (
+    ClientState,
+    ConnectFailed,
+    Event,
+    HandshakeRefused,
+    NotSent,
+    VeraniClient,
+)
+from verani.client.backoff import Reconnection, is_final, parse_retry_after
+from verani.errors import (
+    CallCycle,
+    CallFailed,
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    Interrupted,
+    InvalidArguments,
+    NotFound,
+    RateLimited,
+    RoomBusy,
+    TooLarge,
+    Unauthorized,
+    VeraniError,
+)
+
+T = TypeVar("T")
+
+AT_ONCE = Reconnection(initial_delay=0.001, max_delay=0.002, max_attempts=None)
+NEVER = Reconnection(enabled=False)
+# Longer than any test: a client in this state waits until it is told otherwise.
+MUCH_LATER = Reconnection(initial_delay=600, max_delay=600)
+DEEP = '{"type":"a","data":' + "[" * 20_000 + "]" * 20_000 + "}"
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """Bound a wait that a broken client would never end."""
+    return await asyncio.wait_for(awaitable, 10)
+
+
+class Peer:
+    """The server's end of one connection, driven by the test."""
+
+    def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
+        self.ws = ws
+        self.request = request
+        self.frames: asyncio.Queue[str] = asyncio.Queue()
+        self.pings: asyncio.Queue[str] = asyncio.Queue()
+        self.closed: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+
+    async def send(self, *texts: str) -> None:
+        for text in texts:
+            await self.ws.send_str(text)
+
+    async def next(self) -> str:
+        return await soon(self.frames.get())
+
+    async def close(self, code: int) -> None:
+        """Send a close frame; 1005 stands for one without a code, 1006 for no close frame at all."""
+        transport = self.request.transport
+        assert transport is not None
+        if code == 1006:
+            transport.abort()
+        elif code == 1005:
+            transport.write(b"\x88\x00")
+        else:
+            await self.ws.close(code=code, message=b"why")
+
+
+class Server:
+    """Accept WebSockets at /ws, or refuse them as scripted."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.handshakes = 0
+        self.refusals: deque[tuple[int, dict[str, str]]] = deque()
+        self.hold_handshakes: asyncio.Event | None = None
+        self.answers_pings = True
+        self.reads = True
+        self.greeting: list[str] = []
+        self._peers: asyncio.Queue[Peer] = asyncio.Queue()
+        self._done = asyncio.Event()
+
+    async def accepted(self) -> Peer:
+        return await soon(self._peers.get())
+
+    async def start(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/ws", self._handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"ws://{host}:{port}/ws?userId=ada&token=secret"
+        return runner
+
+    def release(self) -> None:
+        """Let everything go that waits inside the server."""
+        self._done.set()
+        if self.hold_handshakes is not None:
+            self.hold_handshakes.set()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.handshakes += 1
+        if self.hold_handshakes is not None:
+            await self.hold_handshakes.wait()
+        if self.refusals:
+            status, headers = self.refusals.popleft()
+            return web.json_response({"error": "no"}, status=status, headers=headers)
+        ws = web.WebSocketResponse(max_msg_size=0)
+        await ws.prepare(request)
+        peer = Peer(ws, request)
+        for text in self.greeting:
+            await ws.send_str(text)
+        self._peers.put_nowait(peer)
+        if not self.reads:
+            await self._done.wait()
+        reason = ""
+        while True:
+            message = await ws.receive()
+            if message.type is WSMsgType.CLOSE:
+                reason = message.extra or ""
+            if message.type is not WSMsgType.TEXT:
+                break
+            if message.data == '{"type":"ping"}':
+                peer.pings.put_nowait(message.data)
+                if self.answers_pings:
+                    with contextlib.suppress(ConnectionError):
+                        await ws.send_str('{"type":"pong"}')
+            else:
+                peer.frames.put_nowait(message.data)
+        peer.closed.set_result((ws.close_code or 0, reason))
+        return ws
+
+
+@pytest.fixture
+async def nothing_left() -> AsyncIterator[None]:
+    """Fail if a test leaves a task behind, or (warnings are errors) anything unclosed."""
+    before = asyncio.all_tasks()
+    yield
+    await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left
+    gc.collect()
+
+
+@pytest.fixture
+async def server(nothing_left: None) -> AsyncIterator[Server]:
+    server = Server()
+    runner = await server.start()
+    yield server
+    server.release()
+    await runner.cleanup()
+
+
+Make = Callable[..., VeraniClient]
+
+
+@pytest.fixture
+async def make(server: Server) -> AsyncIterator[Make]:
+    """Make clients that come back at once and are closed at the end of the test."""
+    clients = []
+
+    def make(url: str | None = None, **options: Any) -> VeraniClient:
+        options.setdefault("reconnection", AT_ONCE)
+        options.setdefault("close_timeout", 5.0)
+        clients.append(VeraniClient(url or server.url, **options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await soon(client.close())
+
+
+def record(client: VeraniClient, *events: str) -> asyncio.Queue[tuple[Any, ...]]:
+    """Return a queue of what the listeners of these events are told: the name, then the arguments."""
+    told: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+    for event in events:
+        client.on(event, lambda *args, event=event: told.put_nowait((event, *args)))
+    return told
+
+
+async def take(queue: asyncio.Queue[T], count: int) -> list[T]:
+    return [await soon(queue.get()) for _ in range(count)]
+
+
+# --- frames to the server ----------------------------------------------------------------------------------------
+
+
+async def test_absent_data_is_omitted_and_null_is_kept(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    client.emit("x")
+    client.emit("x", None)
+    client.emit("x", {"b": 1, "a": [True, 1.5, "é"]})
+    assert await take(peer.frames, 3) == [
+        '{"type":"x"}',
+        '{"type":"x","data":null}',
+        '{"type":"x","data":{"b":1,"a":[true,1.5,"é"]}}',
+    ]
+
+
+async def test_a_request_has_its_id_behind_type_and_data(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    first = asyncio.create_task(client.request("x", {"a": 1}))
+    second = asyncio.create_task(client.request("y"))
+    assert await take(peer.frames, 2) == ['{"type":"x","data":{"a":1},"id":1}', '{"type":"y","id":2}']
+    await peer.send('{"type":"ack","id":1,"data":1}', '{"type":"ack","id":2,"data":null}')
+    assert await soon(first) == 1
+    assert await soon(second) is None
+
+
+async def test_data_is_encoded_when_it_is_emitted(server: Server, make: Make) -> None:
+    client = make()
+    data = {"n": 1}
+    client.emit("x", data)
+    data["n"] = 2
+    await client.connect()
+    assert await (await server.accepted()).next() == '{"type":"x","data":{"n":1}}'
+
+
+async def test_what_cannot_be_encoded_is_refused_at_once(make: Make) -> None:
+    client = make()
+    with pytest.raises(TypeError):
+        client.emit("x", object())
+    with pytest.raises(TypeError, match="expected an event name, got 7"):
+        client.emit(7)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(TypeError):
+        await client.request("x", object())
+
+
+async def test_frames_emitted_offline_leave_in_order_when_it_opens(server: Server, make: Make) -> None:
+    client = make()
+    for number in range(5):
+        client.emit("n", number)
+    await client.connect()
+    peer = await server.accepted()
+    assert await take(peer.frames, 5) == [f'{{"type":"n","data":{n}}}' for n in range(5)]
+
+
+async def test_the_offline_queue_drops_its_oldest_and_reports(server: Server, make: Make) -> None:
+    client = make(max_queue=3)
+    told = record(client, "verani.dropped")
+    for number in range(5):
+        client.emit("n", number)
+    assert client.dropped == 2
+    await client.connect()
+    peer = await server.accepted()
+    assert await take(peer.frames, 3) == [f'{{"type":"n","data":{n}}}' for n in (2, 3, 4)]
+    assert await soon(told.get()) == ("verani.dropped", "outbox", 2)
+
+
+async def test_a_listener_of_drops_that_causes_drops_does_not_hold_the_loop(server: Server, make: Make) -> None:
+    server.hold_handshakes = asyncio.Event()
+    client = make(max_queue=1)
+    client.on("verani.dropped", lambda where, count: client.emit("again"))
+    client.emit("x")
+    client.emit("x")
+    await client.connect(wait=False)
+    await until(lambda: client.dropped > 10)
+    server.hold_handshakes.set()
+    await soon(client.wait_for_connection())
+    client.off("verani.dropped")
+    assert await (await server.accepted()).next() == '{"type":"again"}'
+
+
+async def test_a_burst_over_an_open_connection_may_be_longer_than_the_offline_queue(server: Server, make: Make) -> None:
+    client = make(max_queue=3)
+    await client.connect()
+    peer = await server.accepted()
+    for number in range(100):
+        client.emit("n", number)
+    assert await take(peer.frames, 100) == [f'{{"type":"n","data":{n}}}' for n in range(100)]
+    assert client.dropped == 0
+
+
+async def test_a_burst_is_bounded_by_its_bytes(server: Server, make: Make) -> None:
+    server.reads = False
+    client = make(close_timeout=0.05)
+    await client.connect()
+    await server.accepted()
+    megabyte = "x" * 1024 * 1024
+    for _ in range(40):
+        client.emit("big", megabyte)
+    assert 24 <= client.dropped < 40
+
+
+async def test_drain_waits_until_everything_is_handed_over(server: Server, make: Make) -> None:
+    client = make()
+    client.emit("x")
+    waiting = asyncio.create_task(client.drain())
+    await client.connect()
+    await soon(waiting)
+    assert await (await server.accepted()).next() == '{"type":"x"}'
+    await soon(client.drain())
+
+
+async def test_drain_fails_when_the_client_ends_first(server: Server, make: Make) -> None:
+    server.refusals.append((403, {}))
+    client = make()
+    client.emit("x")
+    with pytest.raises(HandshakeRefused):
+        await client.connect()
+    with pytest.raises(NotSent, match="1 frames were not sent"):
+        await client.drain()
+
+
+async def test_emitting_a_life_cycle_name_warns_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    client = make()
+    client.emit("open")
+    client.emit("open")
+    client.emit("error")
+    client.emit("verani.refresh", {"token": "t"})
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
+        "the event name open collides with a life-cycle listener of clients"
+    ]
+
+
+# --- frames from the server --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "event"),
+    [
+        ('{"type":"event","channel":"c","data":{"type":"a","n":1}}', Event("a", {"type": "a", "n": 1}, "c")),
+        ('{"type":"event","channel":"c","data":{"n":1}}', Event("event", {"n": 1}, "c")),
+        ('{"type":"event","data":{"type":5}}', Event("event", {"type": 5}, None)),
+        ('{"type":"event","data":[1]}', Event("event", [1], None)),
+        ('{"type":"event"}', Event("event", None, None)),
+        ('{"type":"a","data":{"type":"b"}}', Event("a", {"type": "b"}, None)),
+        ('{"type":"a"}', Event("a", None, None)),
+        ('{"type":"a","data":1,"seq":7,"epoch":"x","id":"odd","more":{}}', Event("a", 1, None)),
+        ('{"type":"a","channel":3}', Event("a", None, None)),
+        ('{"type":"ack","data":1}', Event("ack", 1, None)),
+        ('{"type":"ack","id":true,"data":1}', Event("ack", 1, None)),
+        (
+            '{"type":"verani.expiring","data":{"seconds":30}}',
+            Event("verani.expiring", {"seconds": 30}, None),
+        ),
+        ('{"type":"event","data":{"type":"pong"}}', Event("pong", {"type": "pong"}, None)),
+        ('{"type":"event","data":{"type":"error","m":1}}', Event("error", {"type": "error", "m": 1}, None)),
+    ],
+)
+async def test_a_frame_is_dispatched_by_the_type_inside_an_event_else_by_its_own(
+    server: Server, make: Make, text: str, event: Event
+) -> None:
+    client = make()
+    named, all_events = record(client, event.type), record(client, "*")
+    await client.connect()
+    await (await server.accepted()).send(text)
+    assert await soon(all_events.get()) == ("*", event)
+    assert named.get_nowait() == (event.type, event.data)
+
+
+@pytest.mark.parametrize("name", ["open", "close", "connected", "verani.dropped", "*"])
+async def test_a_frame_cannot_pose_as_a_life_cycle_event(server: Server, make: Make, name: str) -> None:
+    client = make()
+    told = record(client, name)
+    await client.connect()
+    await (await server.accepted()).send(f'{{"type":"{name}","data":"forged"}}', '{"type":"end"}')
+    events = aiter(client)
+    assert (await soon(anext(events))).type == name
+    assert (await soon(anext(events))).type == "end"
+    await soon(client.close())
+    assert all("forged" not in told.get_nowait() for _ in range(told.qsize()))
+
+
+async def test_invalid_frames_are_ignored_and_counted(server: Server, make: Make) -> None:
+    client = make()
+    told = record(client, "*")
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send("{", "[]", "1", "{}", '{"type":5}', '{"type":null}', DEEP, '{"type":"pong"}')
+    await peer.ws.send_bytes(b'{"type":"binary"}')
+    await peer.send('{"type":"ack","id":99,"data":1}', '{"type":"end"}')
+    assert await soon(told.get()) == ("*", Event("end", None, None))
+    assert client.ignored_frames == 8
+
+
+# --- callbacks ---------------------------------------------------------------------------------------------------
+
+
+async def test_callbacks_run_in_order_and_wildcards_last(server: Server, make: Make) -> None:
+    client = make()
+    ran = []
+    client.on("*", lambda event: ran.append(("*", event.type)))
+
+    @client.on("a")
+    async def first(data: Any) -> None:
+        await asyncio.sleep(0)
+        ran.append(("first", data))
+
+    @client.on("a")
+    def second(data: Any) -> None:
+        ran.append(("second", data))
+
+    done = record(client, "end")
+    await client.connect()
+    await (await server.accepted()).send('{"type":"a","data":1}', '{"type":"a","data":2}', '{"type":"end"}')
+    await soon(done.get())
+    assert ran[:6] == [("first", 1), ("second", 1), ("*", "a"), ("first", 2), ("second", 2), ("*", "a")]
+
+
+async def test_async_callbacks_do_not_overtake_each_other(server: Server, make: Make) -> None:
+    client = make()
+    running = 0
+    seen: list[int] = []
+    done = asyncio.Event()
+
+    @client.on("n")
+    async def handle(data: int) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        for _ in range(10 - data):  # a later one would finish first
+            await asyncio.sleep(0)
+        seen.append(data)
+        running -= 1
+        if data == 9:
+            done.set()
+
+    await client.connect()
+    await (await server.accepted()).send(*(f'{{"type":"n","data":{n}}}' for n in range(10)))
+    await soon(done.wait())
+    assert seen == list(range(10))
+
+
+async def test_a_callback_registered_twice_runs_once(server: Server, make: Make) -> None:
+    client = make()
+    ran: list[Any] = []
+    client.on("a", ran.append)
+    assert client.on("a", ran.append) == ran.append
+    done = record(client, "end")
+    await client.connect()
+    await (await server.accepted()).send('{"type":"a","data":1}', '{"type":"end"}')
+    await soon(done.get())
+    assert ran == [1]
+
+
+async def test_once_runs_for_the_next_event_only_unless_on_makes_it_permanent(server: Server, make: Make) -> None:
+    client = make()
+    one: list[Any] = []
+    two: list[Any] = []
+    three: list[Any] = []
+    client.once("a", one.append)
+    client.once("a")(two.append)
+    client.on("a", two.append)
+    client.on("a", three.append)
+    client.once("a", three.append)
+    done = record(client, "end")
+    await client.connect()
+    await (await server.accepted()).send('{"type":"a","data":1}', '{"type":"a","data":2}', '{"type":"end"}')
+    await soon(done.get())
+    assert (one, two, three) == ([1], [1, 2], [1, 2])
+
+
+async def test_off_forgets_one_callback_or_all_and_ignores_strangers(server: Server, make: Make) -> None:
+    client = make()
+    a: list[Any] = []
+    b: list[Any] = []
+    client.off("a")
+    client.on("a", a.append)
+    client.on("a", b.append)
+    client.off("a", a.append)
+    client.off("a", print)
+    done = record(client, "middle", "end")
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send('{"type":"a","data":1}', '{"type":"middle"}')
+    await soon(done.get())
+    client.off("a")
+    await peer.send('{"type":"a","data":2}', '{"type":"end"}')
+    await soon(done.get())
+    assert (a, b) == ([], [1])
+
+
+async def test_a_callback_removed_by_an_earlier_one_of_the_round_does_not_run(server: Server, make: Make) -> None:
+    client = make()
+    ran: list[Any] = []
+    client.on("a", lambda data: client.off("a", ran.append))
+    client.on("a", ran.append)
+    done = record(client, "end")
+    await client.connect()
+    await (await server.accepted()).send('{"type":"a","data":1}', '{"type":"end"}')
+    await soon(done.get())
+    assert ran == []
+
+
+async def test_a_callback_that_raises_is_logged_and_reported_and_the_next_one_runs(
+    server: Server, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make()
+    boom = RuntimeError("boom")
+
+    @client.on("a")
+    def broken(data: Any) -> None:
+        raise boom
+
+    @client.on("a")
+    async def cancelled(data: Any) -> None:
+        gone = asyncio.get_running_loop().create_future()
+        gone.cancel()
+        await gone
+
+    @client.on("error")
+    def broken_too(error: Any) -> None:
+        raise ValueError("while reporting")
+
+    told = record(client, "error", "a")
+    await client.connect()
+    await (await server.accepted()).send('{"type":"a","data":1}')
+    first, second, third = await take(told, 3)
+    assert first == ("error", boom)
+    assert isinstance(second[1], asyncio.CancelledError)
+    assert third == ("a", 1)
+    messages = [r.getMessage() for r in caplog.records if r.name == "verani.client" and r.exc_info]
+    assert messages == ["callback of 'a' raised", "callback of 'error' raised"] * 2
+
+
+def test_a_callback_must_be_callable() -> None:
+    with pytest.raises(TypeError, match="expected a callable for 'a', got 5"):
+        VeraniClient("ws://localhost/ws").on("a", 5)  # type: ignore[call-overload]  # the mistake under test
+
+
+# --- requests ----------------------------------------------------------------------------------------------------
+
+
+async def test_requests_are_answered_by_their_id_in_any_order(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    asked = [asyncio.create_task(client.request("n", n)) for n in range(3)]
+    await take(peer.frames, 3)
+    await peer.send(*(f'{{"type":"ack","id":{i},"data":{i * 10}}}' for i in (3, 1, 2)))
+    assert await soon(asyncio.gather(*asked)) == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ('{"code":"invalid","path":"$.text"}', InvalidArguments),
+        ('{"code":"unauthorized"}', Unauthorized),
+        ('{"code":"forbidden"}', Forbidden),
+        ('{"code":"not_found"}', NotFound),
+        ('{"code":"conflict"}', Conflict),
+        ('{"code":"too_large"}', TooLarge),
+        ('{"code":"rate_limited"}', RateLimited),
+        ('{"code":"failed"}', CallFailed),
+        ('{"code":"busy"}', RoomBusy),
+        ('{"code":"overloaded"}', RoomBusy),
+        ('{"code":"call_cycle"}', CallCycle),
+        ('{"code":"deadline"}', DeadlineExceeded),
+        ('{"code":"interrupted"}', Interrupted),
+        ('{"code":"of the future"}', CallFailed),
+        ('{"code":5}', CallFailed),
+        ('"odd"', CallFailed),
+    ],
+)
+async def test_a_refused_request_raises_the_error_of_its_code(
+    server: Server, make: Make, error: str, kind: type[VeraniError]
+) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    asked = asyncio.create_task(client.request("x"))
+    await peer.next()
+    await peer.send(f'{{"type":"ack","id":1,"error":{error}}}')
+    with pytest.raises(kind) as caught:
+        await soon(asked)
+    assert type(caught.value) is kind
+    if isinstance(caught.value, InvalidArguments):
+        assert caught.value.path == "$.text"
+
+
+async def test_a_request_without_an_answer_ends_at_its_deadline_and_a_late_answer_is_ignored(
+    server: Server, make: Make
+) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    with pytest.raises(DeadlineExceeded, match=r"no answer to 'x' within 0\.01 s"):
+        await client.request("x", timeout=0.01)
+    await peer.next()
+    asked = asyncio.create_task(client.request("y", timeout=None))
+    await peer.next()
+    await peer.send('{"type":"ack","id":1,"data":"late"}', '{"type":"ack","id":2,"data":"right"}')
+    assert await soon(asked) == "right"
+
+
+async def test_a_request_that_never_left_is_taken_back_at_its_deadline(server: Server, make: Make) -> None:
+    client = make()
+    with pytest.raises(DeadlineExceeded):
+        await client.request("x", timeout=0.001)
+    cancelled = asyncio.create_task(client.request("y"))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    client.emit("z")
+    await client.connect()
+    assert await (await server.accepted()).next() == '{"type":"z"}'
+
+
+async def test_a_request_whose_connection_is_lost_is_interrupted(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    asked = asyncio.create_task(client.request("x"))
+    await peer.next()
+    await peer.close(1006)
+    with pytest.raises(Interrupted):
+        await soon(asked)
+    await server.accepted()
+
+
+async def test_a_request_that_was_not_sent_survives_a_reconnect(server: Server, make: Make) -> None:
+    server.refusals.append((503, {}))
+    client = make()
+    asked = asyncio.create_task(client.request("x"))
+    await client.connect()
+    peer = await server.accepted()
+    assert await peer.next() == '{"type":"x","id":1}'
+    await peer.send('{"type":"ack","id":1,"data":"yes"}')
+    assert await soon(asked) == "yes"
+
+
+async def test_a_request_that_surely_did_not_run_says_so(server: Server, make: Make) -> None:
+    server.refusals.append((401, {}))
+    client = make(max_queue=1)
+    dropped = asyncio.create_task(client.request("dropped"))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(client.request("waiting"))
+    with pytest.raises(NotSent, match="the queue is full"):
+        await soon(dropped)
+    with pytest.raises(HandshakeRefused):
+        await client.connect()
+    with pytest.raises(NotSent, match="HTTP status 401"):
+        await soon(waiting)
+    with pytest.raises(NotSent, match="HTTP status 401"):
+        await client.request("after the end")
+    await client.close()
+    with pytest.raises(NotSent, match="closed"):
+        await client.request("after close")
+    with pytest.raises(NotSent, match="closed"):
+        client.emit("after close")
+    assert issubclass(NotSent, RoomBusy)
+    assert client.dropped == 0, "callers were told, nothing was lost in silence"
+
+
+async def test_a_callback_may_await_a_request(server: Server, make: Make) -> None:
+    client = make()
+    answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    @client.on("go")
+    async def go(data: Any) -> None:
+        answers.put_nowait(await client.request("ask"))
+
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send('{"type":"go"}')
+    await peer.next()
+    await peer.send('{"type":"ack","id":1,"data":"yes"}')
+    assert await soon(answers.get()) == "yes"
+
+
+async def test_a_callback_gets_its_answer_although_the_inbox_is_full(server: Server, make: Make) -> None:
+    client = make(max_inbox=4)
+    answers: asyncio.Queue[Any] = asyncio.Queue()
+    later: list[Any] = []
+    full = asyncio.Event()
+    client.on("n", later.append)
+    done = record(client, "end")
+
+    @client.on("go")
+    async def go(data: Any) -> None:
+        await full.wait()
+        answers.put_nowait(await client.request("ask"))
+
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send('{"type":"go"}', *(f'{{"type":"n","data":{n}}}' for n in range(7)))
+    await until(lambda: client._inbox.full)
+    full.set()
+    await peer.next()
+    await peer.send('{"type":"ack","id":1,"data":"yes"}')
+    assert await soon(answers.get()) == "yes"
+    await peer.send('{"type":"end"}')
+    await soon(done.get())
+    assert later == list(range(7))
+    assert client.dropped == 0
+
+
+async def test_what_exceeds_twice_the_inbox_while_a_request_waits_is_dropped_and_reported(
+    server: Server, make: Make
+) -> None:
+    client = make(max_inbox=4)
+    answered = asyncio.Event()
+    kept: list[Any] = []
+    client.on("n", kept.append)
+    dropped, done = record(client, "verani.dropped"), record(client, "end")
+
+    @client.on("go")
+    async def go(data: Any) -> None:
+        await client.request("ask")
+        answered.set()
+
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send('{"type":"go"}')
+    await peer.next()
+    await peer.send(*(f'{{"type":"n","data":{n}}}' for n in range(20)), '{"type":"ack","id":1,"data":1}')
+    await soon(answered.wait())
+    assert await soon(dropped.get()) == ("verani.dropped", "inbox", 12)
+    await peer.send('{"type":"end"}')
+    await soon(done.get())
+    assert kept == list(range(12, 20))
+
+
+async def test_a_burst_while_a_request_waits_loses_nothing_if_callbacks_are_quick(server: Server, make: Make) -> None:
+    client = make(max_inbox=4)
+    seen: list[Any] = []
+    client.on("n", seen.append)
+    await client.connect()
+    peer = await server.accepted()
+    asked = asyncio.create_task(client.request("ask"))
+    await peer.next()
+    await peer.send(*(f'{{"type":"n","data":{n}}}' for n in range(100)), '{"type":"ack","id":1}', '{"type":"end"}')
+    assert await soon(asked) is None
+    await until(lambda: len(seen) == 100 or client.dropped > 0)
+    assert client.dropped == 0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that nothing announces."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the condition is inside the client or the kernel
+            await asyncio.sleep(0.001)
+
+
+async def test_a_slow_callback_stops_the_reading_and_loses_nothing(server: Server, make: Make) -> None:
+    client = make(max_inbox=4)
+    seen: list[int] = []
+    go_on, started = asyncio.Event(), asyncio.Event()
+    done = record(client, "end")
+
+    @client.on("n")
+    async def slow(data: dict[str, Any]) -> None:
+        started.set()
+        await go_on.wait()
+        seen.append(data["n"])
+
+    await client.connect()
+    peer = await server.accepted()
+    padding = "x" * 100_000
+    texts = [f'{{"type":"n","data":{{"n":{n},"x":"{padding}"}}}}' for n in range(200)]
+    sending = asyncio.create_task(peer.send(*texts, '{"type":"end"}'))
+    await soon(started.wait())
+    transport = peer.request.transport
+    assert isinstance(transport, asyncio.Transport)
+    # The server's own buffer fills only if this client does not read: 20 MB would fit nowhere else.
+    await until(lambda: client._reading_stopped and transport.get_write_buffer_size() > 0)
+    assert not sending.done()
+    go_on.set()
+    await soon(done.get())
+    await soon(sending)
+    assert seen == list(range(200))
+    assert client.dropped == 0
+
+
+async def test_close_ends_a_client_whose_reading_is_stopped(server: Server, make: Make) -> None:
+    client = make(max_inbox=1, close_timeout=0.05)
+
+    @client.on("n")
+    async def stuck(data: Any) -> None:
+        await asyncio.Event().wait()
+
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send(*['{"type":"n"}'] * 10)
+    await until(lambda: client._reading_stopped)
+    await soon(client.close(4000))
+    assert await soon(peer.closed) == (4000, "")
+
+
+# --- keepalive ---------------------------------------------------------------------------------------------------
+
+
+async def test_pings_are_exact_and_an_answered_connection_stays(server: Server, make: Make) -> None:
+    client = make(ping_interval=0.005, pong_timeout=5)
+    await client.connect()
+    peer = await server.accepted()
+    assert await take(peer.pings, 20) == ['{"type":"ping"}'] * 20
+    assert server.handshakes == 1
+
+
+async def test_a_silent_server_is_dropped_and_connected_again(server: Server, make: Make) -> None:
+    server.answers_pings = False
+    client = make(ping_interval=0.005, pong_timeout=0.02)
+    told = record(client, "close")
+    await client.connect()
+    await server.accepted()
+    assert await soon(told.get()) == ("close", 1006, "")
+    await server.accepted()
+
+
+async def test_a_server_that_reads_nothing_any_more_is_dropped(server: Server, make: Make) -> None:
+    server.reads = False
+    client = make(ping_interval=0.005, pong_timeout=0.05)
+    told = record(client, "close")
+    await client.connect()
+    await server.accepted()
+    for _ in range(15):
+        client.emit("big", "x" * 1024 * 1024)
+    assert await soon(told.get()) == ("close", 1006, "")
+    await server.accepted()
+
+
+async def test_no_pong_is_missed_while_reading_is_stopped(server: Server, make: Make) -> None:
+    client = make(max_inbox=1, ping_interval=0.005, pong_timeout=0.02)
+    go_on = asyncio.Event()
+    done = record(client, "end")
+
+    @client.on("n")
+    async def slow(data: Any) -> None:
+        await go_on.wait()
+
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send(*['{"type":"n"}'] * 5)
+    await until(lambda: client._reading_stopped)
+    while not peer.pings.empty():
+        peer.pings.get_nowait()
+    await take(peer.pings, 20)  # five times as long as the pong may take
+    go_on.set()
+    await peer.send('{"type":"end"}')
+    await soon(done.get())
+    assert server.handshakes == 1
+
+
+# --- closing and coming back -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [1000, 1001])
+async def test_it_stays_away_after_1000_and_1001(server: Server, make: Make, code: int) -> None:
+    client = make()
+    told = record(client, "close", "disconnected", "reconnecting")
+    await client.connect()
+    events = aiter(client)
+    await (await server.accepted()).close(code)
+    assert await take(told, 2) == [("close", code, "why"), ("disconnected", code, "why")]
+    with pytest.raises(StopAsyncIteration):
+        await soon(anext(events))
+    with pytest.raises(StopAsyncIteration):
+        await soon(anext(aiter(client)))
+    with pytest.raises(ConnectFailed, match=f"ended with code {code} 'why'"):
+        await client.wait_for_connection()
+    assert client.state is ClientState.DISCONNECTED
+    assert server.handshakes == 1
+    assert told.empty()
+
+
+@pytest.mark.parametrize("code", [1005, 1006, 1008, 1009, 1011, 1012, 1013, 3000, 4001, 4009])
+async def test_it_comes_back_after_every_other_end(server: Server, make: Make, code: int) -> None:
+    client = make()
+    told = record(client, "close", "reconnecting")
+    await client.connect()
+    await (await server.accepted()).close(code)
+    close, reconnecting = await take(told, 2)
+    assert close == ("close", code, "" if code in (1005, 1006) else "why")
+    assert reconnecting[:2] == ("reconnecting", 1)
+    peer = await server.accepted()
+    await soon(client.wait_for_connection())
+    client.emit("back")
+    assert await peer.next() == '{"type":"back"}'
+
+
+async def test_an_end_of_file_without_a_close_frame_is_a_lost_connection(server: Server, make: Make) -> None:
+    client = make()
+    told = record(client, "close")
+    await client.connect()
+    peer = await server.accepted()
+    assert isinstance(peer.request.transport, asyncio.Transport)
+    peer.request.transport.close()
+    assert await soon(told.get()) == ("close", 1006, "")
+    await server.accepted()
+
+
+async def test_a_frame_over_the_limit_costs_the_connection_not_the_client(server: Server, make: Make) -> None:
+    client = make()
+    told = record(client, "close")
+    await client.connect()
+    peer = await server.accepted()
+    with contextlib.suppress(ConnectionError):
+        await peer.send('{"type":"' + "x" * 5 * 1024 * 1024 + '"}')
+    assert (await soon(told.get()))[:2] == ("close", 1009)
+    await server.accepted()
+
+
+async def test_without_reconnection_a_lost_connection_is_the_end(server: Server, make: Make) -> None:
+    client = make(reconnection=NEVER)
+    told = record(client, "disconnected")
+    await client.connect()
+    await (await server.accepted()).close(1012)
+    assert await soon(told.get()) == ("disconnected", 1012, "why")
+    assert client.state is ClientState.DISCONNECTED
+    with pytest.raises(ConnectFailed):
+        await client.wait_for_connection()
+
+
+def transport_of(client: VeraniClient) -> asyncio.Transport:
+    assert client._ws is not None
+    connection = client._ws._response.connection
+    assert connection is not None
+    assert connection.transport is not None
+    return connection.transport
+
+
+async def test_a_frame_emitted_when_the_connection_just_broke_is_kept_for_the_next(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    await server.accepted()
+    transport_of(client).abort()
+    client.emit("x")
+    assert client.connected, "nobody has noticed yet"
+    assert await (await server.accepted()).next() == '{"type":"x"}'
+
+
+async def test_frames_emitted_while_it_is_away_arrive_afterwards(server: Server, make: Make) -> None:
+    client = make()
+    client.on("disconnected", lambda code, reason: client.emit("missed you"))
+    await client.connect()
+    await (await server.accepted()).close(1012)
+    assert await (await server.accepted()).next() == '{"type":"missed you"}'
+
+
+async def test_the_life_cycle_is_told_in_order(server: Server, make: Make) -> None:
+    names = ["connecting", "open", "connected", "close", "disconnected", "reconnecting", "error"]
+    client = make(random=lambda: 0.5)
+    told = record(client, *names)
+    assert client.state is ClientState.DISCONNECTED
+    await client.connect()
+    assert client.connected
+    assert str(client.state) == "connected"
+    peer = await server.accepted()
+    server.refusals.append((503, {}))
+    await peer.close(1012)
+    await server.accepted()
+    await soon(client.wait_for_connection())
+    await soon(client.close(4000, "bye"))
+    everything = await take(told, told.qsize())
+    failed = everything.pop(7)
+    assert failed[0] == "error"
+    assert isinstance(failed[1], HandshakeRefused)
+    assert everything == [
+        ("connecting",),
+        ("open",),
+        ("connected",),
+        ("close", 1012, "why"),
+        ("disconnected", 1012, "why"),
+        ("reconnecting", 1, 0.0005),
+        ("connecting",),
+        ("reconnecting", 2, 0.00075),
+        ("connecting",),
+        ("open",),
+        ("connected",),
+        ("close", 4000, "bye"),
+        ("disconnected", 4000, "bye"),
+    ]
+
+
+# --- handshakes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 426])
+async def test_a_refusal_that_will_not_heal_ends_the_client(server: Server, make: Make, status: int) -> None:
+    server.refusals.append((status, {}))
+    client = make()
+    told = record(client, "error")
+    with pytest.raises(HandshakeRefused) as caught:
+        await client.connect()
+    assert caught.value.status == status
+    assert client.state is ClientState.ERROR
+    assert await soon(told.get()) == ("error", caught.value)
+    assert server.handshakes == 1
+    assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize("status", [200, 408, 409, 429, 500, 502, 503])
+async def test_a_refusal_that_may_heal_is_tried_again(server: Server, make: Make, status: int) -> None:
+    server.refusals.append((status, {}))
+    client = make()
+    told = record(client, "error")
+    await soon(client.connect())
+    await server.accepted()
+    assert server.handshakes == 2
+    assert (await soon(told.get()))[1].status == status
+
+
+async def test_each_refused_handshake_counts_once(server: Server, make: Make) -> None:
+    server.refusals.extend([(503, {})] * 10)
+    client = make(reconnection=Reconnection(initial_delay=0, max_attempts=4))
+    told = record(client, "reconnecting", "error")
+    with pytest.raises(HandshakeRefused):
+        await soon(client.connect())
+    assert server.handshakes == 4
+    await soon(client.close())
+    assert [entry[0] for entry in await take(told, told.qsize())] == ["error", "reconnecting"] * 3 + ["error"]
+
+
+async def test_an_open_connection_starts_the_count_again(server: Server, make: Make) -> None:
+    client = make(reconnection=Reconnection(initial_delay=0, max_attempts=3))
+    for _ in range(3):
+        server.refusals.extend([(503, {})] * 2)
+        await soon(client.connect(wait=False))
+        await (await server.accepted()).close(1012)
+    await server.accepted()
+    assert server.handshakes == 10
+
+
+async def test_retry_after_is_waited_for_with_the_jitter_on_top(server: Server, make: Make) -> None:
+    server.refusals.append((503, {"Retry-After": "600"}))
+    client = make(reconnection=Reconnection(initial_delay=4, max_delay=4), random=lambda: 0.5, close_timeout=1)
+    told = record(client, "reconnecting")
+    await client.connect(wait=False)
+    assert await soon(told.get()) == ("reconnecting", 1, 602.0)
+    assert client.state is ClientState.RECONNECTING
+
+
+async def test_an_unreachable_server_is_a_network_error(make: Make, unused_tcp_port: int) -> None:
+    client = make(f"ws://127.0.0.1:{unused_tcp_port}/ws?token=secret", reconnection=NEVER)
+    with pytest.raises(ConnectFailed) as caught:
+        await soon(client.connect())
+    assert not isinstance(caught.value, HandshakeRefused)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert client.state is ClientState.ERROR
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_handshake_without_an_answer_ends_at_its_timeout(server: Server, make: Make) -> None:
+    server.hold_handshakes = asyncio.Event()
+    client = make(reconnection=NEVER, connection_timeout=0.02)
+    with pytest.raises(ConnectFailed, match=r"expected a handshake within 0\.02 s"):
+        await soon(client.connect())
+
+
+async def test_a_redirect_to_nowhere_is_a_failed_attempt(server: Server, make: Make) -> None:
+    server.refusals.append((302, {"Location": "mailto:someone?token=secret"}))
+    client = make(reconnection=NEVER)
+    with pytest.raises(ConnectFailed, match="redirected") as caught:
+        await soon(client.connect())
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_session_that_is_closed_ends_the_client_with_its_error(
+    server: Server, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = aiohttp.ClientSession()
+    await session.close()
+    client = make(session=session)
+    with pytest.raises(ConnectFailed, match="Session is closed"):
+        await soon(client.connect())
+    assert client.state is ClientState.ERROR
+    assert "the connection task failed" in caplog.text
+
+
+async def test_headers_go_with_the_handshake_and_a_given_session_stays_open(server: Server, make: Make) -> None:
+    async with aiohttp.ClientSession() as session:
+        client = make(session=session, headers={"Authorization": "Bearer t"})
+        await client.connect()
+        peer = await server.accepted()
+        assert peer.request.headers["Authorization"] == "Bearer t"
+        assert "Sec-WebSocket-Protocol" not in peer.request.headers
+        assert "Sec-WebSocket-Extensions" not in peer.request.headers
+        await client.close()
+        assert not session.closed
+
+
+async def test_a_server_may_ping_and_say_unknown_things_by_websocket(server: Server, make: Make) -> None:
+    client = make()
+    told = record(client, "a")
+    await client.connect()
+    peer = await server.accepted()
+    await peer.ws.ping(b"are you there")
+    await peer.send('{"type":"a"}')
+    assert await soon(told.get()) == ("a", None)
+    assert server.handshakes == 1
+
+
+async def test_the_next_attempt_uses_a_new_url(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    assert peer.request.query["token"] == "secret"
+    client.url = client.url.replace("secret", "fresh")
+    await peer.close(4001)
+    assert (await server.accepted()).request.query["token"] == "fresh"
+
+
+async def test_no_log_line_has_the_query(server: Server, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.refusals.extend([(503, {}), (403, {})])
+    with pytest.raises(HandshakeRefused):
+        await soon(make().connect())
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("verani")]
+    assert lines
+    assert not any("secret" in line for line in lines)
+
+
+async def test_a_client_that_ended_by_itself_can_connect_again(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    await (await server.accepted()).close(1000)
+    with pytest.raises(ConnectFailed):
+        await until_ended(client)
+    client.emit("kept")
+    await soon(client.connect())
+    assert await (await server.accepted()).next() == '{"type":"kept"}'
+    await soon(client.connect())
+    assert server.handshakes == 2
+
+
+async def until_ended(client: VeraniClient) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            await client.wait_for_connection()
+            await asyncio.sleep(0.001)
+
+
+async def test_waiting_for_a_connection_can_time_out(server: Server, make: Make) -> None:
+    server.hold_handshakes = asyncio.Event()
+    client = make()
+    await client.connect(wait=False)
+    with pytest.raises(TimeoutError):
+        await client.wait_for_connection(timeout=0.01)
+    waiting = [asyncio.create_task(client.wait_for_connection()) for _ in range(3)]
+    server.hold_handshakes.set()
+    await soon(asyncio.gather(*waiting))
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/ws", "ftp://host/ws", "/ws", "ws:///ws?token=secret"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="expected a ws:// or wss:// URL") as caught:
+        VeraniClient(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["max_queue", "max_inbox", "connection_timeout", "ping_interval"])
+def test_limits_and_durations_are_positive(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be positive, not 0"):
+        VeraniClient("ws://localhost/ws", **{option: 0})  # type: ignore[arg-type]  # a computed keyword
+
+
+# --- the end -----------------------------------------------------------------------------------------------------
+
+
+async def test_close_sends_what_waits_then_the_code_and_reason(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    client.emit("last", 1)
+    client.emit("last", 2)
+    await soon(client.close(4002, "done"))
+    assert await soon(peer.closed) == (4002, "done")
+    assert [peer.frames.get_nowait() for _ in range(2)] == [f'{{"type":"last","data":{n}}}' for n in (1, 2)]
+    assert client.state is ClientState.DISCONNECTED
+
+
+async def test_the_context_manager_connects_and_closes(server: Server, make: Make) -> None:
+    async with make() as client:
+        peer = await server.accepted()
+        assert client.connected
+    assert await soon(peer.closed) == (1000, "")
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.connect()
+    with pytest.raises(ConnectFailed, match="closed"):
+        await client.wait_for_connection()
+
+
+async def test_a_context_manager_that_cannot_connect_leaves_nothing(server: Server, make: Make) -> None:
+    server.refusals.append((403, {}))
+    with pytest.raises(HandshakeRefused):
+        async with make():
+            pytest.fail("it was refused")
+
+
+async def test_entering_can_be_cancelled(server: Server, make: Make) -> None:
+    server.hold_handshakes = asyncio.Event()
+    client = make()
+    entering = asyncio.create_task(client.__aenter__())
+    await until(lambda: server.handshakes == 1)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(entering)
+    assert client.state is ClientState.DISCONNECTED
+
+
+async def test_a_callback_may_close_the_client(server: Server, make: Make) -> None:
+    client = make()
+    told = record(client, "close", "disconnected")
+    closed = asyncio.Event()
+
+    @client.on("stop")
+    async def stop(data: Any) -> None:
+        await client.close(4003, "asked to")
+        closed.set()
+
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send('{"type":"stop"}')
+    await soon(closed.wait())
+    assert await take(told, 2) == [("close", 4003, "asked to"), ("disconnected", 4003, "asked to")]
+    assert await soon(peer.closed) == (4003, "asked to")
+
+
+async def test_a_callback_that_waits_for_a_task_that_closes_is_not_waited_for_in_turn(
+    server: Server, make: Make
+) -> None:
+    client = make(close_timeout=0.02)
+    cancelled = asyncio.Event()
+
+    @client.on("stop")
+    async def stop(data: Any) -> None:
+        try:
+            await asyncio.shield(asyncio.create_task(client.close()))
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    await client.connect()
+    await (await server.accepted()).send('{"type":"stop"}')
+    await soon(cancelled.wait())
+
+
+async def test_close_while_connecting(server: Server, make: Make) -> None:
+    server.hold_handshakes = asyncio.Event()
+    client = make()
+    told = record(client, "disconnected", "close")
+    await client.connect(wait=False)
+    waiting = asyncio.create_task(client.wait_for_connection())
+    await until(lambda: server.handshakes == 1)
+    await soon(client.close(4004, "changed my mind"))
+    with pytest.raises(ConnectFailed, match="closed"):
+        await soon(waiting)
+    assert await soon(told.get()) == ("disconnected", 4004, "changed my mind")
+    assert told.empty()
+
+
+async def test_close_while_backing_off(server: Server, make: Make) -> None:
+    client = make(reconnection=MUCH_LATER)
+    told = record(client, "reconnecting")
+    await client.connect()
+    await (await server.accepted()).close(1012)
+    await soon(told.get())
+    await soon(client.close())
+    assert client.state is ClientState.DISCONNECTED
+    assert server.handshakes == 1
+
+
+async def test_close_while_requests_are_pending(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    asked = asyncio.create_task(client.request("x"))
+    await peer.next()
+    await soon(client.close())
+    with pytest.raises(Interrupted):
+        await soon(asked)
+
+    offline = make()
+    waiting = asyncio.create_task(offline.request("x"))
+    await asyncio.sleep(0)
+    await soon(offline.close())
+    with pytest.raises(NotSent, match="closed"):
+        await soon(waiting)
+
+
+async def test_close_drops_what_could_not_be_sent_and_reports_it(server: Server, make: Make) -> None:
+    server.refusals.extend([(503, {})])
+    client = make(reconnection=MUCH_LATER)
+    told = record(client, "verani.dropped", "reconnecting")
+    client.emit("x")
+    client.emit("y")
+    await client.connect(wait=False)
+    assert (await soon(told.get()))[0] == "reconnecting"
+    await soon(client.close())
+    assert told.get_nowait() == ("verani.dropped", "outbox", 2)
+
+
+async def test_close_gives_up_on_a_server_that_does_not_answer(server: Server, make: Make) -> None:
+    server.reads = False
+    async with aiohttp.ClientSession() as session:  # a session of its own would abort its connections itself
+        client = make(close_timeout=0.02, session=session)
+        await client.connect()
+        await server.accepted()
+        client.emit("big", "x" * 8 * 1024 * 1024)
+        client.emit("big", "x" * 7 * 1024 * 1024)
+        transport = transport_of(client)
+        await until(lambda: transport.get_write_buffer_size() > 0)
+        await soon(client.close())
+        assert client.state is ClientState.DISCONNECTED
+        assert transport.get_write_buffer_size() == 0, "the socket lingers until the server reads"
+
+
+async def test_close_does_not_wait_for_a_reconnect_when_the_connection_breaks_meanwhile(
+    server: Server, make: Make
+) -> None:
+    server.reads = False
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    for _ in range(15):
+        client.emit("big", "x" * 1024 * 1024)
+    closing = asyncio.create_task(client.close())
+    await until(lambda: client._closed is not None)
+    await peer.close(1006)
+    await soon(closing)
+    assert server.handshakes == 1
+
+
+async def test_events_that_arrived_are_told_before_close_returns(server: Server, make: Make) -> None:
+    client = make()
+    seen: list[Any] = []
+
+    @client.on("n")
+    async def slow(data: Any) -> None:
+        await asyncio.sleep(0.001)
+        seen.append(data)
+
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send(*(f'{{"type":"n","data":{n}}}' for n in range(5)))
+    events = aiter(client)
+    for _ in range(5):
+        await soon(anext(events))
+    await soon(client.close())
+    assert seen == list(range(5))
+
+
+async def test_callbacks_that_do_not_finish_are_cancelled(server: Server, make: Make) -> None:
+    client = make(close_timeout=0.02)
+    cancelled = asyncio.Event()
+    started = asyncio.Event()
+
+    @client.on("n")
+    async def stuck(data: Any) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    await client.connect()
+    await (await server.accepted()).send('{"type":"n"}')
+    await soon(started.wait())
+    await soon(client.close())
+    assert cancelled.is_set()
+
+
+async def test_a_cancelled_close_ends_everything_at_once(server: Server, make: Make) -> None:
+    server.reads = False
+    client = make(close_timeout=600)
+    started = asyncio.Event()
+
+    @client.on("connected")
+    async def stuck() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    await client.connect()
+    await server.accepted()
+    await soon(started.wait())
+    closing = asyncio.create_task(client.close())
+    await until(lambda: client._goodbye.locked())
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(closing)
+    assert client.state is ClientState.DISCONNECTED
+
+
+async def test_close_is_harmless_at_any_time_and_in_any_number(server: Server, make: Make) -> None:
+    never_connected = make()
+    await soon(never_connected.close())
+    await soon(never_connected.close())
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    await soon(asyncio.gather(*(client.close(4000 + n) for n in range(3))))
+    assert await soon(peer.closed) == (4000, "")
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1001, ""), (1006, ""), (5000, ""), (1000, "é" * 62)])
+async def test_a_close_that_cannot_be_said_is_refused(make: Make, code: int, reason: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        await make().close(code, reason)
+
+
+# --- iteration ---------------------------------------------------------------------------------------------------
+
+
+async def test_iteration_sees_what_the_server_says_first(server: Server, make: Make) -> None:
+    server.greeting = ['{"type":"welcome","data":1}']
+    for _ in range(20):
+        async with make() as client:
+            event = await soon(anext(aiter(client)))
+            assert event == Event("welcome", 1, None)
+
+
+async def test_iteration_goes_on_over_reconnects_and_ends_with_the_client(server: Server, make: Make) -> None:
+    client = make()
+    seen: list[Any] = []
+
+    async def consume() -> None:
+        async for event in client:
+            seen.append(event.data)
+
+    consuming = asyncio.create_task(consume())
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send('{"type":"n","data":1}')
+    await peer.close(1012)
+    peer = await server.accepted()
+    await peer.send('{"type":"n","data":2}')
+    await peer.close(1000)
+    await soon(consuming)
+    assert seen == [1, 2]
+
+
+async def test_every_iterator_gets_every_event(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    first, second = aiter(client), aiter(client)
+    assert aiter(first) is first
+    await peer.send('{"type":"n","data":1}')
+    assert (await soon(anext(first))).data == 1
+    assert (await soon(anext(second))).data == 1
+
+
+async def test_a_slow_iterator_loses_its_oldest_events_and_that_is_reported(server: Server, make: Make) -> None:
+    client = make(max_inbox=3)
+    told, done = record(client, "verani.dropped"), record(client, "end")
+    await client.connect()
+    events = aiter(client)
+    await (await server.accepted()).send(*(f'{{"type":"n","data":{n}}}' for n in range(6)), '{"type":"end"}')
+    await soon(done.get())
+    assert [(await soon(anext(events))).data for _ in range(3)] == [4, 5, None]
+    await soon(client.close())
+    assert client.dropped == 4
+    assert sum(entry[2] for entry in await take(told, told.qsize())) == 4
+
+
+async def test_an_iterator_left_early_is_forgotten(server: Server, make: Make) -> None:
+    client = make(max_inbox=3)
+    done = record(client, "end")
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send('{"type":"n"}')
+    async for _ in client:
+        break
+    gc.collect()
+    await peer.send(*['{"type":"n"}'] * 10, '{"type":"end"}')
+    await soon(done.get())
+    assert client.dropped == 0
+
+
+async def test_two_clients_do_not_mix(server: Server, make: Make) -> None:
+    first, second = make(), make()
+    told = record(first, "n"), record(second, "n")
+    await first.connect()
+    first_peer = await server.accepted()
+    await second.connect()
+    second_peer = await server.accepted()
+    asked = asyncio.create_task(first.request("x")), asyncio.create_task(second.request("x"))
+    await first_peer.next()
+    await second_peer.next()
+    await first_peer.send('{"type":"n","data":1}', '{"type":"ack","id":1,"data":"a"}')
+    await second_peer.send('{"type":"n","data":2}', '{"type":"ack","id":1,"data":"b"}')
+    assert [await soon(answer) for answer in asked] == ["a", "b"]
+    assert await soon(told[0].get()) == ("n", 1)
+    assert await soon(told[1].get()) == ("n", 2)
+    await first.close()
+    assert second.connected
+
+
+# --- arithmetic --------------------------------------------------------------------------------------------------
+
+
+def test_the_delay_is_jittered_over_the_whole_exponential_ceiling() -> None:
+    plan = Reconnection(initial_delay=1.0, max_delay=30.0, backoff_multiplier=1.5)
+    assert [plan.delay(n, 0.0) for n in range(3)] == [0, 0, 0]
+    assert [plan.delay(n, 1.0) for n in range(4)] == [1.0, 1.5, 2.25, 3.375]
+    assert plan.delay(2, 0.5) == 1.125
+    assert plan.delay(9, 1.0) == 30.0
+    assert plan.delay(10**6, 1.0) == 30.0
+
+
+def test_attempts_are_counted_or_not() -> None:
+    assert Reconnection(max_attempts=2).allows(1)
+    assert not Reconnection(max_attempts=2).allows(2)
+    assert Reconnection(max_attempts=None).allows(10**9)
+    assert not Reconnection(enabled=False).allows(0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_attempts": 0}, {"initial_delay": -1}, {"initial_delay": 31}, {"backoff_multiplier": 0.5}],
+)
+def test_a_plan_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Reconnection(**options)
+
+
+def test_only_refusals_of_the_request_itself_are_final() -> None:
+    assert [s for s in range(100, 600) if is_final(s)] == [s for s in range(400, 500) if s not in (408, 409, 425, 429)]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, 0),
+        ("", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("-7", 0),
+        ("1.5", 0),
+        ("²", 0),
+        ("soon", 0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 90),
+        ("Thu, 01 Jan 1970 00:00:05 GMT", 0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float) -> None:
+    assert parse_retry_after(value, now=10.0) == seconds

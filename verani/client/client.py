@@ -1,0 +1,637 @@
+"""Talk to a room from asyncio: keep one WebSocket to it, tell callbacks what arrives, ask and get answers.
+
+It does not store anything between processes, replay what a lost connection swallowed (delivery is at most once),
+or work from other threads. When to come back is `backoff.py`, the frames are `frames.py`, calling callbacks
+is `inbox.py`, what waits to be sent is `outbox.py`.
+
+Invariants:
+1. Reading stops only while the inbox is full and no request waits for its answer. So a slow callback slows the
+   server down, and a callback that awaits a request always gets its answer: while one is pending, the inbox may
+   grow to twice its limit, beyond which its oldest entries are dropped and reported.
+2. What waits to be sent is bounded too, by number and bytes.
+3. The end of a connection is noticed in one place, by the reader; the other tasks at most break the transport.
+   Only a close frame, received or sent, carries a code; a lost connection is 1006, whatever aiohttp calls it.
+4. While reading is stopped, no pong can be seen, so none is missed.
+5. A request ends in exactly one way: its answer, `DeadlineExceeded`, `NotSent` (surely did not run), or
+   `Interrupted` (was sent, may have run).
+6. `_run` owns the connection with its writer and pinger; the client owns `_run`, the dispatcher (`Inbox.run`) and its
+   session; `close` ends all of them.
+7. URL queries carry tokens: they are in no log line and in no exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random as random_module
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+import aiohttp
+from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WSMsgType
+from msgspec import UNSET
+from yarl import URL
+
+from ..errors import DeadlineExceeded, Interrupted, VeraniError
+from .backoff import Reconnection, is_final, parse_retry_after
+from .frames import PING, as_error, as_event, decode, encode
+from .inbox import LIFECYCLE_EVENTS, Event, EventStream, Inbox, Signal
+from .outbox import Frame, NotSent, Outbox, Requests
+
+__all__ = ["ClientState", "ConnectFailed", "HandshakeRefused", "VeraniClient"]
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+_STAY_AWAY = frozenset({1000, 1001})  # protocol 15
+_NO_CODE, _LOST = 1005, 1006  # RFC 6455, 7.4.1: a close frame without a code, no close frame at all
+_MAX_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, two are the code
+_MAX_FRAME_BYTES = 4 * 1024 * 1024  # a room's frame has at most 1 MiB (design 7)
+
+
+class ClientState(enum.StrEnum):
+    """Where a client is in its life; `disconnected` is also where it begins."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    RECONNECTING = "reconnecting"
+    ERROR = "error"
+
+
+class ConnectFailed(VeraniError):
+    """There is no connection; a network error is in `__cause__`."""
+
+    code = "unreachable"
+    status = 503
+    retry_after = 0.0
+
+
+class HandshakeRefused(ConnectFailed):
+    """The server answered the handshake with the HTTP status `status`; it asked to wait `retry_after` seconds."""
+
+    code = "refused"
+
+    def __init__(self, status: int, *, retry_after: float = 0.0) -> None:
+        super().__init__(f"expected the WebSocket handshake to succeed, got HTTP status {status}")
+        self.status = status  # type: ignore[misc]  # the other errors know theirs before they happen
+        self.retry_after = retry_after
+
+
+class VeraniClient:
+    """One client of one room, over one WebSocket that it keeps alive.
+
+    Register callbacks, then use it as an async context manager, which connects, waits until that has worked, and
+    closes at the end::
+
+        client = VeraniClient("ws://localhost:8000/ws/lobby?userId=ada")
+
+        @client.on("chat.message")
+        async def message(data): ...
+
+        async with client:
+            client.emit("chat.message", {"text": "hello"})
+            async for event in client:
+                ...
+
+    `url` holds everything the room wants to know (user, token, channels); it may be replaced at any time, for the
+    next attempt. `headers` go with each handshake. `session` is used for the handshakes and not closed.
+    All durations are seconds: `connection_timeout` for one handshake; `ping_interval` between keepalives and
+    `pong_timeout` until an unanswered one ends the connection; `close_timeout` for what is waited for in `close`.
+    `max_queue` bounds the frames that wait for a connection, `max_inbox` the events that wait for callbacks and those
+    that wait in each iterator. `random` returns floats in [0, 1) for the jitter.
+
+    It comes back after a lost connection and after every close code except 1000 and 1001, and tries again when
+    a handshake fails, `reconnection` says how often. A handshake refused with a 4xx status other than 408, 409, 425
+    and 429 would be refused again, so it ends the client in state `error`. `Retry-After` is honoured, with the jitter
+    on top.
+    """
+
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        reconnection: Reconnection | None = None,
+        max_queue: int = 1000,
+        max_inbox: int = 1000,
+        connection_timeout: float = 10.0,
+        ping_interval: float = 5.0,
+        pong_timeout: float = 10.0,
+        close_timeout: float = 5.0,
+        headers: Mapping[str, str] | None = None,
+        session: aiohttp.ClientSession | None = None,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        for name, value in (
+            ("max_queue", max_queue),
+            ("max_inbox", max_inbox),
+            ("connection_timeout", connection_timeout),
+            ("ping_interval", ping_interval),
+            ("pong_timeout", pong_timeout),
+            ("close_timeout", close_timeout),
+        ):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, not {value!r}")
+        self.url = url
+        self._reconnection = reconnection or Reconnection()
+        self._connection_timeout = connection_timeout
+        self._ping_interval = ping_interval
+        self._pong_timeout = pong_timeout
+        self._close_timeout = close_timeout
+        self._headers = dict(headers or {})
+        self._own_session = session is None
+        self._session = session
+        self._random = random
+
+        self._state = ClientState.DISCONNECTED
+        self._failure: VeraniError | None = None  # why it ended, None while it lives
+        self._closed: tuple[int, str] | None = None  # code and reason given to `close`
+        self._settled = asyncio.Event()  # connected or ended: those who wait for a connection look again
+        self._runner: asyncio.Task[None] | None = None
+        self._dispatcher: asyncio.Task[None] | None = None
+
+        self._ws: ClientWebSocketResponse | None = None
+        self._pong_due: asyncio.Handle | None = None  # armed while a ping is unanswered
+        self._goodbye = asyncio.Lock()
+        self._reading_stopped = False
+        self._look_again = asyncio.Event()  # something that decides whether to read has changed
+        self._inbox = Inbox(max_inbox, self._look_again.set)
+
+        self._outbox = Outbox(max_queue, lambda: self._inbox.drop("outbox"))
+        self._requests = Requests()
+        self._ignored_frames = 0
+        self._warned_names: set[str] = set()
+
+    # --- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where the next attempt connects to. Raise ValueError if set to something that is no WebSocket URL."""
+        return str(self._url)
+
+    @url.setter
+    def url(self, url: str | URL) -> None:
+        parsed = URL(url)
+        if parsed.scheme not in ("ws", "wss", "http", "https") or not parsed.host:
+            raise ValueError(f"expected a ws:// or wss:// URL with a host, got {str(parsed.with_query(None))!r}")
+        self._url = parsed
+
+    @property
+    def state(self) -> ClientState:
+        """Where this client is in its life."""
+        return self._state
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether there is an open connection now."""
+        return self._state is ClientState.CONNECTED
+
+    @property
+    def dropped(self) -> int:
+        """Count what was dropped because a queue was full: frames to send, events for callbacks and iterators."""
+        return self._inbox.dropped
+
+    @property
+    def ignored_frames(self) -> int:
+        """Count the frames from the server that were no valid frames."""
+        return self._ignored_frames
+
+    # --- listeners ----------------------------------------------------------------------------------------------
+
+    @overload
+    def on(self, event: str, callback: C) -> C: ...
+    @overload
+    def on(self, event: str, callback: None = None) -> Callable[[C], C]: ...
+    def on(self, event: str, callback: C | None = None) -> C | Callable[[C], C]:
+        """Call `callback`, plain or async, on every such event; without a callback this is a decorator.
+
+        Callbacks run one at a time in the client's own task, in the order of arrival, those of one event in order of
+        registration; the same callback registered twice runs once. A callback gets the event's data, those of `"*"`
+        get the `Event`, after the others. One that raises is logged and reported to `error`; a slow one keeps later
+        events waiting. It may await `request` and `close`.
+
+        Life-cycle events, and what their callbacks get: `connecting()`, `open()` and `connected()`,
+        `close(code, reason)` and `disconnected(code, reason)` (1006 for a lost connection),
+        `reconnecting(attempt, delay)` with the seconds until then, `error(exception)` for failed attempts, the end in
+        state `error` and callbacks that raised. Frames with these names reach only `"*"` and iterators; `error` alone
+        is shared, and its callbacks get the data of such an event.
+        `verani.dropped(where, count)` tells about overflow; `where` is "outbox", "inbox" or "iterator".
+        """
+        return self._register(event, callback, once=False)
+
+    @overload
+    def once(self, event: str, callback: C) -> C: ...
+    @overload
+    def once(self, event: str, callback: None = None) -> Callable[[C], C]: ...
+    def once(self, event: str, callback: C | None = None) -> C | Callable[[C], C]:
+        """Register like `on`, for the next such event only."""
+        return self._register(event, callback, once=True)
+
+    def _register(self, event: str, callback: C | None, *, once: bool) -> C | Callable[[C], C]:
+        if callback is None:
+            return lambda callback: self._registered(event, callback, once)
+        return self._registered(event, callback, once)
+
+    def _registered(self, event: str, callback: C, once: bool) -> C:
+        if not callable(callback):
+            raise TypeError(f"expected a callable for {event!r}, got {callback!r}")
+        self._inbox.add(event, callback, once=once)
+        return callback
+
+    def off(self, event: str, callback: Callable[..., Any] | None = None) -> None:
+        """Forget one callback of an event, or all of them; it also holds for events that already wait."""
+        self._inbox.remove(event, callback)
+
+    def __aiter__(self) -> EventStream:
+        """Iterate over the application events that arrive from now on, until the client has ended.
+
+        Each iterator keeps at most `max_inbox` events; beyond, its oldest are dropped and reported.
+        """
+        stream = self._inbox.open_stream()
+        if self._failure is not None:
+            stream.end()
+        return stream
+
+    # --- sending ------------------------------------------------------------------------------------------------
+
+    def emit(self, event: str, data: Any = UNSET) -> None:
+        """Queue one frame; it is encoded now and sent in order, at once or when there is a connection.
+
+        Without a connection at most `max_queue` frames wait, with one at most 16 MiB; the oldest are dropped and
+        reported. `data` is anything msgspec encodes; omitted it is absent, None is null. Raise `NotSent` once
+        the client is closed, TypeError for what cannot be encoded.
+        """
+        self._refuse_if_closed()
+        self._warn_of_collision(event)
+        self._outbox.put(Frame(encode(event, data)))
+
+    async def request(self, event: str, data: Any = UNSET, *, timeout: float | None = 5.0) -> Any:
+        """Send one frame and return the answer of the room's handlers.
+
+        Raise the error the room answers with (`errors.error_for`), `DeadlineExceeded` after `timeout` seconds,
+        `Interrupted` if the connection was lost in between (it may have run), `NotSent` if the frame never left
+        (full queue, client ended; it surely did not run). Cancelling it takes back a frame that still waits.
+        """
+        self._refuse_if_closed()
+        if self._failure is not None:
+            raise NotSent(f"{event!r} was not sent: {self._failure}")
+        self._warn_of_collision(event)
+        request = self._requests.open()
+        self._look_again.set()  # reading goes on while a request is open
+        frame: Frame | None = None
+        try:
+            frame = Frame(encode(event, data, request.number), request)
+            async with asyncio.timeout(timeout):
+                self._outbox.put(frame)
+                return await request.answer
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer to {event!r} within {timeout} s") from None
+        finally:
+            self._requests.forget(request)
+            if frame is not None:
+                self._outbox.withdraw(frame)
+
+    async def drain(self) -> None:
+        """Wait until everything emitted is handed to a connection; raise `NotSent` if the client ends first."""
+        while not self._outbox.flushed:
+            if self._failure is not None:
+                raise NotSent(f"{len(self._outbox)} frames were not sent: {self._failure}")
+            await self._outbox.progress()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed is not None:
+            raise NotSent("expected an open client, this one is closed")
+
+    def _warn_of_collision(self, event: str) -> None:
+        if event in LIFECYCLE_EVENTS and event not in self._warned_names:
+            self._warned_names.add(event)
+            logger.warning("the event name %s collides with a life-cycle listener of clients", event)
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def connect(self, *, wait: bool = True) -> None:
+        """Start, also again after it ended by itself, and `wait` until it is connected.
+
+        Raise what ended it if that fails for good: `HandshakeRefused`, or `ConnectFailed` for a network error.
+        Cancelling this does not stop the client, `close` does. Raise RuntimeError after `close`.
+        """
+        if self._closed is not None:
+            raise RuntimeError("the client is closed, make a new one")
+        if self._dispatcher is None:
+            self._dispatcher = asyncio.create_task(self._inbox.run(), name="verani-client-dispatcher")
+        if self._runner is None or self._runner.done():
+            self._failure = None
+            self._runner = asyncio.create_task(self._run(), name="verani-client")
+        if wait:
+            await self.wait_for_connection()
+
+    async def wait_for_connection(self, timeout: float | None = None) -> None:
+        """Wait until there is a connection.
+
+        Raise TimeoutError after `timeout` seconds, or what ended the client if it has.
+        """
+        async with asyncio.timeout(timeout):
+            while not self.connected:
+                if self._failure is not None:
+                    raise self._failure
+                self._settled.clear()
+                await self._settled.wait()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the client for good: send what waits if there is a connection, close it, tell callbacks what arrived.
+
+        The hand-over and closing handshake may take `close_timeout` seconds, then the connection is aborted; callbacks
+        get as long to finish, then they are cancelled. Called from a callback, it returns without waiting
+        for callbacks. Calling it again is harmless; a client in state `error` stays in it.
+        Raise ValueError for a code or reason that cannot be sent.
+        """
+        if not (code == 1000 or 3000 <= code <= 4999):
+            raise ValueError(f"expected close code 1000 or 3000 to 4999, got {code}")
+        if len(reason.encode()) > _MAX_REASON_BYTES:
+            raise ValueError(f"expected a reason of at most {_MAX_REASON_BYTES} bytes, got {len(reason.encode())}")
+        if self._closed is None:
+            self._closed = (code, reason)
+        self._look_again.set()
+        patience = 0.0  # when cancelled, everything ends at once
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._close_timeout):
+                    await self._hang_up(*self._closed)
+            patience = self._close_timeout
+        finally:
+            await self._tear_down(patience)
+
+    async def _hang_up(self, code: int, reason: str) -> None:
+        if self._runner is None:
+            return
+        if self._ws is not None:
+            with suppress(NotSent):
+                await self.drain()
+        if self._ws is not None:
+            await self._say_goodbye(self._ws, code, reason)
+        else:
+            self._runner.cancel()
+        await asyncio.wait({self._runner})
+
+    async def _say_goodbye(self, ws: ClientWebSocketResponse, code: int, reason: str) -> None:
+        # aiohttp lets a second call return before the handshake is done, and `_serve` must not cut it short.
+        async with self._goodbye:
+            await ws.close(code=code, message=reason.encode())
+
+    async def _tear_down(self, patience: float) -> None:
+        try:
+            if self._runner is not None:
+                self._runner.cancel()
+                await asyncio.wait({self._runner})
+            if self._state not in (ClientState.DISCONNECTED, ClientState.ERROR):
+                self._enter(ClientState.DISCONNECTED, *(self._closed or (_LOST, "")))
+            self._end(ConnectFailed("the client is closed"))
+            self._inbox.finish()
+            if self._dispatcher not in (None, asyncio.current_task()):
+                await asyncio.wait({self._dispatcher}, timeout=patience)
+        finally:
+            if self._dispatcher not in (None, asyncio.current_task()):
+                self._dispatcher.cancel()
+                await asyncio.wait({self._dispatcher}, timeout=self._close_timeout)
+            if self._own_session and self._session is not None:
+                await self._session.close()
+
+    def _enter(self, state: ClientState, *args: Any) -> None:
+        logger.debug("state %s", state)
+        self._state = state
+        self._inbox.put(Signal(state.value, args))
+
+    def _end(self, failure: VeraniError) -> None:
+        """Settle everyone who waits for a connection; frames stay queued for another `connect` unless closed."""
+        if self._closed is not None:
+            failure = ConnectFailed("the client is closed")
+            self._outbox.clear()
+        self._failure = self._failure or failure
+        self._requests.fail(NotSent(f"the request was not sent: {failure}"))
+        self._inbox.end_streams()
+        self._outbox.wake()
+        self._settled.set()
+
+    # --- connecting ---------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            await self._keep_connected()
+        except ConnectFailed as exc:
+            self._fail(exc)
+        except Exception as exc:
+            # The socket pump: what nobody foresaw must not leave anyone waiting.
+            logger.exception("the connection task failed")
+            failure = ConnectFailed(f"the client failed: {exc!r}")
+            failure.__cause__ = exc
+            self._fail(failure)
+
+    def _fail(self, failure: ConnectFailed) -> None:
+        self._enter(ClientState.ERROR, failure)
+        self._end(failure)
+
+    async def _keep_connected(self) -> None:
+        failures = retries = 0
+        while True:
+            self._enter(ClientState.CONNECTING)
+            at_least = 0.0
+            try:
+                ws = await self._open()
+            except ConnectFailed as exc:
+                failures += 1
+                refused = isinstance(exc, HandshakeRefused) and is_final(exc.status)
+                if refused or not self._reconnection.allows(failures):
+                    raise
+                logger.info("attempt %d failed: %s", failures, exc)
+                self._inbox.put(Signal("error", (exc,)))
+                at_least = exc.retry_after
+            else:
+                failures = retries = 0
+                code, reason = await self._serve(ws)
+                if self._closed is not None or code in _STAY_AWAY or not self._reconnection.enabled:
+                    self._end(ConnectFailed(f"the connection ended with code {code} {reason!r}"))
+                    return
+            delay = at_least + self._reconnection.delay(retries, self._random())
+            retries += 1
+            self._enter(ClientState.RECONNECTING, retries, delay)
+            await asyncio.sleep(delay)
+
+    async def _open(self) -> ClientWebSocketResponse:
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        try:
+            async with asyncio.timeout(self._connection_timeout):
+                return await self._session.ws_connect(
+                    self._url,
+                    headers=self._headers,
+                    max_msg_size=_MAX_FRAME_BYTES,
+                    timeout=ClientWSTimeout(ws_close=self._close_timeout),
+                )
+        except aiohttp.ClientResponseError as exc:
+            header = None if exc.headers is None else exc.headers.get("Retry-After")
+            wait = parse_retry_after(header, now=time.time())
+            raise HandshakeRefused(exc.status, retry_after=wait) from None  # its text has the query
+        except (aiohttp.InvalidURL, aiohttp.RedirectClientError):
+            raise ConnectFailed("the server redirected to something that is no URL") from None
+        except TimeoutError:
+            raise ConnectFailed(f"expected a handshake within {self._connection_timeout} s") from None
+        except (aiohttp.ClientError, OSError) as exc:
+            raise ConnectFailed(f"expected a connection to {self._url.host}, got {type(exc).__name__}: {exc}") from exc
+
+    # --- one connection -----------------------------------------------------------------------------------------
+
+    async def _serve(self, ws: ClientWebSocketResponse) -> tuple[int, str]:
+        """Use one connection until it is over; return how it ended."""
+        ended = _LOST, ""
+        transport = _transport_of(ws)
+        self._ws = ws
+        self._inbox.put(Signal("open", ()))
+        self._enter(ClientState.CONNECTED)
+        self._settled.set()
+        self._outbox.connected()
+        writer = asyncio.create_task(self._write(ws, transport), name="verani-client-writer")
+        pinger = asyncio.create_task(self._ping(ws), name="verani-client-pinger")
+        try:
+            # Whoever waited for the connection runs before the first frame is read, and can still listen for it.
+            await asyncio.sleep(0)
+            ended = await self._read(ws)
+            if self._closed is not None:
+                await self._say_goodbye(ws, *self._closed)
+        finally:
+            if ws.close_code in (None, _LOST):
+                _abort(transport)
+            self._disarm()
+            writer.cancel()
+            pinger.cancel()
+            await asyncio.wait({writer, pinger})
+            await ws.close()  # gives the connection back, there is no handshake any more
+            self._ws = None
+            ended = self._closed or ended
+            self._disconnected(*ended)
+        return ended
+
+    def _disconnected(self, code: int, reason: str) -> None:
+        logger.info("connection ended with code %d", code)
+        self._outbox.disconnected()
+        self._requests.fail(Interrupted("the connection was lost before the answer"), only_sent=True)
+        self._inbox.put(Signal("close", (code, reason)))
+        self._enter(ClientState.DISCONNECTED, code, reason)
+
+    async def _write(self, ws: ClientWebSocketResponse, transport: asyncio.Transport | None) -> None:
+        with suppress(aiohttp.ClientError, ConnectionError):  # the reader notices too, and says how it ended
+            while True:
+                await self._outbox.ready()
+                if ws.closed or transport is None or transport.is_closing():
+                    break  # what waits is for the next connection
+                await ws.send_frame(self._outbox.take().payload, WSMsgType.TEXT)
+        self._outbox.disconnected()
+
+    async def _read(self, ws: ClientWebSocketResponse) -> tuple[int, str]:
+        while True:
+            await self._until_readable()
+            message = await ws.receive()
+            match message.type:
+                case WSMsgType.TEXT:
+                    self._receive(message.data)
+                case WSMsgType.BINARY:
+                    self._ignore("a binary frame")
+                case WSMsgType.CLOSE:
+                    return message.data or _NO_CODE, message.extra or ""
+                case WSMsgType.ERROR:
+                    code = getattr(message.data, "code", _LOST)  # ours, for what the server did
+                    return int(code), str(message.data)
+                case _:
+                    return _LOST, ""
+
+    async def _until_readable(self) -> None:
+        if not self._inbox.full:
+            return
+        # Let callbacks go first, also while requests allow to read on.
+        await asyncio.sleep(0)
+        while self._inbox.full and not self._requests and self._closed is None:
+            self._reading_stopped = True
+            self._look_again.clear()
+            try:
+                await self._look_again.wait()
+            finally:
+                self._reading_stopped = False
+            if self._pong_due is not None:
+                self._arm()
+
+    def _receive(self, text: str) -> None:
+        try:
+            frame = decode(text)
+        except ValueError as exc:
+            self._ignore(exc)
+            return
+        match frame.type:
+            case "pong":
+                self._disarm()
+            case "ack" if type(frame.id) is int:
+                error = None if frame.error is None else as_error(frame.error)
+                if not self._requests.resolve(frame.id, frame.data, error):
+                    logger.debug("nobody waits for answer %d", frame.id)
+            case _:
+                self._inbox.put(as_event(frame))
+
+    def _ignore(self, why: object) -> None:
+        self._ignored_frames += 1
+        logger.debug("ignored a frame: %s", why)
+
+    # --- keepalive ----------------------------------------------------------------------------------------------
+
+    async def _ping(self, ws: ClientWebSocketResponse) -> None:
+        while True:
+            await asyncio.sleep(self._ping_interval)
+            if self._pong_due is None:
+                self._arm()
+            with suppress(aiohttp.ClientError, ConnectionError):
+                await ws.send_frame(PING, WSMsgType.TEXT)
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._pong_due = asyncio.get_running_loop().call_later(self._pong_timeout, self._pong_missed, True)
+
+    def _disarm(self) -> None:
+        if self._pong_due is not None:
+            self._pong_due.cancel()
+            self._pong_due = None
+
+    def _pong_missed(self, may_be_waiting: bool) -> None:
+        if self._reading_stopped:
+            self._arm()
+        elif may_be_waiting:
+            # A callback that blocked the loop makes us late too: let the reader see what the socket has first.
+            self._pong_due = asyncio.get_running_loop().call_soon(self._pong_missed, False)
+        elif self._ws is not None:
+            logger.warning("no pong within %s s, dropping the connection", self._pong_timeout)
+            _abort(_transport_of(self._ws))
+
+
+def _transport_of(ws: ClientWebSocketResponse) -> asyncio.Transport | None:
+    connection = ws._response.connection  # aiohttp has no public way; None once it is released
+    return None if connection is None else connection.transport
+
+
+def _abort(transport: asyncio.Transport | None) -> None:
+    """End a connection without a closing handshake and without flushing: the peer may never read again."""
+    if transport is not None:
+        transport.abort()

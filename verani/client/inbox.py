@@ -1,0 +1,222 @@
+"""Carry what a client received to its callbacks and iterators, in order and in bounded memory.
+
+It does not read sockets, know the protocol, or decide when reading stops: it only says when it is full.
+
+Invariants:
+1. Callbacks run one at a time, in the order of what they are told; only the task in `Inbox.run` calls them.
+2. At most `2 * limit` entries wait in an inbox and `limit` in an iterator; beyond, the oldest are dropped.
+3. Every drop is counted, logged and told to the `verani.dropped` listeners, many drops in one call.
+4. A callback that raises is logged and told to the `error` listeners; the next callback runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import weakref
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+__all__ = ["Event", "EventStream", "Inbox", "Signal", "LIFECYCLE_EVENTS"]
+
+logger = logging.getLogger("verani.client")
+
+Callback = Callable[..., Any]
+
+# Protocol 11. `error` is missing on purpose: applications may use that name.
+LIFECYCLE_EVENTS = frozenset(
+    {"open", "connected", "connecting", "close", "disconnected", "reconnecting"},
+)
+# Listeners of these names are never called for a frame of that name: their arguments are not frame data.
+_NOT_FROM_FRAMES = LIFECYCLE_EVENTS | {"*", "verani.dropped"}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One application event from the server.
+
+    `data` is the whole payload as the server sent it (with the `type` key that `emit` puts into it), None where
+    there is none; `channel` is None on frames without a channel.
+    """
+
+    type: str
+    data: Any
+    channel: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One life-cycle change of the client itself, with the arguments its listeners get."""
+
+    name: str
+    args: tuple[Any, ...]
+
+
+class EventStream(AsyncIterator[Event]):
+    """Iterate over the events that arrive from now on, until the client ends."""
+
+    def __init__(self, limit: int, on_drop: Callable[[], None]) -> None:
+        self._limit = limit
+        self._on_drop = on_drop
+        self._events: deque[Event] = deque()
+        self._ended = False
+        self._wake = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Keep an event for the iterating task, dropping the oldest one if there is no space."""
+        if len(self._events) >= self._limit:
+            self._events.popleft()
+            self._on_drop()
+        self._events.append(event)
+        self._wake.set()
+
+    def end(self) -> None:
+        """Stop the iteration behind the events that already wait."""
+        self._ended = True
+        self._wake.set()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._ended:
+                raise StopAsyncIteration
+            self._wake.clear()
+            await self._wake.wait()
+        return self._events.popleft()
+
+
+class Inbox:
+    """Queue events and signals for callbacks, and run those; `on_space` is called after each one taken out."""
+
+    def __init__(self, limit: int, on_space: Callable[[], None]) -> None:
+        self._limit = limit
+        self._on_space = on_space
+        self._entries: deque[Event | Signal] = deque()
+        self._callbacks: dict[str, dict[Callback, bool]] = {}
+        # Weak: leaving an `async for` early drops the last reference to its iterator, nobody has to close it.
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._unreported: Counter[str] = Counter()
+        self._finished = False
+        self._wake = asyncio.Event()
+        self.dropped = 0
+
+    @property
+    def full(self) -> bool:
+        """Tell whether the reader should stop."""
+        return len(self._entries) >= self._limit
+
+    def add(self, event: str, callback: Callback, *, once: bool) -> None:
+        """Register a callback; a second registration changes nothing but may make a `once` permanent."""
+        registered = self._callbacks.setdefault(event, {})
+        registered[callback] = once and registered.get(callback, True)
+
+    def remove(self, event: str, callback: Callback | None) -> None:
+        """Forget one callback of an event, or all of them; what is not registered is ignored."""
+        registered = self._callbacks.get(event, {})
+        if callback is None:
+            registered.clear()
+        else:
+            registered.pop(callback, None)
+        if not registered:
+            self._callbacks.pop(event, None)
+
+    def open_stream(self) -> EventStream:
+        """Return an iterator that sees every event put from now on."""
+        stream = EventStream(self._limit, lambda: self.drop("iterator"))
+        self._streams.add(stream)
+        return stream
+
+    def end_streams(self) -> None:
+        """End every iteration."""
+        for stream in list(self._streams):
+            stream.end()
+        self._streams.clear()
+
+    def put(self, entry: Event | Signal) -> None:
+        """Queue one entry, dropping the oldest if twice the limit wait already."""
+        if isinstance(entry, Event):
+            for stream in list(self._streams):
+                stream.put(entry)
+        if len(self._entries) >= 2 * self._limit:
+            self._entries.popleft()
+            self.drop("inbox")
+        self._entries.append(entry)
+        self._wake.set()
+
+    def drop(self, where: str, count: int = 1) -> None:
+        """Count entries lost in `where`, to be reported by the next turn of `run`."""
+        self.dropped += count
+        self._unreported[where] += count
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Let `run` return once everything queued has been told."""
+        self._finished = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Tell callbacks what is queued, until `finish`."""
+        while True:
+            await self._report_drops()
+            if self._entries:
+                entry = self._entries.popleft()
+                self._on_space()
+                await self._tell(entry)
+            elif self._unreported:
+                continue
+            elif self._finished:
+                return
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _report_drops(self) -> None:
+        if not self._unreported:
+            return
+        unreported, self._unreported = self._unreported, Counter()
+        for where, count in unreported.items():
+            logger.warning("dropped %d from the full %s", count, where)
+            await self._call("verani.dropped", where, count)
+        # A listener that emits may cause the next drop: without this it would hold the loop for ever.
+        await asyncio.sleep(0)
+
+    async def _tell(self, entry: Event | Signal) -> None:
+        match entry:
+            case Event():
+                if entry.type not in _NOT_FROM_FRAMES:
+                    await self._call(entry.type, entry.data)
+                await self._call("*", entry)
+            case Signal():
+                await self._call(entry.name, *entry.args)
+            case _:
+                assert_never(entry)
+
+    async def _call(self, event: str, *args: Any) -> None:
+        for callback, once in list(self._callbacks.get(event, {}).items()):
+            if callback not in self._callbacks.get(event, {}):
+                continue  # an earlier callback of this round removed it
+            if once:
+                self.remove(event, callback)
+            try:
+                result = callback(*args)
+                if inspect.isawaitable(result):
+                    await result
+            except asyncio.CancelledError as exc:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Nobody cancelled us: the callback awaited something that was cancelled.
+                await self._callback_failed(event, exc)
+            except Exception as exc:  # noqa: BLE001 - logged with its traceback below
+                # The hook runner: a user's exception must not end the client.
+                await self._callback_failed(event, exc)
+
+    async def _callback_failed(self, event: str, error: BaseException) -> None:
+        logger.error("callback of %r raised", event, exc_info=error)
+        if event != "error":  # an error listener that raises is not told about itself
+            await self._call("error", error)
