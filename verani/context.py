@@ -169,7 +169,7 @@ class Actor(Generic[M, S]):
 
         What it sends while a hook runs leaves when that hook has returned. Its exception goes to `on_error`.
         """
-        return self._engine.spawn(coroutine)
+        return self._room.spawn(coroutine)  # which closes the coroutine if it refuses
 
 
 class Emitter:

@@ -109,8 +109,10 @@ class _Origin:
         "context",
         "fail",
         "gateway",
+        "is_report",
         "message",
         "output",
+        "requests",
         "started",
         "task",
         "touched",
@@ -123,6 +125,8 @@ class _Origin:
         gateway: str = "",
         message: messages.Input | None = None,
         fail: Callable[[BaseException], None] | None = None,
+        *,
+        is_report: bool = False,
     ) -> None:
         self.context = context
         self.started = started
@@ -130,8 +134,12 @@ class _Origin:
         self.message = message
         # What the failure of this hook means to its client, done before `on_error` hears of it.
         self.fail = fail
+        # True for `on_error` itself: its failure is logged, never reported again.
+        self.is_report = is_report
         self.cancelled_at: float | None = None
         self.task: asyncio.Task[Any] | None = None
+        # Cancellation requests that the task had when it came to this hook, left by an earlier one.
+        self.requests = 0
         self.armed = True
         self.output = 0
         self.touched: dict[str, Session[Any]] = {}
@@ -192,29 +200,31 @@ class Engine(Generic[M, S]):
 
         False means that `expire` abandoned the hook meanwhile: the room has gone on, this caller is to stop.
         """
+        finished = False
         try:
             match event:
                 case messages.Frame():
                     await self._received(gateway, event)
-                    self._finish(gateway, event.number)
                 case messages.Connect():
                     await self._connected(gateway, event)
-                    self._finish(gateway, event.number)
                 case messages.Close():
                     await self._closed(gateway, event)
-                    self._finish(gateway, event.number)
                 case Woken():
                     await self._woken(event)
                 case HookFailed():
                     await self._report(event.error, event.context)
                 case Retire():
                     await self._retire()
+            finished = True
         except _Abandoned:
             return False
+        except Exception:
+            finished = True  # a bug of ours; the actor logs it, and the gateway must not wait for this input
+            raise
+        finally:
+            if finished and isinstance(event, messages.Connect | messages.Frame | messages.Close):
+                self._sink.processed(gateway, event.number)
         return True
-
-    def _finish(self, gateway: str, number: int) -> None:
-        self._sink.processed(gateway, number)
 
     async def _woken(self, event: Woken) -> None:
         self.wake_reason = event.reason
@@ -264,7 +274,8 @@ class Engine(Generic[M, S]):
             if self.definition.same_client == "reject":
                 self._sink.output(gateway, messages.Kick(event.connection, 4009, _REPLACED), event.number)
                 return
-            self.kick(holder.id, 4009, _REPLACED)
+            self._dismiss(holder)
+            self._sink.output(holder.gateway, messages.Kick(holder.id, 4009, _REPLACED), event.number)
         session = Session(self, gateway, event.connection, meta, event.attachment)
         self.members.add(session)
         hook = self.definition.hooks.get("on_connect")
@@ -300,6 +311,10 @@ class Engine(Generic[M, S]):
             self._sink.output(gateway, messages.Invalid(session.id), event.number)
             self._refuse(gateway, event, "invalid")
             return
+        except Exception as error:  # a __post_init__ of a payload type is the user's code  # noqa: BLE001
+            self._refuse(gateway, event, _code_of(error))
+            await self._report(error, Context(self, session), gateway, event)
+            return
         context = Context(self, session, Frame(event.event, data, event.channel))
         origin = _Origin(context, self._clock(), gateway, event)
         if event.request is not None:
@@ -313,7 +328,9 @@ class Engine(Generic[M, S]):
         if outcome is not None and event.request is not None:
             await self._answer(gateway, event, context, outcome.value)
 
-    async def _dispatch(self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any) -> Any:
+    async def _dispatch(
+        self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any
+    ) -> Any:
         """Run the handlers in order; the first result that is not None is the answer."""
         if on_message is not None:
             return await _call(on_message, context, context.frame)
@@ -344,7 +361,7 @@ class Engine(Generic[M, S]):
                 )
         except Exception as error:  # whatever an object's own encoding raises  # noqa: BLE001
             self._refuse(gateway, event, _code_of(error))
-            await self._report(error, context)
+            await self._report(error, context, gateway, event)
             return
         self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
 
@@ -373,6 +390,7 @@ class Engine(Generic[M, S]):
     def end(self) -> None:
         """Disarm all handles and cancel what the room still runs: the incarnation is over."""
         self._awake = False
+        self._suspended.discard(self)
         for task in self._tasks:
             task.cancel()
         for future in self._drains.values():
@@ -418,6 +436,7 @@ class Engine(Generic[M, S]):
             result = hook(*arguments)
             if result is not None and (type(result) is CoroutineType or inspect.isawaitable(result)):
                 origin.task = asyncio.current_task()
+                origin.requests = origin.task.cancelling() if origin.task is not None else 0
                 self._suspended.add(self)
                 result = await result
                 if not origin.armed:
@@ -450,7 +469,11 @@ class Engine(Generic[M, S]):
                 origin.task.uncancel()
             if isinstance(error, asyncio.CancelledError):
                 return self._timeout(origin)
-        elif isinstance(error, asyncio.CancelledError) and origin.task is not None and origin.task.cancelling():
+        elif (
+            isinstance(error, asyncio.CancelledError)
+            and origin.task is not None
+            and origin.task.cancelling() > origin.requests
+        ):
             self._roll_back(origin)
             raise error
         return error
@@ -471,7 +494,8 @@ class Engine(Generic[M, S]):
         hook = self.definition.hooks.get("on_error")
         if hook is None:
             return
-        outcome = await self._attempt(_Origin(context, self._clock(), gateway, message), hook, (error, context))
+        origin = _Origin(context, self._clock(), gateway, message, is_report=True)
+        outcome = await self._attempt(origin, hook, (error, context))
         if isinstance(outcome, BaseException):
             self._log(outcome, context)
 
@@ -518,8 +542,11 @@ class Engine(Generic[M, S]):
         if origin.fail is not None:
             origin.fail(error)
         if origin.message is not None:
-            self._finish(origin.gateway, origin.message.number)
-        self._post(HookFailed(error, origin.context))
+            self._sink.processed(origin.gateway, origin.message.number)
+        if origin.is_report:
+            self._log(error, origin.context)
+        else:
+            self._post(HookFailed(error, origin.context))
 
     # --- the transaction -------------------------------------------------------------------------------
 
@@ -602,14 +629,14 @@ class Engine(Generic[M, S]):
         current = self._current
         if current is None:
             return
-        if current is _origin.get():
-            current.output += size
-            total = current.output
-        else:
-            self._between_bytes += size
-            total = self._between_bytes
+        of_hook = current is _origin.get()
+        total = (current.output if of_hook else self._between_bytes) + size
         if total > MAX_HOOK_OUTPUT:
             raise TooLarge(f"{self.name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
+        if of_hook:
+            current.output = total
+        else:
+            self._between_bytes = total
 
     def _output(self, gateway: str, output: messages.Output) -> None:
         """Write now if this is the running hook or none runs; queue the outputs of spawned tasks otherwise."""
@@ -637,10 +664,14 @@ class Engine(Generic[M, S]):
         session = self.members.sessions.get(connection)
         if session is None:
             return False
-        self.members.remove(session)
-        self._leaving[connection] = session
+        self._dismiss(session)
         self._output(session.gateway, messages.Kick(connection, code, reason))
         return True
+
+    def _dismiss(self, session: Session[M]) -> None:
+        """Take a session out of the audience and keep it for its `on_disconnect`."""
+        self.members.remove(session)
+        self._leaving[session.id] = session
 
     def note_close(self, connection: str) -> None:
         """Learn that the close of this connection has arrived and waits for its turn."""
@@ -653,8 +684,7 @@ class Engine(Generic[M, S]):
         self.check_awake()
         stale = [session for session in self.members.sessions.values() if session.close_queued]
         for session in stale:
-            self.members.remove(session)
-            self._leaving[session.id] = session
+            self._dismiss(session)
         return len(stale)
 
     async def drain(self, session: Session[M]) -> None:
@@ -681,6 +711,8 @@ class Engine(Generic[M, S]):
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task whose operations are not the running hook's."""
+        if not inspect.iscoroutine(coroutine):
+            raise TypeError(f"spawn: expected a coroutine, got {type(coroutine).__name__}")
         try:
             self.check_awake()
         except RoomAsleep:
@@ -690,15 +722,18 @@ class Engine(Generic[M, S]):
         origin = _Origin(current.context if current is not None else Context(self, None), self._clock())
         token = _origin.set(origin)
         try:
-            task = asyncio.get_running_loop().create_task(coroutine)
+            task = asyncio.get_running_loop().create_task(_without_exit(coroutine))
         finally:
             _origin.reset(token)
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._spawned_done(done, origin.context))
+        task.add_done_callback(lambda done: self._spawned_done(done, coroutine, origin.context))
         return task
 
-    def _spawned_done(self, task: asyncio.Task[Any], context: Context[M, S]) -> None:
+    def _spawned_done(
+        self, task: asyncio.Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context[M, S]
+    ) -> None:
         self._tasks.discard(task)
+        coroutine.close()  # a task that was cancelled before its first step has not touched it
         if not task.cancelled() and task.exception() is not None and self._awake:
             error = task.exception()
             assert error is not None
@@ -712,6 +747,14 @@ class _Returned:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Await a spawned coroutine; SystemExit fails its task, but would end the event loop of all rooms."""
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise VeraniError(f"a spawned task raised {type(error).__name__}") from error
 
 
 async def _call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from .errors import TooLarge, VeraniError
 
-__all__ = ["AttachmentCodec", "AttachmentError", "ConnectionMeta", "M", "set_channels"]
+__all__ = ["AttachmentCodec", "AttachmentError", "ConnectionMeta", "M", "check_own_field", "set_channels"]
 
 _FIXED = frozenset({"user_id", "client_id", "channels"})
 
@@ -30,13 +30,18 @@ class ConnectionMeta(Struct, kw_only=True):
     channels: tuple[str, ...] = ("default",)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FIXED:
-            advice = "use join() and leave()" if name == "channels" else "it is fixed when the client connects"
-            raise AttributeError(f"{type(self).__name__}.{name} is read-only: {advice}")
+        check_own_field(self, name)
         super().__setattr__(name, value)
 
 
 M = TypeVar("M", bound=ConnectionMeta)
+
+
+def check_own_field(meta: ConnectionMeta, name: str) -> None:
+    """Raise AttributeError for a field that hooks may not set."""
+    if name in _FIXED:
+        advice = "use join() and leave()" if name == "channels" else "it is fixed when the client connects"
+        raise AttributeError(f"{type(meta).__name__}.{name} is read-only: {advice}")
 
 
 def set_channels(meta: ConnectionMeta, channels: tuple[str, ...]) -> None:
@@ -100,7 +105,7 @@ class AttachmentCodec(Generic[M]):
             raise AttachmentError(self._foreign(attachment))
         try:
             return self._decode(memoryview(attachment)[len(self._prefix) :])
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        except Exception as error:  # besides msgspec's errors, whatever a __post_init__ of the user's raises
             raise AttachmentError(f"unreadable attachment of {self._definition!r}") from error
 
     def _foreign(self, attachment: bytes) -> str:

@@ -127,7 +127,11 @@ class RoomDefinition(Generic[M, S]):
             )
         if same_client not in get_args(SameClient):
             raise DefinitionError(f"{name}: expected same_client= 'replace' or 'reject', got {same_client!r}")
-        if hibernate_after is not msgspec.UNSET and hibernate_after is not None and not hibernate_after > 0:
+        if not (
+            hibernate_after is msgspec.UNSET
+            or hibernate_after is None
+            or (isinstance(hibernate_after, int | float) and hibernate_after > 0)
+        ):
             raise DefinitionError(
                 f"{name}: expected hibernate_after= more than 0 seconds or None, got {hibernate_after!r}"
             )

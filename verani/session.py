@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol
 
 import msgspec
 
-from .meta import M, set_channels
+from .meta import M, check_own_field, set_channels
 from .names import MAX_CHANNELS, check_name
 
 __all__ = ["Session", "SessionOwner"]
@@ -98,6 +98,7 @@ class Session(Generic[M]):
         for name in fields:
             if name not in known:
                 raise AttributeError(f"{type(self.live_meta).__name__} has no field {name!r}")
+            check_own_field(self.live_meta, name)
         self._owner.touch(self)
         for name, value in fields.items():
             setattr(self.live_meta, name, value)

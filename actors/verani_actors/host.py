@@ -428,7 +428,9 @@ class RoomHost:
     def _watch_budgets(self) -> None:
         for engine in tuple(self._suspended):
             room = self._rooms.get(engine.name)
-            if engine.expire() and room is not None and room.address is not None and self._base is not None:
+            if engine.expire() and room is not None and room.engine is engine:
+                assert self._base is not None
+                assert room.address is not None
                 self._base.abandon(room.address)
                 self._tell(room.address, Abandoned())
         self._timer = self._loop.call_later(self._budget_tick, self._watch_budgets)

@@ -39,7 +39,7 @@ from yarl import URL
 from ..errors import DeadlineExceeded, Interrupted, VeraniError
 from .backoff import Reconnection, is_final, parse_retry_after
 from .frames import PING, as_error, as_event, decode, encode
-from .inbox import LIFECYCLE_EVENTS, Event, EventStream, Inbox, Signal
+from .inbox import LIFECYCLE_EVENTS, EventStream, Inbox, Signal
 from .outbox import Frame, NotSent, Outbox, Requests
 
 __all__ = ["ClientState", "ConnectFailed", "HandshakeRefused", "VeraniClient"]
