@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTEST_ARGS ?=
 
-.PHONY: help serve test check format bench soak clean
+.PHONY: help serve test check format bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +35,11 @@ check: $(VENV)/.installed ## lint, types, import rules, then the tests with cove
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report
+
+bench: $(VENV)/.installed ## print what actors and rooms cost; fails if a delivery is lost, doubled or out of order
+	$(BIN)/python benchmarks/actors.py
+	$(BIN)/python benchmarks/rooms.py
+	$(BIN)/python benchmarks/rooms.py --loop uvloop
 
 format: $(VENV)/.installed ## format the code
 	$(BIN)/ruff check --fix

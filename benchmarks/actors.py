@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from thespian.actors import Actor, ActorAddress, ActorExitRequest, ActorSystem
+
 from verani_actors.system import AsyncioSystemBase
 
 MAX_RATIO = 3.0

@@ -79,7 +79,7 @@ def main() -> int:
                   f"{cost:>11.2f} {report.delivered / wall:>9,.0f} {latencies[49] * 1e6:>7.0f} "
                   f"{latencies[98] * 1e6:>8.0f}", flush=True)  # fmt: skip
         print(f"{'':<40} ratio of CPU to plain aiohttp: {costs['verani'] / max(costs['plain'], 1e-9):.2f}")
-    print("FAILED: deliveries were lost, doubled or out of order" if failed else "every delivery arrived, once, in order")
+    print("FAILED: deliveries lost, doubled or out of order" if failed else "every delivery arrived, once, in order")
     return int(failed)
 
 

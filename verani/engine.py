@@ -560,6 +560,10 @@ class Engine(Generic[M, S]):
         """Follow a change of a session's channels."""
         self.members.move(session, before, session.channels)
 
+    def copy_meta(self, meta: M) -> M:
+        """Copy a meta for somebody who may do with it what he likes."""
+        return self._codec.copy(meta)
+
     def settle(self, session: Session[Any]) -> None:
         """Outside of hooks (spawned tasks), every change is a transaction of its own."""
         if self._current is None:
@@ -578,14 +582,14 @@ class Engine(Generic[M, S]):
 
     def _commit(self, origin: _Origin) -> None:
         """Check all changed metas, then store all: one that does not fit fails the hook."""
-        changed: list[tuple[Session[M], bytes]] = []
+        changed: list[tuple[Session[M], bytes, M]] = []
         for session in origin.touched.values():
             attachment = self._codec.encode(session.live_meta)
             if attachment != session.attachment:
-                self._codec.check(attachment)
-                changed.append((session, attachment))
-        for session, attachment in changed:
+                changed.append((session, attachment, self._codec.check(attachment)))
+        for session, attachment, meta in changed:
             session.attachment = attachment
+            session.live_meta = meta  # what a wake would give: nothing of it is shared with the hook any more
             self._sink.attach(session.gateway, messages.Attach(session.id, attachment))
 
     def _roll_back(self, origin: _Origin) -> None:
@@ -611,27 +615,31 @@ class Engine(Generic[M, S]):
 
     def send_to_session(self, session: Session[M], frame: bytes) -> int:
         """Write a frame to one connection; 0 if it has left."""
-        present = session.id in self.members.sessions
-        self.send(Audience(((session.gateway, (session.id,)),) if present else (), int(present)), frame)
-        return int(present)
+        self._charge(frame)
+        if session.id not in self.members.sessions:
+            return 0
+        self._output(session.gateway, messages.Deliver((session.id,), frame))
+        return 1
 
     def send(self, audience: Audience, frame: bytes, exclude: tuple[str, ...] = ()) -> int:
         """Write a frame to an audience and return its count; raises `TooLarge` over the limits."""
-        self.check_awake()
-        if len(frame) > MAX_OUTPUT_FRAME:
-            raise TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {len(frame)}")
-        self._meter(len(frame))
+        self._charge(frame)
         for gateway, connections in audience.targets:
             self._output(gateway, messages.Deliver(connections, frame, exclude))
         return audience.count
 
-    def _meter(self, size: int) -> None:
+    def _charge(self, frame: bytes) -> None:
+        """Check that the caller may send this frame, and count it."""
+        self.check_awake()
+        size = len(frame)
+        if size > MAX_OUTPUT_FRAME:
+            raise TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {size}")
         current = self._current
         if current is None:
             return
         of_hook = current is _origin.get()
         total = (current.output if of_hook else self._between_bytes) + size
-        if total > MAX_HOOK_OUTPUT:
+        if total > MAX_HOOK_OUTPUT:  # what is refused here was not output and does not count
             raise TooLarge(f"{self.name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
         if of_hook:
             current.output = total
@@ -641,11 +649,12 @@ class Engine(Generic[M, S]):
     def _output(self, gateway: str, output: messages.Output) -> None:
         """Write now if this is the running hook or none runs; queue the outputs of spawned tasks otherwise."""
         current = self._current
-        if current is not None and current is not _origin.get():
+        if current is None:
+            self._sink.output(gateway, output, None)
+        elif current is _origin.get():
+            self._sink.output(gateway, output, current.message.number if current.message is not None else None)
+        else:
             self._between.append((gateway, output))
-            return
-        cause = current.message.number if current is not None and current.message is not None else None
-        self._sink.output(gateway, output, cause)
 
     def _flush_between(self) -> None:
         if self._between:

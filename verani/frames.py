@@ -6,6 +6,7 @@ What a WebSocket frame looks like is the gateway's business.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -146,7 +147,7 @@ def encode(data: Any) -> bytes:
 
 def event_frame(channel: str, data: bytes) -> bytes:
     """Wrap encoded data in a server frame, keys in the order of protocol 9."""
-    return b'{"type":"event","channel":%b,"data":%b}' % (_encode(channel), data)
+    return b"%b%b}" % (_envelope(channel), data)
 
 
 def named_event_frame(channel: str, event: str, data: Any = UNSET) -> bytes:
@@ -155,11 +156,25 @@ def named_event_frame(channel: str, event: str, data: Any = UNSET) -> bytes:
     A `type` inside the data wins; data that is no object goes as ``value``; unset data leaves the type alone.
     """
     if data is UNSET:
-        body: Any = {"type": event}
-    else:
-        plain = data if isinstance(data, dict) else msgspec.to_builtins(data, str_keys=True)
-        body = {"type": event, **plain} if isinstance(plain, dict) else {"type": event, "value": plain}
-    return event_frame(channel, _encode(body))
+        return b"%b}}" % _named_envelope(channel, event)
+    plain = data if isinstance(data, dict) else msgspec.to_builtins(data, str_keys=True)
+    if not isinstance(plain, dict):
+        return b'%b,"value":%b}}' % (_named_envelope(channel, event), _encode(plain))
+    if "type" in plain:
+        return event_frame(channel, _encode({"type": event, **plain}))
+    body = _encode(plain)
+    return b"%b%b%b}" % (_named_envelope(channel, event), b"," if plain else b"", body[1:])
+
+
+# Names are few and frames are many. Bounded, because applications may make up channels without end.
+@lru_cache(maxsize=1024)
+def _envelope(channel: str) -> bytes:
+    return b'{"type":"event","channel":%b,"data":' % _encode(channel)
+
+
+@lru_cache(maxsize=1024)
+def _named_envelope(channel: str, event: str) -> bytes:
+    return b'%b{"type":%b' % (_envelope(channel), _encode(event))
 
 
 def ack_frame(request: int, result: Any) -> bytes:

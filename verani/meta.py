@@ -6,6 +6,7 @@ Who stores it, and when, is decided elsewhere.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -98,6 +99,13 @@ class AttachmentCodec(Generic[M]):
             return self.decode(attachment)
         except AttachmentError as error:
             raise TypeError(f"{self._meta.__name__}: {error.__cause__ or error}") from error
+
+    def copy(self, meta: M) -> M:
+        """Copy a meta, nested values included; much faster than `copy.deepcopy` where the meta fits its type."""
+        try:
+            return self._decode(self._encode(meta))
+        except Exception:  # the change of a hook that is still running need not fit yet  # noqa: BLE001
+            return copy.deepcopy(meta)
 
     def decode(self, attachment: bytes) -> M:
         """Read an attachment back; raises `AttachmentError` for anything this definition did not write."""

@@ -7,6 +7,7 @@ direction overrides never enter one. Payload text is not this module's business.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 __all__ = [
     "LIFECYCLE_EVENTS",
@@ -45,6 +46,12 @@ def check_name(text: object, what: str) -> str:
     """Return `text` if it is a non-empty name; raise TypeError or ValueError that names `what` otherwise."""
     if not isinstance(text, str):
         raise TypeError(f"{what}: expected a string, got {type(text).__name__}")
-    if not text or not is_name(text):
+    if not _passes(text):
         raise ValueError(f"{what}: expected 1 to {MAX_NAME} characters without control characters, got {text[:40]!r}")
     return text
+
+
+# Checked at every emit, and an application's names are few; bounded, because channels may be made up without end.
+@lru_cache(maxsize=1024)
+def _passes(text: str) -> bool:
+    return bool(text) and is_name(text)

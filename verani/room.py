@@ -278,7 +278,7 @@ class RoomDefinition(Generic[M, S]):
     @property
     def is_public(self) -> bool:
         """True where the client's own word is all there is about who it is."""
-        return "extract_meta" not in self.hooks
+        return self.hooks.get("extract_meta", public_meta) is public_meta
 
     def check(self) -> None:
         """Raise `DefinitionError` for what can only be known once all decorators have run."""

@@ -6,7 +6,6 @@ Committing and rolling back is the engine's work.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Generic, Protocol
 
 import msgspec
@@ -25,6 +24,9 @@ class SessionOwner(Protocol):
 
     def moved(self, session: Session[Any], before: tuple[str, ...]) -> None:
         """Follow a change of channels."""
+
+    def copy_meta(self, meta: M) -> M:
+        """Copy a meta deeply."""
 
     def settle(self, session: Session[Any]) -> None:
         """Commit at once where no hook is running."""
@@ -67,7 +69,7 @@ class Session(Generic[M]):
     @property
     def meta(self) -> M:
         """A copy of the meta; change it with `update`."""
-        return copy.copy(self.live_meta)
+        return self._owner.copy_meta(self.live_meta)
 
     def join(self, channel: str) -> None:
         """Enter a channel; raises ValueError for a bad name or more than 128 channels."""

@@ -282,9 +282,8 @@ class RoomHost:
         """A room has processed all it was given; when every room has, their entries need not wait for the next tick."""
         self.mark_active(room)
         self._working -= 1
-        if not self._working and self._flush is not None:
-            self._flush.cancel()
-            self._send_entries()
+        if not self._working:
+            self._flush_now()
 
     # --- waking ----------------------------------------------------------------------------------------
 
@@ -299,6 +298,8 @@ class RoomHost:
     def created(self, name: str, address: ActorAddress) -> None:
         """The manager made the room's actor: ask the gateways for its records."""
         room = self._rooms[name]
+        # What the last incarnation left must be applied before its gateway answers with the state it led to.
+        self._flush_now()
         room.address = address
         self._by_address[address.actorAddressString] = room
         for gateway in list(room.expected):
@@ -452,6 +453,11 @@ class RoomHost:
     def _schedule_flush(self) -> None:
         if self._flush is None:
             self._flush = self._loop.call_soon(self._send_entries)
+
+    def _flush_now(self) -> None:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._send_entries()
 
     def _send_entries(self) -> None:
         self._flush = None

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType, web
 from msgspec import UNSET
 
 from verani import frames
@@ -27,7 +27,7 @@ from .rate import InvalidFrames, TokenBucket
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "Connection"]
+__all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "Connection", "Socket"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,19 @@ _LOST = 1006
 _PEER_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
 
 
+class Socket(web.WebSocketResponse[Any]):
+    """aiohttp's WebSocket, reading only: its own close frames would overtake what waits in the outbox."""
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        """Do nothing; what aiohttp closes for, it also reports to `receive`."""
+        return False
+
+
 class Connection:
     """One accepted WebSocket."""
 
     def __init__(
-        self, gateway: Gateway, id: str, room: str, client_id: str, ws: web.WebSocketResponse[Any], request: web.Request
+        self, gateway: Gateway, id: str, room: str, client_id: str, ws: Socket, request: web.Request
     ) -> None:
         """Take over a prepared WebSocket; raises ConnectionResetError if its transport is gone already."""
         if request.transport is None:
@@ -91,13 +99,8 @@ class Connection:
         code, reason = _LOST, ""
         try:
             code, reason = await self._read()
-        except ConnectionResetError:
-            pass  # the peer went away while aiohttp answered it; the connection is lost, as `code` says
         finally:
-            self._gateway.writer.flush()
-            # aiohttp would close the WebSocket once more when the handler returns; a closing transport makes
-            # that a no-op, and what was written is still sent.
-            self._transport.close()
+            self.hang_up()
         return self._closing if self._closing is not None else (code, reason)
 
     async def _read(self) -> tuple[int, str]:
@@ -109,7 +112,7 @@ class Connection:
             if kind is WSMsgType.CLOSE:
                 return self._answer_close(message.data, message.extra or "")
             if kind in _OVER:
-                return self._ws.close_code or _LOST, ""
+                return self._answer_error(message.data)
             missing = self._bucket.take(now) if self._bucket is not None else 0.0
             if missing and not await self._exceeded(missing):
                 continue
@@ -157,6 +160,13 @@ class Connection:
                 code = 1002
             self.outbox.seal(close_frame(code or None))
         return code or _NO_STATUS, reason
+
+    def _answer_error(self, error: object) -> tuple[int, str]:
+        """Close for a violation of RFC 6455; anything else that ends the reading is a lost connection."""
+        if not isinstance(error, WebSocketError):
+            return _LOST, ""
+        self.outbox.seal(close_frame(error.code))
+        return int(error.code), ""
 
     # --- flow control ----------------------------------------------------------------------------------
 
@@ -247,6 +257,13 @@ class Connection:
         self._abort_at = self._gateway.now() + CLOSE_TIMEOUT
         self.outbox.seal(close_frame(code, reason))
         self.resume()
+
+    def hang_up(self) -> None:
+        """End the TCP connection once what was put is sent, but not wait for ever for a peer that does not read."""
+        self._gateway.writer.flush()
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._transport.abort)
 
     def abort(self) -> None:
         """Drop the connection without a word."""

@@ -31,7 +31,7 @@ from verani.request import ConnectRequest
 from verani.room import RoomDefinition
 
 from .access import client_address, forwarded_host, forwarded_scheme, origin_allowed
-from .connection import Connection
+from .connection import Connection, Socket
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -76,7 +76,7 @@ class Endpoint:
             room, meta, attachment = await self._identify(request, address)
         except VeraniError as error:
             return _refuse(error)
-        ws: web.WebSocketResponse[Any] = web.WebSocketResponse(
+        ws = Socket(
             autoping=False,
             autoclose=False,
             compress=False,
@@ -117,18 +117,22 @@ class Endpoint:
             remote=address,
             app=request.app,
         )
-        async with asyncio.timeout(gateway.settings.hook_timeout):
-            try:
+        try:
+            async with asyncio.timeout(gateway.settings.hook_timeout):
                 room_id = await definition.name_for(asked)
                 if not isinstance(room_id, str) or not is_room_id(room_id):
                     raise NotFound("no such room")
                 meta = await definition.meta_for(dataclasses.replace(asked, room=room_id))
-            except VeraniError:
+        except VeraniError:
+            raise
+        except BaseException as error:
+            # A user's hook: whatever it raises, also at its time budget, its text stays here, and not even
+            # SystemExit ends the process. What cancels this task from outside goes on.
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            except Exception as error:
-                # A user's hook: whatever it raises, its text stays here.
-                logger.exception("extract_meta or name_from_request of %s failed", definition.name)
-                raise VeraniError("the request could not be handled") from error
+            logger.exception("extract_meta or name_from_request of %s failed", definition.name)
+            raise VeraniError("the request could not be handled") from error
         name = f"{definition.name}/{room_id}"
         attachment = self._check_meta(meta)
         if gateway.is_room_full(name):

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
-from verani_actors.host import RoomHost
 
 from verani.messages import (
     PROTOCOL_VERSIONS,
@@ -41,6 +40,7 @@ from verani.messages import (
 from verani.room import RoomDefinition
 from verani.settings import Settings
 from verani.version import __version__
+from verani_actors.host import RoomHost
 
 from .attachments import Attachments, RoomInputs
 from .connection import Connection
@@ -63,6 +63,9 @@ _DRAIN_BATCH = 200
 _DRAIN_PAUSE = 0.05
 
 _TICK = 1.0
+
+# What rooms get to fall asleep when the drain has used up its time.
+_LAST_GRACE = 1.0
 
 # How often a socket is looked at that a hook waits to drain; asyncio tells nobody when a transport runs empty
 # but its protocol, which is aiohttp's.
@@ -97,6 +100,7 @@ class Gateway:
         self._serial = 0
         self._reserved = 0
         self._keepalive: asyncio.TimerHandle | None = None
+        self._stop_at: float | None = None
         self._idle = asyncio.Event()
         self._drains: list[tuple[str, Drain]] = []
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -139,28 +143,37 @@ class Gateway:
         """Refuse new connections with 503 from now on."""
         self.accepting = False
 
-    async def drain(self) -> None:
+    async def drain(self, *, answers: bool = True) -> None:
         """Close all connections with 1012, in batches; return when their `on_disconnect` has run.
 
-        Takes at most `drain_seconds`; hooks that still run then are left to `stop`.
+        Takes at most `drain_seconds`; hooks that still run then are left to `stop`. Without `answers`, nothing
+        that clients send is read any more, so their close frames are not waited for.
         """
         self.stop_accepting()
         try:
-            async with asyncio.timeout(self.settings.drain_seconds):
-                await self._close_all()
+            async with asyncio.timeout_at(self._deadline()):
+                await self._close_all(answers)
                 while self._attachments.rooms or self.connections or self._reserved:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
             logger.warning("%d connections were left at the end of the drain", len(self.connections))
 
-    async def _close_all(self) -> None:
+    def _deadline(self) -> float:
+        """Say when a stop must be over; the first call starts the clock."""
+        if self._stop_at is None:
+            self._stop_at = self.now() + self.settings.drain_seconds
+        return self._stop_at
+
+    async def _close_all(self, answers: bool) -> None:
         while True:
             batch = [connection for connection in self.connections.values() if not connection.is_closing]
             if not batch:
                 return
             for connection in batch[:_DRAIN_BATCH]:
                 connection.close(1012, "service restart")
+                if not answers:
+                    connection.hang_up()
             await asyncio.sleep(_DRAIN_PAUSE)
 
     async def stop(self) -> None:
@@ -168,7 +181,7 @@ class Gateway:
         self.stop_accepting()
         for connection in tuple(self.connections.values()):
             connection.close(1012, "service restart")
-        await self.host.stop(self.settings.drain_seconds)
+        await self.host.stop(max(_LAST_GRACE, self._deadline() - self.now()))
         if self._keepalive is not None:
             self._keepalive.cancel()
         if self._drain_timer is not None:

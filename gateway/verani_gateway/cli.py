@@ -1,0 +1,176 @@
+"""Read the command line: `verani serve` and `verani --version`.
+
+Options are made from the fields of `Settings`. A wrong name, value or target ends with exit code 2, a
+service that cannot start with 1, both with one sentence on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from msgspec import inspect
+
+from verani.errors import VeraniError
+from verani.settings import Settings
+from verani.version import __version__
+
+from .config import CONFIG_VARIABLE, SETTINGS, Setting, load, load_secrets, suggest, unknown_variables
+from .logs import printable, set_up_logging
+from .serve import ListenError, run
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+_PROGRAM: Final = "verani"
+_FAILED: Final = 1
+_WRONG_USE: Final = 2
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
+
+# Where --help shows a setting: by the start of its name, so that a new setting always has a place.
+_GROUPS: Final = MappingProxyType(
+    {
+        "listeners": ("host", "port", "internal_"),
+        "browsers and proxies": ("allowed_", "trusted_"),
+        "rooms": ("hibernate_", "hook_"),
+        "limits": ("max_", "rate_"),
+        "connections and stopping": ("ping_", "pong_", "drain_"),
+        "other settings": ("",),
+    }
+)
+
+_DESCRIPTION: Final = """\
+Serve rooms. Every setting below is also a key of verani.toml (rate_limit) and an environment variable
+(VERANI_RATE_LIMIT); options win over the environment, the environment over the file. Tokens of the
+internal listener come only from VERANI_RPC_TOKEN and VERANI_ADMIN_TOKEN, or from the files that
+VERANI_RPC_TOKEN_FILE and VERANI_ADMIN_TOKEN_FILE name.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; argparse raises `SystemExit` for its own errors."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _serve(_parse(arguments), arguments)
+    except ListenError as error:
+        return _fail(error, _FAILED)
+    except VeraniError as error:
+        return _fail(error, _WRONG_USE)
+    except KeyboardInterrupt:  # before the service took over the signals
+        return _INTERRUPTED
+
+
+def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
+    options = {name: value for name, value in vars(parsed).items() if name in SETTINGS}
+    settings = load(options, os.environ, config=parsed.config)
+    secrets = load_secrets(os.environ)
+    set_up_logging(settings)
+    if parsed.reload:
+        return _reload(arguments, settings)
+    if unknown := unknown_variables(os.environ):
+        known = [setting.variable for setting in SETTINGS.values()]
+        # The prefix they share makes all of them alike.
+        named = ", ".join(name + suggest(name, known, likeness=0.85) for name in unknown)
+        logger.warning("unknown environment variable, ignored: %s", named)
+    from .loading import load_application  # here, so that a wrong option is told without importing everything
+
+    run(load_application(parsed.targets, settings), settings, secrets, until_eof=parsed.until_eof)
+    return 0
+
+
+def _reload(arguments: Sequence[str], settings: Settings) -> int:
+    try:
+        from .reload import supervise  # the package it needs is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "watchfiles":
+            raise
+        return _fail("--reload needs watchfiles: pip install 'verani[reload]'", _WRONG_USE)
+    return supervise(arguments, settings)
+
+
+def _fail(error: object, code: int) -> int:
+    sys.stderr.write(f"{_PROGRAM}: error: {printable(str(error))}\n")
+    return code
+
+
+# --- options -------------------------------------------------------------------------------------------
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(_PROGRAM, description="Realtime rooms.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    serve = commands.add_parser(
+        "serve",
+        help="serve rooms",
+        usage="%(prog)s [options] MODULE:NAME [MODULE:NAME ...]",
+        description=_DESCRIPTION,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    _add_serve_arguments(serve)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # Only the option's name: what follows it may be a secret that someone tried to pass this way.
+        known = [option for action in serve._actions for option in action.option_strings]
+        names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or ["(not an option)"]
+        serve.error(f"unknown option {', '.join(name + suggest(name, known) for name in names)}")
+    return parsed
+
+
+def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "targets",
+        nargs="+",
+        metavar="MODULE:NAME",
+        help="a room definition, or an aiohttp application with rooms; several room definitions are served together",
+    )
+    parser.add_argument(
+        "--config",
+        default=None,
+        metavar="FILE",
+        help=f"settings file (default: {CONFIG_VARIABLE}, else verani.toml where there is one)",
+    )
+    parser.add_argument(
+        "--reload", action="store_true", default=False, help="restart when source files below this directory change"
+    )
+    parser.add_argument("--until-eof", action="store_true", default=False, help=argparse.SUPPRESS)
+    groups = {title: parser.add_argument_group(title) for title in _GROUPS}
+    for setting in SETTINGS.values():
+        title = next(title for title, starts in _GROUPS.items() if setting.name.startswith(starts))
+        groups[title].add_argument(setting.option, dest=setting.name, help=_help(setting), **_form(setting))
+
+
+def _form(setting: Setting) -> dict[str, Any]:
+    """Give argparse what depends on the type; values stay text, so that errors come from one place."""
+    if setting.is_flag:
+        return {"action": argparse.BooleanOptionalAction}
+    if setting.is_list:
+        return {"action": "append", "metavar": "A,B"}
+    match setting.kind:
+        case inspect.LiteralType(values=values):
+            return {"metavar": "|".join(map(str, values))}
+        case inspect.IntType() | inspect.FloatType():
+            return {"metavar": "N"}
+        case _:
+            return {"metavar": "TEXT"}
+
+
+def _help(setting: Setting) -> str:
+    text = setting.description
+    if "default:" not in text:
+        match setting.default:
+            case ():
+                default = "none"
+            case float() as number:
+                default = f"{number:g}"
+            case other:
+                default = str(other)
+        text += f" (default: {default})"
+    return text.replace("%", "%%")

@@ -1,0 +1,103 @@
+"""Serve the internal listener: readiness, and what only operators may see.
+
+It is kept from web pages twice over: `Host` must name this listener and `Origin`, where there is one, must
+be this listener's own. Operators show a token. The application's own routes are never mounted here.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from verani.errors import SettingsError
+from verani.settings import Settings
+
+from .access import host_allowed, is_loopback, origin_allowed
+from .config import ADMIN_TOKEN, RPC_TOKEN, Secrets
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler, Middleware
+
+    from .gateway import Gateway
+
+__all__ = ["check_tokens", "internal_application"]
+
+_READY_PATH: Final = "/ready"
+
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def check_tokens(settings: Settings, secrets: Secrets) -> None:
+    """Refuse to listen where others can reach the internal listener without both tokens."""
+    if is_loopback(settings.internal_host):
+        return
+    tokens = {RPC_TOKEN: secrets.rpc_token, ADMIN_TOKEN: secrets.admin_token}
+    if missing := [variable for variable, token in tokens.items() if token is None]:
+        raise SettingsError(
+            f"internal_host {settings.internal_host!r} is reachable from other machines: expected"
+            f" {RPC_TOKEN} and {ADMIN_TOKEN} to be set, got no {' and no '.join(missing)}"
+        )
+
+
+def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets) -> web.Application:
+    """Build the application of the internal listener of one gateway."""
+
+    async def ready(_: web.Request) -> web.Response:
+        if gateway.accepting:
+            return web.json_response({"status": "ready"})
+        return web.json_response({"status": "not ready"}, status=503)
+
+    async def rooms(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        return web.Response(body=msgspec.json.encode(gateway.rooms()), content_type="application/json")
+
+    application = web.Application(middlewares=[_guard(settings)])
+    application.on_response_prepare.append(_add_headers)
+    application.router.add_get(_READY_PATH, ready)
+    application.router.add_get("/admin/rooms", rooms)
+    return application
+
+
+def _guard(settings: Settings) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.get(hdrs.HOST)
+        # Probes come with whatever address they were given, and what they read is no secret.
+        if request.path != _READY_PATH and not host_allowed(
+            host, bound=(settings.internal_host, _local_address(request)), extra=settings.internal_hosts
+        ):
+            raise web.HTTPForbidden(text="Host is not a name of the internal listener (internal_hosts)\n")
+        if not origin_allowed(request.headers.get(hdrs.ORIGIN), host, secure=request.secure, allowed=()):
+            raise web.HTTPForbidden(text="Origin is not the internal listener itself\n")
+        return await handler(request)
+
+    return guard
+
+
+def _local_address(request: web.Request) -> str:
+    """Give the address this connection came in on: what a listener on every interface is bound to."""
+    address = request.get_extra_info("sockname")
+    return address[0] if isinstance(address, tuple) else ""
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+
+
+def _require(token: str | None, request: web.Request) -> None:
+    """Answer 401 unless the request shows the token; without one, only loopback reaches this listener."""
+    if token is None:
+        return
+    scheme, _, shown = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    # aiohttp decodes headers with surrogateescape; the same way back keeps every byte.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(
+        shown.strip().encode("utf-8", "surrogateescape"), token.encode()
+    ):
+        raise web.HTTPUnauthorized(headers={hdrs.WWW_AUTHENTICATE: "Bearer"}, text="expected a bearer token\n")

@@ -1,0 +1,132 @@
+"""Find what `MODULE:NAME` means: room definitions, or an application that mounts some.
+
+Whatever is wrong with a target is told in one sentence, a `DefinitionError`. Nothing is started here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from aiohttp import web
+
+from verani.errors import DefinitionError
+from verani.room import RoomDefinition
+from verani.settings import Settings
+
+from .application import GATEWAY, setup
+from .config import suggest
+
+__all__ = ["load_application", "load_target"]
+
+_EXPECTED = "a room definition (define_room) or an aiohttp application with rooms (verani_gateway.setup)"
+
+
+def load_application(targets: Sequence[str], settings: Settings) -> web.Application:
+    """Import every target and give the one application that serves them all with these settings.
+
+    Several room definitions are mounted in one new application; an application must be the only target.
+    """
+    found = [(target, load_target(target)) for target in targets]
+    rooms = [thing for _, thing in found if isinstance(thing, RoomDefinition)]
+    if len(rooms) == len(found):
+        application = web.Application()
+        setup(application, *rooms, settings=settings)
+        return application
+    if len(found) > 1:
+        got = ", ".join(f"{target} ({_kind(thing)})" for target, thing in found)
+        raise DefinitionError(f"expected room definitions only, or one application, got {got}")
+    mounted = found[0][1]
+    assert isinstance(mounted, web.Application)
+    mounted[GATEWAY].configure(settings)
+    return mounted
+
+
+def load_target(target: str) -> RoomDefinition[Any, Any] | web.Application:
+    """Import the module of `MODULE:NAME`, the current directory first, and return what NAME is there."""
+    module_name, separator, name = target.partition(":")
+    if not separator or not name.isidentifier() or not _is_module_name(module_name):
+        raise DefinitionError(f"expected MODULE:NAME such as app:room, got {target!r}{_guess(module_name, name)}")
+    module = _import(module_name)
+    if not hasattr(module, name):
+        raise DefinitionError(f"{target}: module {module_name} has no {name!r}{_offer(module, name)}")
+    thing = getattr(module, name)
+    if isinstance(thing, RoomDefinition):
+        return thing
+    if not isinstance(thing, web.Application):
+        raise DefinitionError(f"{target}: expected {_EXPECTED}, got {_kind(thing)}")
+    if GATEWAY not in thing:
+        raise DefinitionError(f"{target}: expected {_EXPECTED}, got an application on which setup was not called")
+    return thing
+
+
+def _is_module_name(text: str) -> bool:
+    # "app.py" would import app and then look for a module py inside it.
+    return all(part.isidentifier() for part in text.split(".")) and not text.endswith(".py")
+
+
+def _guess(module_name: str, name: str) -> str:
+    guess = module_name.removeprefix("./").removesuffix(".py").replace("/", ".").replace("\\", ".")
+    if not _is_module_name(guess):
+        return ""
+    return f"; did you mean {guess}:{name if name.isidentifier() else 'NAME'}?"
+
+
+def _offer(module: ModuleType, name: str) -> str:
+    """Point to what could have been meant: a close name, else everything that may be served."""
+    fitting = [key for key, value in vars(module).items() if isinstance(value, RoomDefinition | web.Application)]
+    return suggest(name, fitting) or (f"; it has {', '.join(fitting)}" if fitting else "")
+
+
+def _kind(thing: object) -> str:
+    match thing:
+        case RoomDefinition():
+            return "a room definition"
+        case web.Application():
+            return "an application"
+        case _:
+            return f"an object of type {type(thing).__name__}"
+
+
+def _import(module_name: str) -> ModuleType:
+    directory = str(Path.cwd())
+    if sys.path[:1] not in ([""], [directory]):
+        sys.path.insert(0, directory)
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise DefinitionError(
+                f"module {module_name!r} was not found; searched {directory} and the installed packages"
+            ) from error
+        raise DefinitionError(_import_failure(module_name, error, directory)) from error
+    # The module is the user's and may raise anything, `sys.exit()` included; the sentence says where.
+    except (Exception, SystemExit) as error:
+        raise DefinitionError(_import_failure(module_name, error, directory)) from error
+
+
+def _import_failure(module_name: str, error: BaseException, directory: str) -> str:
+    what = type(error).__name__
+    if text := str(error.msg if isinstance(error, SyntaxError) else error):
+        what += f": {text}"
+    return f"importing {module_name} failed at {_place(error, directory)}: {what}"
+
+
+def _place(error: BaseException, directory: str) -> str:
+    """Say file and line: of a syntax error, else of the last frame in the user's own files."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_short(error.filename, directory)}:{error.lineno}"
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [frame for frame in frames if frame[0].startswith(directory) and "site-packages" not in frame[0]]
+    file, line = (own or frames)[-1]
+    return f"{_short(file, directory)}:{line}"
+
+
+def _short(file: str, directory: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(directory)) if path.is_relative_to(directory) else file

@@ -1,0 +1,258 @@
+"""Run a service in this process: open both listeners, wait for a signal, stop without losing anything.
+
+The order of a stop: not ready, new upgrades refused, connections drained, listeners closed, exit 0.
+Configuration, loading and logging are done before; whatever goes wrong here ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from types import FrameType
+from typing import Final
+
+from aiohttp import web
+
+from verani.errors import VeraniError
+from verani.settings import Settings
+
+from .access import is_loopback
+from .application import GATEWAY
+from .config import Secrets, check
+from .internal import check_tokens, internal_application
+
+__all__ = ["ListenError", "Service", "internal_port", "run", "serve"]
+
+logger = logging.getLogger(__name__)
+
+# aiohttp has one timer for both: a connection that has sent no complete header by then is closed, and so
+# is one that stays idle after a response.
+_HEADER_TIMEOUT: Final = 10.0
+
+# What HTTP requests of the application that are still running after the drain get, before they are cut.
+_REQUEST_GRACE: Final = 5.0
+
+# Every client of a restarted service comes back at once; the kernel caps this at somaxconn.
+_BACKLOG: Final = 1024
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class ListenError(VeraniError):
+    """An address that cannot be listened on: in use, not of this machine, not permitted."""
+
+
+class Service:
+    """Both listeners of one process, from `start` to `stop`; each is called once.
+
+    `public_url` and `internal_url` are known after `start`.
+    """
+
+    def __init__(self, application: web.Application, settings: Settings, secrets: Secrets) -> None:
+        self._application = application
+        self._gateway = application[GATEWAY]
+        self._settings = settings
+        self._secrets = secrets
+        self._runners = AsyncExitStack()
+        self.public_url = ""
+        self.internal_url = ""
+
+    async def start(self) -> None:
+        """Open the listeners.
+
+        Raises `SettingsError` and `ListenError` before anything of the application has run, and whatever
+        a start-up hook raises, with everything closed again.
+        """
+        settings = self._settings
+        check(settings)
+        check_tokens(settings, self._secrets)
+        with ExitStack() as sockets:
+            public = await _listen(settings.host, settings.port, "host, port")
+            sockets.callback(_close, public)
+            internal = await _listen(settings.internal_host, internal_port(settings), "internal_host, internal_port")
+            sockets.callback(_close, internal)
+            async with AsyncExitStack() as runners:
+                await self._open(runners, self._application, public)
+                # Last, so that whoever gets an answer from `/ready` finds the public listener open.
+                guarded = internal_application(self._gateway, settings, self._secrets)
+                await self._open(runners, guarded, internal)
+                self._runners = runners.pop_all()
+            sockets.pop_all()
+        self.public_url = _url(settings.host, public)
+        self.internal_url = _url(settings.internal_host, internal)
+
+    async def stop(self) -> None:
+        """Stop gracefully, within `drain_seconds` and a grace for requests that still run."""
+        self._gateway.stop_accepting()  # `/ready` asks the gateway, so it says 503 from here on
+        try:
+            await self._gateway.drain()
+        finally:
+            await self._runners.aclose()
+
+    async def _open(self, runners: AsyncExitStack, application: web.Application, sockets: list[socket.socket]) -> None:
+        runner = web.AppRunner(
+            application,
+            access_log=None,  # it would show query strings, where tokens travel
+            handle_signals=False,
+            keepalive_timeout=_HEADER_TIMEOUT,
+            shutdown_timeout=_REQUEST_GRACE,
+        )
+        runners.push_async_callback(runner.cleanup)
+        await runner.setup()
+        for each in sockets:
+            # asyncio tries to accept `backlog` times in a row, and where the process is out of file descriptors
+            # it logs and sets a timer each time. One is enough; the queue in the kernel is set again after it.
+            await web.SockSite(runner, each, backlog=1).start()
+            each.listen(_BACKLOG)
+
+
+async def serve(
+    application: web.Application,
+    settings: Settings,
+    secrets: Secrets,
+    *,
+    ready: asyncio.Event | None = None,
+    until_eof: bool = False,
+) -> None:
+    """Serve an application until SIGTERM or SIGINT, then stop gracefully; must run in the main thread.
+
+    `ready` is set once both listeners answer. `until_eof` also stops when standard input ends, which is
+    how a parent process that holds its other end takes this one with it. A second signal ends the process
+    at once.
+    """
+    stop = asyncio.Event()
+    service = Service(application, settings, secrets)
+    with _stop_signals(stop.set):
+        if until_eof:
+            _at_end_of_input(stop.set)
+        await service.start()
+        _announce(service, application, settings)
+        if ready is not None:
+            ready.set()
+        await stop.wait()
+        logger.info("stopping: draining connections for up to %g s", settings.drain_seconds)
+        await service.stop()
+        logger.info("stopped")
+
+
+def run(application: web.Application, settings: Settings, secrets: Secrets, *, until_eof: bool = False) -> None:
+    """Run `serve` in an event loop of its own: uvloop's where it is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(application, settings, secrets, until_eof=until_eof))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        from uvloop import new_event_loop  # an extra
+    except ImportError:
+        return asyncio.new_event_loop
+    return new_event_loop
+
+
+@contextmanager
+def _stop_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` in the event loop at the first stop signal; end the process at the second.
+
+    These are handlers of the interpreter, not of the loop: a hook that blocks the loop must not keep the
+    second signal from ending the process.
+    """
+    loop = asyncio.get_running_loop()
+    stopping = False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            # Whoever sends a second signal wants the end now. Raising or `sys.exit` would still run
+            # `finally` blocks and wait for threads; 128 + number is how a shell reports such a death.
+            os._exit(128 + number)
+        stopping = True
+        loop.call_soon_threadsafe(stop)
+
+    before = {number: signal.signal(number, handle) for number in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None is a handler that C code set; Python cannot put it back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _at_end_of_input(stop: Callable[[], object]) -> None:
+    loop, descriptor = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(descriptor, 4096):
+            loop.remove_reader(descriptor)
+            stop()
+
+    loop.add_reader(descriptor, readable)
+
+
+async def _listen(host: str, port: int, names: str) -> list[socket.socket]:
+    """Listen on every address of `host`, before anything else starts, so that a port in use is told at once.
+
+    Until the application has started, clients wait in the backlog instead of being refused.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, _, _, _, address in dict.fromkeys(found):
+            # With port 0 the first address takes a free port and the others take the same one.
+            taken = sockets[0].getsockname()[1] if sockets else address[1]
+            sockets.append(
+                socket.create_server((str(address[0]), taken, *address[2:]), family=family, backlog=_BACKLOG)
+            )
+    except OSError as error:
+        _close(sockets)
+        raise ListenError(f"cannot listen on {_authority(host, port)} ({names}): {_reason(error)}") from error
+    return sockets
+
+
+def _reason(error: OSError) -> str:
+    # `create_server` adds the address to the text, which the sentence already names.
+    return (os.strerror(error.errno) if not isinstance(error, socket.gaierror) and error.errno else str(error)).lower()
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
+
+
+def internal_port(settings: Settings) -> int:
+    """Give the port the internal listener asks for; 0 takes a free one."""
+    if settings.internal_port is not None:
+        return settings.internal_port
+    # A free public port says nothing about its neighbour, and the last port has none.
+    return settings.port + 1 if 0 < settings.port < 65535 else 0
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _url(host: str, sockets: list[socket.socket]) -> str:
+    return f"http://{_authority(host, sockets[0].getsockname()[1])}"
+
+
+def _announce(service: Service, application: web.Application, settings: Settings) -> None:
+    definitions = application[GATEWAY].definitions
+    logger.info("public listener: %s", service.public_url)
+    for definition in definitions:
+        url = service.public_url.replace("http", "ws", 1) + definition.websocket_path
+        logger.info("room definition %s: %s", definition.name, url)
+    logger.info("internal listener: %s", service.internal_url)
+    public = [definition.name for definition in definitions if definition.is_public]
+    if public and not is_loopback(settings.host):
+        logger.warning(
+            "host %s is reachable from other machines, and without extract_meta clients may claim any user id in: %s",
+            settings.host,
+            ", ".join(public),
+        )

@@ -1,0 +1,484 @@
+"""The command line as people run it: real processes, real signals, what they print and how they end."""
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from verani.room import define_room
+from verani.settings import Settings
+from verani_gateway import serve
+from verani_gateway.application import setup
+from verani_gateway.cli import main
+from verani_gateway.config import SETTINGS, Secrets
+from verani_gateway.logs import Formatter
+
+ROOT = Path(__file__).parents[2]
+
+APP = """
+import asyncio, logging, time
+from aiohttp import web
+from verani.room import define_room
+from verani_gateway.application import setup
+
+chat = define_room("chat", websocket_path="/ws/{room}")
+game = define_room("game", websocket_path="/game")
+member = define_room("member", extract_meta=lambda request: None)
+
+async def block(request):
+    logging.getLogger("app").info("blocking the loop")
+    time.sleep(60)
+
+app = web.Application()
+app.router.add_get("/block", block)
+setup(app, define_room("chat"))
+
+async def hang(app):
+    logging.getLogger("app").info("cleaning up for ever")
+    await asyncio.Event().wait()
+
+hanging = web.Application()
+hanging.on_cleanup.append(hang)
+setup(hanging, define_room("chat"))
+
+async def fail(app):
+    raise RuntimeError("no database")
+
+failing = web.Application()
+failing.on_startup.append(fail)
+setup(failing, define_room("chat"))
+"""
+
+
+class Server:
+    """A started `verani serve` and the lines it has written so far."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def line(self, pattern: str) -> re.Match[str]:
+        """Read on until a line matches."""
+        assert self.process.stderr is not None
+        while raw := await self.process.stderr.readline():
+            self.lines.append(raw.decode().rstrip("\n"))
+            if match := re.search(pattern, self.lines[-1]):
+                return match
+        raise AssertionError(f"ended without a line like {pattern!r}:\n" + "\n".join(self.lines))
+
+    async def urls(self) -> tuple[str, str]:
+        public = await self.line(r"public listener: (http://\S+)")
+        return public[1], (await self.line(r"internal listener: (http://\S+)"))[1]
+
+    async def end(self) -> int:
+        """Read what is left and return the exit code."""
+        assert self.process.stderr is not None
+        self.lines += (await self.process.stderr.read()).decode().splitlines()
+        return await self.process.wait()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+
+Start = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture(autouse=True)
+async def _limit() -> AsyncIterator[None]:
+    async with asyncio.timeout(30):
+        yield
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Start `verani ARGUMENTS` in a directory with app.py; what still runs at the end is killed."""
+    (tmp_path / "app.py").write_text(APP, encoding="utf-8")
+    servers: list[Server] = []
+
+    async def start(
+        *arguments: str, environ: Mapping[str, str] | None = None, descriptors: int | None = None
+    ) -> Server:
+        command = [sys.executable, "-m", "verani_gateway", *arguments]
+        if descriptors is not None:
+            command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
+        process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, env=_environment(environ), stderr=PIPE)
+        servers.append(Server(process))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.returncode is None:
+            server.process.kill()
+            await server.end()
+
+
+def _environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "actors"), str(ROOT / "gateway"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("VERANI_")}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths), **(extra or {})}
+
+
+async def _get(url: str, **headers: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        return response.status
+
+
+# --- what it prints ------------------------------------------------------------------------------------
+
+
+def _printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert re.fullmatch(r"verani \S.*", _printed(capsys, "--version"))
+
+
+def test_help_shows_every_setting_with_its_description_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    text = _printed(capsys, "serve", "--help")
+    for setting in SETTINGS.values():
+        assert f"{setting.option} " in text
+        shown = text.partition(" ".join(setting.description.split()))[2] or pytest.fail(setting.name)
+        assert "default: " in setting.description or shown.startswith(" (default: "), setting.name
+    assert "(default: 8000)" in text
+    assert "until-eof" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["serve", "app:chat", "--port", "x"], "--port: expected an integer from 0 to 65535, got 'x'"),
+        (["serve", "app:chat", "--config", "gone.toml"], "--config: no such file: gone.toml"),
+        (["serve", "app:chta"], "app:chta: module app has no 'chta'; did you mean chat?"),
+        (["serve", "gone:chat"], "module 'gone' was not found; searched "),
+        (["serve", "app"], "expected MODULE:NAME such as app:room, got 'app'; did you mean app:NAME?"),
+        (["serve", "app:chat", "app:app"], "expected room definitions only, or one application, got "),
+        (["serve", "app:chat", "--rate-limits", "5"], "unknown option --rate-limits; did you mean --rate-limit?"),
+        (["serve", "app:chat", "--rate", "5"], "unknown option --rate"),
+        (["serve"], "the following arguments are required: MODULE:NAME"),
+        (["serve", "app:chat", "--internal-host", "0.0.0.0"], "internal_host '0.0.0.0' is reachable from other"),
+        ([], "the following arguments are required: COMMAND"),
+        (["join"], "argument COMMAND: invalid choice: 'join'"),
+    ],
+)
+async def test_wrong_use_ends_with_one_sentence_and_exit_code_2(
+    start: Start, arguments: list[str], expected: str
+) -> None:
+    server = await start(*arguments)
+    assert await server.end() == 2
+    assert expected in server.lines[-1]
+    assert "Traceback" not in server.output
+
+
+async def test_a_module_that_raises_ends_with_its_place_and_exit_code_2(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("x = 1\nraise ValueError('two\\nlines')\n", encoding="utf-8")
+    server = await start("serve", "broken:chat")
+    assert await server.end() == 2
+    assert server.lines == [r"verani: error: importing broken failed at broken.py:2: ValueError: two\nlines"]
+
+
+@pytest.mark.parametrize("arguments", [["--admin-token", "s3cret"], ["--admin-token=s3cret"], ["--rpc-token=s3cret"]])
+async def test_a_secret_on_the_command_line_is_refused_and_not_repeated(start: Start, arguments: list[str]) -> None:
+    server = await start("serve", "app:chat", *arguments)
+    assert await server.end() == 2
+    assert "unknown option --" in server.output
+    assert "s3cret" not in server.output
+
+
+# --- serving -------------------------------------------------------------------------------------------
+
+
+async def test_it_says_where_it_listens_and_answers_there(start: Start) -> None:
+    server = await start("serve", "app:chat", "app:game", "--port", "0")
+    public, internal = await server.urls()
+    websocket = public.replace("http", "ws")
+    assert f"[Verani] room definition chat: {websocket}/ws/{{room}}" in server.output
+    assert f"[Verani] room definition game: {websocket}/game" in server.output
+    assert await _get(f"{public}/health") == 200
+    assert await _get(f"{internal}/ready") == 200
+    assert await _get(f"{internal}/admin/rooms") == 200
+
+
+@pytest.mark.parametrize("path", ["/ready", "/admin", "/admin/rooms", "/metrics", "/debug"])
+async def test_what_is_internal_is_not_on_the_public_listener(start: Start, path: str) -> None:
+    public, _ = await (await start("serve", "app:chat", "--port", "0")).urls()
+    assert await _get(public + path) == 404
+
+
+async def test_settings_come_from_file_environment_and_options(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "verani.toml").write_text('port = 0\nlog_level = "error"\ndrain_seconds = 3\n', encoding="utf-8")
+    server = await start("serve", "app:chat", "--log-level", "info", environ={"VERANI_DRAIN_SECONDS": "4"})
+    await server.urls()
+    server.process.terminate()
+    assert (await server.line(r"for up to (\d+) s"))[1] == "4"
+    assert await server.end() == 0
+
+
+async def test_an_unknown_variable_is_one_warning(start: Start) -> None:
+    environ = {"VERANI_PROT": "1", "VERANI_ODD": "s3cret"}
+    server = await start("serve", "app:chat", "--port", "0", environ=environ)
+    await server.urls()
+    warnings = [line for line in server.lines if "WARNING" in line]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("ignored: VERANI_ODD, VERANI_PROT; did you mean VERANI_PORT?")
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "warned"), [("chat", "0.0.0.0", 1), ("member", "0.0.0.0", 0), ("chat", "localhost", 0)]
+)
+async def test_a_room_that_trusts_everybody_beyond_loopback_is_a_warning(
+    start: Start, target: str, host: str, warned: int
+) -> None:
+    server = await start("serve", f"app:{target}", "--port", "0", "--host", host)
+    await server.urls()
+    server.process.terminate()
+    assert await server.end() == 0
+    warnings = [line for line in server.lines if "WARNING" in line]
+    assert len(warnings) == warned
+    assert all("without extract_meta clients may claim any user id in: chat" in line for line in warnings)
+
+
+async def test_a_port_in_use_is_one_sentence_and_exit_code_1(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for option in ("--port", "--internal-port"):
+            server = await start("serve", "app:chat", "--port", "0", option, str(port))
+            assert await server.end() == 1
+            names = "host, port" if option == "--port" else "internal_host, internal_port"
+            assert server.lines == [
+                f"verani: error: cannot listen on 127.0.0.1:{port} ({names}): address already in use"
+            ]
+
+
+async def test_an_address_of_another_machine_is_one_sentence_and_exit_code_1(start: Start) -> None:
+    server = await start("serve", "app:chat", "--port", "0", "--host", "192.0.2.1")
+    assert await server.end() == 1
+    assert server.lines == ["verani: error: cannot listen on 192.0.2.1:0 (host, port): cannot assign requested address"]
+
+
+async def test_tokens_are_required_and_never_reach_the_log(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")
+    environ = {"VERANI_ADMIN_TOKEN_FILE": "token", "VERANI_RPC_TOKEN": "other-s3cret"}
+    server = await start(
+        "serve", "app:chat", "--port", "0", "--internal-host", "0.0.0.0", "--log-level", "debug", environ=environ
+    )
+    _, internal = await server.urls()
+    internal = internal.replace("0.0.0.0", "127.0.0.1")
+    assert await _get(f"{internal}/admin/rooms") == 401
+    assert await _get(f"{internal}/admin/rooms", Authorization="Bearer s3cret") == 200
+    assert await _get(f"{internal}/ready?token=s3cret") == 200
+    server.process.terminate()
+    assert await server.end() == 0
+    assert "s3cret" not in server.output
+
+
+async def test_without_file_descriptors_it_waits_for_some_and_goes_on(start: Start, loop_kind: str) -> None:
+    server = await start("serve", "app:chat", "--port", "0", descriptors=48)
+    public, _ = await server.urls()
+    port = int(public.rpartition(":")[2])
+    writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(80)]
+    if loop_kind == "without uvloop":  # which says nothing
+        await server.line("out of system resource")
+    for writer in writers:
+        writer.close()
+    assert await _get(f"{public}/health") == 200
+    server.process.terminate()
+    assert await server.end() == 0
+    # asyncio tries again every second.
+    assert len([line for line in server.lines if "out of system resource" in line]) < 10
+
+
+# --- ending --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["with uvloop", "without uvloop"])
+def loop_kind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Run the server in either event loop, since signals work differently in them."""
+    if request.param == "without uvloop":
+        (tmp_path / "uvloop.py").write_text("raise ImportError", encoding="utf-8")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("loop_kind")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_gracefully_with_exit_code_0(start: Start, number: signal.Signals) -> None:
+    server = await start("serve", "app:chat", "--port", "0")
+    await server.urls()
+    server.process.send_signal(number)
+    assert await server.end() == 0
+    assert server.lines[-1].endswith("[Verani] stopped")
+
+
+@pytest.mark.usefixtures("loop_kind")
+async def test_open_websockets_are_closed_with_1012(start: Start) -> None:
+    server = await start("serve", "app:chat", "--port", "0")
+    public, _ = await server.urls()
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{public}/ws/lobby") as websocket:
+        server.process.terminate()
+        while (message := await websocket.receive()).type is not aiohttp.WSMsgType.CLOSE:
+            assert message.type is aiohttp.WSMsgType.TEXT
+        assert message.data == 1012
+    assert await server.end() == 0
+
+
+async def test_serve_says_when_it_is_ready_and_gives_the_signals_back() -> None:
+    application = web.Application()
+    gateway = setup(application, define_room("chat"))
+    ready, before = asyncio.Event(), signal.getsignal(signal.SIGTERM)
+    serving = asyncio.create_task(serve.serve(application, Settings(port=0), Secrets(), ready=ready))
+    await ready.wait()
+    assert gateway.accepting
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving
+    assert not gateway.accepting
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("loop_kind")
+async def test_a_second_signal_ends_a_stop_that_hangs(start: Start) -> None:
+    server = await start("serve", "app:hanging", "--port", "0")
+    await server.urls()
+    server.process.terminate()
+    await server.line("cleaning up for ever")
+    server.process.send_signal(signal.SIGINT)
+    assert await server.end() == 128 + signal.SIGINT
+
+
+@pytest.mark.usefixtures("loop_kind")
+async def test_a_second_signal_ends_a_process_whose_loop_is_blocked(start: Start) -> None:
+    server = await start("serve", "app:app", "--port", "0")
+    public, _ = await server.urls()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(public.rpartition(":")[2]))
+    writer.write(b"GET /block HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await server.line("blocking the loop")
+    # Two different ones, because two pending signals of one kind are one.
+    server.process.terminate()
+    server.process.send_signal(signal.SIGINT)
+    assert await server.end() in {128 + signal.SIGINT, 128 + signal.SIGTERM}
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_start_up_hook_that_raises_ends_with_exit_code_1(start: Start) -> None:
+    server = await start("serve", "app:failing", "--port", "0")
+    assert await server.end() == 1
+    assert server.lines[-1] == "RuntimeError: no database"
+
+
+async def test_a_service_that_fails_to_start_frees_its_ports() -> None:
+    application = web.Application()
+
+    async def fail(_: web.Application) -> None:
+        raise RuntimeError("no database")
+
+    application.on_startup.append(fail)
+    setup(application, define_room("chat"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = Settings(port=port, internal_port=0)
+    with pytest.raises(RuntimeError, match="no database"):
+        await serve.Service(application, settings, Secrets()).start()
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /health HTTP/1.1\r\nHost: loc", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"]
+)
+async def test_a_connection_without_a_whole_header_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(serve, "_HEADER_TIMEOUT", 0.1)
+    service = await _started()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(service.public_url.rpartition(":")[2]))
+    writer.write(sent)
+    answer = await reader.read()  # until the server closes
+    assert answer.startswith(b"HTTP/1.1 200" if sent.endswith(b"\r\n\r\n") else b"")
+    writer.close()
+    await service.stop()
+
+
+async def _started() -> serve.Service:
+    application = web.Application()
+    setup(application, define_room("chat"))
+    service = serve.Service(application, Settings(port=0), Secrets())
+    await service.start()
+    return service
+
+
+@pytest.mark.parametrize(
+    ("port", "internal_port", "expected"),
+    [(8000, None, 8001), (0, None, 0), (65535, None, 0), (8000, 9, 9), (8000, 0, 0)],
+)
+def test_the_internal_port_is_the_next_one_or_a_free_one(port: int, internal_port: int | None, expected: int) -> None:
+    assert serve.internal_port(Settings(port=port, internal_port=internal_port)) == expected
+
+
+# --- logging -------------------------------------------------------------------------------------------
+
+
+def _formatted(name: str, message: str, *arguments: object, **extra: object) -> str:
+    record = logging.LogRecord(name, logging.INFO, __file__, 1, message, arguments, None)
+    vars(record).update(extra)
+    return Formatter().format(record)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("verani", "[Verani] hello"),
+        ("verani.room", "[Verani] hello"),
+        ("verani_actors.host", "[Verani] hello"),
+        ("verani_gateway.serve", "[Verani] hello"),
+        ("veranika", "veranika: hello"),
+        ("aiohttp.server", "aiohttp.server: hello"),
+        ("root", "root: hello"),
+    ],
+)
+def test_only_what_this_project_says_has_the_prefix(name: str, expected: str) -> None:
+    assert _formatted(name, "hello").endswith(f" INFO {expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\nINFO fake", r"a\nINFO fake"),
+        ("a\r\x1b[2J\x00", r"a\r\x1b[2J\x00"),
+        ("\u202eevil\u2028", r"\u202eevil\u2028"),
+        ("\udc80", r"\udc80"),
+        ("\U000e0001\t", r"\U000e0001\t"),
+        ("żółw ☃ 👍", "żółw ☃ 👍"),
+    ],
+)
+def test_what_could_forge_a_line_is_escaped(text: str, expected: str) -> None:
+    assert _formatted("verani", "got %s", text).endswith(f"[Verani] got {expected}")
+    assert _formatted("verani", "got it", room=text).endswith(f"[Verani] got it room={expected}")
+
+
+def test_room_and_connection_follow_the_message() -> None:
+    line = _formatted("verani", "hook failed", room="chat/lobby", connection="c1")
+    assert line.endswith("[Verani] hook failed room=chat/lobby connection=c1")
+
+
+def test_a_traceback_is_indented_so_that_it_cannot_forge_a_line() -> None:
+    try:
+        raise ValueError("a\n2026-01-01 INFO [Verani] fake\x1b")
+    except ValueError:
+        record = logging.LogRecord("verani", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
+    record.stack_info = "Stack:\n  here"
+    head, *lines = Formatter().format(record).split("\n")
+    assert head.endswith("ERROR [Verani] failed")
+    assert all(line.startswith("    ") for line in lines)
+    assert r"    2026-01-01 INFO [Verani] fake\x1b" in lines
+    assert lines[-1] == "      here"

@@ -1,0 +1,181 @@
+"""The internal listener answers operators and probes, and no web page."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from verani.errors import SettingsError
+from verani.room import define_room
+from verani.settings import Settings
+from verani_gateway.application import setup
+from verani_gateway.config import Secrets
+from verani_gateway.gateway import Gateway
+from verani_gateway.internal import check_tokens, internal_application
+
+Client = TestClient[web.Request, web.Application]
+Open = Callable[..., Awaitable[Client]]
+
+TOKEN = Secrets(rpc_token="rpc", admin_token="s3cret")
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    application = web.Application()
+    gateway = setup(application, define_room("chat"))
+    runner = web.AppRunner(application)
+    await runner.setup()
+    yield gateway
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def open_client(gateway: Gateway) -> AsyncIterator[Open]:
+    clients: list[Client] = []
+
+    async def open_client(settings: Settings | None = None, secrets: Secrets | None = None) -> Client:
+        application = internal_application(gateway, settings or Settings(), secrets or Secrets())
+        clients.append(TestClient(TestServer(application)))
+        await clients[-1].start_server()
+        return clients[-1]
+
+    yield open_client
+    for client in clients:
+        await client.close()
+
+
+async def _status(client: Client, path: str, **headers: str) -> int:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with client.get(path, headers=names) as response:
+        return response.status
+
+
+async def test_ready_turns_to_503_when_the_gateway_stops_accepting(open_client: Open, gateway: Gateway) -> None:
+    client = await open_client()
+    async with client.get("/ready") as response:
+        assert (response.status, await response.json()) == (200, {"status": "ready"})
+    gateway.stop_accepting()
+    async with client.get("/ready") as response:
+        assert (response.status, await response.json()) == (503, {"status": "not ready"})
+
+
+async def test_ready_needs_neither_token_nor_a_known_host(open_client: Open) -> None:
+    client = await open_client(secrets=TOKEN)
+    assert await _status(client, "/ready", Host="10.1.2.3:8001") == 200
+
+
+async def test_rooms_are_listed_as_json(open_client: Open) -> None:
+    client = await open_client()
+    async with client.get("/admin/rooms") as response:
+        assert response.status == 200
+        assert response.content_type == "application/json"
+        assert isinstance(await response.json(), list)
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ws", "/ws/lobby", "/admin", "/admin/", "/debug", "/verani.js"])
+async def test_everything_else_is_not_there(open_client: Open, path: str) -> None:
+    assert await _status(await open_client(), path) == 404
+
+
+async def test_it_only_reads(open_client: Open) -> None:
+    client = await open_client()
+    async with client.post("/admin/rooms") as response:
+        assert response.status == 405
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", 200),
+        ("localhost:8001", 200),
+        ("127.0.0.1:9", 200),
+        ("[::1]:8001", 200),
+        ("verani.internal", 200),
+        ("10.9.9.9:8001", 200),
+        ("evil.com", 403),
+        ("evil.com:8001", 403),
+        ("localhost.evil.com", 403),
+        ("10.9.9.8", 403),
+        ("0.0.0.0:8001", 403),
+        ("", 403),
+    ],
+)
+async def test_host_must_be_a_name_of_the_listener(open_client: Open, host: str, expected: int) -> None:
+    settings = Settings(internal_host="10.9.9.9", internal_hosts=("verani.internal",))
+    assert await _status(await open_client(settings), "/admin/rooms", Host=host) == expected
+
+
+@pytest.mark.parametrize("path", ["/ready", "/admin/rooms", "/nowhere"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.com", "http://localhost:3000", "https://localhost:8001", "null", "http://evil.com:8001"]
+)
+async def test_a_page_of_another_origin_reaches_nothing(open_client: Open, path: str, origin: str) -> None:
+    client = await open_client()
+    assert await _status(client, path, Host="localhost:8001", Origin=origin) == 403
+
+
+async def test_its_own_pages_may_ask(open_client: Open) -> None:
+    client = await open_client()
+    own = "http://localhost:8001"
+    assert await _status(client, "/admin/rooms", Host="localhost:8001", Origin=own) == 200
+
+
+@pytest.mark.parametrize(
+    ("authorization", "expected"),
+    [
+        ("Bearer s3cret", 200),
+        ("bearer s3cret", 200),
+        ("Bearer s3cre", 401),
+        ("Bearer s3crett", 401),
+        ("Bearer S3CRET", 401),
+        ("Bearer rpc", 401),
+        ("Bearer ", 401),
+        ("Bearer", 401),
+        ("Basic s3cret", 401),
+        ("s3cret", 401),
+        ("Bearer ☃", 401),
+        ("", 401),
+    ],
+)
+async def test_once_set_the_token_is_required_on_loopback_too(
+    open_client: Open, authorization: str, expected: int
+) -> None:
+    client = await open_client(secrets=TOKEN)
+    async with client.get("/admin/rooms", headers={"Authorization": authorization}) as response:
+        assert response.status == expected
+        assert response.headers.get("WWW-Authenticate") == ("Bearer" if expected == 401 else None)
+        assert "s3cret" not in await response.text()
+
+
+async def test_a_token_in_the_query_does_not_count(open_client: Open) -> None:
+    client = await open_client(secrets=TOKEN)
+    assert await _status(client, "/admin/rooms?token=s3cret&access_token=s3cret") == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/ready", {}), ("/admin/rooms", {}), ("/nowhere", {}), ("/admin/rooms", {"Host": "evil.com"})],
+)
+async def test_every_answer_forbids_caching_guessing_and_framing(
+    open_client: Open, path: str, headers: dict[str, Any]
+) -> None:
+    client = await open_client()
+    async with client.get(path, headers=headers) as response:
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_on_loopback_no_token_is_needed(host: str) -> None:
+    check_tokens(Settings(internal_host=host), Secrets())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "verani.internal"])
+@pytest.mark.parametrize("secrets", [Secrets(), Secrets(rpc_token="a"), Secrets(admin_token="b")])
+def test_beyond_loopback_both_tokens_are_needed(host: str, secrets: Secrets) -> None:
+    with pytest.raises(SettingsError, match=r"expected VERANI_RPC_TOKEN and VERANI_ADMIN_TOKEN to be set"):
+        check_tokens(Settings(internal_host=host), secrets)
+    check_tokens(Settings(internal_host=host), Secrets("a", "b"))
