@@ -37,9 +37,9 @@ check: $(VENV)/.installed ## lint, types, import rules, then the tests with cove
 	$(BIN)/python -m coverage report
 
 bench: $(VENV)/.installed ## print what actors and rooms cost; fails if a delivery is lost, doubled or out of order
-	$(BIN)/python benchmarks/actors.py
-	$(BIN)/python benchmarks/rooms.py
-	$(BIN)/python benchmarks/rooms.py --loop uvloop
+	$(BIN)/python -m benchmarks.actors
+	$(BIN)/python -m benchmarks.rooms
+	$(BIN)/python -m benchmarks.rooms --loop uvloop
 
 format: $(VENV)/.installed ## format the code
 	$(BIN)/ruff check --fix

@@ -1,6 +1,6 @@
 """What creating, telling and killing an actor costs with few and with many live named actors, and what is left after.
 
-    python benchmarks/actors.py [--quick]
+    python -m benchmarks.actors [--quick]
 
 Times are CPU time of this process, the best of several repetitions, in microseconds an operation. `tell` includes
 the receiver's (empty) receiveMessage, `kill` the tell of its ActorExitRequest. Killed actors are replaced.

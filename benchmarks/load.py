@@ -85,6 +85,7 @@ class Client(asyncio.Protocol):
             self._send(min(self._scenario.window, self._scenario.messages))
 
     def _send(self, count: int) -> None:
+        assert self._sender is not None
         now = asyncio.get_running_loop().time()
         frames = []
         for _ in range(count):

@@ -1,6 +1,6 @@
 """Print what rooms cost: fan-out, many small rooms, echo, against plain aiohttp in the same run.
 
-Run as `python benchmarks/rooms.py [--quick] [--loop uvloop]`. Exits with 1 if a delivery of ours is lost,
+Run as `python -m benchmarks.rooms [--quick] [--loop uvloop]`. Exits with 1 if a delivery of ours is lost,
 doubled or out of order. The figure to compare is the server's CPU time per 1,000 deliveries and its ratio to plain
 aiohttp; wall-clock figures depend on the machine and on the load generator, which has the other core.
 """
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from load import Report, Scenario, run_scenario
+from .load import Report, Scenario, run_scenario
 
 FULL = (
     Scenario("fan-out: 1 room of 1,000, window 8", "cast", 1, 1000, 1, 400, 8),
@@ -42,7 +42,7 @@ def cpu_seconds(pid: int) -> float:
 async def measure(kind: str, loop: str, scenario: Scenario) -> tuple[Report, float, float]:
     """Return the report, the server's CPU seconds and the wall seconds of one scenario."""
     server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("servers.py")), kind, loop], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.servers", kind, loop], stdout=subprocess.PIPE, text=True
     )
     try:
         assert server.stdout is not None

@@ -1,6 +1,6 @@
 """The servers under load: a Verani room, and the same thing written by hand on plain aiohttp.
 
-Run as `python benchmarks/servers.py verani|plain`: prints its port, serves until SIGTERM.
+Run as `python -m benchmarks.servers verani|plain asyncio|uvloop`: prints its port, serves until SIGTERM.
 The plain one is what a careful developer writes without a framework: one encode per broadcast, `send_str` to each.
 """
 
