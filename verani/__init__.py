@@ -23,12 +23,13 @@ from .errors import (
 from .frames import Frame
 from .meta import ConnectionMeta
 from .request import ConnectRequest
-from .room import RoomDefinition, define_room
+from .room import RoomDefinition, define_room, public_meta
 from .session import Session
 from .settings import Settings
 
 __all__ = [
     "define_room",
+    "public_meta",
     "Actor",
     "ConnectRequest",
     "ConnectionMeta",

@@ -6,8 +6,10 @@ outlived its room or its hook raises `RoomAsleep` in every operation.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from msgspec import UNSET
 
@@ -23,9 +25,14 @@ if TYPE_CHECKING:
 
     from .engine import Engine
 
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
+
 __all__ = ["Actor", "Context", "Emitter", "WakeReason"]
 
-S = TypeVar("S")
+S = TypeVar("S", default=SimpleNamespace)
 
 WakeReason: TypeAlias = Literal["event", "crash", "moved"]
 Excluded: TypeAlias = "Session[Any] | str | Iterable[Session[Any] | str] | None"
@@ -71,6 +78,11 @@ class Actor(Generic[M, S]):
     def name(self) -> str:
         """The room's whole name, ``definition/room-id``."""
         return self._room.name
+
+    @property
+    def room_id(self) -> str:
+        """The room's id, as `name_from_request` chose it."""
+        return self._room.name.partition("/")[2]
 
     @property
     def state(self) -> S:
@@ -165,7 +177,7 @@ class Actor(Generic[M, S]):
         return sum(self.close(session, code, reason) for session in self.get_user_sessions(user_id))
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Start a task of the room: it keeps the room awake, a forced tear-down cancels it.
+        """Start a task of the room: it keeps the room awake; when the service stops, it is cancelled.
 
         What it sends while a hook runs leaves when that hook has returned. Its exception goes to `on_error`.
         """

@@ -32,7 +32,7 @@ from msgspec import Struct
 from . import frames, messages
 from .audience import Audience, Membership
 from .context import Actor, Context, S, WakeReason
-from .errors import HookTimeout, RoomAsleep, TooLarge, VeraniError
+from .errors import REFUSALS, HookTimeout, RoomAsleep, TooLarge, VeraniError
 from .frames import Frame, InvalidFrame
 from .meta import AttachmentError, M
 from .names import RESERVED_PREFIX
@@ -74,7 +74,9 @@ class Woken(Struct, frozen=True):
 
 
 class Retire(Struct, frozen=True):
-    """The room goes to sleep: the last event of an incarnation."""
+    """The room goes to sleep: the last event of an incarnation. `force` cancels the tasks it spawned."""
+
+    force: bool = False
 
 
 class HookFailed(Struct, frozen=True):
@@ -214,7 +216,7 @@ class Engine(Generic[M, S]):
                 case HookFailed():
                     await self._report(event.error, event.context)
                 case Retire():
-                    await self._retire()
+                    await self._retire(event.force)
             finished = True
         except _Abandoned:
             return False
@@ -248,6 +250,8 @@ class Engine(Generic[M, S]):
         return self._state[0]
 
     def _restore(self, gateway: str, record: messages.Record) -> None:
+        if record.closing and not record.attachment:
+            return  # turned away: it never was a session
         try:
             meta = self._codec.decode(record.attachment)
         except AttachmentError as error:
@@ -265,14 +269,14 @@ class Engine(Generic[M, S]):
             meta = self._codec.decode(event.attachment)
         except AttachmentError as error:
             logger.error("connection closed: %s", error, extra=self._extra(event.connection))
-            self._sink.output(gateway, messages.Kick(event.connection, 1011, "attachment unreadable"), event.number)
+            self._turn_away(gateway, event, 1011, "attachment unreadable")
             return
         holder = self.members.holder_of(meta.client_id)
         if holder is not None:
             # Never two sessions under one client id (protocol 15). A gateway refuses the second one before the
             # upgrade where the definition rejects it; here it came through another gateway.
             if self.definition.same_client == "reject":
-                self._sink.output(gateway, messages.Kick(event.connection, 4009, _REPLACED), event.number)
+                self._turn_away(gateway, event, 4009, _REPLACED)
                 return
             self._dismiss(holder)
             self._sink.output(holder.gateway, messages.Kick(holder.id, 4009, _REPLACED), event.number)
@@ -285,10 +289,15 @@ class Engine(Generic[M, S]):
         def discard(_: BaseException) -> None:
             self.members.remove(session)
             self._leaving.pop(session.id, None)
-            self._sink.output(gateway, messages.Kick(session.id, 1011), event.number)
+            self._turn_away(gateway, event, 1011)
 
         context = Context(self, session)
         await self._run(_Origin(context, self._clock(), gateway, event, discard), hook, context)
+
+    def _turn_away(self, gateway: str, event: messages.Connect, code: int, reason: str = "") -> None:
+        """Close a connection that becomes no session, and say so in its record: it never gets an `on_disconnect`."""
+        self._sink.attach(gateway, messages.Attach(event.connection, b""))
+        self._sink.output(gateway, messages.Kick(event.connection, code, reason), event.number)
 
     async def _received(self, gateway: str, event: messages.Frame) -> None:
         session = self.members.sessions.get(event.connection)
@@ -381,7 +390,11 @@ class Engine(Generic[M, S]):
             context = Context(self, session, close_code=event.code, close_reason=event.reason)
             await self._run(_Origin(context, self._clock(), gateway, event), hook, context)
 
-    async def _retire(self) -> None:
+    async def _retire(self, force: bool) -> None:
+        if force and self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(tuple(self._tasks), timeout=CANCEL_GRACE)
         hook = self.definition.hooks.get("on_hibernate")
         if hook is not None:
             await self._run(_Origin(Context(self, None), self._clock()), hook, self.actor)
@@ -500,14 +513,12 @@ class Engine(Generic[M, S]):
             self._log(outcome, context)
 
     def _log(self, error: BaseException, context: Context[M, S]) -> None:
-        session = context._session
-        logger.error(
-            "a hook of %s failed: %s",
-            self.name,
-            type(error).__name__,
-            exc_info=error,
-            extra=self._extra(session.id if session is not None else None),
-        )
+        extra = self._extra(context._session.id if context._session is not None else None)
+        if isinstance(error, REFUSALS):
+            # Said on purpose, to a client that can make the hook say it as often as it likes.
+            logger.debug("a hook refused: %s: %s", type(error).__name__, error, extra=extra)
+        else:
+            logger.error("a hook of %s failed: %s", self.name, type(error).__name__, exc_info=error, extra=extra)
 
     def _extra(self, connection: str | None) -> dict[str, Any]:
         return {"room": self.name, "connection": connection}
@@ -560,7 +571,7 @@ class Engine(Generic[M, S]):
         """Follow a change of a session's channels."""
         self.members.move(session, before, session.channels)
 
-    def copy_meta(self, meta: M) -> M:
+    def copy_meta(self, meta: Any) -> Any:
         """Copy a meta for somebody who may do with it what he likes."""
         return self._codec.copy(meta)
 

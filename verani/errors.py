@@ -27,6 +27,7 @@ __all__ = [
     "RoomAsleep",
     "DefinitionError",
     "SettingsError",
+    "REFUSALS",
     "error_for",
 ]
 
@@ -146,6 +147,9 @@ class DefinitionError(VeraniError):
 class SettingsError(VeraniError):
     """A setting with a wrong name, type or value; the text names the option."""
 
+
+# What an application raises to refuse a client, as opposed to what went wrong.
+REFUSALS = (InvalidArguments, Unauthorized, Forbidden, NotFound, Conflict, RateLimited, RoomBusy)
 
 _BY_CODE: Mapping[str, type[VeraniError]] = {
     kind.code: kind

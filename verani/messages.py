@@ -105,7 +105,10 @@ class InputBatch(Struct, frozen=True, tag="inputs"):
 
 
 class Record(Struct, frozen=True):
-    """One connection as of the last processed input: its attachment, and whether it was told to close."""
+    """One connection as of the last processed input: its attachment, and whether it was told to close.
+
+    An empty attachment of a closing connection: it never became a session.
+    """
 
     connection: str
     attachment: bytes
@@ -167,7 +170,7 @@ class Drain(Struct, frozen=True, tag="drain"):
 
 
 class Attach(Struct, frozen=True, tag="attach"):
-    """Replace the attachment of a connection."""
+    """Replace the attachment of a connection; an empty one says that the room turned it away."""
 
     connection: str
     attachment: bytes

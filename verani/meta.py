@@ -7,12 +7,18 @@ Who stores it, and when, is decided elsewhere.
 from __future__ import annotations
 
 import copy
-from typing import Any, Generic, TypeVar
+import sys
+from typing import Any, Generic
 
 import msgspec
 from msgspec import Struct
 
 from .errors import TooLarge, VeraniError
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
 
 __all__ = ["AttachmentCodec", "AttachmentError", "ConnectionMeta", "M", "check_own_field", "set_channels"]
 
@@ -35,7 +41,8 @@ class ConnectionMeta(Struct, kw_only=True):
         super().__setattr__(name, value)
 
 
-M = TypeVar("M", bound=ConnectionMeta)
+# The default (PEP 696) lets a bare `Context`, `Actor` or `Session` mean the one with the plain meta.
+M = TypeVar("M", bound=ConnectionMeta, default=ConnectionMeta)
 
 
 def check_own_field(meta: ConnectionMeta, name: str) -> None:

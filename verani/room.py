@@ -5,18 +5,19 @@ A definition only collects and checks what the user writes; the engine runs it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import re
 import typing
 import uuid
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
 
 import msgspec
 
-from .context import Actor, Context
+from .context import Actor, Context, S
 from .errors import DefinitionError
 from .frames import PING, Frame
 from .meta import AttachmentCodec, ConnectionMeta, M
@@ -27,23 +28,24 @@ __all__ = ["Handler", "RoomDefinition", "SameClient", "define_room", "public_met
 
 logger = logging.getLogger(__name__)
 
-S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
 
 SameClient: TypeAlias = Literal["replace", "reject"]
 
-# The hooks that exist, as options of `define_room` and as decorators of the definition.
-HOOKS = (
-    "extract_meta",
-    "name_from_request",
-    "on_connect",
-    "on_message",
-    "on_disconnect",
-    "on_error",
-    "on_hibernate",
-    "on_hibernation_restore",
-    "on_startup",
-    "on_shutdown",
+# The hooks that exist, as options of `define_room` and as decorators of the definition, and what each is given.
+HOOKS = MappingProxyType(
+    {
+        "extract_meta": ("request",),
+        "name_from_request": ("request",),
+        "on_connect": ("ctx",),
+        "on_message": ("ctx", "frame"),
+        "on_disconnect": ("ctx",),
+        "on_error": ("error", "ctx"),
+        "on_hibernate": ("actor",),
+        "on_hibernation_restore": ("actor",),
+        "on_startup": (),
+        "on_shutdown": (),
+    }
 )
 
 _PATH = re.compile(r"/[A-Za-z0-9_.~/-]*(?:\{room\})?")
@@ -81,22 +83,41 @@ class Handler:
 
 def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] | None:
     label = getattr(function, "__qualname__", repr(function))
+    parameter = _check_arity(function, label, ("ctx", "data"))[1]
+    annotation = parameter.annotation
     try:
-        signature = inspect.signature(function)
-        signature.bind(None, None)
-    except TypeError as error:
-        raise DefinitionError(f"{label}: expected a function that takes (ctx, data)") from error
-    data = list(signature.parameters.values())[1:2]
-    if not data or data[0].annotation in (inspect.Parameter.empty, Any, "Any", "typing.Any"):
-        return None
-    target = function if inspect.isfunction(function) or inspect.ismethod(function) else type(function).__call__
-    try:
-        annotation = typing.get_type_hints(target, include_extras=True).get(data[0].name, Any)
-        return None if annotation is Any else msgspec.json.Decoder(annotation)
+        # Only this annotation: others may name what exists for type checkers alone.
+        holder = type(label, (), {"__annotations__": {"data": annotation}})
+        annotation = typing.get_type_hints(holder, globalns=_globals_of(function), include_extras=True)["data"]
+        return None if annotation in (Any, inspect.Parameter.empty) else msgspec.json.Decoder(annotation)
     except (NameError, TypeError) as error:
         raise DefinitionError(
-            f"{label}: expected the type of {data[0].name!r} to be one that msgspec can decode: {error}"
+            f"{label}: expected the type of {parameter.name!r} to be one that msgspec can decode: {error}"
         ) from error
+
+
+def _globals_of(function: Any) -> dict[str, Any]:
+    """Find the module that a function, method, partial or callable object was written in."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not hasattr(function, "__globals__"):  # neither a function nor a method of one
+        function = type(function).__call__
+    return getattr(function, "__globals__", {})
+
+
+def _check_arity(function: Callable[..., Any], label: str, expected: tuple[str, ...]) -> list[inspect.Parameter]:
+    """Return the parameters that the expected arguments bind to, the last one repeated for ``*args``."""
+    count = len(expected)
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*expected)
+    except TypeError as error:
+        raise DefinitionError(f"{label}: expected a function that takes ({', '.join(expected)})") from error
+    except ValueError:  # a callable of C without a signature
+        return [inspect.Parameter("data", inspect.Parameter.POSITIONAL_ONLY)] * count
+    parameters = list(signature.parameters.values())[:count]
+    return parameters + parameters[-1:] * (count - len(parameters))
 
 
 class RoomDefinition(Generic[M, S]):
@@ -221,6 +242,7 @@ class RoomDefinition(Generic[M, S]):
             raise DefinitionError(f"{self.name}: {hook} is given twice; expected one option or one decorator")
         if not callable(function):
             raise DefinitionError(f"{self.name}: expected {hook} to be a function, got {function!r}")
+        _check_arity(function, f"{self.name}: {hook}", HOOKS[hook])
         self.hooks[hook] = function
 
     def _hook(self, hook: str, function: F) -> F:

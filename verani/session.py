@@ -25,7 +25,7 @@ class SessionOwner(Protocol):
     def moved(self, session: Session[Any], before: tuple[str, ...]) -> None:
         """Follow a change of channels."""
 
-    def copy_meta(self, meta: M) -> M:
+    def copy_meta(self, meta: Any) -> Any:
         """Copy a meta deeply."""
 
     def settle(self, session: Session[Any]) -> None:
@@ -69,7 +69,8 @@ class Session(Generic[M]):
     @property
     def meta(self) -> M:
         """A copy of the meta; change it with `update`."""
-        return self._owner.copy_meta(self.live_meta)
+        meta: M = self._owner.copy_meta(self.live_meta)
+        return meta
 
     def join(self, channel: str) -> None:
         """Enter a channel; raises ValueError for a bad name or more than 128 channels."""

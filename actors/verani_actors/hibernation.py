@@ -50,7 +50,7 @@ class Wake(Struct, frozen=True):
 
 
 class RetireAll(Struct, frozen=True):
-    """Put every room to sleep: the host stops."""
+    """Put every room to sleep, cancelling the tasks they spawned: the host stops."""
 
 
 class HibernationManager(Actor):
@@ -73,7 +73,7 @@ class HibernationManager(Actor):
                 self._put_to_sleep(self._rooms.retire_idle())
                 self.wakeupAfter(self._period)
             case RetireAll():
-                self._put_to_sleep(self._rooms.retire_all())
+                self._put_to_sleep(self._rooms.retire_all(), force=True)
             case Slept():
                 self.send(sender, ActorExitRequest())
             case Stayed():
@@ -81,6 +81,6 @@ class HibernationManager(Actor):
             case ChildActorExited():
                 self._rooms.exited(message.childAddress)
 
-    def _put_to_sleep(self, addresses: list[ActorAddress]) -> None:
+    def _put_to_sleep(self, addresses: list[ActorAddress], *, force: bool = False) -> None:
         for address in addresses:
-            self.send(address, Sleep())
+            self.send(address, Sleep(force))

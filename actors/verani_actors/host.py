@@ -191,7 +191,7 @@ class RoomHost:
                     result = hook()
                     if inspect.isawaitable(result):
                         await result
-                except Exception:  # a user's hook; the others still run
+                except (Exception, SystemExit, KeyboardInterrupt):  # a user's hook; the others still run
                     logger.exception("on_shutdown of %s failed", definition.name)
 
     def rooms(self) -> dict[str, str]:

@@ -48,7 +48,9 @@ class Abandoned(Struct, frozen=True):
 
 
 class Sleep(Struct, frozen=True):
-    """Go to sleep if nothing is going on; answered with `Slept` or `Stayed`."""
+    """Go to sleep if nothing is going on; answered with `Slept` or `Stayed`. `force`: spawned tasks do not count."""
+
+    force: bool = False
 
 
 class Slept(Struct, frozen=True):
@@ -82,7 +84,7 @@ class RoomActor(Actor):
             case Post():
                 return self._post(message.event)
             case Sleep():
-                return self._sleep(sender)
+                return self._sleep(sender, message.force)
             case Abandoned():
                 return self._resume()
             case ActorExitRequest():
@@ -120,14 +122,14 @@ class RoomActor(Actor):
         else:
             await self._work()
 
-    async def _sleep(self, manager: ActorAddress) -> None:
+    async def _sleep(self, manager: ActorAddress, force: bool) -> None:
         engine = self._engine
         assert engine is not None
-        if self._inputs or engine.busy is not None:
+        if self._inputs or (engine.busy is not None and not force):
             self.send(manager, Stayed(engine.name))
             return
         self._retiring_for = manager
-        if await engine.handle(Retire()):
+        if await engine.handle(Retire(force)):
             self._finish_retiring(manager)
 
     def _finish_retiring(self, manager: ActorAddress) -> None:
