@@ -250,13 +250,13 @@ class Engine(Generic[M, S]):
         return self._state[0]
 
     def _restore(self, gateway: str, record: messages.Record) -> None:
-        if record.closing and not record.attachment:
-            return  # turned away: it never was a session
         try:
             meta = self._codec.decode(record.attachment)
         except AttachmentError as error:
             logger.error("connection closed: %s", error, extra=self._extra(record.connection))
-            self._sink.output(gateway, messages.Kick(record.connection, 1011, "attachment unreadable"), None)
+            self._sink.output(
+                gateway, messages.Kick(record.connection, 1011, "attachment unreadable", refused=True), None
+            )
             return
         session = Session(self, gateway, record.connection, meta, record.attachment)
         if record.closing:
@@ -295,9 +295,8 @@ class Engine(Generic[M, S]):
         await self._run(_Origin(context, self._clock(), gateway, event, discard), hook, context)
 
     def _turn_away(self, gateway: str, event: messages.Connect, code: int, reason: str = "") -> None:
-        """Close a connection that becomes no session, and say so in its record: it never gets an `on_disconnect`."""
-        self._sink.attach(gateway, messages.Attach(event.connection, b""))
-        self._sink.output(gateway, messages.Kick(event.connection, code, reason), event.number)
+        """Close a connection that becomes no session: it never gets an `on_disconnect`."""
+        self._sink.output(gateway, messages.Kick(event.connection, code, reason, refused=True), event.number)
 
     async def _received(self, gateway: str, event: messages.Frame) -> None:
         session = self.members.sessions.get(event.connection)

@@ -149,11 +149,12 @@ class Deliver(Struct, frozen=True, tag="deliver"):
 
 
 class Kick(Struct, frozen=True, tag="kick"):
-    """Close a connection after everything written to it before."""
+    """Close a connection after everything written to it before; a refused one never had a session."""
 
     connection: str
     code: int
     reason: str = ""
+    refused: bool = False
 
 
 class Invalid(Struct, frozen=True, tag="invalid"):

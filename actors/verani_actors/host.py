@@ -264,7 +264,7 @@ class RoomHost:
         logger.error("connection closed: no room definition for %s", input.room)
         entry = self._pending.setdefault(gateway, {}).setdefault(input.room, Entry(input.room))
         entry.processed = input.number
-        entry.outputs.append(Kick(input.connection, 1011))
+        entry.outputs.append(Kick(input.connection, 1011, refused=True))
         self._schedule_flush()
 
     def _deliver(self, room: _Room, gateway: str, inputs: list[Input]) -> None:

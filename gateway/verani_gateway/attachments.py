@@ -2,8 +2,8 @@
 
 Invariants:
 - A record exists from the connect input until its close input was processed, however long the socket lived.
-- A snapshot is the state as of the last processed input: it holds the records whose connect was processed,
-  with the last committed attachment. Unprocessed inputs follow it, in order.
+- A snapshot is the state as of the last processed input: it holds the records whose connect was processed and
+  not refused, with the last committed attachment. Unprocessed inputs follow it, in order.
 - Input numbers rise within a room. They are drawn from one counter of the gateway, so a room that was
   forgotten and comes back never uses a number twice.
 - A room without records and unprocessed inputs is forgotten.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from verani.messages import Attach, Close, Connect, Entry, Frame, Input, Record, Snapshot
+from verani.messages import Attach, Close, Connect, Entry, Frame, Input, Kick, Record, Snapshot
 
 from .outbox import Run
 
@@ -39,12 +39,13 @@ def size_of(input: Input) -> int:
 
 
 class _Held:
-    __slots__ = ("attachment", "closing", "connected")
+    __slots__ = ("attachment", "closing", "connected", "refused")
 
     def __init__(self, attachment: bytes) -> None:
         self.attachment = attachment
         self.connected = False
         self.closing = False
+        self.refused = False
 
 
 class RoomInputs:
@@ -99,11 +100,12 @@ class Attachments:
         if held is not None:
             held.attachment = attach.attachment
 
-    def note_kick(self, room: RoomInputs, connection: str) -> None:
-        """Remember that the room told this connection to close."""
-        held = room.records.get(connection)
+    def note_kick(self, room: RoomInputs, kick: Kick) -> None:
+        """Remember that the room told this connection to close, and whether it ever let it in."""
+        held = room.records.get(kick.connection)
         if held is not None:
             held.closing = True
+            held.refused = kick.refused
 
     def acknowledge(self, room: RoomInputs, entry: Entry) -> Iterator[tuple[Input, int]]:
         """Yield the inputs that an entry says are processed, with their sizes, and settle their records."""
@@ -128,7 +130,7 @@ class Attachments:
         chunk: list[Record] = []
         size = 0
         for connection, held in room.records.items() if room is not None else ():
-            if not held.connected:
+            if not held.connected or held.refused:
                 continue
             if chunk and size + len(held.attachment) > SNAPSHOT_CHUNK:
                 yield Snapshot(name, incarnation, chunk, last=False)

@@ -63,9 +63,7 @@ class Socket(web.WebSocketResponse[Any]):
 class Connection:
     """One accepted WebSocket."""
 
-    def __init__(
-        self, gateway: Gateway, id: str, room: str, client_id: str, ws: Socket, request: web.Request
-    ) -> None:
+    def __init__(self, gateway: Gateway, id: str, room: str, client_id: str, ws: Socket, request: web.Request) -> None:
         """Take over a prepared WebSocket; raises ConnectionResetError if its transport is gone already."""
         if request.transport is None:
             raise ConnectionResetError("the client left during the handshake")
@@ -89,6 +87,7 @@ class Connection:
         self._pinged_at: float | None = None
         # Since when the socket is unread, for its own flood or for a slow room, and the last pong it got since.
         self._throttled_since: float | None = None
+        self._delayed = False
         self._blocked_since: float | None = None
         self._pong_at = now
 
@@ -182,9 +181,11 @@ class Connection:
         assert self._bucket is not None
         if self._throttled_since is None:
             self._throttled_since = self._pong_at = self._gateway.now()
+        self._delayed = True
         while missing and not self._transport.is_closing() and self._closing is None:
             await asyncio.sleep(missing)
             missing = self._bucket.take(self._gateway.now())
+        self._delayed = False
         return True
 
     def _over_limits(self) -> bool:
@@ -223,6 +224,8 @@ class Connection:
         if self._transport.is_closing():
             self.resume()
             return
+        if not self._delayed and self._blocked_since is None:
+            self._throttled_since = None  # the flood is over: the next frame has not even come
         unread = self._throttled_since or self._blocked_since
         if unread is not None:
             self._comfort(now, unread)

@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from verani.errors import (
     Conflict,
@@ -167,7 +167,7 @@ class Endpoint:
 def _check_upgrade(request: web.Request) -> web.Response | None:
     """Answer what is no WebSocket handshake of version 13 (RFC 6455 4.2, protocol 2)."""
     headers = request.headers
-    upgrade = "websocket" in headers.get("Upgrade", "").lower()
+    upgrade = headers.get("Upgrade", "").strip().lower() == "websocket" and request.version >= HttpVersion11
     if not upgrade or "upgrade" not in headers.get("Connection", "").lower():
         return _response(426, "upgrade_required", {"Upgrade": "websocket", "Connection": "Upgrade, close"})
     if headers.get("Sec-WebSocket-Version") != "13":

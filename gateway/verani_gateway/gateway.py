@@ -119,9 +119,7 @@ class Gateway:
         self.max_connections = self._connection_limit()
         self.host = RoomHost(self.definitions, self.settings)
         await self.host.start()
-        hello = Hello(
-            versions=PROTOCOL_VERSIONS, build=__version__, gateway=self.id, incarnation=secrets.token_hex(8)
-        )
+        hello = Hello(versions=PROTOCOL_VERSIONS, build=__version__, gateway=self.id, incarnation=secrets.token_hex(8))
         self._link = MemoryLink(self.id, hello, self.host, self._receive)
         settings = self.settings
         self._period = min(_TICK, settings.ping_interval / 4, settings.pong_timeout / 4, settings.max_unread / 4)
@@ -359,7 +357,7 @@ class Gateway:
         connection = self.connections.get(output.connection)
         match output:
             case Kick():
-                self._attachments.note_kick(room, output.connection)
+                self._attachments.note_kick(room, output)
                 if connection is not None:
                     connection.close(output.code, output.reason)
             case Invalid():

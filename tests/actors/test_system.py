@@ -30,6 +30,7 @@ from thespian.actors import (
     WakeupMessage,
     requireCapability,
 )
+
 from verani_actors.system import BATCH, AsyncioSystemBase, UnsupportedCall
 from verani_actors.wakeups import SLACK, Wakeups
 

@@ -20,6 +20,7 @@ from thespian.actors import (
     WakeupMessage,
     requireCapability,
 )
+
 from verani_actors.system import AsyncioSystemBase
 
 # One line for each message an actor saw: its role, the message, the role of the sender.

@@ -1,0 +1,714 @@
+"""A room host between a gateway that only pretends and real room actors: nothing lost, nothing twice, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, Protocol
+
+import pytest
+from thespian.actors import ActorExitRequest
+
+from tests.raw import until
+from verani.messages import (
+    PROTOCOL_VERSIONS,
+    Attach,
+    Close,
+    Connect,
+    Deliver,
+    Drain,
+    Drained,
+    Entry,
+    EntryBatch,
+    Frame,
+    GatewayMessage,
+    Hello,
+    HostMessage,
+    Input,
+    InputBatch,
+    Invalid,
+    Kick,
+    Output,
+    Pull,
+    Record,
+    Snapshot,
+    decode_gateway_message,
+    decode_host_message,
+    encode_message,
+)
+from verani.meta import ConnectionMeta
+from verani.room import RoomDefinition, define_room
+from verani.settings import Settings
+from verani_actors.host import RoomHost
+from verani_actors.room import Sleep
+
+Room = RoomDefinition[Any, Any]
+
+
+class FakeGateway:
+    """Keep what a gateway keeps, for one host; with `coded`, every message travels as bytes."""
+
+    def __init__(self, host: RoomHost, *, id: str = "g1", coded: bool = False) -> None:
+        self.id = id
+        self.answers = True
+        self.pulls: list[Pull] = []
+        self.batches: list[EntryBatch] = []
+        self.entries: list[Entry] = []
+        self.outputs: list[Output] = []
+        self.processed: dict[str, int] = {}
+        self._host = host
+        self._coded = coded
+        self._records: dict[str, dict[str, Record]] = {}
+        self._unprocessed: list[Input] = []
+        self._number = 0
+        self._sent = 0
+        host.link(id, self._take)
+        self.say(Hello(versions=PROTOCOL_VERSIONS, build="test", gateway=id, incarnation="1"))
+
+    # --- to the host ---
+
+    def say(self, message: GatewayMessage) -> None:
+        if self._coded:
+            message = decode_gateway_message(encode_message(message))
+        self._host.receive(self.id, message)
+
+    def put(self, *inputs: Input) -> None:
+        """Send inputs in one batch."""
+        self._unprocessed.extend(inputs)
+        self._sent += 1
+        self.say(InputBatch(self._sent, len(self.batches), list(inputs)))
+
+    def number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def connect(self, definition: Room, connection: str, room: str = "chat/a") -> Connect:
+        meta = ConnectionMeta(user_id=f"user of {connection}", client_id=connection)
+        return Connect(room, self.number(), connection, definition.codec(16384).encode(meta))
+
+    def frame(
+        self, connection: str, data: Any, *, event: str = "n", room: str = "chat/a", request: int | None = None
+    ) -> Frame:
+        return Frame(room, self.number(), connection, event, str(data).encode(), request=request)
+
+    def close(self, connection: str, room: str = "chat/a") -> Close:
+        return Close(room, self.number(), connection, 1000, "bye")
+
+    def answer(self, pull: Pull) -> None:
+        """Answer a pull, one record a chunk, as a gateway with large attachments does."""
+        records = list(self._records.get(pull.room, {}).values())
+        for record in records:
+            self.say(Snapshot(pull.room, pull.incarnation, [record], last=False))
+        self.say(Snapshot(pull.room, pull.incarnation, []))
+
+    # --- from the host ---
+
+    def _take(self, message: HostMessage) -> None:
+        if self._coded:
+            message = decode_host_message(encode_message(message))
+        match message:
+            case Pull():
+                self.pulls.append(message)
+                if self.answers:
+                    self.answer(message)
+            case EntryBatch():
+                self.batches.append(message)
+                for entry in message.entries:
+                    self._apply(entry)
+            case Hello():
+                assert message.versions == PROTOCOL_VERSIONS
+
+    def _apply(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self.outputs.extend(entry.outputs)
+        for output in entry.outputs:
+            if isinstance(output, Drain):
+                self.say(Drained(entry.room, output.token))
+        records = self._records.setdefault(entry.room, {})
+        for attach in entry.attachments:
+            if attach.connection in records:
+                records[attach.connection] = Record(attach.connection, attach.attachment)
+        if entry.processed is None:
+            return
+        assert entry.processed > self.processed.get(entry.room, 0), "an input is acknowledged once"
+        self.processed[entry.room] = entry.processed
+        # A connect's attachment may have been replaced by the very entry that acknowledges it.
+        newer = {attach.connection: attach.attachment for attach in entry.attachments}
+        left: list[Input] = []
+        for input in self._unprocessed:
+            if input.room != entry.room or input.number > entry.processed:
+                left.append(input)
+            elif isinstance(input, Connect):
+                records[input.connection] = Record(input.connection, newer.get(input.connection, input.attachment))
+            elif isinstance(input, Close):
+                records.pop(input.connection, None)
+        self._unprocessed = left
+
+    def texts(self) -> list[bytes]:
+        return [output.payload for output in self.outputs if isinstance(output, Deliver)]
+
+
+class Start(Protocol):
+    """The fixture `start`."""
+
+    def __call__(self, *rooms: Room, clock: Any = ..., **settings: Any) -> Awaitable[RoomHost]: ...
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    hosts: list[RoomHost] = []
+
+    async def start(*rooms: Room, clock: Any = None, **settings: Any) -> RoomHost:
+        arguments = {} if clock is None else {"clock": clock}
+        host = RoomHost(rooms, Settings(**settings), **arguments)
+        await host.start()
+        hosts.append(host)
+        return host
+
+    yield start
+    for host in hosts:
+        await host.stop(1.0)
+
+
+class Recorder:
+    """A room that writes down what happens to it; its handler `n` may be held up."""
+
+    def __init__(self, **options: Any) -> None:
+        self.seen: list[Any] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.hold: int | None = None
+        self.room: Room = define_room("chat", **options)
+        self.room.on("n")(self._n)
+        self.room.on_connect(lambda ctx: self.seen.append(("connect", ctx.actor.get_session_count())))
+        self.room.on_disconnect(lambda ctx: self.seen.append(("disconnect", ctx.meta.user_id, ctx.close_code)))
+        self.room.on_hibernation_restore(
+            lambda actor: self.seen.append(("restore", actor.get_session_count(), actor.wake_reason))
+        )
+
+    async def _n(self, ctx: Any, data: Any) -> None:
+        if data == self.hold:
+            self.seen.append("held")
+            await self.gate.wait()
+        self.seen.append(data)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [item for item in self.seen if isinstance(item, int)]
+
+
+# --- waking --------------------------------------------------------------------------------------------------
+
+
+async def test_no_input_is_handled_before_the_snapshots_of_all_gateways_are_merged(start: Start) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
+    second.put(second.connect(recorder.room, "old"))
+    await until(lambda: recorder.seen == [("connect", 1)])
+    await _sleep(host)
+    recorder.seen.clear()
+    first.answers = second.answers = False
+    first.put(first.connect(recorder.room, "new"), first.frame("new", 1))
+    await until(lambda: len(second.pulls) == 2)
+    assert host.rooms() == {"chat/a": "waking"}
+    first.answer(first.pulls[-1])
+    first.put(first.frame("new", 2))
+    await asyncio.sleep(0)
+    assert recorder.seen == []
+    second.answer(second.pulls[-1])
+    await until(lambda: 2 in recorder.seen)
+    assert recorder.seen == [("restore", 1, "event"), ("connect", 2), 1, 2]
+
+
+async def test_the_answer_to_an_earlier_pull_is_ignored(start: Start) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.answers = False
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: gateway.pulls)
+    gateway.answer(Pull("chat/a", gateway.pulls[0].incarnation - 1))
+    gateway.answer(Pull("chat/unknown", 1))
+    await asyncio.sleep(0)
+    assert host.rooms() == {"chat/a": "waking"}
+    gateway.answer(gateway.pulls[0])
+    await until(lambda: recorder.seen)
+    gateway.answer(gateway.pulls[0])
+    gateway.put(gateway.frame("c", 1))
+    await until(lambda: 1 in recorder.seen)
+    assert recorder.seen == [("connect", 1), 1]
+
+
+async def test_inputs_of_an_unknown_definition_close_the_connection_and_are_acknowledged(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    connect = gateway.connect(recorder.room, "c", room="game/a")
+    close = gateway.close("c", room="game/a")
+    gateway.put(connect)
+    gateway.put(close)
+    await until(lambda: gateway.processed.get("game/a") == close.number)
+    assert gateway.outputs[0] == Kick("c", 1011, refused=True)
+    assert "connection closed: no room definition for game/a" in caplog.messages
+    assert host.rooms() == {}
+
+
+# --- sleeping ------------------------------------------------------------------------------------------------
+
+
+async def _sleep(host: RoomHost, room: str = "chat/a") -> None:
+    """Put a room to sleep as if it had been idle."""
+    await until(lambda: not host._rooms[room].handed)
+    host._rooms[room].active = float("-inf")
+    queue = next(iter(host._idle.values()))
+    queue.move_to_end(room, last=False)
+    await until(lambda: room not in host.rooms())
+
+
+async def test_inputs_that_arrive_while_a_room_falls_asleep_go_to_its_next_incarnation_in_order(start: Start) -> None:
+    recorder = Recorder(hibernate_after=0.02)
+    retiring, goes_on = asyncio.Event(), asyncio.Event()
+
+    @recorder.room.on_hibernate
+    async def on_hibernate(actor: Any) -> None:
+        recorder.seen.append("hibernate")
+        retiring.set()
+        await goes_on.wait()
+
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await retiring.wait()
+    assert host.rooms() == {"chat/a": "retiring"}
+    gateway.put(gateway.frame("c", 1), gateway.frame("c", 2))
+    gateway.put(gateway.frame("c", 3), gateway.close("c"))
+    goes_on.set()
+    await until(lambda: len(recorder.seen) >= 7)
+    assert recorder.seen[:7] == [
+        ("connect", 1),
+        "hibernate",
+        ("restore", 1, "event"),
+        1,
+        2,
+        3,
+        ("disconnect", "user of c", 1000),
+    ]
+
+
+async def test_many_sleeps_lose_and_double_nothing(start: Start) -> None:
+    recorder = Recorder(hibernate_after=0.001)
+    host = await start(recorder.room)
+    gateway = FakeGateway(host, coded=True)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    for n in range(300):
+        gateway.put(gateway.frame("c", n))
+        if n % 10 == 0:
+            await until(lambda: len(recorder.numbers) > len(gateway.pulls))
+            await until(lambda: host.rooms().get("chat/a") != "awake")  # retiring or asleep, as it comes
+    await until(lambda: len(recorder.numbers) >= 300)
+    assert recorder.numbers == list(range(300))
+    assert len(gateway.pulls) > 5, "the room did sleep meanwhile"
+    assert {item[1] for item in recorder.seen if isinstance(item, tuple)} == {1}
+
+
+async def test_the_idle_clock_is_that_of_the_definition_and_never_is_never(start: Start) -> None:
+    now = 0.0
+    rooms = [
+        define_room("short", hibernate_after=1.0),
+        define_room("setting"),
+        define_room("never", hibernate_after=None),
+    ]
+    host = await start(*rooms, clock=lambda: now, hibernate_after=5.0)
+    gateway = FakeGateway(host)
+    gateway.put(*(gateway.connect(room, room.name, room=f"{room.name}/a") for room in rooms))
+    await until(lambda: len(gateway.processed) == 3)
+    now = 0.9
+    gateway.put(gateway.frame("short", 1, room="short/a"))
+    await until(lambda: gateway.processed["short/a"] > 3)
+    now = 1.5
+    await asyncio.sleep(0)
+    assert "short/a" in host.rooms(), "a frame sets the clock back"
+    now = 2.0
+    await until(lambda: set(host.rooms()) == {"setting/a", "never/a"})
+    now = 5.5
+    await until(lambda: set(host.rooms()) == {"never/a"})
+    now = 1e9
+    gateway.put(gateway.frame("short", 1, room="short/a"))
+    await until(lambda: gateway.processed["short/a"] == 5)
+    now = 2e9
+    await until(lambda: set(host.rooms()) == {"never/a"})
+
+
+async def test_a_running_hook_and_a_spawned_task_keep_a_room_awake(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(hibernate_after=0.01)
+    release, looks = asyncio.Event(), 0
+
+    async def background() -> None:
+        await release.wait()
+        recorder.seen.append("task ends")
+
+    @recorder.room.on("slow")
+    async def slow(ctx: Any, data: Any) -> None:
+        ctx.actor.spawn(background())
+        await until(lambda: looks >= 5)
+        recorder.seen.append("hook ends")
+
+    recorder.room.on_hibernate(lambda actor: recorder.seen.append("hibernate"))
+    host = await start(recorder.room)
+    retire_idle = host.retire_idle
+
+    def counted() -> Any:
+        nonlocal looks
+        looks += 1
+        return retire_idle()
+
+    monkeypatch.setattr(host, "retire_idle", counted)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="slow"))
+    await until(lambda: looks >= 12)
+    assert host.rooms() == {"chat/a": "awake"}
+    release.set()
+    await until(lambda: host.rooms() == {})
+    assert recorder.seen == [("connect", 1), "hook ends", "task ends", "hibernate"]
+
+
+async def test_a_room_that_has_something_to_do_after_all_stays_and_gets_what_came_meanwhile(start: Start) -> None:
+    recorder = Recorder()
+    release = asyncio.Event()
+    recorder.room.on("spawn")(lambda ctx, data: ctx.actor.spawn(release.wait()) and None)
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="spawn"))
+    await until(lambda: gateway.processed.get("chat/a") == 2)
+    # As if the task had begun after the manager chose this room.
+    base, manager = host._base, host._manager
+    assert base is not None
+    assert manager is not None
+    base._post(host._retire(host._rooms["chat/a"]), manager, Sleep())
+    assert host.rooms() == {"chat/a": "retiring"}
+    gateway.put(gateway.frame("c", 1), gateway.frame("c", 2))
+    await until(lambda: 2 in recorder.seen)
+    assert recorder.seen == [("connect", 1), 1, 2]
+    assert host.rooms() == {"chat/a": "awake"}
+    assert len(gateway.pulls) == 1
+    release.set()
+
+
+async def test_a_stop_cancels_spawned_tasks_and_puts_their_rooms_to_sleep() -> None:
+    recorder = Recorder()
+    recorder.room.on_hibernate(lambda actor: recorder.seen.append("hibernate"))
+    recorder.room.on_shutdown(lambda: recorder.seen.append("shutdown"))
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            recorder.seen.append("cancelled")
+
+    recorder.room.on("spawn")(lambda ctx, data: ctx.actor.spawn(forever()) and None)
+    host = RoomHost([recorder.room], Settings())
+    await host.start()
+    before = asyncio.all_tasks()
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="spawn"))
+    await until(lambda: gateway.processed.get("chat/a") == 2)
+    await host.stop(10.0)
+    assert sorted(map(str, recorder.seen[1:-1])) == ["cancelled", "hibernate"]
+    assert recorder.seen[-1] == "shutdown"
+    await until(lambda: asyncio.all_tasks() <= before)
+
+
+async def test_a_stop_without_patience_cancels_what_runs_and_still_runs_on_shutdown() -> None:
+    recorder = Recorder()
+    recorder.hold = 1
+    recorder.gate.clear()
+    recorder.room.on_shutdown(lambda: recorder.seen.append("shutdown"))
+    host = RoomHost([recorder.room], Settings())
+    await host.start()
+    before = asyncio.all_tasks()
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 1))
+    await until(lambda: "held" in recorder.seen)
+    await host.stop(0.01)
+    assert recorder.seen == [("connect", 1), "held", "shutdown"]
+    assert asyncio.all_tasks() <= before
+
+
+async def test_an_on_startup_that_fails_stops_the_start() -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    host = RoomHost([define_room("chat", on_startup=fail)], Settings())
+    before = asyncio.all_tasks()
+    with pytest.raises(ZeroDivisionError):
+        await host.start()
+    assert asyncio.all_tasks() <= before
+    assert host.rooms() == {}
+
+
+# --- dying ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_room_actor_that_is_killed_leaves_its_inputs_to_the_next_incarnation(start: Start) -> None:
+    recorder = Recorder()
+    recorder.hold = 1
+    recorder.gate.clear()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 1))
+    await until(lambda: "held" in recorder.seen)
+    address = host._rooms["chat/a"].address
+    assert address is not None
+    host._tell(address, ActorExitRequest())
+    gateway.put(gateway.frame("c", 2), gateway.frame("c", 3))
+    recorder.gate.set()
+    await until(lambda: 3 in recorder.seen)
+    assert recorder.seen == [("connect", 1), "held", 1, ("restore", 1, "crash"), 2, 3]
+    assert host._rooms["chat/a"].address != address
+    await until(lambda: gateway.processed["chat/a"] == 4)
+    gateway.put(gateway.frame("c", 4))
+    await until(lambda: 4 in recorder.seen)
+
+
+async def test_an_idle_room_actor_that_is_killed_wakes_with_the_next_input(start: Start) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: recorder.seen)
+    address = host._rooms["chat/a"].address
+    assert address is not None
+    host._tell(address, ActorExitRequest())
+    await until(lambda: host.rooms() == {})
+    gateway.put(gateway.frame("c", 1))
+    await until(lambda: 1 in recorder.seen)
+    assert recorder.seen == [("connect", 1), ("restore", 1, "event"), 1]
+
+
+async def test_an_input_whose_hook_had_begun_is_not_run_again(start: Start) -> None:
+    recorder = Recorder()
+    recorder.hold = 1
+    recorder.gate.clear()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 1), gateway.frame("c", 2))
+    await until(lambda: "held" in recorder.seen)
+    base, address = host._base, host._rooms["chat/a"].address
+    assert base is not None
+    assert address is not None
+    base._exit(base._actors[address.actorAddressString], recursive=True)  # as if it died in the midst of its hook
+    await until(lambda: 2 in recorder.seen)
+    assert recorder.seen == [("connect", 1), "held", ("restore", 1, "crash"), 2]
+    await until(lambda: gateway.processed["chat/a"] == 3)
+
+
+async def test_an_abandoned_hook_is_acknowledged_once_and_the_room_goes_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verani.engine.CANCEL_GRACE", 0.02)
+    recorder = Recorder()
+    ends = asyncio.Event()
+    errors: list[str] = []
+    recorder.room.on_error(lambda error, ctx: errors.append(type(error).__name__))
+
+    @recorder.room.on("stubborn")
+    async def stubborn(ctx: Any, data: Any) -> None:
+        while not ends.is_set():
+            try:
+                await ends.wait()
+            except asyncio.CancelledError:
+                continue
+
+    host = await start(recorder.room, hook_timeout=0.02)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="stubborn"), gateway.frame("c", 1))
+    await until(lambda: 1 in recorder.seen)
+    gateway.put(gateway.frame("c", 2))
+    await until(lambda: gateway.processed["chat/a"] == 4)
+    assert recorder.seen == [("connect", 1), 1, 2]
+    assert errors == ["HookTimeout"]
+    assert not host._rooms["chat/a"].handed
+    ends.set()
+
+
+def _stubborn(ends: asyncio.Event) -> Any:
+    """Make a hook that ignores its cancellation."""
+
+    async def hook(actor: Any) -> None:
+        while not ends.is_set():
+            try:
+                await ends.wait()
+            except asyncio.CancelledError:
+                continue
+
+    return hook
+
+
+async def test_an_on_hibernate_that_is_abandoned_does_not_keep_its_room_from_sleeping(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verani.engine.CANCEL_GRACE", 0.02)
+    ends = asyncio.Event()
+    recorder = Recorder(hibernate_after=0.05, on_hibernate=_stubborn(ends))
+    host = await start(recorder.room, hook_timeout=0.02)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: host.rooms() == {"chat/a": "retiring"})
+    gateway.put(gateway.frame("c", 1))
+    await until(lambda: 1 in recorder.seen)
+    assert recorder.seen == [("connect", 1), ("restore", 1, "event"), 1]
+    ends.set()
+
+
+async def test_an_on_hibernation_restore_that_is_abandoned_does_not_keep_its_room_from_working(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verani.engine.CANCEL_GRACE", 0.02)
+    ends = asyncio.Event()
+    recorder = Recorder(hibernate_after=60.0)
+    recorder.room.hooks["on_hibernation_restore"] = _stubborn(ends)
+    host = await start(recorder.room, hook_timeout=0.02)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: recorder.seen)
+    await _sleep(host)
+    gateway.put(gateway.frame("c", 1), gateway.frame("c", 2))
+    await until(lambda: 2 in recorder.seen)
+    assert recorder.seen == [("connect", 1), 1, 2]
+    ends.set()
+
+
+async def test_a_message_that_no_room_knows_is_ignored(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: recorder.seen)
+    address = host._rooms["chat/a"].address
+    assert address is not None
+    host._tell(address, "hello")
+    gateway.put(gateway.frame("c", 1))
+    await until(lambda: 1 in recorder.seen)
+    assert "unexpected message str for a room" in caplog.messages
+
+
+# --- effects -------------------------------------------------------------------------------------------------
+
+
+async def test_outputs_attachments_and_acknowledgement_of_an_input_are_in_one_entry(start: Start) -> None:
+    room = define_room("chat")
+
+    @room.on("join")
+    def join(ctx: Any, data: Any) -> str:
+        ctx.join("b")
+        ctx.emit("joined")
+        return "ok"
+
+    host = await start(room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(room, "c"))
+    await until(lambda: gateway.processed)
+    gateway.entries.clear()
+    gateway.put(gateway.frame("c", 0, event="join", request=9))
+    await until(lambda: gateway.processed["chat/a"] == 2)
+    (entry,) = gateway.entries
+    assert entry.processed == 2
+    assert [type(output) for output in entry.outputs] == [Deliver, Deliver]
+    assert entry.outputs[-1] == Deliver(("c",), b'{"type":"ack","id":9,"data":"ok"}')
+    assert [type(attach) for attach in entry.attachments] == [Attach]
+    assert entry.begun is None
+
+
+async def test_an_input_is_marked_begun_while_its_hook_awaits_and_has_visible_outputs(start: Start) -> None:
+    recorder = Recorder()
+
+    @recorder.room.on("slow")
+    async def slow(ctx: Any, data: Any) -> None:
+        ctx.emit("begins")
+        await recorder.gate.wait()
+        ctx.emit("ends")
+
+    recorder.gate.clear()
+    recorder.hold = 1
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="slow"))
+    await until(lambda: gateway.texts())
+    assert (gateway.entries[-1].processed, gateway.entries[-1].begun) == (1, 2)
+    recorder.gate.set()
+    await until(lambda: gateway.processed["chat/a"] == 2)
+    assert (gateway.entries[-1].processed, gateway.entries[-1].begun) == (2, None)
+    assert len(gateway.texts()) == 2
+    recorder.gate.clear()
+    gateway.put(gateway.frame("c", 1))
+    await until(lambda: "held" in recorder.seen)
+    assert all(entry.begun in (None, 2) for entry in gateway.entries), "without a visible output it may run again"
+    recorder.gate.set()
+
+
+async def test_entries_count_up_within_an_incarnation_and_batches_within_the_link(start: Start) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    for n in range(5):
+        gateway.put(gateway.frame("c", n))
+        await until(lambda n=n: n in recorder.numbers)  # type: ignore[misc]  # mypy has no types for defaults
+    await until(lambda: gateway.processed["chat/a"] == 6)
+    sequence = [entry.seq for entry in gateway.entries]
+    assert sequence == list(range(1, len(sequence) + 1))
+    assert [batch.number for batch in gateway.batches] == list(range(1, len(gateway.batches) + 1))
+    assert gateway.batches[-1].confirmed == 6
+
+
+async def test_a_version_the_host_does_not_speak_is_refused(start: Start) -> None:
+    host = await start(define_room("chat"))
+    with pytest.raises(ValueError, match="protocol version"):
+        host.receive("g1", Hello(versions=(7, 9), build="x", gateway="g1", incarnation="1"))
+
+
+# --- the same over bytes -------------------------------------------------------------------------------------
+
+
+async def _journey(start: Start, coded: bool) -> tuple[list[Any], list[Output], dict[str, int]]:
+    """Do everything a room can do, sleeps included, and return what came of it."""
+    seen: list[Any] = []
+    room = define_room("chat", on_disconnect=lambda ctx: seen.append((ctx.meta.channels, ctx.close_reason)))
+    room.on_connect(lambda ctx: ctx.emit("welcome", {"to": ctx.meta.user_id}))
+
+    @room.on("do")
+    async def do(ctx: Any, data: Any) -> int:
+        ctx.join("b")
+        ctx.actor.broadcast("default", {"type": "all", "data": data}, except_=ctx.ws)
+        ctx.to_channel("b").emit("nobody")
+        ctx.actor.emit_to_user(ctx.meta.user_id, "me", "ü")
+        await ctx.drain()
+        return ctx.actor.get_session_count()  # type: ignore[no-any-return]  # ctx is Any
+
+    room.on("kick")(lambda ctx, data: ctx.actor.close_user("user of c2", 4000, "off") and None)
+    host = await start(room)
+    gateway = FakeGateway(host, coded=coded)
+    gateway.put(*(gateway.connect(room, f"c{n}") for n in range(3)))
+    gateway.put(gateway.frame("c1", '{"x":[1,null,"\\u0000"]}', event="do", request=1))
+    await until(lambda: gateway.processed.get("chat/a") == 4)
+    await _sleep(host)
+    gateway.put(gateway.frame("c0", "1e999", event="do", request=2), gateway.frame("c0", "{}", event="do", request=3))
+    await until(lambda: gateway.processed["chat/a"] == 6)
+    await _sleep(host)
+    gateway.put(gateway.frame("c0", "{}", event="kick"), gateway.close("c2"), gateway.close("c1"), gateway.close("c0"))
+    await until(lambda: gateway.processed["chat/a"] == 10)
+    return seen, gateway.outputs, gateway.processed
+
+
+async def test_a_link_that_encodes_and_decodes_every_message_changes_nothing(start: Start) -> None:
+    plain, coded = await _journey(start, False), await _journey(start, True)
+    assert coded == plain
+    seen, outputs, _ = plain
+    assert seen == [(("default",), "bye"), (("default", "b"), "bye"), (("default", "b"), "bye")]
+    assert Kick("c2", 4000, "off") in outputs
+    assert Invalid("c0") in outputs

@@ -1,0 +1,58 @@
+"""Start real servers for the tests of the gateway, and hold them to a clean log."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.server import Serve, Server
+from verani.room import RoomDefinition
+from verani.settings import Settings
+
+
+@pytest.fixture
+async def serve(clean_log: list[str]) -> AsyncIterator[Serve]:
+    servers: list[Server] = []
+
+    async def serve(*rooms: RoomDefinition[Any, Any], header_timeout: float = 10.0, **settings: Any) -> Server:
+        given = Settings(**{"drain_seconds": 2.0, **settings})
+        servers.append(await Server.start(*rooms, header_timeout=header_timeout, settings=given))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        await server.end()
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def clean_log() -> Iterator[list[str]]:
+    """Fail a test in whose course an error was logged that it did not add to this list of expected texts.
+
+    From aiohttp and asyncio even a warning is one: an unread exception, a handler that raised, a slow callback.
+    """
+    expected: list[str] = []
+    collector = _Collector()
+    logging.getLogger().addHandler(collector)
+    yield expected
+    gc.collect()  # a task whose exception nobody read says so when it is collected
+    logging.getLogger().removeHandler(collector)
+    texts = [
+        f"{record.name}: {record.getMessage()}"
+        for record in collector.records
+        if record.levelno >= logging.ERROR or record.name.partition(".")[0] in ("aiohttp", "asyncio")
+    ]
+    unexpected = [line for line in texts if not any(each in line for each in expected)]
+    assert not unexpected, "\n".join(unexpected)

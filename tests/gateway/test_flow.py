@@ -1,0 +1,531 @@
+"""Memory and time stay bounded whatever a client or a hook does, and nothing is lost or reordered on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from tests.raw import Opcode, RawClient, close, frame, handshake, text, until
+from tests.server import Serve, Server
+from verani.meta import ConnectionMeta
+from verani.room import RoomDefinition, define_room
+from verani_gateway import connection as connection_module
+from verani_gateway import gateway as gateway_module
+from verani_gateway.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, Connection
+
+PING = text('{"type":"ping"}')
+PONG = b'{"type":"pong"}'
+
+
+class Gate:
+    """A room whose handler `n` waits until the gate opens, and what it has handled since."""
+
+    def __init__(self, name: str = "chat", **options: Any) -> None:
+        self.open = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.handled: list[Any] = []
+        self.room: RoomDefinition[Any, Any] = define_room(name, **options)
+        self.room.on("n")(self._n)
+
+    async def _n(self, ctx: Any, data: Any) -> None:
+        self.entered.set()
+        await self.open.wait()
+        self.handled.append(data)
+        ctx.emit("done", {"n": data if isinstance(data, int) else data[0]})
+
+
+def only(server: Server) -> Connection:
+    """Return the one connection there is."""
+    (connection,) = server.gateway.connections.values()
+    return connection
+
+
+async def settled(value: Any) -> None:
+    """Let the loop run until a value has stopped changing for many turns."""
+    before, unchanged = value(), 0
+    while unchanged < 50:
+        await asyncio.sleep(0.001)
+        before, unchanged = (before, unchanged + 1) if value() == before else (value(), 0)
+
+
+# --- in flight -----------------------------------------------------------------------------------------------
+
+
+async def test_at_most_sixteen_frames_of_a_connection_are_in_flight_and_all_arrive_in_order(serve: Serve) -> None:
+    gate = Gate()
+    server = await serve(gate.room, rate_limit=0)
+    client = await server.connect()
+    client.send(*({"type": "n", "data": n} for n in range(500)))
+    await gate.entered.wait()
+    connection = only(server)
+    await settled(lambda: connection.in_flight)
+    assert connection.in_flight == MAX_IN_FLIGHT == 16
+    assert len(server.gateway._attachments.rooms["chat/default"].unprocessed) == 16
+    gate.open.set()
+    assert [(await client.data())["n"] for _ in range(500)] == list(range(500))
+    assert gate.handled == list(range(500))
+    await until(lambda: (connection.in_flight, connection.in_flight_bytes) == (0, 0))
+    assert server.gateway._attachments.in_flight == 0
+
+
+async def test_at_most_64_kib_and_one_frame_of_a_connection_are_in_flight(serve: Serve) -> None:
+    gate = Gate()
+    server = await serve(gate.room, rate_limit=0)
+    client = await server.connect()
+    client.send(*({"type": "n", "data": [n, "x" * 30_000]} for n in range(20)))
+    await gate.entered.wait()
+    connection = only(server)
+    await settled(lambda: connection.in_flight_bytes)
+    assert connection.in_flight == 3
+    assert MAX_IN_FLIGHT_BYTES == 65536 <= connection.in_flight_bytes <= 65536 + 30_200
+    assert server.gateway._attachments.in_flight == connection.in_flight_bytes
+    gate.open.set()
+    assert [(await client.data())["n"] for _ in range(20)] == list(range(20))
+
+
+async def test_a_slow_room_holds_up_no_other_and_a_full_connection_no_other(serve: Serve) -> None:
+    slow, fast = Gate(websocket_path="/slow"), Gate("fast", websocket_path="/fast")
+    fast.open.set()
+    server = await serve(slow.room, fast.room, rate_limit=0)
+    stuck, free = await server.connect("/slow"), await server.connect("/fast")
+    stuck.send(*({"type": "n", "data": n} for n in range(50)))
+    await slow.entered.wait()
+    free.send(*({"type": "n", "data": n} for n in range(50)))
+    assert [(await free.data())["n"] for _ in range(50)] == list(range(50))
+    neighbour = await server.connect("/slow")
+    neighbour.send(PING)
+    assert await neighbour.text() == PONG
+    slow.open.set()
+    assert [(await stuck.data())["n"] for _ in range(50)] == list(range(50))
+
+
+@pytest.mark.parametrize("limit", ["MAX_ROOM_IN_FLIGHT", "MAX_GATEWAY_IN_FLIGHT"])
+async def test_over_the_limit_of_the_room_or_the_gateway_sockets_are_not_read(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(gateway_module, limit, 2000)
+    gate = Gate(websocket_path="/ws/{room}")
+    server = await serve(gate.room, rate_limit=0)
+    rooms = ["a"] * 10 if limit == "MAX_ROOM_IN_FLIGHT" else list("abcdefghij")
+    clients = [await server.connect(f"/ws/{room}") for room in rooms]
+    for number, client in enumerate(clients):
+        client.send(*({"type": "n", "data": [n, number]} for n in range(12)))
+    await gate.entered.wait()
+    attachments = server.gateway._attachments
+    await settled(lambda: attachments.in_flight)
+    # What is over the limit is one frame a connection: each looks after its own frame.
+    assert 2000 <= attachments.in_flight <= 2000 + 10 * 150
+    gate.open.set()
+    for client in clients:
+        assert [(await client.data())["n"] for _ in range(12)] == list(range(12))
+    await until(lambda: attachments.in_flight == 0)
+    assert not server.gateway._congested
+    for number in range(10):
+        assert [n for n, of in gate.handled if of == number] == list(range(12))
+
+
+async def test_a_congested_connection_that_goes_away_is_forgotten(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    server = await serve(gate.room, rate_limit=0, max_unread=0.4)
+    client = await server.connect()
+    client.send(*({"type": "n", "data": n} for n in range(40)))
+    await gate.entered.wait()
+    client.reset()
+    await until(lambda: not server.gateway.connections)
+    assert not server.gateway._congested
+    gate.open.set()
+    await until(lambda: not server.gateway._attachments.rooms)
+
+
+# --- unread --------------------------------------------------------------------------------------------------
+
+
+async def test_an_unread_client_of_a_slow_room_gets_pongs_and_in_the_end_1013(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert connection_module.UNREAD_PONG == 4.0
+    monkeypatch.setattr(connection_module, "UNREAD_PONG", 0.05)
+    gate = Gate()
+    server = await serve(gate.room, rate_limit=0, max_unread=0.4)
+    client = await server.connect()
+    client.send(*({"type": "n", "data": n} for n in range(40)))
+    pongs = 0
+    while (received := await client.receive()).opcode == Opcode.TEXT:
+        assert received.payload == PONG
+        pongs += 1
+    assert pongs >= 2
+    assert received.payload == b"\x03\xf5the room is too slow"
+    gate.open.set()
+
+
+async def test_an_unread_client_is_no_dead_peer(serve: Serve) -> None:
+    gate = Gate()
+    server = await serve(gate.room, rate_limit=0, ping_interval=0.05, pong_timeout=0.05, max_unread=60)
+    client = await server.connect()
+    client.send(*({"type": "n", "data": n} for n in range(20)))
+    await gate.entered.wait()
+    connection = only(server)
+    await until(lambda: connection._blocked_since is not None)
+    for later in range(1, 50):
+        connection.tick(server.gateway.now() + later)
+    assert not connection.is_closing
+    gate.open.set()
+    while await client.text() != b'{"type":"event","channel":"default","data":{"type":"done","n":19}}':
+        pass
+
+
+async def test_a_flood_gets_pongs_and_in_the_end_1008(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "UNREAD_PONG", 0.05)
+    gate = Gate()
+    gate.open.set()
+    server = await serve(gate.room, rate_limit=20, rate_burst=1, max_unread=0.4)
+    client = await server.connect()
+    client.send(*({"type": "n", "data": n} for n in range(1000)))
+    done, pongs = [], 0
+    while (received := await client.receive()).opcode == Opcode.TEXT:
+        if received.payload == PONG:
+            pongs += 1
+        else:
+            done.append(received.payload)
+    assert pongs >= 2
+    assert received.payload == b"\x03\xf0too many frames"
+    assert gate.handled == list(range(len(gate.handled)))
+
+
+async def test_a_close_arrives_although_the_socket_was_unread(serve: Serve) -> None:
+    gate = Gate()
+    server = await serve(gate.room, rate_limit=0)
+    client = await server.connect()
+    client.send(*({"type": "n", "data": n} for n in range(40)), close(1000))
+    await gate.entered.wait()
+    gate.open.set()
+    assert (await client.closed()).code == 1000
+    await until(lambda: len(gate.handled) == 40)
+
+
+# --- slow consumers and dead peers ---------------------------------------------------------------------------
+
+
+def _shouting_room(gone: list[Any]) -> RoomDefinition[Any, Any]:
+    room = define_room("chat", on_disconnect=lambda ctx: gone.append((ctx.meta.user_id, ctx.close_code)))
+
+    @room.on("shout")
+    def shout(ctx: Any, data: Any) -> None:
+        ctx.actor.broadcast("default", {"n": data, "x": "x" * 100_000})
+
+    return room
+
+
+async def _shout_until_slow(server: Server, loud: RawClient) -> int:
+    """Broadcast until the gateway calls a client slow; what the other one gets is complete."""
+    slow = next(iter(server.gateway.connections.values()))  # the one that came first
+    n = 0
+    while not slow.is_closing:
+        loud.send({"type": "shout", "data": n})
+        assert (await loud.data())["n"] == n
+        n += 1
+        assert n < 1000, "kernel buffers hold a few MiB at most"
+    return n
+
+
+async def test_a_slow_consumer_is_closed_with_1013_after_what_was_already_on_its_way(serve: Serve) -> None:
+    gone: list[Any] = []
+    server = await serve(_shouting_room(gone), rate_limit=0)
+    slow = await server.connect("/ws?userId=slow", receive_buffer=4096)
+    await until(lambda: server.gateway.connections)
+    loud = await server.connect("/ws?userId=loud")
+    sent = await _shout_until_slow(server, loud)
+    slow.reader._limit = 1 << 20  # type: ignore[attr-defined]  # now it reads
+    got = []
+    while (received := await slow.receive()).opcode == Opcode.TEXT:
+        match = re.match(rb'{"type":"event","channel":"default","data":{"n":(\d+)', received.payload)
+        assert match is not None
+        got.append(int(match[1]))
+    assert received.payload == b"\x03\xf5slow consumer"
+    assert got == list(range(len(got))), "what it got has no gaps"
+    assert len(got) < sent
+    slow.send(close(1013))
+    await until(lambda: gone)
+    assert gone == [("slow", 1013)]
+    loud.send({"type": "shout", "data": -1})
+    assert (await loud.data())["n"] == -1
+
+
+async def test_a_slow_consumer_that_never_reads_is_aborted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
+    gone: list[Any] = []
+    server = await serve(_shouting_room(gone), rate_limit=0, pong_timeout=0.2)
+    await server.connect("/ws?userId=slow", receive_buffer=4096)
+    await until(lambda: server.gateway.connections)
+    loud = await server.connect("/ws?userId=loud")
+    await _shout_until_slow(server, loud)
+    await until(lambda: len(server.gateway.connections) == 1)
+    await until(lambda: gone)
+    assert gone == [("slow", 1013)]
+
+
+async def test_a_large_burst_to_a_client_that_reads_is_no_slowness(serve: Serve) -> None:
+    room = define_room("chat")
+
+    @room.on("burst")
+    def burst(ctx: Any, data: Any) -> None:
+        for n in range(150):
+            ctx.emit("part", {"n": n, "x": "x" * 100_000})
+
+    client = await (await serve(room)).connect()
+    client.reader._limit = 1 << 20  # type: ignore[attr-defined]  # it reads as fast as it can
+    client.send({"type": "burst"})
+    assert [(await client.data())["n"] for _ in range(150)] == list(range(150))
+
+
+async def test_a_peer_that_does_not_answer_pings_is_dropped_and_on_disconnect_runs_once(serve: Serve) -> None:
+    gone: list[Any] = []
+    server = await serve(_shouting_room(gone), ping_interval=0.05, pong_timeout=0.05)
+    client = await server.connect("/ws?userId=dead")
+    assert (await client.receive()).raw == b"\x89\x00"
+    assert await client.rest() == b""
+    await until(lambda: gone)
+    await until(lambda: not server.gateway._attachments.rooms)
+    assert gone == [("dead", 1006)]
+
+
+async def test_any_traffic_counts_as_life(serve: Serve) -> None:
+    server = await serve(define_room("chat"), ping_interval=0.05, pong_timeout=0.3)
+    client = await server.connect()
+    for _ in range(5):
+        assert (await client.receive()).raw == b"\x89\x00"
+        client.send(PING)  # no WebSocket pong, as a client behind some proxies
+        assert await client.text() == PONG
+
+
+async def test_a_peer_that_does_not_answer_a_close_frame_is_aborted(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
+    gone: list[Any] = []
+    room = _shouting_room(gone)
+    room.on("kick")(lambda ctx, data: ctx.close(4000) and None)
+    server = await serve(room, pong_timeout=0.2)
+    client = await server.connect("/ws?userId=ann")
+    client.send({"type": "kick"})
+    assert (await client.receive()).code == 4000
+    assert await client.rest() == b""
+    await until(lambda: gone)
+    assert gone == [("ann", 4000)]
+
+
+# --- drain ---------------------------------------------------------------------------------------------------
+
+
+def _draining_room(seen: list[str]) -> RoomDefinition[Any, Any]:
+    room = define_room("chat")
+
+    @room.on("big")
+    async def big(ctx: Any, data: Any) -> None:
+        for _ in range(12):
+            ctx.emit("part", {"x": "x" * 1_000_000})
+        seen.append("emitted")
+        await ctx.drain()
+        seen.append("drained")
+
+    return room
+
+
+async def test_drain_returns_when_the_client_has_read(serve: Serve) -> None:
+    seen: list[str] = []
+    server = await serve(_draining_room(seen), max_send_buffer=64 << 20)
+    client = await server.connect(receive_buffer=4096)
+    client.send({"type": "big"})
+    await until(lambda: seen)
+    await until(lambda: only(server).outbox.unsent > 0)
+    await settled(lambda: only(server).outbox.unsent)
+    assert seen == ["emitted"]
+    client.reader._limit = 1 << 20  # type: ignore[attr-defined]  # now it reads
+    for _ in range(12):
+        await client.text()
+    await until(lambda: len(seen) == 2)
+    assert only(server).outbox.unsent == 0
+
+
+@pytest.mark.parametrize("how", ["reset", "close frame"])
+async def test_drain_returns_when_the_client_is_gone(serve: Serve, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    seen: list[str] = []
+    server = await serve(_draining_room(seen), max_send_buffer=64 << 20)
+    client = await server.connect(receive_buffer=4096)
+    client.send({"type": "big"})
+    await until(lambda: seen)
+    await until(lambda: only(server).outbox.unsent > 0)
+    if how == "reset":
+        client.reset()
+    else:
+        monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.05)
+        client.send(close(1000))
+    await until(lambda: len(seen) == 2)
+
+
+async def test_drain_with_nothing_to_send_returns_at_once(serve: Serve) -> None:
+    seen: list[str] = []
+    room = define_room("chat")
+
+    @room.on_connect
+    async def on_connect(ctx: Any) -> None:
+        await ctx.drain()
+        seen.append("drained")
+
+    @room.on_disconnect
+    async def on_disconnect(ctx: Any) -> None:
+        await ctx.drain()
+        seen.append("drained after the end")
+
+    client = await (await serve(room)).connect()
+    await until(lambda: seen)
+    await client.end()
+    await until(lambda: len(seen) == 2)
+
+
+# --- stopping ------------------------------------------------------------------------------------------------
+
+
+def _watched_room(seen: list[Any], gate: asyncio.Event) -> RoomDefinition[Any, Any]:
+    room = define_room(
+        "chat",
+        on_startup=lambda: seen.append("startup"),
+        on_shutdown=lambda: seen.append("shutdown"),
+        on_hibernate=lambda actor: seen.append("hibernate"),
+        on_disconnect=lambda ctx: seen.append((ctx.meta.user_id, ctx.close_code)),
+    )
+
+    @room.on("wait")
+    async def wait(ctx: Any, data: Any) -> None:
+        seen.append("hook begins")
+        await gate.wait()
+        seen.append("hook ends")
+
+    return room
+
+
+async def test_a_drain_refuses_upgrades_and_waits_for_hooks_and_disconnects(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_module, "_DRAIN_BATCH", 2)
+    monkeypatch.setattr(gateway_module, "_DRAIN_PAUSE", 0.001)
+    seen: list[Any] = []
+    gate = asyncio.Event()
+    server = await serve(_watched_room(seen, gate), drain_seconds=30)
+    before = asyncio.all_tasks()
+    clients = [await server.connect(f"/ws?userId={n}") for n in range(5)]
+    clients[0].send({"type": "wait"})
+    await until(lambda: "hook begins" in seen)
+    draining = asyncio.create_task(server.gateway.drain())
+    for client in clients:
+        assert (await client.closed()).code == 1012
+    response = await server.request(handshake())
+    assert (response.status, response.headers["retry-after"]) == (503, "1")
+    assert response.body == b'{"error":{"code":"busy"}}'
+    assert (await server.request(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).status == 200
+    assert not draining.done()
+    gate.set()
+    for client in clients:
+        client.send(close(1012))
+    await draining
+    assert seen[:3] == ["startup", "hook begins", "hook ends"]
+    assert sorted(seen[3:8]) == [(str(n), 1012) for n in range(5)]
+    await server.stop()
+    assert seen[8:] == ["hibernate", "shutdown"]
+    for client in (*clients, *server.clients):
+        await client.end()
+    await until(lambda: asyncio.all_tasks() <= before)
+
+
+async def test_a_handshake_that_the_drain_overtakes_is_refused(serve: Serve) -> None:
+    goes_on, asked = asyncio.Event(), asyncio.Event()
+
+    async def identify(request: Any) -> ConnectionMeta:
+        asked.set()
+        await goes_on.wait()
+        return ConnectionMeta(user_id="ann", client_id="1")
+
+    server = await serve(define_room("chat", extract_meta=identify))
+    handshaking = asyncio.create_task(server.request(handshake()))
+    await asked.wait()
+    draining = asyncio.create_task(server.gateway.drain())
+    await until(lambda: not server.gateway.accepting)
+    goes_on.set()
+    assert (await handshaking).status == 503
+    await draining
+
+
+async def test_a_stop_needs_no_answer_to_its_close_frames(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[Any] = []
+    server = await serve(_watched_room(seen, asyncio.Event()), drain_seconds=30)
+    before = asyncio.all_tasks()
+    clients = [await server.connect(f"/ws?userId={n}") for n in range(5)]
+    for client in clients:
+        await client.pinged()
+    await server.stop()
+    assert sorted(seen[1:6]) == [(str(n), 1012) for n in range(5)]
+    assert seen[6:] == ["hibernate", "shutdown"]
+    for client in clients:
+        assert (await client.receive()).code == 1012
+        assert await client.rest() == b""
+    assert asyncio.all_tasks() <= before
+    assert not [line for line in caplog.messages if "left at the end" in line]
+
+
+async def test_a_hook_that_outlives_the_drain_is_torn_down(
+    serve: Serve, clean_log: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[Any] = []
+    server = await serve(_watched_room(seen, asyncio.Event()), drain_seconds=0.3)
+    before = asyncio.all_tasks()
+    client = await server.connect()
+    client.send({"type": "wait"})
+    await until(lambda: "hook begins" in seen)
+    await server.stop()
+    assert seen == ["startup", "hook begins", "shutdown"]
+    assert any(line.startswith("1 rooms did not go to sleep") for line in caplog.messages)
+    assert asyncio.all_tasks() <= before
+
+
+async def test_a_sleeping_room_runs_on_disconnect_at_a_stop(serve: Serve) -> None:
+    seen: list[Any] = []
+    server = await serve(_watched_room(seen, asyncio.Event()), hibernate_after=0.02)
+    await server.connect("/ws?userId=ann")
+    await until(lambda: server.state("chat/default") == "asleep")
+    await server.stop()
+    assert seen == ["startup", "hibernate", ("ann", 1012), "hibernate", "shutdown"]
+
+
+async def test_a_failing_on_startup_stops_the_start_and_a_failing_on_shutdown_does_not_stop_the_stop(
+    serve: Serve, clean_log: list[str]
+) -> None:
+    clean_log.append("on_shutdown of first failed")
+    seen: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        await serve(define_room("chat", on_startup=lambda: 1 // 0))
+
+    async def shutdown() -> None:
+        raise SystemExit("not from a hook")
+
+    server = await serve(
+        define_room("first", websocket_path="/first", on_shutdown=shutdown),
+        define_room("second", websocket_path="/second", on_shutdown=lambda: seen.append("second")),
+    )
+    await server.stop()
+    assert seen == ["second"]
+
+
+async def test_frames_after_the_handshake_of_a_full_room_are_read_by_nobody(serve: Serve) -> None:
+    gate = Gate()
+    server = await serve(gate.room, max_connections_per_room=1)
+    await server.connect()
+    client = await server.tcp()
+    response = await client.request(handshake() + text({"type": "n", "data": 1}) + frame(Opcode.PING))
+    assert response.status == 503
+    assert await client.rest() == b""
+    assert not gate.entered.is_set()

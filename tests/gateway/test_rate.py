@@ -1,0 +1,73 @@
+"""Meters of one connection, on a clock of their own."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verani_gateway.rate import INVALID_WINDOW, InvalidFrames, TokenBucket
+
+
+def test_a_burst_passes_at_once_and_then_the_rate_holds() -> None:
+    bucket = TokenBucket(10.0, 3, now=100.0)
+    assert [bucket.take(100.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert bucket.take(100.0) == pytest.approx(0.1)
+    assert bucket.take(100.05) == pytest.approx(0.05)
+    assert bucket.take(100.11) == 0.0
+    assert bucket.take(100.11) > 0.0
+
+
+def test_a_refused_take_costs_nothing() -> None:
+    bucket = TokenBucket(1.0, 1, now=0.0)
+    assert bucket.take(0.0) == 0.0
+    for _ in range(1000):
+        assert bucket.take(0.5) == pytest.approx(0.5)
+    assert bucket.take(1.0) == 0.0
+
+
+def test_silence_saves_up_one_burst_and_no_more() -> None:
+    bucket = TokenBucket(5.0, 2, now=0.0)
+    assert [bucket.take(1e6) == 0.0 for _ in range(3)] == [True, True, False]
+
+
+def test_who_waits_as_long_as_told_gets_a_token() -> None:
+    bucket = TokenBucket(200.0, 400, now=0.0)
+    now = 0.0
+    for _ in range(400):
+        bucket.take(now)
+    waits = 0
+    while missing := bucket.take(now):
+        now += missing
+        waits += 1
+    assert waits <= 2, "rounding may ask for a second, tiny wait"
+
+
+@given(st.lists(st.floats(min_value=0, max_value=2), max_size=200))
+def test_never_more_than_burst_and_rate_together_pass(steps: list[float]) -> None:
+    bucket = TokenBucket(7.0, 5, now=0.0)
+    now, passed = 0.0, 0
+    for step in steps:
+        now += step
+        passed += bucket.take(now) == 0.0
+    assert passed <= 5 + 7.0 * now + 1e-6
+
+
+def test_the_limit_of_invalid_frames_counts_within_the_window() -> None:
+    invalid = InvalidFrames(3)
+    assert [invalid.add(now) for now in (0.0, 1.0)] == [False, False]
+    assert not invalid.add(INVALID_WINDOW + 0.5), "the first one has left the window"
+    assert invalid.add(INVALID_WINDOW + 0.9), "the second one has not"
+
+
+def test_the_window_is_a_minute_and_its_edge_counts() -> None:
+    invalid = InvalidFrames(2)
+    assert INVALID_WINDOW == 60.0
+    assert not invalid.add(0.0)
+    assert invalid.add(60.0)
+
+
+def test_one_may_be_enough_and_zero_is_never() -> None:
+    assert InvalidFrames(1).add(0.0)
+    never = InvalidFrames(0)
+    assert not any(never.add(0.0) for _ in range(1000))

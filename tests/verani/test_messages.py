@@ -1,0 +1,149 @@
+"""What gateways and hosts say survives the wire, and old and new versions understand each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verani import messages
+from verani.messages import (
+    Attach,
+    Close,
+    Connect,
+    Deliver,
+    Drain,
+    Drained,
+    Entry,
+    EntryBatch,
+    Frame,
+    GatewayMessage,
+    Hello,
+    HostMessage,
+    InputBatch,
+    Invalid,
+    Kick,
+    Pull,
+    Record,
+    Snapshot,
+    decode_gateway_message,
+    decode_host_message,
+    encode_message,
+)
+
+HELLO = Hello((1, 1), "0.1", "gateway-1", "abc", 3, ("zstd",), 9)
+
+FROM_GATEWAY: list[GatewayMessage] = [
+    HELLO,
+    InputBatch(
+        1,
+        2,
+        [
+            Connect("chat/lobby", 1, "c1", b"\x01\xff", "trace"),
+            Frame("chat/lobby", 2, "c1", "say", b'{"a":1}', "news", 2**53 - 1, "trace"),
+            Frame("chat/lobby", 3, "c1", "say"),
+            Frame("chat/lobby", 4, "c1", "say", b""),
+            Close("chat/lobby", 5, "c1", 1000, "bye", None),
+        ],
+    ),
+    Snapshot("chat/lobby", 4, [Record("c1", b"\x00", True), Record("c2", b"")], False),
+    Drained("chat/lobby", 7),
+]
+
+FROM_HOST: list[HostMessage] = [
+    HELLO,
+    EntryBatch(
+        1,
+        2,
+        [
+            Entry("chat/lobby"),
+            Entry(
+                "chat/lobby",
+                5,
+                6,
+                [Deliver(("a", "b"), b"{}", ("b",)), Kick("a", 4009, "x"), Invalid("b"), Drain("b", 1)],
+                [Attach("a", b"\x01")],
+                8,
+            ),
+        ],
+    ),
+    Pull("chat/lobby", 4),
+]
+
+
+@pytest.mark.parametrize("message", FROM_GATEWAY, ids=lambda message: type(message).__name__)
+def test_what_a_gateway_says_arrives_as_it_was(message: GatewayMessage) -> None:
+    assert decode_gateway_message(encode_message(message)) == message
+
+
+@pytest.mark.parametrize("message", FROM_HOST, ids=lambda message: type(message).__name__)
+def test_what_a_host_says_arrives_as_it_was(message: HostMessage) -> None:
+    assert decode_host_message(encode_message(message)) == message
+
+
+# The fields of each message in the order of version 1. New ones go to the end, with a default; none is ever removed,
+# renamed or moved, so that a process of the version before and one of the version after can share a service.
+FIELDS: dict[type[Any], tuple[str, str]] = {
+    Hello: ("hello", "versions build gateway incarnation epoch features received"),
+    Connect: ("connect", "room number connection attachment trace"),
+    Frame: ("frame", "room number connection event data channel request trace"),
+    Close: ("close", "room number connection code reason trace"),
+    InputBatch: ("inputs", "number confirmed inputs"),
+    Record: ("", "connection attachment closing"),
+    Snapshot: ("snapshot", "room incarnation records last"),
+    Drained: ("drained", "room token"),
+    Deliver: ("deliver", "connections payload exclude"),
+    Kick: ("kick", "connection code reason"),
+    Invalid: ("invalid", "connection"),
+    Drain: ("drain", "connection token"),
+    Attach: ("attach", "connection attachment"),
+    Entry: ("entry", "room processed begun outputs attachments seq"),
+    EntryBatch: ("entries", "number confirmed entries"),
+    Pull: ("pull", "room incarnation"),
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS, ids=lambda kind: kind.__name__)
+def test_fields_are_only_ever_appended_and_appended_ones_have_defaults(kind: type[Any]) -> None:
+    tag, names = FIELDS[kind]
+    fields = msgspec.structs.fields(kind)
+    expected = names.split()
+    assert [field.name for field in fields][: len(expected)] == expected
+    assert not any(field.required for field in fields[len(expected) :])
+    assert (kind.__struct_config__.tag or "") == tag
+    assert not kind.__struct_config__.forbid_unknown_fields
+
+
+def test_every_message_is_in_the_table() -> None:
+    kinds = {kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)}
+    assert kinds - {msgspec.Struct} == set(FIELDS)
+
+
+def test_a_message_with_fields_of_a_newer_version_is_understood() -> None:
+    newer = {"type": "close", "room": "chat/x", "number": 1, "connection": "c", "code": 1000, "colour": "red"}
+    batch = msgspec.msgpack.encode({"type": "inputs", "number": 1, "confirmed": 0, "inputs": [newer], "more": 1})
+    assert decode_gateway_message(batch) == InputBatch(1, 0, [Close("chat/x", 1, "c", 1000)])
+
+
+def test_a_message_of_an_older_version_without_the_optional_fields_is_understood() -> None:
+    older = {"type": "hello", "versions": [1, 1], "build": "b", "gateway": "g", "incarnation": "i"}
+    assert decode_host_message(msgspec.msgpack.encode(older)) == Hello((1, 1), "b", "g", "i")
+
+
+@given(st.binary(max_size=100))
+def test_arbitrary_bytes_are_a_decode_error_and_nothing_else(data: bytes) -> None:
+    for decode in (decode_gateway_message, decode_host_message):
+        with pytest.raises(msgspec.DecodeError):
+            decode(data)
+
+
+def test_a_process_does_not_take_messages_of_the_wrong_direction() -> None:
+    for message in FROM_GATEWAY[1:]:
+        with pytest.raises(msgspec.ValidationError):
+            decode_host_message(encode_message(message))
+    for output in FROM_HOST[1:]:
+        with pytest.raises(msgspec.ValidationError):
+            decode_gateway_message(encode_message(output))
