@@ -58,9 +58,9 @@ def _excluded(except_: Excluded) -> tuple[str, ...]:
 class Actor(Generic[M, S]):
     """The room, for its own hooks.
 
-    Methods are synchronous: data is encoded in the call, bytes leave at the next tick. They raise TypeError
-    for data that cannot be encoded, `TooLarge` for a frame over 1 MiB or more than 16 MiB in one hook, and
-    `RoomAsleep` once the room slept. The counts are the connections that matched.
+    Methods are synchronous: data is encoded in the call, bytes leave at the next tick. They raise TypeError or
+    ValueError for data that cannot be encoded, `TooLarge` for a frame over 1 MiB or more than 16 MiB in one hook,
+    and `RoomAsleep` once the room slept. The counts are the connections that matched.
     """
 
     def __init__(self, engine: Engine[M, S]) -> None:
@@ -228,6 +228,7 @@ class Context(Generic[M, S]):
     def meta(self) -> M:
         """The connection's meta; setting own fields is kept when the hook returns and undone when it raises.
 
+        Keep what you need of it, not the object: it belongs to the hook.
         Outside of the hook, in a spawned task, it is a copy: change it with ``ctx.ws.update``.
         """
         session = self.ws
@@ -274,5 +275,8 @@ class Context(Generic[M, S]):
         return self._engine.kick(self.ws.id, code, reason)
 
     async def drain(self) -> None:
-        """Wait until what was sent to this connection has been written to its socket, or the connection is gone."""
+        """Wait until what was sent to this connection has been written to its socket, or the connection is gone.
+
+        What a spawned task sends waits for the running hook, and so does its drain: that hook must not wait for it.
+        """
         await self._engine.drain(self.ws)

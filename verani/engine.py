@@ -18,10 +18,13 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
+import itertools
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar
 from types import CoroutineType
 from typing import Any, Generic, Protocol, TypeAlias
@@ -32,7 +35,7 @@ from msgspec import Struct
 from . import frames, messages
 from .audience import Audience, Membership
 from .context import Actor, Context, S, WakeReason
-from .errors import REFUSALS, HookTimeout, RoomAsleep, TooLarge, VeraniError
+from .errors import REFUSALS, HookTimeout, RoomAsleep, RoomBusy, TooLarge, VeraniError
 from .frames import Frame, InvalidFrame
 from .meta import AttachmentError, M
 from .names import RESERVED_PREFIX
@@ -59,6 +62,9 @@ MAX_OUTPUT_FRAME = 1 << 20
 
 # How long a hook that was cancelled may take to end before it is abandoned.
 CANCEL_GRACE = 1.0
+
+# Never used twice in a process, so a late answer cannot mean a later question of the room's next incarnation.
+_drain_tokens = itertools.count(1)
 
 _REPLACED = "another connection has this client id"
 
@@ -114,7 +120,6 @@ class _Origin:
         "is_report",
         "message",
         "output",
-        "requests",
         "started",
         "task",
         "touched",
@@ -140,8 +145,6 @@ class _Origin:
         self.is_report = is_report
         self.cancelled_at: float | None = None
         self.task: asyncio.Task[Any] | None = None
-        # Cancellation requests that the task had when it came to this hook, left by an earlier one.
-        self.requests = 0
         self.armed = True
         self.output = 0
         self.touched: dict[str, Session[Any]] = {}
@@ -187,13 +190,13 @@ class Engine(Generic[M, S]):
         self._hook_timeout = settings.hook_timeout
         self._codec = definition.codec(settings.max_meta_bytes)
         self._leaving: dict[str, Session[M]] = {}
+        self._close_queued: set[str] = set()
         self._current: _Origin | None = None
         self._awake = True
         self._between: list[tuple[str, messages.Output]] = []
         self._between_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drains: dict[int, asyncio.Future[None]] = {}
-        self._drain_token = 0
 
     # --- events in -------------------------------------------------------------------------------------
 
@@ -220,8 +223,9 @@ class Engine(Generic[M, S]):
             finished = True
         except _Abandoned:
             return False
-        except Exception:
-            finished = True  # a bug of ours; the actor logs it, and the gateway must not wait for this input
+        except BaseException as error:
+            # Our own bug, which the actor logs and the gateway must not wait for, or the end of this room.
+            finished = self._awake and not isinstance(error, GeneratorExit)
             raise
         finally:
             if finished and isinstance(event, messages.Connect | messages.Frame | messages.Close):
@@ -316,17 +320,17 @@ class Engine(Generic[M, S]):
             return
         except InvalidFrame as error:
             logger.debug("invalid frame: %s", error, extra=self._extra(session.id))
-            self._sink.output(gateway, messages.Invalid(session.id), event.number)
             self._refuse(gateway, event, "invalid")
+            self._sink.output(gateway, messages.Invalid(session.id), event.number)
             return
-        except Exception as error:  # a __post_init__ of a payload type is the user's code  # noqa: BLE001
+        except BaseException as error:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
             self._refuse(gateway, event, _code_of(error))
             await self._report(error, Context(self, session), gateway, event)
             return
         context = Context(self, session, Frame(event.event, data, event.channel))
         origin = _Origin(context, self._clock(), gateway, event)
         if event.request is not None:
-            origin.fail = lambda error: self._refuse(gateway, event, _code_of(error))
+            origin.fail = lambda error: self._refuse(gateway, event, _code_of(error), getattr(error, "path", None))
         if self.definition.middleware:
             outcome = await self._run(origin, self._through_middleware, context, handlers, payloads, on_message)
         elif len(handlers) == 1:
@@ -341,10 +345,10 @@ class Engine(Generic[M, S]):
     ) -> Any:
         """Run the handlers in order; the first result that is not None is the answer."""
         if on_message is not None:
-            return await _call(on_message, context, context.frame)
+            return await self._call(on_message, context, context.frame)
         answer = None
         for handler, payload in zip(handlers, payloads, strict=True):
-            result = await _call(handler.function, context, payload)
+            result = await self._call(handler.function, context, payload)
             answer = result if answer is None else answer
         return answer
 
@@ -356,8 +360,18 @@ class Engine(Generic[M, S]):
 
         call_next: Callable[[], Coroutine[Any, Any, Any]] = innermost
         for middleware in reversed(self.definition.middleware):
-            call_next = _wrap(middleware, context, call_next)
+            call_next = functools.partial(self._call, middleware, context, call_next)
         return await call_next()
+
+    async def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the next function of a dispatch, unless the time of the whole is over."""
+        origin = _origin.get()
+        if origin is not None and not origin.armed:
+            raise _Abandoned
+        if origin is not None and origin.cancelled_at is not None:
+            raise self._timeout(origin)
+        result = function(*arguments)
+        return await result if inspect.isawaitable(result) else result
 
     async def _answer(self, gateway: str, event: messages.Frame, context: Context[M, S], result: Any) -> None:
         assert event.request is not None
@@ -380,6 +394,7 @@ class Engine(Generic[M, S]):
             self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
 
     async def _closed(self, gateway: str, event: messages.Close) -> None:
+        self._close_queued.discard(event.connection)
         session = self._leaving.pop(event.connection, None) or self.members.sessions.get(event.connection)
         if session is None:
             return  # on_connect refused it
@@ -442,28 +457,34 @@ class Engine(Generic[M, S]):
     async def _attempt(
         self, origin: _Origin, hook: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> _Returned | BaseException:
+        task = asyncio.current_task()
+        requests = task.cancelling() if task is not None else 0
         self._current = origin
         token = _origin.set(origin)
         try:
             result = hook(*arguments)
             if result is not None and (type(result) is CoroutineType or inspect.isawaitable(result)):
-                origin.task = asyncio.current_task()
-                origin.requests = origin.task.cancelling() if origin.task is not None else 0
+                origin.task = task
                 self._suspended.add(self)
                 result = await result
                 if not origin.armed:
                     raise _Abandoned
-                if origin.cancelled_at is not None and origin.task is not None:
-                    origin.task.uncancel()
             if origin.touched:
                 self._commit(origin)
-        except (GeneratorExit, _Abandoned):
+        except _Abandoned:
             raise
-        except BaseException as error:  # SystemExit and KeyboardInterrupt of a hook must not end the process  # noqa: BLE001
+        except BaseException as error:  # SystemExit and KeyboardInterrupt of a hook must not end the process
+            if isinstance(error, GeneratorExit) and origin.task is not None:
+                raise  # this very coroutine is being closed
             if not origin.armed:
                 raise _Abandoned from None
-            outcome: _Returned | BaseException = self._judge(origin, error)
             self._roll_back(origin)
+            if isinstance(error, asyncio.CancelledError):
+                if not self._awake:
+                    raise  # the shell tears the room down: it disarms the room before it cancels
+                if origin.cancelled_at is not None:
+                    error = self._timeout(origin)
+            outcome: _Returned | BaseException = error
         else:
             outcome = _Returned(result)
         finally:
@@ -471,24 +492,10 @@ class Engine(Generic[M, S]):
             if self._current is origin:
                 self._current = None
                 self._suspended.discard(self)
+        if task is not None and task.cancelling() > requests:
+            await _absorb_cancellations(task, requests)
         self._flush_between()
         return outcome
-
-    def _judge(self, origin: _Origin, error: BaseException) -> BaseException:
-        """Tell a cut-off hook and a stray cancellation from the shell cancelling us, which is raised again."""
-        if origin.cancelled_at is not None:
-            if origin.task is not None:
-                origin.task.uncancel()
-            if isinstance(error, asyncio.CancelledError):
-                return self._timeout(origin)
-        elif (
-            isinstance(error, asyncio.CancelledError)
-            and origin.task is not None
-            and origin.task.cancelling() > origin.requests
-        ):
-            self._roll_back(origin)
-            raise error
-        return error
 
     def _timeout(self, origin: _Origin) -> HookTimeout:
         event = type(origin.message).__name__.lower() if origin.message is not None else "room event"
@@ -563,8 +570,11 @@ class Engine(Generic[M, S]):
     def touch(self, session: Session[Any]) -> None:
         """Make a session part of the running transaction."""
         self.check_awake()
-        if self._current is not None:
+        if self.in_hook:
+            assert self._current is not None
             self._current.touched[session.id] = session
+        elif self._current is not None and session.id in self._current.touched:
+            raise RoomBusy(f"{session!r} belongs to the running hook; change it when that has returned")
 
     def moved(self, session: Session[Any], before: tuple[str, ...]) -> None:
         """Follow a change of a session's channels."""
@@ -576,7 +586,7 @@ class Engine(Generic[M, S]):
 
     def settle(self, session: Session[Any]) -> None:
         """Outside of hooks (spawned tasks), every change is a transaction of its own."""
-        if self._current is None:
+        if not self.in_hook:
             transaction = _Origin(None, 0.0)
             transaction.touched[session.id] = session
             try:
@@ -676,7 +686,7 @@ class Engine(Generic[M, S]):
     def kick(self, connection: str, code: int, reason: str) -> bool:
         """Close a connection and take it out of the audience; False if it is not here."""
         self.check_awake()
-        if code not in _CLOSE_CODES:
+        if type(code) is not int or code not in _CLOSE_CODES:
             raise ValueError(f"close: expected code 1000, 1008, 1011 to 1013 or 3000 to 4999, got {code!r}")
         if len(reason.encode()) > 123:  # RFC 6455 5.5: a control frame holds 125 bytes, two of them the code
             raise ValueError("close: expected a reason of at most 123 bytes")
@@ -694,14 +704,12 @@ class Engine(Generic[M, S]):
 
     def note_close(self, connection: str) -> None:
         """Learn that the close of this connection has arrived and waits for its turn."""
-        session = self.members.sessions.get(connection)
-        if session is not None:
-            session.close_queued = True
+        self._close_queued.add(connection)
 
     def cleanup(self) -> int:
         """Take out the sessions whose close waits for its turn, and count them."""
         self.check_awake()
-        stale = [session for session in self.members.sessions.values() if session.close_queued]
+        stale = [session for session in self.members.sessions.values() if session.id in self._close_queued]
         for session in stale:
             self._dismiss(session)
         return len(stale)
@@ -711,8 +719,7 @@ class Engine(Generic[M, S]):
         self.check_awake()
         if session.id not in self.members.sessions and session.id not in self._leaving:
             return
-        self._drain_token += 1
-        token = self._drain_token
+        token = next(_drain_tokens)
         future = self._drains[token] = asyncio.get_running_loop().create_future()
         try:
             self._output(session.gateway, messages.Drain(session.id, token))
@@ -753,10 +760,22 @@ class Engine(Generic[M, S]):
     ) -> None:
         self._tasks.discard(task)
         coroutine.close()  # a task that was cancelled before its first step has not touched it
-        if not task.cancelled() and task.exception() is not None and self._awake:
-            error = task.exception()
-            assert error is not None
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._awake:
             self._post(HookFailed(error, context))
+        elif error is not None:
+            self._log(error, context)
+
+
+async def _absorb_cancellations(task: asyncio.Task[Any], requests: int) -> None:
+    """Take back what a hook, or its time budget, asked of the room's task: the next hook is innocent.
+
+    Before Python 3.13 a request that was not thrown yet outlives `uncancel`; it lands here.
+    """
+    while task.cancelling() > requests:
+        task.uncancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
 
 
 class _Returned:
@@ -774,20 +793,6 @@ async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as error:
         raise VeraniError(f"a spawned task raised {type(error).__name__}") from error
-
-
-async def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    result = function(*arguments)
-    return await result if inspect.isawaitable(result) else result
-
-
-def _wrap(
-    middleware: Callable[..., Any], context: Any, call_next: Callable[[], Coroutine[Any, Any, Any]]
-) -> Callable[[], Coroutine[Any, Any, Any]]:
-    async def wrapped() -> Any:
-        return await _call(middleware, context, call_next)
-
-    return wrapped
 
 
 def _code_of(error: BaseException) -> str:

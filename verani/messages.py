@@ -212,6 +212,7 @@ class Pull(Struct, frozen=True, tag="pull"):
 
 HostMessage: TypeAlias = Hello | EntryBatch | Pull
 
+# For links between processes; in memory, messages are handed over as they are.
 encode_message = msgspec.msgpack.Encoder().encode
 decode_gateway_message = msgspec.msgpack.Decoder(GatewayMessage).decode
 decode_host_message = msgspec.msgpack.Decoder(HostMessage).decode

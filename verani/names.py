@@ -28,7 +28,7 @@ LIFECYCLE_EVENTS = frozenset({"open", "connected", "connecting", "close", "disco
 
 _ROOM_ID = re.compile(r"[A-Za-z0-9_.:@~-]{1,128}")
 # C0, DEL, C1, line and paragraph separators, surrogates, then the bidirectional controls.
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def is_room_id(text: str) -> bool:

@@ -156,9 +156,12 @@ class RoomDefinition(Generic[M, S]):
             raise DefinitionError(
                 f"{name}: expected hibernate_after= more than 0 seconds or None, got {hibernate_after!r}"
             )
+        meta_version = options.get("meta_version", 1)
+        if type(meta_version) is not int or meta_version < 0:
+            raise DefinitionError(f"{name}: expected meta_version= to be a number from 0 up, got {meta_version!r}")
         self.name = name
         self.meta = meta
-        self.meta_version = options.get("meta_version", 1)
+        self.meta_version = meta_version
         self.state = state
         self.websocket_path = websocket_path
         self.hibernate_after: float | msgspec.UnsetType | None = hibernate_after
@@ -211,13 +214,16 @@ class RoomDefinition(Generic[M, S]):
         """Return what handles an event, in order: its handlers, then those of ``"*"``."""
         found = self._dispatch.get(event)
         if found is None:
-            found = (*self.handlers.get(event, ()), *self.handlers.get("*", ()))
+            named = self.handlers.get(event, ()) if event != "*" else ()  # clients may send that name, too
+            found = (*named, *self.handlers.get("*", ()))
             if event in self.handlers:  # other names are the clients' choice, and without end
                 self._dispatch[event] = found
         return found
 
     def use(self, middleware: F) -> F:
-        """Wrap every frame: ``async def middleware(ctx, call_next)``, where ``await call_next()`` runs the rest.
+        """Wrap every frame that reaches a handler or `on_message`, valid payload included.
+
+        ``async def middleware(ctx, call_next)``, where ``await call_next()`` runs the rest.
 
         Runs in registration order, the first one outermost, inside the transaction and time budget of the
         frame. What it returns is the answer to a request; not calling ``call_next`` drops the frame.
@@ -303,7 +309,11 @@ class RoomDefinition(Generic[M, S]):
         return self.hooks.get("extract_meta", public_meta) is public_meta
 
     def check(self) -> None:
-        """Raise `DefinitionError` for what can only be known once all decorators have run."""
+        """Raise `DefinitionError` for what can only be known once all decorators have run, or is costly to know."""
+        try:
+            self.codec(1)
+        except (TypeError, NameError) as error:
+            raise DefinitionError(f"{self.name}: expected a meta= that msgspec can decode: {error}") from error
         if self.is_public:
             missing = [field.name for field in msgspec.structs.fields(self.meta) if field.required]
             missing = [name for name in missing if name not in ("user_id", "client_id")]

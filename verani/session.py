@@ -35,11 +35,11 @@ class SessionOwner(Protocol):
 class Session(Generic[M]):
     """One connection of the room.
 
-    `join`, `leave` and `update` are kept when the running hook returns and undone when it raises; in a spawned
-    task, while no hook runs, they are kept at once.
+    `join`, `leave` and `update` are kept when the running hook returns and undone when it raises. In a spawned task
+    they are kept at once, or raise `RoomBusy` while a running hook is changing the same session.
     """
 
-    __slots__ = ("_owner", "attachment", "close_queued", "gateway", "id", "live_meta")
+    __slots__ = ("_owner", "attachment", "gateway", "id", "live_meta")
 
     def __init__(self, owner: SessionOwner, gateway: str, id: str, meta: M, attachment: bytes) -> None:
         self._owner = owner
@@ -48,8 +48,6 @@ class Session(Generic[M]):
         # The meta that hooks of this connection work on, and the attachment last committed.
         self.live_meta = meta
         self.attachment = attachment
-        # True once its close input has reached the host.
-        self.close_queued = False
 
     def __repr__(self) -> str:
         return f"<Session {self.id}>"

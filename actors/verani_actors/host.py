@@ -34,6 +34,8 @@ from verani.messages import (
     PROTOCOL_VERSIONS,
     Attach,
     Close,
+    Connect,
+    Deliver,
     Drained,
     Entry,
     EntryBatch,
@@ -53,7 +55,8 @@ from verani.settings import Settings
 from verani.version import __version__
 
 from .hibernation import Begin, HibernationManager, RetireAll, Wake
-from .room import Abandoned, Deliver, Open, Post
+from .room import Abandoned, Open, Post
+from .room import Deliver as DeliverInputs
 from .system import AsyncioSystemBase
 from .watchdog import Watchdog
 
@@ -63,6 +66,13 @@ logger = logging.getLogger(__name__)
 
 # How often hooks are checked against their time budget, and rooms for idleness, at most.
 _TICK = 0.25
+
+
+# Seconds that hooks which are cancelled at the end of a stop get to end.
+_LAST_WAIT = 1.0
+
+# Bytes of output that may wait for the end of the tick; as many as a gateway joins.
+MAX_PENDING = 256 << 10
 
 
 class _State(Enum):
@@ -92,12 +102,17 @@ class _Room:
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
         self.host.entry(gateway, self).outputs.append(output)
+        if isinstance(output, Deliver):
+            self.host.weigh(len(output.payload))
 
     def attach(self, gateway: str, attach: Attach) -> None:
         self.host.entry(gateway, self).attachments.append(attach)
 
     def processed(self, gateway: str, number: int) -> None:
-        self.handed.popleft()
+        while self.handed:
+            origin, input = self.handed.popleft()
+            if origin == gateway and input.number == number:
+                break  # what was before it was skipped: its task was cancelled from outside
         self.host.entry(gateway, self).processed = number
         if not self.handed:
             self.host.caught_up(self)
@@ -118,6 +133,7 @@ class RoomHost:
         self.gateways: dict[str, Callable[[HostMessage], None]] = {}
         self._definitions = {definition.name: definition for definition in definitions}
         self._settings = settings
+        self._started: list[RoomDefinition[Any, Any]] = []
         self._rooms: dict[str, _Room] = {}
         self._by_address: dict[str, _Room] = {}
         # Awake rooms by idle time-out, each in the order of their last activity.
@@ -127,6 +143,7 @@ class RoomHost:
         self._received: dict[str, int] = {}
         self._sent: dict[str, int] = {}
         self._pending: dict[str, dict[str, Entry]] = {}
+        self._pending_bytes = 0
         # How many rooms have inputs in hand.
         self._working = 0
         self._flush: asyncio.Handle | None = None
@@ -141,12 +158,17 @@ class RoomHost:
     # --- life ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Run the definitions' `on_startup`, then take inputs; raises what a hook raises."""
+        """Run the definitions' `on_startup`, then take inputs.
+
+        Raises what a hook raises, after the `on_shutdown` of the definitions that had started.
+        """
         for definition in self._definitions.values():
-            if hook := definition.hooks.get("on_startup"):
-                result = hook()
-                if inspect.isawaitable(result):
-                    await result
+            try:
+                await _call(definition.hooks.get("on_startup"))
+            except BaseException:
+                await self._run_shutdown_hooks()
+                raise
+            self._started.append(definition)
         self._loop = asyncio.get_running_loop()
         self._base = AsyncioSystemBase()
         self._system = ActorSystem(systemBase=self._base, transientUnique=True)
@@ -183,16 +205,19 @@ class RoomHost:
             if room.engine is not None:
                 room.engine.end()
         self._system.shutdown()
-        await self._base.closed()
+        if left := await self._base.closed(_LAST_WAIT):
+            logger.warning("%d hooks ignore their cancellation and are left behind", left)
         self._send_entries()
-        for definition in self._definitions.values():
-            if hook := definition.hooks.get("on_shutdown"):
-                try:
-                    result = hook()
-                    if inspect.isawaitable(result):
-                        await result
-                except (Exception, SystemExit, KeyboardInterrupt):  # a user's hook; the others still run
-                    logger.exception("on_shutdown of %s failed", definition.name)
+        await self._run_shutdown_hooks()
+
+    async def _run_shutdown_hooks(self) -> None:
+        while self._started:
+            definition = self._started.pop()
+            try:
+                async with asyncio.timeout(self._settings.hook_timeout):
+                    await _call(definition.hooks.get("on_shutdown"))
+            except (Exception, SystemExit, KeyboardInterrupt):  # a user's hook; the others still run
+                logger.exception("on_shutdown of %s failed", definition.name)
 
     def rooms(self) -> dict[str, str]:
         """Name the rooms of this host and their states."""
@@ -261,9 +286,10 @@ class RoomHost:
 
     def _refuse(self, gateway: str, input: Input) -> None:
         """Close a connection of a definition that this host does not have."""
-        logger.error("connection closed: no room definition for %s", input.room)
         entry = self._pending.setdefault(gateway, {}).setdefault(input.room, Entry(input.room))
         entry.processed = input.number
+        if isinstance(input, Connect):
+            logger.error("connection closed: no room definition for %s", input.room)
         entry.outputs.append(Kick(input.connection, 1011, refused=True))
         self._schedule_flush()
 
@@ -276,7 +302,7 @@ class RoomHost:
             if type(input) is Close and room.engine is not None:
                 room.engine.note_close(input.connection)
         self.mark_active(room)
-        self._tell(room.address, Deliver(gateway, inputs))
+        self._tell(room.address, DeliverInputs(gateway, inputs))
 
     def caught_up(self, room: _Room) -> None:
         """A room has processed all it was given; when every room has, their entries need not wait for the next tick."""
@@ -333,6 +359,9 @@ class RoomHost:
                 suspended=self._suspended,
                 clock=self.clock,
             )
+            for _, input in room.handed:
+                if isinstance(input, Close):
+                    room.engine.note_close(input.connection)
             return room.engine
 
         records = tuple((gateway, tuple(found)) for gateway, found in room.records.items() if found)
@@ -427,6 +456,8 @@ class RoomHost:
     # --- time budgets ----------------------------------------------------------------------------------
 
     def _watch_budgets(self) -> None:
+        # First, so that nothing that goes wrong below ends the budgets of all.
+        self._timer = self._loop.call_later(self._budget_tick, self._watch_budgets)
         for engine in tuple(self._suspended):
             room = self._rooms.get(engine.name)
             if engine.expire() and room is not None and room.engine is engine:
@@ -434,7 +465,6 @@ class RoomHost:
                 assert room.address is not None
                 self._base.abandon(room.address)
                 self._tell(room.address, Abandoned())
-        self._timer = self._loop.call_later(self._budget_tick, self._watch_budgets)
 
     # --- effects ---------------------------------------------------------------------------------------
 
@@ -450,6 +480,12 @@ class RoomHost:
             entry = entries[room.name] = Entry(room.name, seq=room.seq)
         return entry
 
+    def weigh(self, size: int) -> None:
+        """Count output of this tick; a lot of it leaves at once, so that no tick gathers more than memory holds."""
+        self._pending_bytes += size
+        if self._pending_bytes > MAX_PENDING:
+            self._flush_now()
+
     def _schedule_flush(self) -> None:
         if self._flush is None:
             self._flush = self._loop.call_soon(self._send_entries)
@@ -462,12 +498,12 @@ class RoomHost:
     def _send_entries(self) -> None:
         self._flush = None
         pending, self._pending = self._pending, {}
+        self._pending_bytes = 0
         for gateway, entries in pending.items():
             send = self.gateways.get(gateway)
             if send is None:
                 continue
-            if self._suspended:
-                self._mark_begun(gateway, entries)
+            self._mark_begun(gateway, entries)
             self._sent[gateway] += 1
             send(EntryBatch(self._sent[gateway], self._received[gateway], list(entries.values())))
 
@@ -477,3 +513,10 @@ class RoomHost:
             running = room.engine.running if room is not None and room.engine is not None else None
             if running is not None and running[0] == gateway and entry.outputs:
                 entry.begun = running[1]
+
+
+async def _call(hook: Callable[[], Any] | None) -> None:
+    if hook is not None:
+        result = hook()
+        if inspect.isawaitable(result):
+            await result

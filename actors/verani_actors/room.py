@@ -7,6 +7,7 @@ Nothing leaves `receiveMessage`: Thespian would run the message again.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,9 @@ from verani.messages import Input
 __all__ = ["Abandoned", "Deliver", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
 
 logger = logging.getLogger(__name__)
+
+# Seconds that hooks which do not wait may keep sockets and other rooms waiting; then those have their turn.
+_TURN = 0.005
 
 
 class Open(Struct, frozen=True):
@@ -102,7 +106,12 @@ class RoomActor(Actor):
     async def _work(self) -> None:
         engine = self._engine
         assert engine is not None, "Open is a room's first message"
+        loop = asyncio.get_running_loop()
+        since = loop.time()
         while self._inputs:
+            if loop.time() - since > _TURN:
+                await asyncio.sleep(0)
+                since = loop.time()
             gateway, input = self._inputs.popleft()
             try:
                 if not await engine.handle(input, gateway):

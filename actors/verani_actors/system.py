@@ -301,10 +301,18 @@ class AsyncioSystemBase:
             self._idle_waiters.append(waiter)
             await waiter
 
-    async def closed(self) -> None:
-        """Wait, after `shutdown`, until the last cancelled or abandoned task has ended."""
+    async def closed(self, timeout: float | None = None) -> int:
+        """Wait, after `shutdown`, until the last cancelled or abandoned task has ended, or `timeout` seconds.
+
+        Returns how many are left: those that ignore their cancellation.
+        """
+        deadline = None if timeout is None else self._loop.time() + timeout
         while self._abandoned:
-            await asyncio.wait(self._abandoned)
+            left = None if deadline is None else deadline - self._loop.time()
+            if left is not None and left <= 0:
+                break
+            await asyncio.wait(self._abandoned, timeout=left)
+        return len(self._abandoned)
 
     # Creation and exit
 

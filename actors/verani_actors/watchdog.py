@@ -57,4 +57,4 @@ class Watchdog:
             reported = beat
             frame = sys._current_frames().get(watched)
             stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
-            logger.error("a hook has blocked the event loop for more than %g s:\n%s", self._patience, stack)
+            logger.error("the event loop has been blocked for more than %g s:\n%s", self._patience, stack)

@@ -11,10 +11,13 @@ from verani.errors import DefinitionError
 from verani.room import RoomDefinition
 from verani.settings import Settings
 
+from .config import check
 from .endpoint import Endpoint
 from .gateway import Gateway
 
 __all__ = ["GATEWAY", "setup"]
+
+_HEALTH = "/health"
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("verani_gateway", Gateway)
 
@@ -22,8 +25,10 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("verani_gateway", Gateway)
 def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Settings | None = None) -> Gateway:
     """Mount room definitions in `app`, each at its `websocket_path`, and serve them while the app runs.
 
-    Also answers ``GET /health``. Without `settings`, `verani serve` passes its own and any other server gets the
-    defaults. Raises `DefinitionError` for two definitions on one path or of one name.
+    Also answers ``GET /health``, unless the application has added a route of its own for it before. Without
+    `settings`, `verani serve` passes its own and any other server gets the defaults; the time limit for request
+    headers is that server's. Raises `DefinitionError` for two definitions on one path or of one name, and
+    `SettingsError` for settings that cannot work.
     """
     if not rooms:
         raise DefinitionError("setup: expected at least one room definition")
@@ -44,10 +49,13 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
         if room.name in names:
             raise DefinitionError(f"two room definitions are named {room.name!r}, or one is given twice")
         names.add(room.name)
+    if settings is not None:
+        check(settings)
     gateway = app[GATEWAY] = Gateway(rooms, settings)
     for room in rooms:
         app.router.add_route(hdrs.METH_GET, room.websocket_path, Endpoint(gateway, room).__call__)
-    app.router.add_get("/health", _health)
+    if not any(resource.canonical == _HEALTH for resource in app.router.resources()):
+        app.router.add_get(_HEALTH, _health)
     app.cleanup_ctx.append(_run)
     # Before aiohttp waits for its handlers to end, or open WebSockets would hold up the stop.
     app.on_shutdown.append(_drain)

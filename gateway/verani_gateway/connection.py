@@ -183,7 +183,7 @@ class Connection:
             self._throttled_since = self._pong_at = self._gateway.now()
         self._delayed = True
         while missing and not self._transport.is_closing() and self._closing is None:
-            await asyncio.sleep(missing)
+            await self._pause(missing)
             missing = self._bucket.take(self._gateway.now())
         self._delayed = False
         return True
@@ -207,6 +207,17 @@ class Connection:
             self._flow = None
             self._blocked_since = None
             self._gateway.wait_no_more(self)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait this long, or until the connection closes."""
+        loop = asyncio.get_running_loop()
+        self._flow = loop.create_future()
+        timer = loop.call_later(seconds, self.resume)
+        try:
+            await self._flow
+        finally:
+            timer.cancel()
+            self._flow = None
 
     def resume(self) -> None:
         """Look again whether the socket may be read."""

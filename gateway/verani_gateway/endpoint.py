@@ -101,7 +101,7 @@ class Endpoint:
         settings = self._gateway.settings
         peer, headers = request.remote, request.headers
         scheme = forwarded_scheme(peer, headers, settings.trusted_proxies, default=request.scheme)
-        host = forwarded_host(peer, headers, settings.trusted_proxies) or headers.get("Host")
+        host = forwarded_host(peer, headers, settings.trusted_proxies)
         if not origin_allowed(headers.get("Origin"), host, secure=scheme == "https", allowed=settings.allowed_origins):
             raise Forbidden("this Origin may not connect")
 
@@ -117,31 +117,43 @@ class Endpoint:
             remote=address,
             app=request.app,
         )
-        try:
-            async with asyncio.timeout(gateway.settings.hook_timeout):
-                room_id = await definition.name_for(asked)
-                if not isinstance(room_id, str) or not is_room_id(room_id):
-                    raise NotFound("no such room")
-                meta = await definition.meta_for(dataclasses.replace(asked, room=room_id))
-        except VeraniError:
-            raise
-        except BaseException as error:
-            # A user's hook: whatever it raises, also at its time budget, its text stays here, and not even
-            # SystemExit ends the process. What cancels this task from outside goes on.
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            logger.exception("extract_meta or name_from_request of %s failed", definition.name)
-            raise VeraniError("the request could not be handled") from error
+        room_id, meta = await self._ask(asked)
         name = f"{definition.name}/{room_id}"
         attachment = self._check_meta(meta)
         if gateway.is_room_full(name):
             raise RoomBusy("the room is full", retry_after=5)
+        if gateway.is_congested(name):
+            # Connects are inputs, too: those of clients that come and go must not pile up before a slow room.
+            raise RoomBusy("the room is too slow", retry_after=5)
         if definition.same_client == "reject" and gateway.holds_client(name, meta.client_id):
             raise Conflict("another connection has this client id")
         if not gateway.accepting:
             raise RoomBusy("the service is going down", retry_after=1)
         return name, meta, attachment
+
+    async def _ask(self, asked: ConnectRequest) -> tuple[str, ConnectionMeta]:
+        """Run the application's hooks; whatever they raise, its text stays here, and nothing ends the process."""
+        gateway, definition = self._gateway, self._definition
+        try:
+            async with asyncio.timeout(gateway.settings.hook_timeout) as scope:
+                gateway.identifying.add(scope)
+                try:
+                    room_id = await definition.name_for(asked)
+                    if not isinstance(room_id, str) or not is_room_id(room_id):
+                        raise NotFound("no such room")
+                    return room_id, await definition.meta_for(dataclasses.replace(asked, room=room_id))
+                finally:
+                    gateway.identifying.discard(scope)
+        except VeraniError:
+            raise
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # from outside
+            if isinstance(error, TimeoutError) and not gateway.accepting:
+                raise RoomBusy("the service is going down", retry_after=1) from None
+            logger.exception("extract_meta or name_from_request of %s failed", definition.name)
+            raise VeraniError("the request could not be handled") from error
 
     def _check_meta(self, meta: ConnectionMeta) -> bytes:
         """Refuse names that may not pass with 400; return the attachment."""

@@ -11,11 +11,12 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import resource
 import secrets
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -67,9 +68,11 @@ _TICK = 1.0
 # What rooms get to fall asleep when the drain has used up its time.
 _LAST_GRACE = 1.0
 
+_Key = TypeVar("_Key", bound=Hashable)
+
 # How often a socket is looked at that a hook waits to drain; asyncio tells nobody when a transport runs empty
 # but its protocol, which is aiohttp's.
-_DRAIN_LOOK = 0.01
+_DRAIN_LOOK = 0.05
 
 
 class RoomStatus(Struct, frozen=True):
@@ -96,14 +99,17 @@ class Gateway:
         self._outboxes: dict[str, Outbox] = {}
         self._attachments = Attachments()
         self._addresses: dict[str, int] = {}
+        self._clients: dict[tuple[str, str], int] = {}
         self._congested: dict[str, dict[str, Connection]] = {}
         self._serial = 0
         self._reserved = 0
         self._keepalive: asyncio.TimerHandle | None = None
         self._stop_at: float | None = None
+        # The time limits of the handshakes that wait for `extract_meta` and the like.
+        self.identifying: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._drains: list[tuple[str, Drain]] = []
-        self._drain_timer: asyncio.TimerHandle | None = None
+        self._drain_timer: asyncio.Handle | None = None
 
     def configure(self, settings: Settings) -> None:
         """Take the service's settings, unless `setup` was given its own; only before the start."""
@@ -138,8 +144,10 @@ class Gateway:
         return self._loop.time()
 
     def stop_accepting(self) -> None:
-        """Refuse new connections with 503 from now on."""
+        """Refuse new connections with 503 from now on, also those that the application is still identifying."""
         self.accepting = False
+        for scope in self.identifying:
+            scope.reschedule(self.now())
 
     async def drain(self, *, answers: bool = True) -> None:
         """Close all connections with 1012, in batches; return when their `on_disconnect` has run.
@@ -189,10 +197,11 @@ class Gateway:
         self.writer.close()
 
     def _tick(self) -> None:
+        # First, so that nothing that goes wrong below ends the keepalive of all.
+        self._keepalive = self._loop.call_later(self._period, self._tick)
         now = self.now()
         for connection in tuple(self.connections.values()):
             connection.tick(now)
-        self._keepalive = self._loop.call_later(self._period, self._tick)
 
     def rooms(self) -> list[RoomStatus]:
         """List the rooms that are awake or have connections, by name."""
@@ -212,7 +221,7 @@ class Gateway:
 
     def reserve(self, address: str | None) -> bool:
         """Count a handshake towards the caps; False if the address has too many connections."""
-        key = address or ""
+        key = _address_key(address)
         limit = self.settings.max_connections_per_address
         if limit and self._addresses.get(key, 0) >= limit:
             return False
@@ -222,13 +231,8 @@ class Gateway:
 
     def release(self, address: str | None) -> None:
         """Give back what `reserve` took."""
-        key = address or ""
         self._reserved -= 1
-        left = self._addresses[key] - 1
-        if left:
-            self._addresses[key] = left
-        else:
-            del self._addresses[key]
+        _count_down(self._addresses, _address_key(address))
         self._idle.set()
 
     @property
@@ -244,11 +248,7 @@ class Gateway:
 
     def holds_client(self, room: str, client_id: str) -> bool:
         """Tell whether a connection of the room has this client id."""
-        held = self._attachments.rooms.get(room)
-        if held is None:
-            return False
-        present = (self.connections.get(id) for id in held.records)
-        return any(connection is not None and connection.client_id == client_id for connection in present)
+        return (room, client_id) in self._clients
 
     def next_id(self) -> str:
         """Make the id of a connection."""
@@ -259,12 +259,17 @@ class Gateway:
         """Announce a connection to its room."""
         self.connections[connection.id] = connection
         self._outboxes[connection.id] = connection.outbox
+        key = (connection.room, connection.client_id)
+        self._clients[key] = self._clients.get(key, 0) + 1
         self._put(Connect(connection.room, self._attachments.next_number(), connection.id, attachment))
+        if not self.accepting:  # the drain has begun since the handshake was allowed
+            connection.close(1012, "service restart")
 
     def disconnected(self, connection: Connection, code: int, reason: str) -> None:
         """Announce the end of a connection to its room."""
         del self.connections[connection.id]
         del self._outboxes[connection.id]
+        _count_down(self._clients, (connection.room, connection.client_id))
         self._put(Close(connection.room, self._attachments.next_number(), connection.id, code, reason))
 
     def forward(
@@ -365,7 +370,7 @@ class Gateway:
                     connection.count_invalid("the room could not decode its data")
             case Drain():
                 self._drains.append((room.name, output))
-                self._check_drains()
+                self._drain_timer = self._drain_timer or self._loop.call_soon(self._check_drains)
 
     def _join(self, room: RoomInputs, output: Deliver, frame: bytes) -> None:
         run = room.run
@@ -381,7 +386,6 @@ class Gateway:
 
     def _check_drains(self) -> None:
         """Answer the drains whose connection has nothing left to send; look again while any has."""
-        self.writer.flush()
         left: list[tuple[str, Drain]] = []
         for room, drain in self._drains:
             outbox = self._outboxes.get(drain.connection)
@@ -390,6 +394,18 @@ class Gateway:
             else:
                 self._link.send(Drained(room, drain.token))
         self._drains = left
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
         self._drain_timer = self._loop.call_later(_DRAIN_LOOK, self._check_drains) if left else None
+
+
+def _count_down(counts: dict[_Key, int], key: _Key) -> None:
+    """Take one off a count, and drop it at nothing, so that no table outgrows what it counts."""
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+def _address_key(address: str | None) -> str:
+    """Name whom an address belongs to: a single host of IPv6 commands a whole /64."""
+    if address is None or ":" not in address:
+        return address or ""
+    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))

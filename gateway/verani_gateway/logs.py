@@ -9,6 +9,8 @@ import logging
 from types import MappingProxyType
 from typing import Final
 
+from aiohttp.http_exceptions import BadHttpMessage
+
 from verani.settings import Settings
 
 __all__ = ["Formatter", "printable", "set_up_logging"]
@@ -68,3 +70,12 @@ def set_up_logging(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger("aiohttp.server").addFilter(_is_no_noise)
+    # It warns of every subprotocol that a client offers.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    """Drop the traceback that aiohttp writes for every request that is no HTTP, of which anybody can send many."""
+    malformed = record.exc_info is not None and isinstance(record.exc_info[1], BadHttpMessage)
+    return not malformed or logging.getLogger(record.name).isEnabledFor(logging.DEBUG)

@@ -4,24 +4,30 @@ Invariants:
 - Order is kept per connection: parts leave in the order they were put.
 - A run of broadcasts to one audience is joined once and written as one buffer to each member; it ends at any
   other output of its room and at 256 KiB, so joining never reorders.
-- Unsent bytes of a connection are bounded: once more than `limit` remains after a write was tried, the
-  connection is slow, and nothing is written to it any more.
+- Unsent bytes of a connection are bounded: its transport holds at most `limit` and one part; when more waits and the
+  transport does not empty, the connection is slow, and nothing of what waits is written any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from struct import Struct
 
-__all__ = ["MAX_RUN", "Outbox", "Run", "Writer", "close_frame", "control_frame", "text_frame"]
+__all__ = ["LOOKS", "MAX_RUN", "MAX_WAITING", "Outbox", "Run", "Writer", "close_frame", "control_frame", "text_frame"]
 
 # A joined run of broadcasts ends here (design section 7).
 MAX_RUN = 256 << 10
 
-# How long a burst may take to leave before what remains of it counts as slow. A loop that writes at the end of
-# its iteration (uvloop) has tried by then, and so has a client that reads.
-_SECOND_LOOK = 0.05
+# A burst that does not fit into a transport is looked at this often, in seconds, and so many times before its
+# client counts as slow: half of the limit must have left by then. One that reads has done so, and a loop that writes
+# at the end of its iteration (uvloop) has tried.
+LOOK = 0.01
+LOOKS = 5
+
+# What may wait beyond the limit meanwhile: the output of one hook. Broadcasts wait as one object for all.
+MAX_WAITING = 16 << 20
 
 # RFC 6455 5.2: final fragment, opcode text; lengths in one, three or nine bytes.
 _SHORT = Struct("!BB").pack
@@ -57,7 +63,7 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
 class Outbox:
     """What waits to be written to one connection."""
 
-    __slots__ = ("_limit", "_on_slow", "_parts", "_sealed", "_transport", "_writer", "pending")
+    __slots__ = ("_limit", "_looks", "_on_slow", "_parts", "_sealed", "_transport", "_writer", "pending")
 
     def __init__(
         self, writer: Writer, transport: asyncio.WriteTransport, limit: int, on_slow: Callable[[], None]
@@ -66,8 +72,9 @@ class Outbox:
         self._transport = transport
         self._limit = limit
         self._on_slow = on_slow
-        self._parts: list[bytes] = []
+        self._parts: deque[bytes] = deque()
         self._sealed = False
+        self._looks = 0
         # Bytes put and not yet given to the transport.
         self.pending = 0
 
@@ -79,6 +86,8 @@ class Outbox:
             self._writer.schedule(self)
         self._parts.append(data)
         self.pending += len(data)
+        if self.pending > self._limit + MAX_WAITING:
+            self._give_up()
 
     def seal(self, last: bytes) -> None:
         """Queue the close frame and take nothing after it."""
@@ -91,27 +100,48 @@ class Outbox:
         return self.pending + self._transport.get_write_buffer_size()
 
     def flush(self) -> None:
-        """Give what waits to the transport."""
-        if not self._parts:
+        """Give the transport what waits, as long as it holds no more than the limit."""
+        transport, parts = self._transport, self._parts
+        if not parts:
             return
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self.pending = 0
-        transport = self._transport
         if transport.is_closing():
+            parts.clear()
+            self.pending = 0
             return
-        buffered = transport.get_write_buffer_size()
-        if buffered and buffered + len(data) > self._limit and not self._sealed:
-            self._on_slow()
+        room = self._limit - transport.get_write_buffer_size()
+        if self.pending <= room or self._sealed:
+            transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            parts.clear()
+            self.pending = 0
             return
-        transport.write(data)
-        if transport.get_write_buffer_size() > self._limit:
+        while parts and room > 0:
+            piece = [parts.popleft()]
+            size = len(piece[0])
+            while parts and size + len(parts[0]) <= room:
+                piece.append(parts.popleft())
+                size += len(piece[-1])
+            transport.write(b"".join(piece))
+            self.pending -= size
+            room = self._limit - transport.get_write_buffer_size()
+        if parts or room < 0:
             self._writer.look_again(self)
 
     def judge(self) -> None:
-        """Call the connection slow if a tried write has left more than the limit."""
-        if not self._sealed and self._transport.get_write_buffer_size() > self._limit:
-            self._on_slow()
+        """Go on with what did not fit; call the connection slow if its transport does not empty."""
+        held = self._transport.get_write_buffer_size()
+        if self._sealed or (not self._parts and held <= self._limit) or held <= self._limit // 2:
+            self._looks = 0
+            self.flush()
+        elif self._looks == LOOKS:
+            self._give_up()
+        else:
+            self._looks += 1
+            self._writer.look_again(self)
+
+    def _give_up(self) -> None:
+        self._parts.clear()
+        self.pending = 0
+        self._on_slow()
 
 
 class Run:
@@ -169,15 +199,15 @@ class Writer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        dirty, self._dirty = self._dirty, []
-        for outbox in dirty:
-            outbox.flush()
+        dirty = self._dirty
+        while dirty:
+            dirty.pop().flush()
 
     def look_again(self, outbox: Outbox) -> None:
         """Judge this outbox once its client had a moment to read."""
         self._suspects[outbox] = None
         if self._second_look is None:
-            self._second_look = self._loop.call_later(_SECOND_LOOK, self._judge)
+            self._second_look = self._loop.call_later(LOOK, self._judge)
 
     def _judge(self) -> None:
         self._second_look = None

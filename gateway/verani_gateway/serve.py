@@ -41,6 +41,9 @@ _REQUEST_GRACE: Final = 5.0
 # Every client of a restarted service comes back at once; the kernel caps this at somaxconn.
 _BACKLOG: Final = 1024
 
+# What tasks that outlived the stop get to end.
+_LAST_WAIT: Final = 1.0
+
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -145,6 +148,22 @@ def run(application: web.Application, settings: Settings, secrets: Secrets, *, u
     """Run `serve` in an event loop of its own: uvloop's where it is installed."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(application, settings, secrets, until_eof=until_eof))
+        if left := runner.run(_cancel_leftovers()):
+            # A hook or a task of the application that ignores its cancellation; the runner would wait for it for
+            # ever, and so would threads it may have started. Everything that has to be done is done.
+            logger.warning("%d tasks ignore their cancellation, leaving them behind", left)
+            logging.shutdown()
+            os._exit(0)
+
+
+async def _cancel_leftovers() -> int:
+    """Cancel what still runs, and count what does not end within a moment."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        _, left = await asyncio.wait(left, timeout=_LAST_WAIT)
+    return len(left)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -306,7 +306,7 @@ async def test_many_sleeps_lose_and_double_nothing(start: Start) -> None:
     for n in range(300):
         gateway.put(gateway.frame("c", n))
         if n % 10 == 0:
-            await until(lambda: len(recorder.numbers) > len(gateway.pulls))
+            await until(lambda: gateway.processed.get("chat/a") == gateway._number)
             await until(lambda: host.rooms().get("chat/a") != "awake")  # retiring or asleep, as it comes
     await until(lambda: len(recorder.numbers) >= 300)
     assert recorder.numbers == list(range(300))
@@ -702,7 +702,8 @@ async def _journey(start: Start, coded: bool) -> tuple[list[Any], list[Output], 
     await _sleep(host)
     gateway.put(gateway.frame("c0", "{}", event="kick"), gateway.close("c2"), gateway.close("c1"), gateway.close("c0"))
     await until(lambda: gateway.processed["chat/a"] == 10)
-    return seen, gateway.outputs, gateway.processed
+    # Tokens of drains are never used twice in a process.
+    return seen, [output for output in gateway.outputs if not isinstance(output, Drain)], gateway.processed
 
 
 async def test_a_link_that_encodes_and_decodes_every_message_changes_nothing(start: Start) -> None:

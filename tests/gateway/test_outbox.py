@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.raw import until
-from verani_gateway.outbox import MAX_RUN, Outbox, Run, Writer, close_frame, control_frame, text_frame
+from verani_gateway.outbox import MAX_RUN, MAX_WAITING, Outbox, Run, Writer, close_frame, control_frame, text_frame
 
 
 class FakeTransport(asyncio.WriteTransport):
@@ -120,32 +120,53 @@ async def test_what_is_put_for_a_closing_transport_is_dropped(writer: Writer) ->
     assert (line.transport.writes, line.outbox.pending) == ([], 0)
 
 
-async def test_more_than_the_limit_left_over_from_a_write_is_slow(writer: Writer) -> None:
+async def test_a_client_that_does_not_read_is_slow_and_what_waited_is_dropped(writer: Writer) -> None:
     line = Line(writer)
     line.transport.stuck = True
-    line.outbox.put(b"x" * 900)
+    for part in (b"x" * 1000, b"y", b"z"):
+        line.outbox.put(part)
     writer.flush()
-    assert line.slow == 0
-    line.outbox.put(b"y" * 101)
-    writer.flush()
-    assert line.slow == 1
+    assert (line.slow, line.written) == (0, b"x" * 1000), "it may yet read"
+    await until(lambda: line.slow)
     line.outbox.put(b"z")
     await asyncio.sleep(0)
-    assert line.written == b"x" * 900 + b"<slow>", "what was on its way stays, what waited is dropped"
-    assert line.slow == 1
+    assert (line.slow, line.written) == (1, b"x" * 1000 + b"<slow>")
+    assert line.outbox.pending == 0
 
 
-async def test_a_large_burst_gets_a_second_look_before_it_counts_as_slow(writer: Writer) -> None:
-    reader, laggard = Line(writer), Line(writer)
-    for line in (reader, laggard):
-        line.transport.stuck = True
-        line.outbox.put(b"x" * 5000)
+async def test_a_burst_leaves_as_the_client_reads_it_and_in_order(writer: Writer) -> None:
+    line = Line(writer)
+    line.transport.stuck = True
+    parts = [bytes([65 + n]) * 300 for n in range(20)]
+    for part in parts:
+        line.outbox.put(part)
     writer.flush()
-    assert (reader.slow, laggard.slow) == (0, 0)
-    reader.transport.buffered = 0  # it has read in the meantime
-    await until(lambda: laggard.slow)
-    assert (reader.slow, laggard.slow) == (0, 1)
+    assert line.written == b"".join(parts[:4]), "the transport holds the limit and one part at most"
+    while line.outbox.pending:
+        line.transport.buffered = 0
+        line.outbox.judge()
+    assert (line.slow, line.written) == (0, b"".join(parts))
     writer.close()
+
+
+async def test_a_single_part_above_the_limit_that_is_not_read_is_slow_too(writer: Writer) -> None:
+    line = Line(writer)
+    line.transport.stuck = True
+    line.outbox.put(b"x" * 1001)
+    writer.flush()
+    await until(lambda: line.slow)
+
+
+async def test_what_may_wait_for_a_client_is_limited(writer: Writer) -> None:
+    line, part = Line(writer), b"x" * (1 << 20)
+    line.transport.stuck = True
+    for _ in range(MAX_WAITING >> 20):
+        line.outbox.put(part)
+    assert line.slow == 0
+    line.outbox.put(part)
+    assert line.slow == 1
+    await asyncio.sleep(0)
+    assert line.written == b"<slow>"
 
 
 async def test_a_sealed_outbox_is_never_slow(writer: Writer) -> None:

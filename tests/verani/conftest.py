@@ -60,9 +60,10 @@ class Recorder:
         self.effects: list[Effect] = []
         self.received: dict[str, list[bytes]] = {}
         self.kicks: list[tuple[str, int, str]] = []
+        # Kicked before they were sessions: gateways drop their records at once.
+        self.refused: set[str] = set()
         self.invalid: list[str] = []
         self.attachments: dict[str, bytes] = {}
-        self.refused: set[str] = set()
         self.numbers: list[tuple[str, int]] = []
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:

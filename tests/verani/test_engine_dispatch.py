@@ -32,8 +32,9 @@ def ack(data: bytes) -> bytes:
     return b'{"type":"ack","id":7,"data":%b}' % data
 
 
-def refusal(code: str) -> bytes:
-    return b'{"type":"ack","id":7,"error":{"code":"%b"}}' % code.encode()
+def refusal(code: str, path: str | None = None) -> bytes:
+    where = b',"path":"%b"' % path.encode() if path is not None else b""
+    return b'{"type":"ack","id":7,"error":{"code":"%b"%b}}' % (code.encode(), where)
 
 
 # --- order ---------------------------------------------------------------------------------------------
@@ -392,7 +393,7 @@ async def test_answers_keep_the_order_of_their_frames_and_follow_what_the_hook_s
     [
         (RuntimeError("secret"), "failed"),
         (Forbidden("secret"), "forbidden"),
-        (InvalidArguments("secret", path="$.secret"), "invalid"),
+        (InvalidArguments("secret", path="$.text"), "invalid"),
         (RateLimited("secret"), "rate_limited"),
         (VeraniError("secret"), "failed"),
         (SystemExit("secret"), "failed"),
@@ -418,8 +419,18 @@ async def test_a_handler_that_raises_is_answered_with_a_code_and_never_with_its_
     room.on("x")(asynchronous if is_async else plain)
     lobby = open_room(room)
     await lobby.connect("a")
-    assert await lobby.request("a", "x") == refusal(code)
+    assert await lobby.request("a", "x") == refusal(code, getattr(error, "path", None))
     assert b"secret" not in b"".join(lobby.received("a"))
+
+
+async def test_a_frame_of_type_star_runs_the_wildcard_handlers_once(open_room: OpenRoom) -> None:
+    room, seen = define_room("chat"), list[Any]()
+    room.on("*")(lambda ctx, data: seen.append(ctx.frame.type))
+    lobby = open_room(room)
+    await lobby.connect("a")
+    await lobby.frame("a", "*")
+    await lobby.frame("a", "other")
+    assert seen == ["*", "other"]
 
 
 async def test_an_event_nobody_handles_is_answered_with_not_found(open_room: OpenRoom) -> None:

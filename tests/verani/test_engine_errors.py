@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.verani.conftest import OpenRoom, Room
@@ -244,7 +245,7 @@ async def test_a_bug_of_ours_is_raised_to_the_shell_and_the_gateway_does_not_wai
 # --- cancellation from outside -------------------------------------------------------------------------
 
 
-async def test_a_real_cancellation_of_the_task_that_runs_handle_propagates_and_rolls_back(
+async def test_a_cancellation_by_the_shell_that_tears_the_room_down_propagates_and_rolls_back(
     open_room: OpenRoom,
 ) -> None:
     room = define_room("chat")
@@ -258,15 +259,68 @@ async def test_a_real_cancellation_of_the_task_that_runs_handle_propagates_and_r
     lobby = open_room(room)
     await lobby.connect("a")
     await lobby.frame("a", "x")
+    lobby.engine.end()
     task = lobby.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
     assert seen == []
-    assert lobby.engine.actor.sessions["a"].channels == ("default",)
+    assert lobby.engine.members.sessions["a"].channels == ("default",)
     assert lobby.engine.busy is None
     assert lobby.suspended == set()
     assert lobby.numbers == [1]  # not processed: the next owner of the room gets it again
+
+
+@pytest.mark.parametrize("how", ["awaits", "returns", "plain"])
+async def test_a_hook_that_cancels_its_own_task_harms_nobody_else(open_room: OpenRoom, how: str) -> None:
+    room = define_room("chat")
+    seen = reporting(room)
+
+    def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async def asynchronous(ctx: Context[Any, Any], data: Any) -> None:
+        cancel()
+        if how == "awaits":
+            await asyncio.sleep(0)
+
+    room.on("x")((lambda ctx, data: cancel()) if how == "plain" else asynchronous)
+
+    @room.on("y")
+    async def innocent(ctx: Context[Any, Any], data: Any) -> str:
+        await asyncio.sleep(0)
+        return "fine"
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    lobby.put_frame("a", "x", request=1)
+    lobby.put_frame("a", "y", request=2)
+    await lobby.settle()
+    assert lobby.received("a")[-1] == b'{"type":"ack","id":2,"data":"fine"}'
+    assert [type(error) for error in seen] == ([asyncio.CancelledError] if how == "awaits" else [])
+    assert lobby.numbers == [1, 2, 3]
+
+
+async def test_a_payload_type_that_raises_system_exit_is_answered_and_harms_nobody_else(open_room: OpenRoom) -> None:
+    room = define_room("chat")
+    seen = reporting(room)
+    room.on("x")(leave_with_a_payload)
+    lobby = open_room(room)
+    await lobby.connect("a")
+    assert await lobby.request("a", "x") == b'{"type":"ack","id":7,"error":{"code":"failed"}}'
+    assert [type(error) for error in seen] == [SystemExit]
+    assert lobby.numbers == [1, 2]
+
+
+class Leaving(msgspec.Struct):
+    def __post_init__(self) -> None:
+        raise SystemExit(1)
+
+
+def leave_with_a_payload(ctx: Context[Any, Any], data: Leaving) -> None:
+    raise AssertionError("its payload cannot be made")
 
 
 async def test_a_cancelled_await_inside_a_hook_is_an_error_like_any_other(open_room: OpenRoom) -> None:

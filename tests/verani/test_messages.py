@@ -96,7 +96,7 @@ FIELDS: dict[type[Any], tuple[str, str]] = {
     Snapshot: ("snapshot", "room incarnation records last"),
     Drained: ("drained", "room token"),
     Deliver: ("deliver", "connections payload exclude"),
-    Kick: ("kick", "connection code reason"),
+    Kick: ("kick", "connection code reason refused"),
     Invalid: ("invalid", "connection"),
     Drain: ("drain", "connection token"),
     Attach: ("attach", "connection attachment"),
