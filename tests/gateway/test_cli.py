@@ -54,6 +54,20 @@ setup(hanging, define_room("chat"))
 async def fail(app):
     raise RuntimeError("no database")
 
+stubborn = web.Application()
+stubborn_room = define_room("chat", on_shutdown=lambda: logging.getLogger("app").info("shut down"))
+
+@stubborn_room.on("hang")
+async def hang_on(ctx, data):
+    logging.getLogger("app").info("hanging")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+setup(stubborn, stubborn_room)
+
 failing = web.Application()
 failing.on_startup.append(fail)
 setup(failing, define_room("chat"))
@@ -349,6 +363,31 @@ async def test_serve_says_when_it_is_ready_and_gives_the_signals_back() -> None:
 
 
 @pytest.mark.usefixtures("loop_kind")
+async def test_a_hook_that_ignores_its_cancellation_does_not_keep_a_stop_from_ending(start: Start) -> None:
+    server = await start("serve", "app:stubborn", "--port", "0", "--drain-seconds", "0.2")
+    public, _ = await server.urls()
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{public}/ws") as ws:
+        await ws.send_str('{"type":"hang"}')
+        await server.line("hanging")
+        server.process.terminate()
+        assert await server.end() == 0
+    assert "shut down" in server.output
+    assert "ignore their cancellation" in server.output
+
+
+async def test_a_request_that_is_no_http_leaves_no_traceback_in_the_log(start: Start) -> None:
+    server = await start("serve", "app:chat", "--port", "0")
+    public, _ = await server.urls()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(public.rpartition(":")[2]))
+    writer.write(b"\x16\x03\x01 garbage\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.0 400")
+    writer.close()
+    server.process.terminate()
+    assert await server.end() == 0
+    assert "Traceback" not in server.output
+    assert "garbage" not in server.output
+
+
 async def test_a_second_signal_ends_a_stop_that_hangs(start: Start) -> None:
     server = await start("serve", "app:hanging", "--port", "0")
     await server.urls()

@@ -142,6 +142,72 @@ async def test_a_congested_connection_that_goes_away_is_forgotten(
     await until(lambda: not server.gateway._attachments.rooms)
 
 
+async def test_connects_to_a_congested_room_are_refused_before_the_upgrade(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_module, "MAX_ROOM_IN_FLIGHT", 2000)
+    gate = Gate()
+    gate.room.on_connect(gate_connect := _Waiting())
+    server = await serve(gate.room, rate_limit=0)
+    while True:  # come and go: the room cannot follow, and the sockets are gone
+        client = await server.tcp()
+        response = await client.request(handshake())
+        if response.status != 101:
+            break
+        client.reset()
+        await until(lambda: not server.gateway.connections)
+    assert (response.status, response.body) == (503, b'{"error":{"code":"busy"}}')
+    assert response.headers["retry-after"] == "5"
+    assert server.gateway._attachments.in_flight < 3000
+    other = await server.connect("/ws?room=other")
+    gate_connect.open.set()
+    await other.pinged()
+    await until(lambda: list(server.gateway._attachments.rooms) == ["chat/other"])
+
+
+class _Waiting:
+    """An `on_connect` that waits until it may go on, in the room `default`."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def __call__(self, ctx: Any) -> None:
+        if ctx.actor.room_id == "default":
+            await self.open.wait()
+
+
+async def test_a_handshake_that_is_still_identified_does_not_hold_up_a_stop(serve: Serve) -> None:
+    asked = asyncio.Event()
+
+    async def extract_meta(request: Any) -> ConnectionMeta:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("it waits for ever")
+
+    server = await serve(define_room("chat", extract_meta=extract_meta))
+    client = await server.tcp()
+    answer = asyncio.create_task(client.request(handshake()))
+    await asked.wait()
+    server.gateway.stop_accepting()
+    response = await answer
+    assert (response.status, response.body) == (503, b'{"error":{"code":"busy"}}')
+    await server.gateway.drain()
+
+
+async def test_a_throttled_connection_that_is_kicked_does_not_wait_for_its_turn(serve: Serve) -> None:
+    gone: list[int | None] = []
+    room = define_room("chat", on_disconnect=lambda ctx: gone.append(ctx.close_code))
+    room.on("n")(lambda ctx, data: None)
+    server = await serve(room, rate_limit=0.001, rate_burst=1)
+    client = await server.connect()
+    client.send({"type": "n"}, {"type": "n"}, close(1000))
+    connection = only(server)
+    await until(lambda: connection._throttled_since is not None)
+    connection.close(4000)
+    await until(lambda: gone)
+    assert gone == [4000]
+
+
 # --- unread --------------------------------------------------------------------------------------------------
 
 
