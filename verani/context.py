@@ -91,7 +91,7 @@ class Actor(Generic[M, S]):
 
     @property
     def wake_reason(self) -> WakeReason:
-        """Why this room is awake: an event came, its host crashed, or it moved to another host."""
+        """Why this room is awake: ``event``, or ``crash`` or ``moved`` where its last owner went away."""
         return self._engine.wake_reason
 
     @property
@@ -198,7 +198,11 @@ class Emitter:
 
 
 class Context(Generic[M, S]):
-    """One event, for its hooks: who it is from and how to answer."""
+    """One event, for its hooks: who it is from and how to answer.
+
+    `actor` is the room. `close_code` and `close_reason` are set in `on_disconnect`: 1005 is a close frame without a
+    code, 1006 a lost connection.
+    """
 
     __slots__ = ("_engine", "_frame", "_session", "actor", "close_code", "close_reason")
 
@@ -216,6 +220,19 @@ class Context(Generic[M, S]):
         self.actor: Actor[M, S] = engine.actor
         self.close_code = close_code
         self.close_reason = close_reason
+
+    def __repr__(self) -> str:
+        connection = self._session.id if self._session is not None else "no connection"
+        return f"<Context {self.actor.name!r}, {connection}>"
+
+    @property
+    def hook(self) -> str:
+        """Name what this context was made for, for logs: ``on('chat.message')``, ``on_disconnect``, ..."""
+        if self._frame is not None:
+            return f"on({self._frame.type!r})"
+        if self._session is None:
+            return "room"
+        return "on_connect" if self.close_code is None else "on_disconnect"
 
     @property
     def ws(self) -> Session[M]:
@@ -261,7 +278,7 @@ class Context(Generic[M, S]):
         )
 
     def join(self, channel: str) -> None:
-        """Enter a channel."""
+        """Enter a channel; raises ValueError for control characters, over 255 characters or over 128 channels."""
         self._engine.check_awake()
         self.ws.join(channel)
 

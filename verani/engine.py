@@ -309,6 +309,7 @@ class Engine(Generic[M, S]):
         handlers = self.definition.handlers_of(event.event)
         on_message = None if handlers else self.definition.hooks.get("on_message")
         if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
+            logger.debug("no handler for event %r", event.event, extra=self._extra(session.id))
             self._refuse(gateway, event, "not_found")
             return
         try:
@@ -520,6 +521,7 @@ class Engine(Generic[M, S]):
 
     def _log(self, error: BaseException, context: Context[M, S]) -> None:
         extra = self._extra(context._session.id if context._session is not None else None)
+        extra["hook"] = context.hook
         if isinstance(error, REFUSALS):
             # Said on purpose, to a client that can make the hook say it as often as it likes.
             logger.debug("a hook refused: %s: %s", type(error).__name__, error, extra=extra)

@@ -109,7 +109,7 @@ def scan(payload: bytes) -> ScannedFrame:
     try:
         frame = _scan(payload)
     except _UNREADABLE as error:
-        raise InvalidFrame(f"expected a JSON object with a string type: {error}") from error
+        raise InvalidFrame(f"not a frame: {error}") from error
     if not is_name(frame.type) or (frame.channel is not UNSET and not is_name(frame.channel)):
         raise InvalidFrame("expected type and channel without control characters")
     if _too_deep(payload):

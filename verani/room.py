@@ -258,7 +258,8 @@ class RoomDefinition(Generic[M, S]):
     def extract_meta(self, function: F) -> F:
         """Say who connects: ``(request) -> meta``, in the gateway, before the WebSocket is accepted.
 
-        Raising `Unauthorized` or `Forbidden` refuses with 401 or 403; anything else with 500, logged.
+        Raising `Unauthorized`, `Forbidden` or `InvalidArguments` refuses with 401, 403 or 400; anything else, and a
+        meta that does not fit its type, with 500, logged. So check what comes from the client before it goes in there.
         """
         return self._hook("extract_meta", function)
 
@@ -397,8 +398,9 @@ def define_room(
     `meta_version` when old attachments no longer fit. `state`: makes the `ctx.actor.state` of each awake room,
     lost when it sleeps. `websocket_path`: ``"/ws"`` or with the one pattern ``"/ws/{room}"``.
     `hibernate_after`: idle seconds, None for never, unset for the service's setting. `same_client`: whether a
-    second connection with the same client id replaces the first (closed with 4009) or is refused with 409.
-    Hooks may also be registered as decorators. Raises `DefinitionError`.
+    second connection with the same client id may ``"replace"`` the first (closed with 4009; the default) or is to
+    ``"reject"`` (refused with 409). The hooks are options too, under the names of their decorators, which say when
+    each is called. Raises `DefinitionError`.
     """
     unknown = options.keys() - RoomOptions.__annotations__.keys()
     if unknown:

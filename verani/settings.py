@@ -31,7 +31,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[_Port, Meta(description="port of the public listener; 0 takes a free one")] = 8000
     internal_host: Annotated[str, Meta(description="address of the internal listener")] = "127.0.0.1"
     internal_port: Annotated[
-        _Port | None, Meta(description="port of the internal listener (default: port + 1, or a free one)")
+        _Port | None, Meta(description="port of the internal listener; 0 takes a free one (default: port + 1)")
     ] = None
     internal_hosts: Annotated[
         tuple[str, ...], Meta(description="Host names the internal listener answers to, besides loopback")
@@ -46,13 +46,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hibernate_after: Annotated[
         _Seconds | None, Meta(description="idle seconds after which a room sleeps, or 'never'")
     ] = 10.0
-    hook_timeout: Annotated[_Seconds, Meta(description="time budget of one hook")] = 30.0
+    hook_timeout: Annotated[_Seconds, Meta(description="time budget of one hook, in seconds")] = 30.0
     hook_blocked: Annotated[
-        _Seconds, Meta(description="a hook that blocks the event loop this long has its stack logged")
+        _Seconds, Meta(description="seconds after which the stack of what blocks the event loop is logged")
     ] = 5.0
 
-    max_frame_bytes: Annotated[_Size, Meta(description="largest frame a client may send")] = 65536
-    max_meta_bytes: Annotated[_Size, Meta(description="largest attachment of one connection")] = 16384
+    max_frame_bytes: Annotated[_Size, Meta(description="bytes of the largest frame a client may send")] = 65536
+    max_meta_bytes: Annotated[_Size, Meta(description="bytes of the largest attachment of one connection")] = 16384
     max_send_buffer: Annotated[
         _Size, Meta(description="unsent bytes after which a client that does not read is closed with 1013")
     ] = 1 << 20
@@ -60,7 +60,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _Count, Meta(description="invalid frames within 60 s after which to close with 1008; 0: never")
     ] = 16
     max_unread: Annotated[
-        _Seconds, Meta(description="how long a socket may stay unread before its connection is closed")
+        _Seconds, Meta(description="seconds that a socket may stay unread before its connection is closed")
     ] = 30.0
     rate_limit: Annotated[float, Meta(ge=0, description="frames a second and connection; 0: no limit")] = 200.0
     rate_burst: Annotated[
@@ -77,13 +77,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_connections_per_room: Annotated[_Count, Meta(description="connections in one room; 0: no limit")] = 0
     max_connections_per_address: Annotated[_Count, Meta(description="connections from one address; 0: no limit")] = 0
 
-    ping_interval: Annotated[_Seconds, Meta(description="silence after which the gateway sends a WebSocket ping")] = (
+    ping_interval: Annotated[_Seconds, Meta(description="seconds of silence after which a WebSocket ping is sent")] = (
         25.0
     )
-    pong_timeout: Annotated[_Seconds, Meta(description="silence after a ping that means the peer is gone")] = 8.0
-    drain_seconds: Annotated[_Seconds, Meta(description="how long a stop waits for connections and hooks to end")] = (
-        20.0
-    )
+    pong_timeout: Annotated[
+        _Seconds, Meta(description="seconds of silence after a ping until the peer counts as gone")
+    ] = 8.0
+    drain_seconds: Annotated[_Seconds, Meta(description="seconds that a stop waits for connections and hooks")] = 20.0
 
     log_level: Annotated[LogLevel, Meta(description="least severe level that is logged")] = "info"
 

@@ -366,6 +366,7 @@ class RoomHost:
 
         records = tuple((gateway, tuple(found)) for gateway, found in room.records.items() if found)
         room.records = {}
+        logger.debug("room wakes: %s", room.reason, extra={"room": room.name})
         self._tell(address, Open(start, Woken(records, room.reason)))
         room.state = _State.AWAKE
         self._deliver_waiting(room)
@@ -432,6 +433,7 @@ class RoomHost:
         room = self._by_address.pop(address.actorAddressString, None)
         if room is None:
             return
+        logger.debug("room is asleep", extra={"room": room.name})
         self._forget_idle(room)
         del self._rooms[room.name]
         left = self._left_in_hand(room) + room.waiting

@@ -90,7 +90,7 @@ def _reload(arguments: Sequence[str], settings: Settings) -> int:
     except ModuleNotFoundError as error:
         if error.name != "watchfiles":
             raise
-        return _fail("--reload needs watchfiles: pip install 'verani[reload]'", _WRONG_USE)
+        return _fail("--reload needs watchfiles: pip install watchfiles", _WRONG_USE)
     return supervise(arguments, settings)
 
 

@@ -257,6 +257,7 @@ class Gateway:
 
     def connected(self, connection: Connection, attachment: bytes) -> None:
         """Announce a connection to its room."""
+        logger.debug("connected", extra={"room": connection.room, "connection": connection.id})
         self.connections[connection.id] = connection
         self._outboxes[connection.id] = connection.outbox
         key = (connection.room, connection.client_id)
@@ -267,6 +268,7 @@ class Gateway:
 
     def disconnected(self, connection: Connection, code: int, reason: str) -> None:
         """Announce the end of a connection to its room."""
+        logger.debug("disconnected: %d", code, extra={"room": connection.room, "connection": connection.id})
         del self.connections[connection.id]
         del self._outboxes[connection.id]
         _count_down(self._clients, (connection.room, connection.client_id))

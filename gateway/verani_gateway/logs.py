@@ -26,7 +26,9 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         ours = record.name.partition(".")[0] in _OURS
         where = "".join(
-            f" {key}={value}" for key in ("room", "connection") if (value := getattr(record, key, None)) is not None
+            f" {key}={value}"
+            for key in ("room", "connection", "hook")
+            if (value := getattr(record, key, None)) is not None
         )
         source = "[Verani]" if ours else f"{record.name}:"
         lines = [f"{self.formatTime(record)} {record.levelname} {source} {printable(record.getMessage() + where)}"]

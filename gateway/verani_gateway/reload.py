@@ -89,7 +89,13 @@ class _Supervisor:
         # A process group of its own keeps the terminal's Ctrl-C from it: it would count as the first signal
         # and the supervisor's SIGTERM as the second. The pipe tells it when this process is gone, however
         # that happens.
-        self._child = child = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, process_group=0)
+        self._child = child = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=PIPE,
+            process_group=0,
+            # Two saves of one size within a second would look alike to Python's bytecode cache.
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        )
         ended = asyncio.create_task(child.wait())
         reason = asyncio.create_task(self._reason())
         await asyncio.wait((ended, reason), return_when=asyncio.FIRST_COMPLETED)

@@ -460,7 +460,7 @@ class VeraniClient:
                 refused = isinstance(exc, HandshakeRefused) and is_final(exc.status)
                 if refused or not self._reconnection.allows(failures):
                     raise
-                logger.info("attempt %d failed: %s", failures, exc)
+                logger.warning("attempt %d failed: %s", failures, exc)
                 self._inbox.put(Signal("error", (exc,)))
                 at_least = exc.retry_after
             else:
