@@ -176,6 +176,14 @@ class Actor(Generic[M, S]):
         """Kick all sessions of a user, and count them."""
         return sum(self.close(session, code, reason) for session in self.get_user_sessions(user_id))
 
+    def keep_awake(self, seconds: float) -> None:
+        """Keep the room awake for so many seconds from now, however idle it is; 0 takes that back."""
+        self._engine.keep_awake(seconds)
+
+    def hibernate(self) -> None:
+        """Let the room sleep as soon as nothing is going on any more, without waiting to be idle for long."""
+        self._engine.hibernate()
+
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task of the room: it keeps the room awake; when the service stops, it is cancelled.
 

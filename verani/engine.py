@@ -46,6 +46,7 @@ from .settings import Settings
 __all__ = [
     "MAX_HOOK_OUTPUT",
     "MAX_OUTPUT_FRAME",
+    "Attached",
     "Engine",
     "Event",
     "HookFailed",
@@ -79,6 +80,13 @@ class Woken(Struct, frozen=True):
     reason: WakeReason = "event"
 
 
+class Attached(Struct, frozen=True):
+    """A gateway whose records came late, or that linked later; its connections join without `on_connect`."""
+
+    gateway: str
+    records: tuple[messages.Record, ...]
+
+
 class Retire(Struct, frozen=True):
     """The room goes to sleep: the last event of an incarnation. `force` cancels the tasks it spawned."""
 
@@ -92,7 +100,7 @@ class HookFailed(Struct, frozen=True):
     context: Any
 
 
-Event: TypeAlias = messages.Input | Woken | Retire | HookFailed
+Event: TypeAlias = messages.Input | Woken | Attached | Retire | HookFailed
 
 
 class Sink(Protocol):
@@ -170,12 +178,14 @@ class Engine(Generic[M, S]):
         settings: Settings,
         post: Callable[[HookFailed], None],
         suspended: set[Engine[Any, Any]] | None = None,
+        drowsy: set[Engine[Any, Any]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a room that is not awake yet: `Woken` must be its first event.
 
         `post` brings an event back to `handle` in its turn; it is called from the loop the room runs on. The engine
-        is in `suspended` while a hook of it awaits: those are the engines to call `expire` of.
+        is in `suspended` while a hook of it awaits: those are the engines to call `expire` of. It puts itself into
+        `drowsy` when the application wants the room to sleep.
         """
         self.definition = definition
         self.name = f"{definition.name}/{room_id}"
@@ -186,6 +196,8 @@ class Engine(Generic[M, S]):
         self._sink = sink
         self._post = post
         self._suspended = suspended if suspended is not None else set()
+        self._drowsy = drowsy if drowsy is not None else set()
+        self._awake_until = 0.0
         self._clock = clock
         self._hook_timeout = settings.hook_timeout
         self._codec = definition.codec(settings.max_meta_bytes)
@@ -216,6 +228,9 @@ class Engine(Generic[M, S]):
                     await self._closed(gateway, event)
                 case Woken():
                     await self._woken(event)
+                case Attached():
+                    for record in event.records:
+                        self._restore(event.gateway, record)
                 case HookFailed():
                     await self._report(event.error, event.context)
                 case Retire():
@@ -419,6 +434,7 @@ class Engine(Generic[M, S]):
         """Disarm all handles and cancel what the room still runs: the incarnation is over."""
         self._awake = False
         self._suspended.discard(self)
+        self._drowsy.discard(self)
         for task in self._tasks:
             task.cancel()
         for future in self._drains.values():
@@ -433,7 +449,28 @@ class Engine(Generic[M, S]):
             return "running hook"
         if self._tasks:
             return "spawned task"
+        if self._awake_until and self._clock() < self._awake_until:
+            return "keep_awake"
         return None
+
+    def keep_awake(self, seconds: float) -> None:
+        """Count as busy for some time."""
+        self.check_awake()
+        if not seconds >= 0:
+            raise ValueError(f"keep_awake: expected 0 seconds or more, got {seconds!r}")
+        self._awake_until = self._clock() + seconds if seconds else 0.0
+        self._drowsy.discard(self)
+
+    def hibernate(self) -> None:
+        """Ask to be retired soon."""
+        self.check_awake()
+        self._awake_until = 0.0
+        self._drowsy.add(self)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if the room has no connection, not even one that was told to close."""
+        return not self.members.sessions and not self._leaving
 
     @property
     def running(self) -> tuple[str, int] | None:

@@ -156,6 +156,9 @@ class RoomDefinition(Generic[M, S]):
             raise DefinitionError(
                 f"{name}: expected hibernate_after= more than 0 seconds or None, got {hibernate_after!r}"
             )
+        min_awake = options.get("min_awake", msgspec.UNSET)
+        if min_awake is not msgspec.UNSET and (type(min_awake) not in (int, float) or not min_awake >= 0):
+            raise DefinitionError(f"{name}: expected min_awake= to be 0 seconds or more, got {min_awake!r}")
         meta_version = options.get("meta_version", 1)
         if type(meta_version) is not int or meta_version < 0:
             raise DefinitionError(f"{name}: expected meta_version= to be a number from 0 up, got {meta_version!r}")
@@ -165,6 +168,7 @@ class RoomDefinition(Generic[M, S]):
         self.state = state
         self.websocket_path = websocket_path
         self.hibernate_after: float | msgspec.UnsetType | None = hibernate_after
+        self.min_awake: float | msgspec.UnsetType = min_awake
         self.same_client: SameClient = same_client
         self.handlers: dict[str, list[Handler]] = {}
         self.middleware: list[Callable[..., Any]] = []
@@ -360,6 +364,7 @@ class RoomOptions(TypedDict, total=False):
     meta_version: int
     websocket_path: str
     hibernate_after: float | None
+    min_awake: float
     same_client: SameClient
     extract_meta: Callable[[ConnectRequest], Any]
     name_from_request: Callable[[ConnectRequest], Any]
@@ -397,9 +402,10 @@ def define_room(
     `meta`: a `ConnectionMeta` subclass, the type of `ctx.meta` and the schema of attachments; raise
     `meta_version` when old attachments no longer fit. `state`: makes the `ctx.actor.state` of each awake room,
     lost when it sleeps. `websocket_path`: ``"/ws"`` or with the one pattern ``"/ws/{room}"``.
-    `hibernate_after`: idle seconds, None for never, unset for the service's setting. `same_client`: whether a
-    second connection with the same client id may ``"replace"`` the first (closed with 4009; the default) or is to
-    ``"reject"`` (refused with 409). The hooks are options too, under the names of their decorators, which say when
+    `hibernate_after`: idle seconds, None for never, unset for the service's setting. `min_awake`: seconds awake at
+    least, unset for the setting. `same_client`: whether a second connection with the same client id may
+    ``"replace"`` the first (closed with 4009; the default) or is to ``"reject"`` (refused with 409).
+    The hooks are options too, under the names of their decorators, which say when
     each is called. Raises `DefinitionError`.
     """
     unknown = options.keys() - RoomOptions.__annotations__.keys()

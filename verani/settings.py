@@ -46,6 +46,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hibernate_after: Annotated[
         _Seconds | None, Meta(description="idle seconds after which a room sleeps, or 'never'")
     ] = 10.0
+    min_awake: Annotated[
+        _Seconds, Meta(description="seconds that a room stays awake at least, however many are awake")
+    ] = 1.0
+    max_awake_rooms: Annotated[
+        _Size, Meta(description="rooms awake above which those idle for the longest time sleep early")
+    ] = 10_000
     hook_timeout: Annotated[_Seconds, Meta(description="time budget of one hook, in seconds")] = 30.0
     hook_blocked: Annotated[
         _Seconds, Meta(description="seconds after which the stack of what blocks the event loop is logged")

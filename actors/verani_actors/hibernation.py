@@ -14,7 +14,7 @@ from thespian.actors import Actor, ActorAddress, ActorExitRequest, ChildActorExi
 
 from .room import RoomActor, Sleep, Slept, Stayed
 
-__all__ = ["Begin", "HibernationManager", "RetireAll", "RoomRegister", "Wake"]
+__all__ = ["Begin", "HibernationManager", "LookAround", "RetireAll", "RoomRegister", "Wake"]
 
 
 class RoomRegister(Protocol):
@@ -49,6 +49,10 @@ class Wake(Struct, frozen=True):
     room: str
 
 
+class LookAround(Struct, frozen=True):
+    """Look for rooms to put to sleep now, not at the next turn of the clock."""
+
+
 class RetireAll(Struct, frozen=True):
     """Put every room to sleep, cancelling the tasks they spawned: the host stops."""
 
@@ -72,6 +76,8 @@ class HibernationManager(Actor):
             case WakeupMessage():
                 self._put_to_sleep(self._rooms.retire_idle())
                 self.wakeupAfter(self._period)
+            case LookAround():
+                self._put_to_sleep(self._rooms.retire_idle())
             case RetireAll():
                 self._put_to_sleep(self._rooms.retire_all(), force=True)
             case Slept():

@@ -20,16 +20,17 @@ import inspect
 import logging
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 import msgspec
 from thespian.actors import ActorAddress, ActorSystem
 
 from verani.context import WakeReason
-from verani.engine import Engine, HookFailed, Woken
+from verani.engine import Attached, Engine, HookFailed, Woken
 from verani.messages import (
     PROTOCOL_VERSIONS,
     Attach,
@@ -54,7 +55,9 @@ from verani.room import RoomDefinition
 from verani.settings import Settings
 from verani.version import __version__
 
-from .hibernation import Begin, HibernationManager, RetireAll, Wake
+from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
+from .idle import IdleRooms
+from .life import RoomLife, RoomStatus
 from .room import Abandoned, Open, Post
 from .room import Deliver as DeliverInputs
 from .system import AsyncioSystemBase
@@ -67,6 +70,8 @@ logger = logging.getLogger(__name__)
 # How often hooks are checked against their time budget, and rooms for idleness, at most.
 _TICK = 0.25
 
+# Seconds that a wake waits for the records of a gateway; they are merged later if they come later.
+PULL_PATIENCE = 2.0
 
 # Seconds that hooks which are cancelled at the end of a stop get to end.
 _LAST_WAIT = 1.0
@@ -84,20 +89,26 @@ class _State(Enum):
 class _Room:
     """What the host knows of one awake room; also the sink of its engine."""
 
-    def __init__(self, host: RoomHost, definition: RoomDefinition[Any, Any], name: str, reason: WakeReason) -> None:
+    def __init__(
+        self, host: RoomHost, definition: RoomDefinition[Any, Any], name: str, reason: WakeReason, life: RoomLife
+    ) -> None:
         self.host = host
         self.definition = definition
         self.name = name
         self.reason: WakeReason = reason
+        self.life = life
         self.state = _State.WAKING
         self.incarnation = host.next_incarnation()
         self.address: ActorAddress | None = None
         self.engine: Engine[Any, Any] | None = None
+        # Gateways whose snapshot is awaited: before the room is opened, and after.
         self.expected = set(host.gateways)
+        self.late: set[str] = set()
+        self.held: dict[str, list[Input]] = {}
         self.records: dict[str, list[Record]] = {}
         self.waiting: list[tuple[str, Input]] = []
         self.handed: deque[tuple[str, Input]] = deque()
-        self.active = host.clock()
+        self.patience: asyncio.TimerHandle | None = None
         self.seq = 0
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
@@ -136,9 +147,12 @@ class RoomHost:
         self._started: list[RoomDefinition[Any, Any]] = []
         self._rooms: dict[str, _Room] = {}
         self._by_address: dict[str, _Room] = {}
-        # Awake rooms by idle time-out, each in the order of their last activity.
-        self._idle: dict[float, OrderedDict[str, _Room]] = {}
+        self._idle = IdleRooms()
+        # Of the rooms that are awake, and of those that sleep with connections.
+        self._lives: dict[str, RoomLife] = {}
+        self._retiring = 0
         self._suspended: set[Engine[Any, Any]] = set()
+        self._drowsy: set[Engine[Any, Any]] = set()
         self._incarnations = 0
         self._received: dict[str, int] = {}
         self._sent: dict[str, int] = {}
@@ -220,8 +234,30 @@ class RoomHost:
                 logger.exception("on_shutdown of %s failed", definition.name)
 
     def rooms(self) -> dict[str, str]:
-        """Name the rooms of this host and their states."""
+        """Name the rooms of this host that are not asleep, and their states."""
         return {name: room.state.value for name, room in self._rooms.items()}
+
+    def known_rooms(self) -> set[str]:
+        """Name the rooms that are not asleep, and those that sleep with connections."""
+        return {*self._rooms, *self._lives}
+
+    def status(self, name: str, connections: int) -> RoomStatus | None:
+        """Explain one room; None for one that this host knows nothing of."""
+        life, room, now = self._lives.get(name), self._rooms.get(name), self.clock()
+        if life is None:
+            return None
+        return RoomStatus(
+            name=name,
+            definition=name.partition("/")[0],
+            state=room.state.value if room is not None else "asleep",
+            connections=connections,
+            state_seconds=now - life.since,
+            kept_awake_by=(self._keeps_awake(room) or "recent activity") if room is not None else None,
+            woken_by=life.woken_by,
+            wake_seconds=life.wake_seconds,
+            cycles=life.cycles,
+            awake_seconds=life.awake_seconds + (now - life.since if room is not None else 0.0),
+        )
 
     def next_incarnation(self) -> int:
         """Number the incarnations of this host's rooms."""
@@ -247,6 +283,15 @@ class RoomHost:
                 incarnation=self.incarnation,
             )
         )
+        # It may hold connections of rooms that are awake already; what it sends for one waits for its records.
+        for room in tuple(self._rooms.values()):
+            if room.state is _State.AWAKE:
+                room.late.add(gateway)
+                send(Pull(room.name, room.incarnation))
+            elif room.state is _State.WAKING and gateway not in room.expected:
+                room.expected.add(gateway)
+                if room.address is not None:
+                    send(Pull(room.name, room.incarnation))
 
     def receive(self, gateway: str, message: GatewayMessage) -> None:
         """Take one message of a gateway."""
@@ -274,9 +319,11 @@ class RoomHost:
     def _take(self, gateway: str, inputs: list[Input]) -> None:
         ready: dict[str, list[Input]] = {}
         for input in inputs:
-            room = self._rooms.get(input.room) or self._wake(input.room)
+            room = self._rooms.get(input.room) or self._wake(input.room, type(input).__name__.lower())
             if room is None:
                 self._refuse(gateway, input)
+            elif room.late and gateway in room.late:
+                room.held.setdefault(gateway, []).append(input)
             elif room.state is _State.AWAKE:
                 ready.setdefault(input.room, []).append(input)
             else:
@@ -310,14 +357,22 @@ class RoomHost:
         self._working -= 1
         if not self._working:
             self._flush_now()
+        if self._drowsy and room.engine in self._drowsy:
+            assert self._manager is not None
+            self._tell(self._manager, LookAround())
 
     # --- waking ----------------------------------------------------------------------------------------
 
-    def _wake(self, name: str, reason: WakeReason = "event") -> _Room | None:
+    def _wake(self, name: str, woken_by: str, reason: WakeReason = "event") -> _Room | None:
         definition = self._definitions.get(name.partition("/")[0])
         if definition is None or self._manager is None:
             return None
-        room = self._rooms[name] = _Room(self, definition, name, reason)
+        now = self.clock()
+        life = self._lives.get(name)
+        if life is None:
+            life = self._lives[name] = RoomLife(now)
+        life.wakes(now, woken_by)
+        room = self._rooms[name] = _Room(self, definition, name, reason, life)
         self._tell(self._manager, Wake(name))
         return room
 
@@ -330,19 +385,51 @@ class RoomHost:
         self._by_address[address.actorAddressString] = room
         for gateway in list(room.expected):
             self.gateways[gateway](Pull(name, room.incarnation))
+        if room.expected:
+            room.patience = self._loop.call_later(PULL_PATIENCE, self._open_without, room)
 
     def _merge(self, gateway: str, snapshot: Snapshot) -> None:
         room = self._rooms.get(snapshot.room)
-        if room is None or room.state is not _State.WAKING or room.incarnation != snapshot.incarnation:
+        if room is None or room.incarnation != snapshot.incarnation:
             return  # the answer to an earlier question
         room.records.setdefault(gateway, []).extend(snapshot.records)
-        if snapshot.last:
+        if not snapshot.last:
+            return
+        if gateway in room.late:
+            self._attach(room, gateway)
+        elif gateway in room.expected:
             room.expected.discard(gateway)
             if not room.expected:
                 self._open(room)
 
+    def _open_without(self, room: _Room) -> None:
+        """Wake without the gateways that do not answer; what they send for the room waits for their records."""
+        logger.warning("room wakes without the records of %d gateways", len(room.expected), extra={"room": room.name})
+        room.late, room.expected = room.expected, set()
+        for gateway in room.late:
+            room.records.pop(gateway, None)
+        for gateway, input in room.waiting:
+            if gateway in room.late:
+                room.held.setdefault(gateway, []).append(input)
+        room.waiting = [entry for entry in room.waiting if entry[0] not in room.late]
+        self._open(room)
+
+    def _attach(self, room: _Room, gateway: str) -> None:
+        """Merge records that came late, then deliver what has waited for them."""
+        assert room.address is not None
+        room.late.discard(gateway)
+        records = tuple(room.records.pop(gateway, ()))
+        held = [(gateway, input) for input in room.held.pop(gateway, ())]
+        if records:
+            self._tell(room.address, Post(Attached(gateway, records)))
+        room.waiting += held
+        if room.state is _State.AWAKE:
+            self._deliver_waiting(room)
+
     def _open(self, room: _Room) -> None:
         assert room.address is not None
+        if room.patience is not None:
+            room.patience.cancel()
         address = room.address
         room_id = room.name.partition("/")[2]
 
@@ -357,6 +444,7 @@ class RoomHost:
                 settings=self._settings,
                 post=post,
                 suspended=self._suspended,
+                drowsy=self._drowsy,
                 clock=self.clock,
             )
             for _, input in room.handed:
@@ -367,7 +455,7 @@ class RoomHost:
         records = tuple((gateway, tuple(found)) for gateway, found in room.records.items() if found)
         room.records = {}
         logger.debug("room wakes: %s", room.reason, extra={"room": room.name})
-        self._tell(address, Open(start, Woken(records, room.reason)))
+        self._tell(address, Open(start, Woken(records, room.reason), lambda: room.life.woke(self.clock())))
         room.state = _State.AWAKE
         self._deliver_waiting(room)
 
@@ -385,27 +473,47 @@ class RoomHost:
 
     def mark_active(self, room: _Room) -> None:
         """Start the room's idle clock anew."""
-        room.active = self.clock()
         timeout = self._idle_timeout(room.definition)
         if timeout is not None and room.state is _State.AWAKE:
-            queue = self._idle.setdefault(timeout, OrderedDict())
-            queue[room.name] = room
-            queue.move_to_end(room.name)
+            self._idle.mark(room.name, timeout, self.clock())
 
     def retire_idle(self) -> list[ActorAddress]:
-        """Mark the rooms that are idle long enough as retiring and return their actors."""
+        """Mark the rooms that are to sleep as retiring and return their actors.
+
+        Those are the idle ones, those that want to, and above the cap those idle for the longest time. The cap is
+        soft: a wake never waits for it, and rooms younger than `min_awake` stay.
+        """
         now = self.clock()
         retiring: list[ActorAddress] = []
-        for timeout, queue in self._idle.items():
-            while queue:
-                room = next(iter(queue.values()))
-                if now - room.active < timeout:
-                    break
-                if room.handed or (room.engine is not None and room.engine.busy is not None):
-                    self.mark_active(room)
-                    continue
+        for name in self._idle.due(now):
+            room = self._rooms[name]
+            if self._keeps_awake(room) is None:
                 retiring.append(self._retire(room))
+            else:
+                self.mark_active(room)
+        for engine in tuple(self._drowsy):
+            wanting = self._rooms.get(engine.name)
+            if wanting is not None and wanting.state is _State.AWAKE and self._keeps_awake(wanting) is None:
+                retiring.append(self._retire(wanting))
+        excess = len(self._rooms) - self._retiring - self._settings.max_awake_rooms
+        if excess > 0:
+            retiring += self._retire_oldest(excess, now)
         return retiring
+
+    def _retire_oldest(self, excess: int, now: float) -> list[ActorAddress]:
+        candidates = (self._rooms[name] for name in self._idle.oldest())
+        fit = (r for r in candidates if now - r.life.since >= self._min_awake(r) and self._keeps_awake(r) is None)
+        return [self._retire(room) for room in list(islice(fit, excess))]
+
+    def _min_awake(self, room: _Room) -> float:
+        least = room.definition.min_awake
+        return self._settings.min_awake if least is msgspec.UNSET else least
+
+    def _keeps_awake(self, room: _Room) -> str | None:
+        """Name what keeps a room awake besides recent activity."""
+        if room.engine is not None and room.engine.busy is not None:
+            return room.engine.busy
+        return "queued events" if room.handed or room.waiting or room.held else None
 
     def retire_all(self) -> list[ActorAddress]:
         """The same for every awake room that has nothing to do."""
@@ -414,18 +522,15 @@ class RoomHost:
     def _retire(self, room: _Room) -> ActorAddress:
         assert room.address is not None
         room.state = _State.RETIRING
-        self._forget_idle(room)
+        self._retiring += 1
+        self._idle.forget(room.name)
         return room.address
-
-    def _forget_idle(self, room: _Room) -> None:
-        timeout = self._idle_timeout(room.definition)
-        if timeout is not None and timeout in self._idle:
-            self._idle[timeout].pop(room.name, None)
 
     def stayed(self, name: str) -> None:
         """The room had something to do: deliver what came meanwhile."""
         room = self._rooms[name]
         room.state = _State.AWAKE
+        self._retiring -= 1
         self._deliver_waiting(room)
 
     def exited(self, address: ActorAddress) -> None:
@@ -434,12 +539,21 @@ class RoomHost:
         if room is None:
             return
         logger.debug("room is asleep", extra={"room": room.name})
-        self._forget_idle(room)
+        self._idle.forget(room.name)
+        if room.state is _State.RETIRING:
+            self._retiring -= 1
+        if room.patience is not None:
+            room.patience.cancel()
         del self._rooms[room.name]
+        room.life.slept(self.clock())
+        if room.engine is None or room.engine.is_empty:
+            del self._lives[room.name]
         left = self._left_in_hand(room) + room.waiting
+        left += [(gateway, input) for gateway, inputs in room.held.items() for input in inputs]
         if left:
-            reason: WakeReason = "event" if room.state is _State.RETIRING else "crash"
-            successor = self._wake(room.name, reason)
+            slept = room.state is _State.RETIRING
+            woken_by = type(left[0][1]).__name__.lower() if slept else "crash"
+            successor = self._wake(room.name, woken_by, "event" if slept else "crash")
             assert successor is not None
             successor.waiting.extend(left)
         if not self._rooms:

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 from thespian.actors import Actor, ActorAddress, ActorExitRequest
 
-from verani.engine import Engine, HookFailed, Retire, Woken
+from verani.engine import Attached, Engine, HookFailed, Retire, Woken
 from verani.messages import Input
 
 __all__ = ["Abandoned", "Deliver", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
@@ -28,10 +28,11 @@ _TURN = 0.005
 
 
 class Open(Struct, frozen=True):
-    """Wake the room; its first message. `start` makes the engine, whose events go to `post`."""
+    """Wake the room; its first message. `start` makes the engine, `done` is called when the room is awake."""
 
     start: Callable[[], Engine[Any, Any]]
     woken: Woken
+    done: Callable[[], None]
 
 
 class Deliver(Struct, frozen=True):
@@ -42,9 +43,9 @@ class Deliver(Struct, frozen=True):
 
 
 class Post(Struct, frozen=True):
-    """Handle a failure that happened outside the order of inputs."""
+    """Handle an event that is no input: a failure outside the order of inputs, or records that came late."""
 
-    event: HookFailed
+    event: HookFailed | Attached
 
 
 class Abandoned(Struct, frozen=True):
@@ -102,6 +103,7 @@ class RoomActor(Actor):
     async def _open(self, message: Open) -> None:
         self._engine = message.start()
         await self._engine.handle(message.woken)
+        message.done()
 
     async def _work(self) -> None:
         engine = self._engine
@@ -120,7 +122,7 @@ class RoomActor(Actor):
                 # A bug of ours, and the mailbox's last line: the room goes on with its next input.
                 logger.exception("an input of room %s could not be handled", engine.name)
 
-    async def _post(self, event: HookFailed) -> None:
+    async def _post(self, event: HookFailed | Attached) -> None:
         assert self._engine is not None
         if await self._engine.handle(event):
             await self._work()

@@ -38,7 +38,7 @@ _GROUPS: Final = MappingProxyType(
     {
         "listeners": ("host", "port", "internal_"),
         "browsers and proxies": ("allowed_", "trusted_"),
-        "rooms": ("hibernate_", "hook_"),
+        "rooms": ("hibernate_", "min_awake", "max_awake_", "hook_"),
         "limits": ("max_", "rate_"),
         "connections and stopping": ("ping_", "pong_", "drain_"),
         "other settings": ("",),

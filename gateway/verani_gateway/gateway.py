@@ -18,8 +18,6 @@ import secrets
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from msgspec import Struct
-
 from verani.messages import (
     PROTOCOL_VERSIONS,
     Close,
@@ -42,13 +40,14 @@ from verani.room import RoomDefinition
 from verani.settings import Settings
 from verani.version import __version__
 from verani_actors.host import RoomHost
+from verani_actors.life import RoomStatus
 
 from .attachments import Attachments, RoomInputs
 from .connection import Connection
 from .link import MemoryLink
 from .outbox import Outbox, Run, Writer, text_frame
 
-__all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Gateway", "RoomStatus"]
+__all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Gateway"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +72,6 @@ _Key = TypeVar("_Key", bound=Hashable)
 # How often a socket is looked at that a hook waits to drain; asyncio tells nobody when a transport runs empty
 # but its protocol, which is aiohttp's.
 _DRAIN_LOOK = 0.05
-
-
-class RoomStatus(Struct, frozen=True):
-    """One room, for the operator."""
-
-    name: str
-    definition: str
-    state: str
-    connections: int
 
 
 class Gateway:
@@ -204,18 +194,17 @@ class Gateway:
             connection.tick(now)
 
     def rooms(self) -> list[RoomStatus]:
-        """List the rooms that are awake or have connections, by name."""
-        awake = self.host.rooms()
-        held = self._attachments.rooms
-        return [
-            RoomStatus(
-                name=name,
-                definition=name.partition("/")[0],
-                state=awake.get(name, "asleep"),
-                connections=len(held[name].records) if name in held else 0,
-            )
-            for name in sorted({*awake, *held})
-        ]
+        """Explain the rooms that are awake or have connections, by name."""
+        statuses = (self.room(name) for name in sorted({*self.host.known_rooms(), *self._attachments.rooms}))
+        return [status for status in statuses if status is not None]
+
+    def room(self, name: str) -> RoomStatus | None:
+        """Explain one room, None for one that nobody is in and that is not awake."""
+        held = self._attachments.rooms.get(name)
+        status = self.host.status(name, len(held.records) if held is not None else 0)
+        if status is None and held is not None:  # all that is left are connections which it never let in
+            return RoomStatus(name, name.partition("/")[0], "asleep", len(held.records))
+        return status
 
     # --- connections -----------------------------------------------------------------------------------
 

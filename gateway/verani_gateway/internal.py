@@ -58,10 +58,18 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
         _require(secrets.admin_token, request)
         return web.Response(body=msgspec.json.encode(gateway.rooms()), content_type="application/json")
 
+    async def room(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        found = gateway.room(f"{request.match_info['definition']}/{request.match_info['room']}")
+        if found is None:
+            raise web.HTTPNotFound(text="no such room is awake or has connections\n")
+        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+
     application = web.Application(middlewares=[_guard(settings)])
     application.on_response_prepare.append(_add_headers)
     application.router.add_get(_READY_PATH, ready)
     application.router.add_get("/admin/rooms", rooms)
+    application.router.add_get("/admin/rooms/{definition}/{room}", room)
     return application
 
 

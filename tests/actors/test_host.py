@@ -262,9 +262,9 @@ async def test_inputs_of_an_unknown_definition_close_the_connection_and_are_ackn
 async def _sleep(host: RoomHost, room: str = "chat/a") -> None:
     """Put a room to sleep as if it had been idle."""
     await until(lambda: not host._rooms[room].handed)
-    host._rooms[room].active = float("-inf")
-    queue = next(iter(host._idle.values()))
-    queue.move_to_end(room, last=False)
+    engine = host._rooms[room].engine
+    assert engine is not None
+    engine.actor.hibernate()
     await until(lambda: room not in host.rooms())
 
 

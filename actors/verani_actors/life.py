@@ -1,0 +1,58 @@
+"""Remember how a room has lived over its incarnations, so that an operator can ask why it is awake.
+
+A sleeping room costs its records and one of these; a room without connections is forgotten when it sleeps.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+__all__ = ["RoomLife", "RoomStatus"]
+
+
+class RoomStatus(Struct, frozen=True):
+    """One room, for the operator. Durations are in seconds; None where there is nothing to say.
+
+    `state`: waking, awake, retiring or asleep, for `state_seconds`. `kept_awake_by`: running hook, spawned task,
+    keep_awake, queued events or recent activity. `woken_by`: connect, frame, close, or crash. `wake_seconds`: how long
+    the last wake took, hooks included. `cycles`: how often it slept. `awake_seconds`: in all.
+    """
+
+    name: str
+    definition: str
+    state: str
+    connections: int
+    state_seconds: float | None = None
+    kept_awake_by: str | None = None
+    woken_by: str | None = None
+    wake_seconds: float | None = None
+    cycles: int = 0
+    awake_seconds: float = 0.0
+
+
+class RoomLife:
+    """What is kept of one room, awake or asleep."""
+
+    __slots__ = ("awake_seconds", "cycles", "since", "wake_seconds", "woken_by")
+
+    def __init__(self, now: float) -> None:
+        # When the room woke or fell asleep last.
+        self.since = now
+        self.woken_by: str | None = None
+        self.wake_seconds: float | None = None
+        self.cycles = 0
+        self.awake_seconds = 0.0
+
+    def wakes(self, now: float, woken_by: str) -> None:
+        """Note that a wake begins."""
+        self.since, self.woken_by, self.wake_seconds = now, woken_by, None
+
+    def woke(self, now: float) -> None:
+        """Note that it is over."""
+        self.wake_seconds = now - self.since
+
+    def slept(self, now: float) -> None:
+        """Note that the room has fallen asleep."""
+        self.awake_seconds += now - self.since
+        self.since = now
+        self.cycles += 1
