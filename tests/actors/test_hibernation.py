@@ -1,0 +1,233 @@
+"""Which rooms sleep and when, what wakes them, and what an operator is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.actors.conftest import FakeGateway, Recorder, Start
+from tests.raw import until
+from verani.room import define_room
+from verani_actors import host as host_module
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# --- which rooms sleep ---------------------------------------------------------------------------------------
+
+
+async def test_above_the_cap_the_rooms_idle_for_the_longest_time_sleep(start: Start) -> None:
+    recorder, clock = Recorder(), Clock()
+    host = await start(recorder.room, clock=clock, max_awake_rooms=2, min_awake=0.5, hibernate_after=60)
+    gateway = FakeGateway(host)
+    for n in range(5):
+        gateway.put(gateway.connect(recorder.room, f"c{n}", room=f"chat/{n}"))
+        await until(lambda n=n: f"chat/{n}" in gateway.processed)  # type: ignore[misc]
+        clock.now += 0.001
+    gateway.put(gateway.frame("c0", 1, room="chat/0"))
+    await until(lambda: recorder.numbers == [1])
+    assert len(host.rooms()) == 5, "none is older than min_awake"
+    clock.now += 1
+    await until(lambda: len(host.rooms()) == 2)
+    assert set(host.rooms()) == {"chat/0", "chat/4"}
+
+
+async def test_the_cap_is_soft_and_spares_rooms_that_are_busy_or_never_sleep(start: Start) -> None:
+    clock, gate = Clock(), asyncio.Event()
+    busy, never = define_room("busy"), define_room("never", hibernate_after=None)
+
+    @busy.on("n")
+    async def work(ctx: Any, data: Any) -> None:
+        await gate.wait()
+
+    host = await start(busy, never, clock=clock, max_awake_rooms=1, min_awake=0.5, hibernate_after=60)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(busy, "b", room="busy/a"), gateway.frame("b", 1, room="busy/a"))
+    gateway.put(gateway.connect(never, "n", room="never/a"))
+    await until(lambda: "never/a" in gateway.processed and "busy/a" in gateway.processed)
+    clock.now += 20
+    looked = asyncio.get_running_loop().time() + 2 * host_module._TICK
+    await until(lambda: asyncio.get_running_loop().time() > looked)
+    assert set(host.rooms()) == {"busy/a", "never/a"}
+    gate.set()
+    await until(lambda: set(host.rooms()) == {"never/a"})
+
+
+async def test_a_definition_may_keep_its_rooms_awake_for_longer(start: Start) -> None:
+    recorder, clock = Recorder(min_awake=30), Clock()
+    host = await start(recorder.room, clock=clock, max_awake_rooms=1, min_awake=0.5, hibernate_after=600)
+    gateway = FakeGateway(host)
+    for n in range(2):
+        gateway.put(gateway.connect(recorder.room, f"c{n}", room=f"chat/{n}"))
+    await until(lambda: len(gateway.processed) == 2)
+    clock.now += 29
+    looked = asyncio.get_running_loop().time() + 2 * host_module._TICK
+    await until(lambda: asyncio.get_running_loop().time() > looked)
+    assert len(host.rooms()) == 2
+    clock.now += 2
+    await until(lambda: len(host.rooms()) == 1)
+
+
+async def test_a_room_that_wants_to_sleep_sleeps_at_once_even_if_it_never_would(start: Start) -> None:
+    recorder = Recorder(hibernate_after=None)
+    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="sleep"), gateway.frame("c", 1))
+    await until(lambda: not host.rooms())
+    assert recorder.seen == [("connect", 1), 1], "what waits is handled first"
+
+
+async def test_a_room_that_keeps_itself_awake_does_not_sleep_until_then(start: Start) -> None:
+    recorder, clock = Recorder(), Clock()
+    recorder.room.on("stay")(lambda ctx, data: ctx.actor.keep_awake(30))
+    host = await start(recorder.room, clock=clock, hibernate_after=0.1)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="stay"))
+    await until(lambda: gateway.processed.get("chat/a") == 2)
+    clock.now += 29
+    looked = asyncio.get_running_loop().time() + 4 * 0.025
+    await until(lambda: asyncio.get_running_loop().time() > looked)
+    status = host.status("chat/a", 1)
+    assert status is not None
+    assert (status.state, status.kept_awake_by) == ("awake", "keep_awake")
+    clock.now += 2
+    await until(lambda: not host._idle.due(clock.now - 0.1) or not host.rooms())
+    clock.now += 1
+    await until(lambda: not host.rooms())
+
+
+# --- several gateways ----------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_that_does_not_answer_holds_up_nobody_else_and_is_merged_when_it_does(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert host_module.PULL_PATIENCE == 2.0
+    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.05)
+    recorder = Recorder(hibernate_after=None)
+    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
+    recorder.room.on("all")(lambda ctx, data: recorder.seen.append(ctx.actor.broadcast("default", "hi")))
+    host = await start(recorder.room)
+    first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
+    first.put(first.connect(recorder.room, "a"))
+    second.put(second.connect(recorder.room, "b"), second.frame("b", 0, event="sleep"))
+    await until(lambda: not host.rooms())
+    recorder.seen.clear()
+    second.answers = False
+    second.put(second.frame("b", 2))
+    first.put(first.frame("a", 1), first.frame("a", 0, event="all"))
+    await until(lambda: recorder.seen == [("restore", 1, "event"), 1, 1])
+    assert "room wakes without the records of 1 gateways" in caplog.messages
+    second.put(second.frame("b", 3))
+    second.answer(second.pulls[-1])
+    first.put(first.frame("a", 0, event="all"))
+    await until(lambda: len(recorder.seen) == 6)
+    assert recorder.seen == [("restore", 1, "event"), 1, 1, 2, 3, 2], (
+        "no on_connect, all in order, both in the audience"
+    )
+    assert [b"hi" in text for text in second.texts()] == [True]
+
+
+async def test_a_gateway_that_links_later_is_asked_for_its_records_of_awake_rooms(start: Start) -> None:
+    recorder = Recorder(hibernate_after=None)
+    host = await start(recorder.room)
+    first = FakeGateway(host, id="g1")
+    first.put(first.connect(recorder.room, "a"))
+    await until(lambda: recorder.seen == [("connect", 1)])
+    second = FakeGateway(host, id="g2")
+    assert [pull.room for pull in second.pulls] == ["chat/a"]
+    second.put(second.connect(recorder.room, "b"))
+    await until(lambda: recorder.seen == [("connect", 1), ("connect", 2)])
+
+
+async def test_a_late_gateway_that_answers_while_the_room_falls_asleep_loses_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.01)
+    recorder = Recorder(hibernate_after=None)
+    retiring, goes_on = asyncio.Event(), asyncio.Event()
+    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
+
+    @recorder.room.on_hibernate
+    async def on_hibernate(actor: Any) -> None:
+        retiring.set()
+        await goes_on.wait()
+
+    goes_on.set()
+    host = await start(recorder.room)
+    first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
+    second.put(second.connect(recorder.room, "b"), second.frame("b", 0, event="sleep"))
+    await until(lambda: not host.rooms())
+    second.answers = False
+    goes_on.clear()
+    retiring.clear()
+    first.put(first.connect(recorder.room, "a"), first.frame("a", 0, event="sleep"))
+    await retiring.wait()
+    second.put(second.frame("b", 1))
+    second.answers = True
+    second.answer(second.pulls[-1])
+    goes_on.set()
+    await until(lambda: 1 in recorder.seen)
+    assert recorder.seen[-2:] == [("restore", 2, "event"), 1]
+
+
+# --- what an operator is told --------------------------------------------------------------------------------
+
+
+async def test_a_status_says_since_when_why_and_how_often(start: Start) -> None:
+    recorder, clock = Recorder(), Clock()
+    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
+    host = await start(recorder.room, clock=clock, hibernate_after=600)
+    gateway = FakeGateway(host)
+    assert host.status("chat/a", 0) is None
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: "chat/a" in gateway.processed)
+    clock.now += 5
+    awake = host.status("chat/a", 1)
+    assert awake is not None
+    assert (awake.state, awake.state_seconds, awake.kept_awake_by) == ("awake", 5.0, "recent activity")
+    assert (awake.woken_by, awake.wake_seconds, awake.cycles, awake.awake_seconds) == ("connect", 0.0, 0, 5.0)
+    gateway.put(gateway.frame("c", 0, event="sleep"))
+    await until(lambda: not host.rooms())
+    clock.now += 7
+    asleep = host.status("chat/a", 1)
+    assert asleep is not None
+    assert (asleep.state, asleep.state_seconds, asleep.kept_awake_by) == ("asleep", 7.0, None)
+    assert (asleep.cycles, asleep.awake_seconds) == (1, 5.0)
+    gateway.put(gateway.frame("c", 1))
+    await until(lambda: recorder.numbers == [1])
+    clock.now += 1
+    again = host.status("chat/a", 1)
+    assert again is not None
+    assert (again.woken_by, again.cycles, again.awake_seconds) == ("frame", 1, 6.0)
+
+
+async def test_a_room_without_connections_is_forgotten_when_it_sleeps(start: Start) -> None:
+    recorder = Recorder(hibernate_after=0.01)
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.close("c"))
+    await until(lambda: "chat/a" in gateway.processed and not host.rooms())
+    assert host.known_rooms() == set()
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(-1, ValueError), (float("nan"), ValueError)])
+async def test_keep_awake_wants_a_number_of_seconds(start: Start, seconds: float, error: type[Exception]) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: "chat/a" in gateway.processed)
+    engine = host._rooms["chat/a"].engine
+    assert engine is not None
+    with pytest.raises(error):
+        engine.actor.keep_awake(seconds)
