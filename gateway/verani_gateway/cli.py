@@ -1,4 +1,4 @@
-"""Read the command line: `verani serve` and `verani --version`.
+"""Read the command line: `verani serve`, `verani rooms` and `verani --version`.
 
 Options are made from the fields of `Settings`. A wrong name, value or target ends with exit code 2, a
 service that cannot start with 1, both with one sentence on standard error.
@@ -22,6 +22,7 @@ from verani.version import __version__
 
 from .config import CONFIG_VARIABLE, SETTINGS, Setting, load, load_secrets, suggest, unknown_variables
 from .logs import printable, set_up_logging
+from .rooms import ServiceError, show_rooms
 from .serve import ListenError, run
 
 __all__ = ["main"]
@@ -57,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; argparse raises `SystemExit` for its own errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _serve(_parse(arguments), arguments)
-    except ListenError as error:
+        parsed = _parse(arguments)
+        return _serve(parsed, arguments) if parsed.command == "serve" else _rooms(parsed)
+    except (ListenError, ServiceError) as error:
         return _fail(error, _FAILED)
     except VeraniError as error:
         return _fail(error, _WRONG_USE)
@@ -84,6 +86,11 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _rooms(parsed: argparse.Namespace) -> int:
+    show_rooms(parsed.url, load_secrets(os.environ), as_json=parsed.json, watch=parsed.watch)
+    return 0
+
+
 def _reload(arguments: Sequence[str], settings: Settings) -> int:
     try:
         from .reload import supervise  # the package it needs is an extra
@@ -105,7 +112,7 @@ def _fail(error: object, code: int) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(_PROGRAM, description="Realtime rooms.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     serve = commands.add_parser(
         "serve",
         help="serve rooms",
@@ -115,12 +122,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         argument_default=argparse.SUPPRESS,
     )
     _add_serve_arguments(serve)
+    rooms = commands.add_parser(
+        "rooms",
+        help="show the rooms of a running service",
+        description="Show which rooms are awake or asleep, since when, and why.",
+        allow_abbrev=False,
+    )
+    rooms.add_argument(
+        "--url",
+        default="http://127.0.0.1:8001",
+        help="internal listener of the service (default: http://127.0.0.1:8001)",
+    )
+    rooms.add_argument("--watch", action="store_true", help="print again every second")
+    rooms.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         # Only the option's name: what follows it may be a secret that someone tried to pass this way.
-        known = [option for action in serve._actions for option in action.option_strings]
+        command = rooms if parsed.command == "rooms" else serve
+        known = [option for action in command._actions for option in action.option_strings]
         names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or ["(not an option)"]
-        serve.error(f"unknown option {', '.join(name + suggest(name, known) for name in names)}")
+        command.error(f"unknown option {', '.join(name + suggest(name, known) for name in names)}")
     return parsed
 
 

@@ -1,6 +1,7 @@
 """The command line as people run it: real processes, real signals, what they print and how they end."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -121,12 +122,17 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     servers: list[Server] = []
 
     async def start(
-        *arguments: str, environ: Mapping[str, str] | None = None, descriptors: int | None = None
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        descriptors: int | None = None,
+        stdout: int | None = None,
     ) -> Server:
         command = [sys.executable, "-m", "verani_gateway", *arguments]
         if descriptors is not None:
             command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
-        process = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, env=_environment(environ), stderr=PIPE)
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=tmp_path, env=_environment(environ), stderr=PIPE, stdout=stdout
+        )
         servers.append(Server(process))
         return servers[-1]
 
@@ -386,6 +392,56 @@ async def test_a_request_that_is_no_http_leaves_no_traceback_in_the_log(start: S
     assert await server.end() == 0
     assert "Traceback" not in server.output
     assert "garbage" not in server.output
+
+
+async def test_rooms_shows_who_is_awake_as_a_table_and_as_json(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = await start("serve", "app:chat", "--port", "0", environ={"VERANI_ADMIN_TOKEN": "s3cret"})
+    public, internal = await server.urls()
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{public}/ws/lobby") as ws:
+        await ws.send_str('{"type":"ping"}')
+        await ws.receive()
+        listing = await start("rooms", "--url", internal, environ={"VERANI_ADMIN_TOKEN": "s3cret"}, stdout=PIPE)
+        shown = (await _output(listing)).splitlines()
+        assert shown[0].split("  ")[0] == "ROOM"
+        assert shown[1].split()[:2] == ["chat/lobby", "awake"]
+        assert "recent activity" in shown[1]
+        machine = await start(
+            "rooms", "--json", "--url", internal, environ={"VERANI_ADMIN_TOKEN": "s3cret"}, stdout=PIPE
+        )
+        (room,) = json.loads(await _output(machine))
+        assert (room["name"], room["connections"], room["woken_by"]) == ("chat/lobby", 1, "connect")
+        refused = await start("rooms", "--url", internal)
+        assert await refused.end() == 1
+        assert "VERANI_ADMIN_TOKEN" in refused.output
+    lost = await start("rooms", "--url", public)
+    assert await lost.end() == 1
+    assert "answered 404; expected the internal listener" in lost.output
+    server.process.terminate()
+    assert await server.end() == 0
+    gone = await start("rooms", "--url", internal)
+    assert await gone.end() == 1
+    assert "no answer from" in gone.output
+    assert "Traceback" not in gone.output
+
+
+async def test_rooms_goes_on_watching_until_it_is_interrupted(start: Start) -> None:
+    server = await start("serve", "app:chat", "--port", "0")
+    _, internal = await server.urls()
+    watcher = await start("rooms", "--watch", "--url", internal, stdout=PIPE)
+    assert watcher.process.stdout is not None
+    for _ in range(2):
+        assert (await watcher.process.stdout.readline()).endswith(b"AWAKE IN ALL\n")
+    watcher.process.send_signal(signal.SIGINT)
+    assert await watcher.end() == 130
+
+
+async def _output(server: Server) -> str:
+    assert server.process.stdout is not None
+    text = (await server.process.stdout.read()).decode()
+    assert await server.end() == 0
+    return text
 
 
 async def test_a_second_signal_ends_a_stop_that_hangs(start: Start) -> None:
