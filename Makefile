@@ -36,8 +36,9 @@ check: $(VENV)/.installed ## lint, types, import rules, then the tests with cove
 	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report
 
-bench: $(VENV)/.installed ## print what actors and rooms cost; fails if a delivery is lost, doubled or out of order
+bench: $(VENV)/.installed ## print what actors, sleep and rooms cost; fails if a delivery is lost, doubled or out of order
 	$(BIN)/python -m benchmarks.actors
+	$(BIN)/python -m benchmarks.hibernation
 	$(BIN)/python -m benchmarks.rooms
 	$(BIN)/python -m benchmarks.rooms --loop uvloop
 
