@@ -92,8 +92,8 @@ class SyntheticGateway:
 
 
 async def until_asleep(host: RoomHost) -> None:
-    while host.rooms():
-        await asyncio.sleep(0)  # noqa: ASYNC110  # the loop's next pass is what is waited for
+    while host.rooms():  # noqa: ASYNC110  # the loop's next pass is what is waited for
+        await asyncio.sleep(0)
 
 
 async def latency(members: int, wakes: int) -> tuple[float, float, float]:
