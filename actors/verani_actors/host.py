@@ -109,6 +109,7 @@ class _Room:
         self.waiting: list[tuple[str, Input]] = []
         self.handed: deque[tuple[str, Input]] = deque()
         self.patience: asyncio.TimerHandle | None = None
+        self.was_drowsy = False
         self.seq = 0
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
@@ -152,7 +153,9 @@ class RoomHost:
         self._lives: dict[str, RoomLife] = {}
         self._retiring = 0
         self._suspended: set[Engine[Any, Any]] = set()
+        # Those that want to sleep and have not been asked yet, and whether the manager has been told to look.
         self._drowsy: set[Engine[Any, Any]] = set()
+        self._looking = False
         self._incarnations = 0
         self._received: dict[str, int] = {}
         self._sent: dict[str, int] = {}
@@ -357,7 +360,8 @@ class RoomHost:
         self._working -= 1
         if not self._working:
             self._flush_now()
-        if self._drowsy and room.engine in self._drowsy:
+        if self._drowsy and not self._looking and room.engine in self._drowsy:
+            self._looking = True
             assert self._manager is not None
             self._tell(self._manager, LookAround())
 
@@ -483,6 +487,7 @@ class RoomHost:
         Those are the idle ones, those that want to, and above the cap those idle for the longest time. The cap is
         soft: a wake never waits for it, and rooms younger than `min_awake` stay.
         """
+        self._looking = False
         now = self.clock()
         retiring: list[ActorAddress] = []
         for name in self._idle.due(now):
@@ -522,6 +527,9 @@ class RoomHost:
     def _retire(self, room: _Room) -> ActorAddress:
         assert room.address is not None
         room.state = _State.RETIRING
+        room.was_drowsy = room.engine in self._drowsy
+        if room.engine is not None:
+            self._drowsy.discard(room.engine)
         self._retiring += 1
         self._idle.forget(room.name)
         return room.address
@@ -530,6 +538,8 @@ class RoomHost:
         """The room had something to do: deliver what came meanwhile."""
         room = self._rooms[name]
         room.state = _State.AWAKE
+        if room.was_drowsy and room.engine is not None:
+            self._drowsy.add(room.engine)
         self._retiring -= 1
         self._deliver_waiting(room)
 
