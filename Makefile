@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTEST_ARGS ?=
 
-.PHONY: help serve test check format bench clean
+.PHONY: help serve test check format bench soak clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,6 +41,10 @@ bench: $(VENV)/.installed ## print what actors, sleep and rooms cost; fails if a
 	$(BIN)/python -m benchmarks.hibernation
 	$(BIN)/python -m benchmarks.rooms
 	$(BIN)/python -m benchmarks.rooms --loop uvloop
+
+soak: $(VENV)/.installed ## race sleep against traffic for a minute, and 100,000 cycles of sleep and wake
+	VERANI_SOAK_SECONDS=60 VERANI_SOAK_CYCLES=100000 \
+	  $(BIN)/python -m pytest tests/integration/test_hibernation.py -k thousand $(PYTEST_ARGS)
 
 format: $(VENV)/.installed ## format the code
 	$(BIN)/ruff check --fix

@@ -219,8 +219,11 @@ class RoomHost:
             self._timer.cancel()
         self._watchdog.stop()
         for room in self._rooms.values():
+            if room.patience is not None:
+                room.patience.cancel()
             if room.engine is not None:
                 room.engine.end()
+        self._rooms.clear()
         self._system.shutdown()
         if left := await self._base.closed(_LAST_WAIT):
             logger.warning("%d hooks ignore their cancellation and are left behind", left)
@@ -556,10 +559,10 @@ class RoomHost:
             room.patience.cancel()
         del self._rooms[room.name]
         room.life.slept(self.clock())
-        if room.engine is None or room.engine.is_empty:
-            del self._lives[room.name]
         left = self._left_in_hand(room) + room.waiting
         left += [(gateway, input) for gateway, inputs in room.held.items() for input in inputs]
+        if not left and (room.engine is None or room.engine.is_empty):
+            del self._lives[room.name]
         if left:
             slept = room.state is _State.RETIRING
             woken_by = type(left[0][1]).__name__.lower() if slept else "crash"

@@ -105,6 +105,47 @@ async def test_a_room_that_keeps_itself_awake_does_not_sleep_until_then(start: S
     await until(lambda: not host.rooms())
 
 
+async def test_what_comes_while_a_room_is_asked_to_sleep_and_stays_is_delivered_in_order(start: Start) -> None:
+    recorder, gate = Recorder(hibernate_after=None), asyncio.Event()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: "chat/a" in gateway.processed)
+    engine = host._rooms["chat/a"].engine
+    assert engine is not None
+    engine.actor.hibernate()
+    assert len(host.retire_idle()) == 1
+    assert host.rooms() == {"chat/a": "retiring"}
+    task = engine.actor.spawn(_until(gate))  # it has begun something since
+    gateway.put(gateway.frame("c", 1), gateway.frame("c", 2))
+    assert recorder.numbers == []
+    host.stayed("chat/a")  # what its answer leads to
+    gateway.put(gateway.frame("c", 3))
+    await until(lambda: recorder.numbers == [1, 2, 3])
+    assert host.rooms() == {"chat/a": "awake"}
+    gate.set()
+    await task
+    await until(lambda: not host.rooms())
+
+
+async def _until(gate: asyncio.Event) -> None:
+    await gate.wait()
+
+
+async def test_a_stop_forgets_the_rooms_that_wait_for_a_gateway(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.1)
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.answers = False
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: gateway.pulls)
+    timer = host._rooms["chat/a"].patience
+    assert timer is not None
+    await host.stop(0.01)
+    assert timer.cancelled()
+
+
 # --- several gateways ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,282 @@
+"""Test one room: connect clients without sockets, move its clock, put it to sleep, and see what comes of it.
+
+How its engine is driven is the runner's business. Nothing of actors, links or WebSockets is here, and no limits of
+connections and rates: those are the service's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Generic, Self
+
+import msgspec
+
+from .. import frames
+from ..context import Actor, S
+from ..engine import Event
+from ..errors import REFUSALS, Conflict, InvalidArguments, RoomAsleep, RoomBusy, VeraniError
+from ..frames import ScannedFrame
+from ..meta import ConnectionMeta, M
+from ..names import MAX_CHANNELS, check_name
+from ..request import ConnectRequest
+from ..room import RoomDefinition
+from ..session import Session
+from ..settings import Settings
+from .client import HarnessClient
+from .runner import RoomRunner
+
+__all__ = ["RoomHarness", "Step"]
+
+
+@dataclasses.dataclass(slots=True)
+class Step:
+    """One operation of a test and what came of it: whom, and what they saw."""
+
+    label: str
+    seen: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+class RoomHarness(Generic[M, S]):
+    """One room under test; use it as ``async with RoomHarness(chat) as room``, or end it with `close`.
+
+    `errors` holds what hooks and spawned tasks raised, refusals such as `Forbidden` excepted. Leaving the block
+    raises them as an ExceptionGroup: a test that expects errors takes them out with `take_errors` (or says
+    ``check_errors=False``). Operations return when nothing moves any more: what hooks and spawned tasks do without
+    waiting for real time has happened. The room wakes with its first event, and `on_startup` runs before that.
+    """
+
+    def __init__(
+        self,
+        definition: RoomDefinition[M, S],
+        *,
+        room_id: str = "test",
+        settings: Settings | None = None,
+        check_errors: bool = True,
+    ) -> None:
+        definition.check()
+        self.definition = definition
+        self.room_id = room_id
+        self.settings = settings if settings is not None else Settings()
+        self.errors: list[BaseException] = []
+        self.clients: list[HarnessClient] = []
+        self._check_errors = check_errors
+        self._codec = definition.codec(self.settings.max_meta_bytes)
+        self._runner = RoomRunner(definition, room_id, self.settings, failed=self._failed, handles=self._handles)
+        self._started = False
+        self._closed = False
+        self._steps: list[Step] = []
+
+    def __repr__(self) -> str:
+        return f"<RoomHarness {self._runner.name}, {'awake' if self.awake else 'asleep'}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+        if not self._check_errors or not self.errors:
+            return
+        if error is None:
+            raise BaseExceptionGroup(f"hooks of {self._runner.name} failed", self.take_errors())
+        error.add_note(f"hooks raised, too: {self.errors!r}")
+
+    async def close(self) -> None:
+        """End the room: tasks are cancelled, requests are `Interrupted`, no client is closed, `on_shutdown` runs."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._runner.end()
+        for client in self.clients:
+            client._interrupt("the harness was closed")
+        if self._started:
+            await self._call_hook("on_shutdown")
+
+    async def _call_hook(self, hook: str) -> None:
+        result = self.definition.hooks.get(hook, lambda: None)()
+        if inspect.isawaitable(result):
+            await result
+
+    # --- what the test sees ----------------------------------------------------------------------------
+
+    @property
+    def awake(self) -> bool:
+        """True from the first event until the room sleeps."""
+        return self._runner.engine is not None
+
+    @property
+    def now(self) -> float:
+        """Seconds that `advance` has passed."""
+        return self._runner.now
+
+    @property
+    def actor(self) -> Actor[M, S]:
+        """The room as its hooks see it, to look at or to send from; raises `RoomAsleep` while it sleeps."""
+        if self._runner.engine is None:
+            raise RoomAsleep(f"{self._runner.name} is asleep: it wakes with its next event")
+        return self._runner.engine.actor
+
+    @property
+    def sessions(self) -> Mapping[str, Session[M]]:
+        """The sessions of the awake room by connection id; `HarnessClient.meta` is there in its sleep, too."""
+        return self.actor.sessions
+
+    def take_errors(self) -> list[BaseException]:
+        """Return the errors of hooks so far and forget them."""
+        taken, self.errors = self.errors, []
+        return taken
+
+    # --- what the test does ----------------------------------------------------------------------------
+
+    async def connect(
+        self,
+        *,
+        user_id: str | None = None,
+        client_id: str | None = None,
+        channels: Iterable[str] = ("default",),
+        meta: M | None = None,
+        query: Mapping[str, str] | None = None,
+        request: ConnectRequest | None = None,
+        **fields: Any,
+    ) -> HarnessClient:
+        """Connect a client, and return it when `on_connect` has run (its `closed` says if that refused).
+
+        Who it is: `meta`; or `user_id`, `channels` and own fields of the meta as keywords, with a client id made
+        here; or, with neither, what `name_from_request` and `extract_meta` make of `query` or `request`. These raise
+        here what they raise, and ValueError if they choose another room. Raises `InvalidArguments` or TypeError for a
+        meta that a gateway would not let pass, `Conflict` as `same_client` says.
+        """
+        step = await self._begin(f"{user_id or 'a client'} tried to connect")
+        serial = len(self.clients) + 1
+        if meta is None and user_id is None:
+            meta = await self._identify(query or {}, request, client_id or f"client-{serial}", fields)
+        elif meta is None:
+            fixed: dict[str, Any] = {"user_id": user_id, "channels": tuple(channels)}
+            meta = self.definition.meta(client_id=client_id or f"client-{serial}", **fixed, **fields)
+        attachment = self._check_meta(meta)
+        namesakes = sum(client.user_id == meta.user_id for client in self.clients)
+        name = f"{meta.user_id} ({namesakes + 1})" if namesakes else meta.user_id
+        client = HarnessClient(self, f"{self.room_id}-{serial}", name, meta.user_id, meta.client_id)
+        step.label = f"{name} connected"
+        self.clients.append(client)
+        self._runner.connect(client, attachment)
+        await self._runner.finish()
+        return client
+
+    async def advance(self, seconds: float) -> None:
+        """Move the room's clock: time budgets of hooks end, and an idle room sleeps when its time has come."""
+        if not seconds >= 0:
+            raise ValueError(f"advance: expected 0 seconds or more, got {seconds!r}")
+        await self._begin(f"{seconds:g} s passed")
+        await self._runner.advance(seconds)
+        await self._runner.finish()
+
+    async def hibernate(self, *, force: bool = False) -> None:
+        """Put the room to sleep now; its next event wakes it with what the committed attachments say.
+
+        Raises `RoomBusy` if something keeps it awake, and names it; `force` cancels spawned tasks. A room that
+        sleeps already, sleeps on.
+        """
+        await self._begin("the room was put to sleep")
+        runner = self._runner
+        await runner.settle()
+        if not runner.hibernates or not self.awake:
+            return
+        reason = runner.kept_awake_by()
+        if reason is not None and not (force and runner.is_quiet):
+            raise RoomBusy(f"{runner.name}: expected an idle room, it is kept awake by: {reason}")
+        await runner.tear_down(force=force)
+
+    async def idle(self) -> None:
+        """Wait, in real time, until no hook runs and no event waits; spawned tasks do not count."""
+        await self._begin("the test waited for the hooks")
+        await self._runner.until_quiet()
+        await self._runner.finish()
+
+    async def _begin(self, label: str) -> Step:
+        """Start one operation of the test; `assert_hibernation_transparent` tears rooms down here."""
+        if self._closed:
+            raise VeraniError(f"{self._runner.name}: this harness was closed")
+        if not self._started:
+            self._started = True
+            await self._call_hook("on_startup")
+        step = Step(label)
+        self._steps.append(step)
+        return step
+
+    # --- who connects ----------------------------------------------------------------------------------
+
+    async def _identify(
+        self, query: Mapping[str, str], request: ConnectRequest | None, client_id: str, fields: dict[str, Any]
+    ) -> M:
+        """Run the application's own decisions, as a gateway does."""
+        if fields:
+            raise TypeError(f"connect: {', '.join(sorted(fields))} expected a user_id beside")
+        definition = self.definition
+        if request is None:
+            names_itself = "name_from_request" not in definition.hooks and not query.keys() & {"room", "roomId"}
+            room = self.room_id if names_itself or "{room}" in definition.websocket_path else None
+            path = definition.websocket_path.replace("{room}", self.room_id)
+            request = ConnectRequest(path, room, query)
+        room_id = await definition.name_for(request)
+        if room_id != self.room_id:
+            raise ValueError(f"connect: expected a request for the room {self.room_id!r}, it asks for {room_id!r}")
+        meta = await definition.meta_for(dataclasses.replace(request, room=room_id))
+        if definition.is_public:  # its random ids would make every run of a test another one
+            user_id = meta.user_id if request.query.get("userId") else f"user-{client_id.removeprefix('client-')}"
+            meta = msgspec.structs.replace(meta, client_id=client_id, user_id=user_id)
+        return meta
+
+    def _check_meta(self, meta: ConnectionMeta) -> bytes:
+        try:
+            check_name(meta.user_id, "user_id")
+            check_name(meta.client_id, "client_id")
+            for channel in meta.channels:
+                check_name(channel, "channel")
+        except ValueError as error:
+            raise InvalidArguments(str(error)) from error
+        if len(meta.channels) > MAX_CHANNELS:
+            raise InvalidArguments(f"expected at most {MAX_CHANNELS} channels")
+        attachment = self._codec.encode(meta)  # type: ignore[arg-type]  # `check` finds out whether it is an M
+        self._codec.check(attachment)
+        if self.definition.same_client == "reject" and self._runner.gateway.holds_client(meta.client_id):
+            raise Conflict("another connection has this client id")
+        return attachment
+
+    def _meta_of(self, client: HarnessClient) -> M:
+        attachment = self._runner.gateway.attachment(client.id)
+        if attachment is None:
+            raise VeraniError(f"client {client.name}: its connection and its meta are gone")
+        return self._codec.decode(attachment)
+
+    # --- what clients do and see -----------------------------------------------------------------------
+
+    async def _send(self, client: HarnessClient, frame: ScannedFrame) -> None:
+        text = "" if frame.data is msgspec.UNSET else f" {bytes(frame.data).decode()}"
+        await self._begin(f"{client.name} sent {frame.type!r}{text}")
+        if frame.type == frames.PING:  # answered by gateways, without the room
+            client._deliver(frames.PONG)
+            return
+        self._runner.frame(client, frame)
+        await self._runner.finish()
+
+    async def _close(self, client: HarnessClient, code: int, reason: str) -> None:
+        await self._begin(f"{client.name} closed with {code}")
+        self._runner.close(client, code, reason)
+        await self._runner.finish()
+
+    def _saw(self, client: HarnessClient, what: str) -> None:
+        self._steps[-1].seen.append((client.name, what))
+
+    def _failed(self, error: BaseException) -> None:
+        if not isinstance(error, REFUSALS):
+            self.errors.append(error)
+            if self._steps:
+                self._steps[-1].seen.append(("a hook", f"raised {error!r}"))
+
+    def _handles(self, event: Event) -> None:
+        """Do nothing; a subclass may want to know what is handled next."""

@@ -1,0 +1,165 @@
+"""Prove that nobody notices a room's sleep: run one script with tear-downs at every point and compare.
+
+It compares what clients saw and what hooks raised, neither times nor what is in the room's memory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+from collections.abc import Awaitable, Callable, Container, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+from unittest import mock
+
+from ..engine import Event, Retire, Woken
+from ..room import RoomDefinition
+from ..settings import Settings
+from .harness import RoomHarness, Step
+
+__all__ = ["Script", "assert_hibernation_transparent"]
+
+Script: TypeAlias = Callable[[RoomHarness[Any, Any]], Awaitable[object]]
+
+# Every number that a step can have.
+_EVERYWHERE = range(1 << 62)
+
+
+async def assert_hibernation_transparent(
+    definition: RoomDefinition[Any, Any],
+    script: Callable[[RoomHarness[Any, Any]], Awaitable[object]],
+    *,
+    room_id: str = "test",
+    settings: Settings | None = None,
+    mask: Callable[[str], str] | None = None,
+) -> int:
+    """Run the script without any sleep, then with a tear-down before each operation, then before all of them.
+
+    Raises AssertionError with a diff at the first point where a client sees another thing or a hook raises another
+    error than in a room that never sleeps, and if the room was busy at every point, so that nothing was shown. What
+    the script itself raises without a tear-down is raised as it is. Returns how many points were tried.
+
+    Each run has a room of its own. But for the last run, with its tear-downs everywhere, `RoomHarness.hibernate`
+    does nothing and `advance` lets no room sleep, so a difference is the fault of one point. What `uuid.uuid4`,
+    `os.urandom` and the functions of `random` return is the same in every run; for other texts that differ from run
+    to run, such as times of day, `mask` is given every frame before it is compared.
+    """
+
+    async def run(sleeps: Container[int], *, by_itself: bool = False) -> _Run:
+        room = _Run(definition, room_id=room_id, settings=settings, sleeps=sleeps, by_itself=by_itself)
+        await room.perform(script)
+        return room
+
+    awake = await run(())
+    if awake.failure is not None:
+        raise awake.failure
+    points = len(awake.steps)
+    tried = 0
+    for point in range(1, points):
+        asleep = await run((point,))
+        if asleep.tear_downs:
+            tried += 1
+            labels = [step.label for step in awake.steps]
+            _compare(awake, asleep, f"after: {labels[point - 1]}; before: {labels[point]}", mask)
+    if not tried:
+        raise AssertionError(f"{definition.name}: expected a room that can sleep, but it was busy at every point")
+    _compare(awake, await run(_EVERYWHERE, by_itself=True), "before every operation", mask)
+    return tried
+
+
+def _compare(awake: _Run, asleep: _Run, point: str, mask: Callable[[str], str] | None) -> None:
+    if awake.outcome(mask) == asleep.outcome(mask):
+        return
+    diff = difflib.unified_diff(
+        awake.transcript(mask), asleep.transcript(mask), "never asleep", f"asleep {point}", lineterm=""
+    )
+    text = f"{awake.definition.name}: the sleep of the room is visible; asleep {point}\n" + "\n".join(diff)
+    raise AssertionError(text) from asleep.failure
+
+
+class _Run(RoomHarness[Any, Any]):
+    """One run of a script, with a tear-down before the operations that `sleeps` names."""
+
+    def __init__(self, *arguments: Any, sleeps: Container[int], by_itself: bool, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.failure: Exception | None = None
+        self.tear_downs = 0
+        self._sleeps = sleeps
+        # Whether the room sleeps by its clock, too: where it does not, a difference is that of one known point.
+        self._runner.hibernates = by_itself
+        self._random = random.Random()
+        self._handled = 0
+
+    @property
+    def steps(self) -> list[Step]:
+        """The operations so far and what clients saw of them."""
+        return self._steps
+
+    async def perform(self, script: Script) -> None:
+        """Run the script; what it raises is kept in `failure`."""
+        with self._repeatable():
+            try:
+                await script(self)
+                await self._begin("the script ended")
+                await self._runner.settle()
+            except Exception as error:  # a failure of the script is a difference like any other  # noqa: BLE001
+                self.failure = error
+            finally:
+                await self.close()
+
+    async def _begin(self, label: str) -> Step:
+        await self._runner.settle()
+        step = len(self._steps)
+        self._seed(f"{step}")
+        if step in self._sleeps and self.awake and self._runner.kept_awake_by() is None:
+            await self._runner.tear_down()
+            self.tear_downs += 1
+        self._handled = 0
+        self._seed(f"{step}")
+        return await super()._begin(label)
+
+    # --- the same random numbers in every run ----------------------------------------------------------
+
+    def _handles(self, event: Event) -> None:
+        """Draw from a sequence of this event's own: what a wake draws must not shift what follows."""
+        if isinstance(event, Woken | Retire):
+            self._seed(f"{len(self._steps)}/{type(event).__name__}")
+        else:
+            self._handled += 1
+            self._seed(f"{len(self._steps)}/{self._handled}")
+
+    def _seed(self, text: str) -> None:
+        self._random.seed(text)
+        random.seed(text)
+
+    @contextmanager
+    def _repeatable(self) -> Iterator[None]:
+        before = random.getstate()
+        try:
+            with mock.patch.object(os, "urandom", self._random.randbytes):
+                yield
+        finally:
+            random.setstate(before)
+
+    # --- what came of it -------------------------------------------------------------------------------
+
+    def outcome(self, mask: Callable[[str], str] | None) -> tuple[Any, ...]:
+        """Return what every client saw, in its order, whatever the operation it came with."""
+        seen: dict[str, list[str]] = {}
+        for step in self._steps:
+            for who, what in step.seen:
+                seen.setdefault(who, []).append(mask(what) if mask is not None else what)
+        return seen, repr(self.failure)
+
+    def transcript(self, mask: Callable[[str], str] | None) -> list[str]:
+        """Tell the run in lines: each operation, then what each client saw."""
+        lines: list[str] = []
+        for step in self._steps:
+            lines.append(step.label)
+            # By client: which of two clients is written to first is nothing that either can see.
+            for who, what in sorted(step.seen, key=lambda item: item[0]):
+                lines.append(f"    {who}: {mask(what) if mask is not None else what}")
+        if self.failure is not None:
+            lines.append(f"the script raised {self.failure!r}")
+        return lines
