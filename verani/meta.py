@@ -13,7 +13,8 @@ from typing import Any, Generic
 import msgspec
 from msgspec import Struct
 
-from .errors import TooLarge, VeraniError
+from .errors import InvalidArguments, TooLarge, VeraniError
+from .names import MAX_CHANNELS, check_name
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -106,6 +107,25 @@ class AttachmentCodec(Generic[M]):
             return self.decode(attachment)
         except AttachmentError as error:
             raise TypeError(f"{self._meta.__name__}: {error.__cause__ or error}") from error
+
+    def admit(self, meta: ConnectionMeta) -> bytes:
+        """Check the meta of somebody who wants to connect, and return the first attachment.
+
+        Raises `InvalidArguments` for names that may not pass and for too many channels or bytes, and TypeError, which
+        is the application's fault, for values that do not fit.
+        """
+        try:
+            check_name(meta.user_id, "user_id")
+            check_name(meta.client_id, "client_id")
+            if len(meta.channels) > MAX_CHANNELS:
+                raise ValueError(f"expected at most {MAX_CHANNELS} channels, got {len(meta.channels)}")
+            for channel in meta.channels:
+                check_name(channel, "channel")
+            attachment = self.encode(meta)  # type: ignore[arg-type]  # `check` finds out whether it is an M
+            self.check(attachment)
+        except (ValueError, TooLarge) as error:
+            raise InvalidArguments(str(error)) from error
+        return attachment
 
     def copy(self, meta: M) -> M:
         """Copy a meta, nested values included; much faster than `copy.deepcopy` where the meta fits its type."""

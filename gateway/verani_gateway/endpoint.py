@@ -18,15 +18,13 @@ from aiohttp import HttpVersion11, web
 from verani.errors import (
     Conflict,
     Forbidden,
-    InvalidArguments,
     NotFound,
     RateLimited,
     RoomBusy,
-    TooLarge,
     VeraniError,
 )
 from verani.meta import ConnectionMeta
-from verani.names import MAX_CHANNELS, check_name, is_room_id
+from verani.names import is_room_id
 from verani.request import ConnectRequest
 from verani.room import RoomDefinition
 
@@ -159,21 +157,10 @@ class Endpoint:
         """Refuse names that may not pass with 400; return the attachment."""
         definition = self._definition
         try:
-            check_name(meta.user_id, "user_id")
-            check_name(meta.client_id, "client_id")
-            if len(meta.channels) > MAX_CHANNELS:
-                raise ValueError(f"expected at most {MAX_CHANNELS} channels")
-            for channel in meta.channels:
-                check_name(channel, "channel")
-            codec = definition.codec(self._gateway.settings.max_meta_bytes)
-            attachment = codec.encode(meta)
-            codec.check(attachment)
-        except (ValueError, TooLarge) as error:
-            raise InvalidArguments(str(error)) from error
+            return definition.codec(self._gateway.settings.max_meta_bytes).admit(meta)
         except TypeError as error:
             logger.error("extract_meta of %s returned a meta that cannot be kept: %s", definition.name, error)
             raise VeraniError("the request could not be handled") from error
-        return attachment
 
 
 def _check_upgrade(request: web.Request) -> web.Response | None:

@@ -17,10 +17,9 @@ import msgspec
 from .. import frames
 from ..context import Actor, S
 from ..engine import Event
-from ..errors import REFUSALS, Conflict, InvalidArguments, RoomAsleep, RoomBusy, VeraniError
+from ..errors import REFUSALS, Conflict, RoomAsleep, RoomBusy, VeraniError
 from ..frames import ScannedFrame
 from ..meta import ConnectionMeta, M
-from ..names import MAX_CHANNELS, check_name
 from ..request import ConnectRequest
 from ..room import RoomDefinition
 from ..session import Session
@@ -232,17 +231,7 @@ class RoomHarness(Generic[M, S]):
         return meta
 
     def _check_meta(self, meta: ConnectionMeta) -> bytes:
-        try:
-            check_name(meta.user_id, "user_id")
-            check_name(meta.client_id, "client_id")
-            for channel in meta.channels:
-                check_name(channel, "channel")
-        except ValueError as error:
-            raise InvalidArguments(str(error)) from error
-        if len(meta.channels) > MAX_CHANNELS:
-            raise InvalidArguments(f"expected at most {MAX_CHANNELS} channels")
-        attachment = self._codec.encode(meta)  # type: ignore[arg-type]  # `check` finds out whether it is an M
-        self._codec.check(attachment)
+        attachment = self._codec.admit(meta)
         if self.definition.same_client == "reject" and self._runner.gateway.holds_client(meta.client_id):
             raise Conflict("another connection has this client id")
         return attachment
