@@ -198,6 +198,8 @@ class Engine(Generic[M, S]):
         self._suspended = suspended if suspended is not None else set()
         self._drowsy = drowsy if drowsy is not None else set()
         self._awake_until = 0.0
+        # What the application asked for last, of sleeping soon and staying awake.
+        self.wants_sleep = False
         self._clock = clock
         self._hook_timeout = settings.hook_timeout
         self._codec = definition.codec(settings.max_meta_bytes)
@@ -280,6 +282,10 @@ class Engine(Generic[M, S]):
         session = Session(self, gateway, record.connection, meta, record.attachment)
         if record.closing:
             self._leaving[session.id] = session
+        elif self.members.holder_of(session.client_id) is not None:
+            # Its records came late, and its client has come back through another gateway since.
+            self._leaving[session.id] = session
+            self._sink.output(gateway, messages.Kick(session.id, 4009, _REPLACED), None)
         else:
             self.members.add(session)
 
@@ -459,12 +465,14 @@ class Engine(Generic[M, S]):
         if not seconds >= 0:
             raise ValueError(f"keep_awake: expected 0 seconds or more, got {seconds!r}")
         self._awake_until = self._clock() + seconds if seconds else 0.0
+        self.wants_sleep = False
         self._drowsy.discard(self)
 
     def hibernate(self) -> None:
         """Ask to be retired soon."""
         self.check_awake()
         self._awake_until = 0.0
+        self.wants_sleep = True
         self._drowsy.add(self)
 
     @property

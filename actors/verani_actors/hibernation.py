@@ -32,6 +32,9 @@ class RoomRegister(Protocol):
     def retire_idle(self) -> list[ActorAddress]:
         """Mark the rooms that are idle long enough as retiring and return their actors."""
 
+    def retire_wanting(self) -> list[ActorAddress]:
+        """The same for those that want to sleep and can."""
+
     def retire_all(self) -> list[ActorAddress]:
         """The same for every awake room, idle long enough or not."""
 
@@ -50,7 +53,7 @@ class Wake(Struct, frozen=True):
 
 
 class LookAround(Struct, frozen=True):
-    """Look for rooms to put to sleep now, not at the next turn of the clock."""
+    """Put the rooms that want to sleep to sleep now, not at the next turn of the clock."""
 
 
 class RetireAll(Struct, frozen=True):
@@ -77,7 +80,7 @@ class HibernationManager(Actor):
                 self._put_to_sleep(self._rooms.retire_idle())
                 self.wakeupAfter(self._period)
             case LookAround():
-                self._put_to_sleep(self._rooms.retire_idle())
+                self._put_to_sleep(self._rooms.retire_wanting())
             case RetireAll():
                 self._put_to_sleep(self._rooms.retire_all(), force=True)
             case Slept():

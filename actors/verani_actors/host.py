@@ -109,7 +109,6 @@ class _Room:
         self.waiting: list[tuple[str, Input]] = []
         self.handed: deque[tuple[str, Input]] = deque()
         self.patience: asyncio.TimerHandle | None = None
-        self.was_drowsy = False
         self.seq = 0
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
@@ -153,9 +152,10 @@ class RoomHost:
         self._lives: dict[str, RoomLife] = {}
         self._retiring = 0
         self._suspended: set[Engine[Any, Any]] = set()
-        # Those that want to sleep and have not been asked yet, and whether the manager has been told to look.
+        # Those that want to sleep and have not been asked yet, and of them those to be asked at once.
         self._drowsy: set[Engine[Any, Any]] = set()
-        self._looking = False
+        self._to_ask: list[_Room] = []
+        self._stopped = False
         self._incarnations = 0
         self._received: dict[str, int] = {}
         self._sent: dict[str, int] = {}
@@ -224,6 +224,7 @@ class RoomHost:
             if room.engine is not None:
                 room.engine.end()
         self._rooms.clear()
+        self._stopped = True
         self._system.shutdown()
         if left := await self._base.closed(_LAST_WAIT):
             logger.warning("%d hooks ignore their cancellation and are left behind", left)
@@ -291,16 +292,18 @@ class RoomHost:
         )
         # It may hold connections of rooms that are awake already; what it sends for one waits for its records.
         for room in tuple(self._rooms.values()):
-            if room.state is _State.AWAKE:
+            if room.state is not _State.WAKING:
                 room.late.add(gateway)
                 send(Pull(room.name, room.incarnation))
-            elif room.state is _State.WAKING and gateway not in room.expected:
+            elif gateway not in room.expected:
                 room.expected.add(gateway)
                 if room.address is not None:
                     send(Pull(room.name, room.incarnation))
 
     def receive(self, gateway: str, message: GatewayMessage) -> None:
-        """Take one message of a gateway."""
+        """Take one message of a gateway; after the stop there is nobody to take it for."""
+        if self._stopped:
+            return
         match message:
             case InputBatch():
                 self._received[gateway] = message.number
@@ -363,9 +366,9 @@ class RoomHost:
         self._working -= 1
         if not self._working:
             self._flush_now()
-        if self._drowsy and not self._looking and room.engine in self._drowsy:
-            self._looking = True
+        if self._drowsy and room.engine in self._drowsy and self._keeps_awake(room) is None:
             assert self._manager is not None
+            self._to_ask.append(room)
             self._tell(self._manager, LookAround())
 
     # --- waking ----------------------------------------------------------------------------------------
@@ -413,8 +416,6 @@ class RoomHost:
         """Wake without the gateways that do not answer; what they send for the room waits for their records."""
         logger.warning("room wakes without the records of %d gateways", len(room.expected), extra={"room": room.name})
         room.late, room.expected = room.expected, set()
-        for gateway in room.late:
-            room.records.pop(gateway, None)
         for gateway, input in room.waiting:
             if gateway in room.late:
                 room.held.setdefault(gateway, []).append(input)
@@ -459,8 +460,9 @@ class RoomHost:
                     room.engine.note_close(input.connection)
             return room.engine
 
-        records = tuple((gateway, tuple(found)) for gateway, found in room.records.items() if found)
-        room.records = {}
+        # Of a late gateway some chunks may have come; the rest of them completes what `_attach` merges.
+        records = tuple((g, tuple(found)) for g, found in room.records.items() if found and g not in room.late)
+        room.records = {g: found for g, found in room.records.items() if g in room.late}
         logger.debug("room wakes: %s", room.reason, extra={"room": room.name})
         self._tell(address, Open(start, Woken(records, room.reason), lambda: room.life.woke(self.clock())))
         room.state = _State.AWAKE
@@ -490,7 +492,6 @@ class RoomHost:
         Those are the idle ones, those that want to, and above the cap those idle for the longest time. The cap is
         soft: a wake never waits for it, and rooms younger than `min_awake` stay.
         """
-        self._looking = False
         now = self.clock()
         retiring: list[ActorAddress] = []
         for name in self._idle.due(now):
@@ -507,6 +508,15 @@ class RoomHost:
         if excess > 0:
             retiring += self._retire_oldest(excess, now)
         return retiring
+
+    def retire_wanting(self) -> list[ActorAddress]:
+        """The same for the rooms that want to sleep and have just become able to."""
+        asked, self._to_ask = self._to_ask, []
+        return [
+            self._retire(room)
+            for room in asked
+            if room.state is _State.AWAKE and room.engine in self._drowsy and self._keeps_awake(room) is None
+        ]
 
     def _retire_oldest(self, excess: int, now: float) -> list[ActorAddress]:
         candidates = (self._rooms[name] for name in self._idle.oldest())
@@ -530,7 +540,6 @@ class RoomHost:
     def _retire(self, room: _Room) -> ActorAddress:
         assert room.address is not None
         room.state = _State.RETIRING
-        room.was_drowsy = room.engine in self._drowsy
         if room.engine is not None:
             self._drowsy.discard(room.engine)
         self._retiring += 1
@@ -541,7 +550,7 @@ class RoomHost:
         """The room had something to do: deliver what came meanwhile."""
         room = self._rooms[name]
         room.state = _State.AWAKE
-        if room.was_drowsy and room.engine is not None:
+        if room.engine is not None and room.engine.wants_sleep:
             self._drowsy.add(room.engine)
         self._retiring -= 1
         self._deliver_waiting(room)

@@ -102,8 +102,8 @@ class RoomActor(Actor):
 
     async def _open(self, message: Open) -> None:
         self._engine = message.start()
-        await self._engine.handle(message.woken)
-        message.done()
+        if await self._engine.handle(message.woken):
+            message.done()
 
     async def _work(self) -> None:
         engine = self._engine

@@ -89,7 +89,10 @@ async def _show(url: str, secrets: Secrets, *, as_json: bool, watch: bool) -> No
     async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
         while True:
             body = await _ask(session, f"{url.rstrip('/')}/admin/rooms")
-            text = body.decode() if as_json else table(_decode(body))
+            try:
+                text = table(_decode(body)) if not as_json else body.decode()
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise ServiceError(f"{url} answered no list of rooms; is that the internal listener?") from error
             sys.stdout.write(f"{_CLEAR if watch and not as_json else ''}{text}\n")
             sys.stdout.flush()
             if not watch:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.raw import until
+from verani.messages import Connect, Kick, Snapshot
 from verani.room import define_room
 from verani_actors import host as host_module
 
@@ -176,6 +177,80 @@ async def test_a_gateway_that_does_not_answer_holds_up_nobody_else_and_is_merged
         "no on_connect, all in order, both in the audience"
     )
     assert [b"hi" in text for text in second.texts()] == [True]
+
+
+async def test_chunks_that_came_in_time_are_not_lost_with_those_that_came_late(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.05)
+    recorder = Recorder(hibernate_after=None)
+    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
+    host = await start(recorder.room)
+    first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
+    second.put(second.connect(recorder.room, "b"), second.connect(recorder.room, "c"))
+    second.put(second.frame("b", 0, event="sleep"))
+    await until(lambda: not host.rooms())
+    second.answers = False
+    first.put(first.connect(recorder.room, "a"))
+    await until(lambda: len(second.pulls) == 2)
+    pull = second.pulls[-1]
+    early, late = second._records["chat/a"].values()
+    second.say(Snapshot(pull.room, pull.incarnation, [early], last=False))
+    await until(lambda: recorder.seen[-1] == ("connect", 1))
+    second.put(second.frame("b", 1), second.frame("c", 2))
+    second.say(Snapshot(pull.room, pull.incarnation, [late]))
+    await until(lambda: recorder.numbers == [1, 2])
+
+
+async def test_a_gateway_that_links_while_a_room_falls_asleep_and_stays_is_asked_too(start: Start) -> None:
+    recorder = Recorder(hibernate_after=None)
+    host = await start(recorder.room)
+    first = FakeGateway(host, id="g1")
+    first.put(first.connect(recorder.room, "a"))
+    await until(lambda: "chat/a" in first.processed)
+    engine = host._rooms["chat/a"].engine
+    assert engine is not None
+    engine.actor.hibernate()
+    assert len(host.retire_idle()) == 1
+    second = FakeGateway(host, id="g2")
+    assert [pull.room for pull in second.pulls] == ["chat/a"]
+    host.stayed("chat/a")
+    engine.actor.keep_awake(60)
+    second.put(second.connect(recorder.room, "b"), second.frame("b", 1))
+    await until(lambda: recorder.numbers == [1])
+
+
+async def test_a_client_that_came_back_elsewhere_is_not_there_twice_when_its_old_records_come(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.02)
+    recorder = Recorder(hibernate_after=None)
+    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
+    recorder.room.on("count")(lambda ctx, data: recorder.seen.append(ctx.actor.get_session_count()))
+    host = await start(recorder.room)
+    first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
+    second.put(second.connect(recorder.room, "old"), second.frame("old", 0, event="sleep"))
+    await until(lambda: not host.rooms())
+    second.answers = False
+    again = first.connect(recorder.room, "old")
+    first.put(Connect(again.room, again.number, "new", again.attachment))
+    await until(lambda: "chat/a" in first.processed)
+    second.answer(second.pulls[-1])
+    await until(lambda: Kick("old", 4009, "another connection has this client id") in second.outputs)
+    first.put(first.frame("new", 0, event="count"))
+    await until(lambda: recorder.numbers == [1])
+
+
+async def test_what_comes_after_the_stop_is_dropped_in_silence(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: "chat/a" in gateway.processed)
+    await host.stop(1)
+    gateway.put(gateway.close("c"))
+    assert host.rooms() == {}
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_gateway_that_links_later_is_asked_for_its_records_of_awake_rooms(start: Start) -> None:
