@@ -22,22 +22,28 @@ from .errors import (
 )
 from .frames import Frame
 from .meta import ConnectionMeta
-from .request import ConnectRequest
+from .request import ConnectRequest, Identity, TokenVerifier
 from .room import RoomDefinition, define_room, public_meta
+from .rpc import Call
 from .session import Session
 from .settings import Settings
+from .stub import RoomStub
 
 __all__ = [
     "define_room",
     "public_meta",
     "Actor",
+    "Call",
     "ConnectRequest",
     "ConnectionMeta",
     "Context",
     "Frame",
+    "Identity",
     "RoomDefinition",
+    "RoomStub",
     "Session",
     "Settings",
+    "TokenVerifier",
     "VeraniError",
     "CallCycle",
     "CallFailed",

@@ -69,6 +69,14 @@ class Membership(Generic[M]):
             self._exit(channel, session)
         return True
 
+    def sort(self) -> None:
+        """Put the sessions and every index into first-seen order, after records of several gateways."""
+        sessions = sorted(self.sessions.values(), key=lambda session: session.order)
+        for index in (self.sessions, self._users, self._channels, self._audiences):
+            index.clear()
+        for session in sessions:
+            self.add(session)
+
     def move(self, session: Session[M], before: tuple[str, ...], after: tuple[str, ...]) -> None:
         """Follow a change of a session's channels."""
         if before == after or session.id not in self.sessions:

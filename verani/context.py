@@ -19,11 +19,14 @@ from .frames import Frame
 from .meta import M
 from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
 from .session import Session
+from .stub import RoomStub
 
 if TYPE_CHECKING:
     import asyncio
 
     from .engine import Engine
+    from .room import RoomDefinition
+    from .rpc import Call
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -184,6 +187,13 @@ class Actor(Generic[M, S]):
         """Let the room sleep as soon as nothing is going on any more, without waiting to be idle for long."""
         self._engine.hibernate()
 
+    def stub(self, definition: RoomDefinition[Any, Any] | str, room_id: str) -> RoomStub:
+        """Address another room, to call its methods: ``await ctx.actor.stub(lobby, "eu").broadcast(...)``.
+
+        The hook that waits for a call holds this room: a call that comes back to it is refused with `CallCycle`.
+        """
+        return RoomStub(self._engine, definition, room_id)
+
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task of the room: it keeps the room awake; when the service stops, it is cancelled.
 
@@ -209,10 +219,10 @@ class Context(Generic[M, S]):
     """One event, for its hooks: who it is from and how to answer.
 
     `actor` is the room. `close_code` and `close_reason` are set in `on_disconnect`: 1005 is a close frame without a
-    code, 1006 a lost connection.
+    code, 1006 a lost connection. `call` is the call being handled, seen by middleware and `on_error`; None elsewhere.
     """
 
-    __slots__ = ("_engine", "_frame", "_session", "actor", "close_code", "close_reason")
+    __slots__ = ("_engine", "_frame", "_session", "actor", "call", "close_code", "close_reason")
 
     def __init__(
         self,
@@ -221,6 +231,8 @@ class Context(Generic[M, S]):
         frame: Frame | None = None,
         close_code: int | None = None,
         close_reason: str = "",
+        *,
+        call: Call | None = None,
     ) -> None:
         self._engine = engine
         self._session = session
@@ -228,6 +240,7 @@ class Context(Generic[M, S]):
         self.actor: Actor[M, S] = engine.actor
         self.close_code = close_code
         self.close_reason = close_reason
+        self.call = call
 
     def __repr__(self) -> str:
         connection = self._session.id if self._session is not None else "no connection"
@@ -238,6 +251,8 @@ class Context(Generic[M, S]):
         """Name what this context was made for, for logs: ``on('chat.message')``, ``on_disconnect``, ..."""
         if self._frame is not None:
             return f"on({self._frame.type!r})"
+        if self.call is not None:
+            return f"rpc {self.call.method}"
         if self._session is None:
             return "room"
         return "on_connect" if self.close_code is None else "on_disconnect"
@@ -286,9 +301,15 @@ class Context(Generic[M, S]):
         )
 
     def join(self, channel: str) -> None:
-        """Enter a channel; raises ValueError for control characters, over 255 characters or over 128 channels."""
+        """Enter a channel; raises ValueError for control characters, over 255 characters or over 128 channels.
+
+        Raises `Forbidden` where `authorize_channel` says that this client may not.
+        """
         self._engine.check_awake()
-        self.ws.join(channel)
+        session = self.ws
+        check_name(channel, "channel")
+        self._engine.definition.check_channel(self, channel)
+        session.join(channel)
 
     def leave(self, channel: str) -> None:
         """Leave a channel."""

@@ -11,6 +11,8 @@ Invariants:
 - Every input is marked processed exactly once, after everything it caused, however its hook ended.
 - `handle` never raises but for the cancellation of its task by the shell, and no exception of a hook reaches
   a client: the text stays in the log.
+- A call is a hook run like any other, and its reply the last thing it causes. What it calls itself is carried and
+  answered outside of the order of inputs.
 - A hook that ignores its cancellation is abandoned by `expire`: its origin is disarmed, so it can do nothing
   more, and the coroutine that waits for it in `handle` returns without touching anything.
 """
@@ -35,11 +37,22 @@ from msgspec import Struct
 from . import frames, messages
 from .audience import Audience, Membership
 from .context import Actor, Context, S, WakeReason
-from .errors import REFUSALS, HookTimeout, RoomAsleep, RoomBusy, TooLarge, VeraniError
+from .errors import (
+    REFUSALS,
+    CallCycle,
+    DeadlineExceeded,
+    HookTimeout,
+    InvalidArguments,
+    RoomAsleep,
+    RoomBusy,
+    TooLarge,
+    VeraniError,
+)
 from .frames import Frame, InvalidFrame
 from .meta import AttachmentError, M
 from .names import RESERVED_PREFIX
 from .room import Handler, RoomDefinition
+from .rpc import Answers, Call, path_of, result_of
 from .session import Session
 from .settings import Settings
 
@@ -65,7 +78,7 @@ MAX_OUTPUT_FRAME = 1 << 20
 CANCEL_GRACE = 1.0
 
 # Never used twice in a process, so a late answer cannot mean a later question of the room's next incarnation.
-_drain_tokens = itertools.count(1)
+_tokens = itertools.count(1)
 
 _REPLACED = "another connection has this client id"
 
@@ -109,8 +122,11 @@ class Sink(Protocol):
     def output(self, gateway: str, output: messages.Output, cause: int | None) -> None:
         """Take one output for a gateway; `cause` is the number of the input being handled, if any."""
 
-    def attach(self, gateway: str, attach: messages.Attach) -> None:
-        """Take one committed attachment."""
+    def attach(self, gateway: str, attach: messages.Attach | messages.Seat) -> None:
+        """Take one committed attachment, or the place of a new session."""
+
+    def invoke(self, invoke: messages.Invoke) -> None:
+        """Carry a call to another room; `Engine.replied` takes the outcome."""
 
     def processed(self, gateway: str, number: int) -> None:
         """Take the acknowledgement of an input: all it caused has been written before."""
@@ -121,6 +137,7 @@ class _Origin:
 
     __slots__ = (
         "armed",
+        "calls",
         "cancelled_at",
         "context",
         "fail",
@@ -155,6 +172,8 @@ class _Origin:
         self.task: asyncio.Task[Any] | None = None
         self.armed = True
         self.output = 0
+        # How many calls to other rooms it has made.
+        self.calls = 0
         self.touched: dict[str, Session[Any]] = {}
 
 
@@ -211,6 +230,11 @@ class Engine(Generic[M, S]):
         self._between_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drains: dict[int, asyncio.Future[None]] = {}
+        self._invoked: dict[int, asyncio.Future[messages.Outcome]] = {}
+        self._answers = Answers()
+        # The place of the session that came last.
+        self._seat = 0
+        self._rpc_timeout = settings.rpc_timeout
 
     # --- events in -------------------------------------------------------------------------------------
 
@@ -228,11 +252,14 @@ class Engine(Generic[M, S]):
                     await self._connected(gateway, event)
                 case messages.Close():
                     await self._closed(gateway, event)
+                case messages.Call():
+                    await self._called(gateway, event)
                 case Woken():
                     await self._woken(event)
                 case Attached():
                     for record in event.records:
                         self._restore(event.gateway, record)
+                    self.members.sort()
                 case HookFailed():
                     await self._report(event.error, event.context)
                 case Retire():
@@ -245,7 +272,7 @@ class Engine(Generic[M, S]):
             finished = self._awake and not isinstance(error, GeneratorExit)
             raise
         finally:
-            if finished and isinstance(event, messages.Connect | messages.Frame | messages.Close):
+            if finished and isinstance(event, messages.Input):
                 self._sink.processed(gateway, event.number)
         return True
 
@@ -255,6 +282,8 @@ class Engine(Generic[M, S]):
         for gateway, records in event.records:
             for record in records:
                 self._restore(gateway, record)
+        if len(event.records) > 1:
+            self.members.sort()
         if self.members.sessions:
             hook = self.definition.hooks.get("on_hibernation_restore")
             if hook is not None:
@@ -279,7 +308,8 @@ class Engine(Generic[M, S]):
                 gateway, messages.Kick(record.connection, 1011, "attachment unreadable", refused=True), None
             )
             return
-        session = Session(self, gateway, record.connection, meta, record.attachment)
+        session = Session(self, gateway, record.connection, meta, record.attachment, record.order)
+        self._seat = max(self._seat, record.order)
         if record.closing:
             self._leaving[session.id] = session
         elif self.members.holder_of(session.client_id) is not None:
@@ -305,8 +335,11 @@ class Engine(Generic[M, S]):
                 return
             self._dismiss(holder)
             self._sink.output(holder.gateway, messages.Kick(holder.id, 4009, _REPLACED), event.number)
-        session = Session(self, gateway, event.connection, meta, event.attachment)
+        # Above all that were given before, also by incarnations whose records a slow gateway still has.
+        self._seat = max(self._seat + 1, time.time_ns() // 1000)
+        session = Session(self, gateway, event.connection, meta, event.attachment, self._seat)
         self.members.add(session)
+        self._sink.attach(gateway, messages.Seat(session.id, self._seat))
         hook = self.definition.hooks.get("on_connect")
         if hook is None:
             return
@@ -338,7 +371,7 @@ class Engine(Generic[M, S]):
             payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
         except msgspec.ValidationError as error:
             logger.debug("payload of %r does not fit: %s", event.event, error, extra=self._extra(session.id))
-            self._refuse(gateway, event, "invalid", _path_of(error))
+            self._refuse(gateway, event, "invalid", path_of(error))
             return
         except InvalidFrame as error:
             logger.debug("invalid frame: %s", error, extra=self._extra(session.id))
@@ -354,7 +387,8 @@ class Engine(Generic[M, S]):
         if event.request is not None:
             origin.fail = lambda error: self._refuse(gateway, event, _code_of(error), getattr(error, "path", None))
         if self.definition.middleware:
-            outcome = await self._run(origin, self._through_middleware, context, handlers, payloads, on_message)
+            dispatch = functools.partial(self._dispatch, context, handlers, payloads, on_message)
+            outcome = await self._run(origin, self._through_middleware, context, dispatch)
         elif len(handlers) == 1:
             outcome = await self._run(origin, handlers[0].function, context, payloads[0])
         else:
@@ -374,13 +408,8 @@ class Engine(Generic[M, S]):
             answer = result if answer is None else answer
         return answer
 
-    async def _through_middleware(
-        self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any
-    ) -> Any:
-        async def innermost() -> Any:
-            return await self._dispatch(context, handlers, payloads, on_message)
-
-        call_next: Callable[[], Coroutine[Any, Any, Any]] = innermost
+    async def _through_middleware(self, context: Context[M, S], innermost: Callable[[], Any]) -> Any:
+        call_next = functools.partial(self._call, innermost)
         for middleware in reversed(self.definition.middleware):
             call_next = functools.partial(self._call, middleware, context, call_next)
         return await call_next()
@@ -415,6 +444,53 @@ class Engine(Generic[M, S]):
             payload = frames.error_ack_frame(event.request, code, path)
             self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
 
+    async def _called(self, gateway: str, event: messages.Call) -> None:
+        def reply(outcome: messages.Outcome) -> None:
+            self._sink.output(gateway, messages.Reply(event.number, outcome), event.number)
+
+        def conclude(outcome: messages.Outcome) -> None:
+            if event.key is not None:
+                self._answers.remember(event.key, outcome)
+            reply(outcome)
+
+        method = self.definition.methods.get(event.method)
+        if method is None:
+            reply(messages.Outcome(code="not_found"))
+            return
+        if event.expires and self._clock() >= event.expires:
+            reply(messages.Outcome(code="deadline"))
+            return
+        remembered = self._answers.get(event.key) if event.key is not None else None
+        if remembered is not None:
+            reply(remembered)
+            return
+        try:
+            arguments = method.decode(event.arguments)
+        except InvalidArguments as error:
+            reply(messages.Outcome(code=error.code, path=error.path, message=str(error)))
+            return
+        except BaseException as error:  # a __post_init__ of an argument's type is the user's code, too  # noqa: BLE001
+            conclude(_outcome_of(error))
+            await self._report(error, Context(self, None), gateway, event)
+            return
+        context = Context(self, None, call=Call(method.name, arguments))
+        origin = _Origin(context, self._clock(), gateway, event, lambda error: conclude(_outcome_of(error)))
+        run: Callable[[], Any] = functools.partial(method.function, self.actor, **arguments)
+        if self.definition.middleware:
+            run = functools.partial(self._through_middleware, context, run)
+        outcome = await self._run(origin, run)
+        if outcome is None:
+            return
+        try:
+            result = method.encode(outcome.value)
+            if len(result) > MAX_OUTPUT_FRAME:
+                raise TooLarge(f"result of {method.name}: expected at most {MAX_OUTPUT_FRAME} bytes, got {len(result)}")
+        except Exception as error:  # whatever an object's own encoding raises  # noqa: BLE001
+            conclude(_outcome_of(error))
+            await self._report(error, context, gateway, event)
+            return
+        conclude(messages.Outcome(result))
+
     async def _closed(self, gateway: str, event: messages.Close) -> None:
         self._close_queued.discard(event.connection)
         session = self._leaving.pop(event.connection, None) or self.members.sessions.get(event.connection)
@@ -447,12 +523,16 @@ class Engine(Generic[M, S]):
             if not future.done():
                 future.set_result(None)
         self._drains.clear()
+        for call in self._invoked.values():
+            if not call.done():
+                call.set_result(messages.Outcome(code="interrupted"))
+        self._invoked.clear()
 
     @property
     def busy(self) -> str | None:
         """Name what keeps the room awake although no event waits, or None."""
         if self._current is not None:
-            return "running hook"
+            return "RPC" if isinstance(self._current.message, messages.Call) else "running hook"
         if self._tasks:
             return "spawned task"
         if self._awake_until and self._clock() < self._awake_until:
@@ -766,7 +846,7 @@ class Engine(Generic[M, S]):
         self.check_awake()
         if session.id not in self.members.sessions and session.id not in self._leaving:
             return
-        token = next(_drain_tokens)
+        token = next(_tokens)
         future = self._drains[token] = asyncio.get_running_loop().create_future()
         try:
             self._output(session.gateway, messages.Drain(session.id, token))
@@ -779,6 +859,48 @@ class Engine(Generic[M, S]):
         future = self._drains.get(token)
         if future is not None and not future.done():
             future.set_result(None)
+
+    # --- calls to other rooms --------------------------------------------------------------------------
+
+    async def call(
+        self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
+    ) -> bytes:
+        """Call a method of another room; see `verani.stub.Caller`.
+
+        A call of a running hook holds this room: the chain says so, and a repeated run of the same input repeats its
+        calls under the same keys.
+        """
+        self.check_awake()
+        origin = _origin.get()
+        chain: tuple[str, ...] = ()
+        if origin is not None and origin is self._current:
+            message = origin.message
+            chain = (*(message.chain if isinstance(message, messages.Call) else ()), self.name)
+            origin.calls += 1
+            if idempotency_key is None and message is not None:
+                idempotency_key = f"{self.name} {origin.gateway} {message.number} {origin.calls}"
+        if room in chain:
+            raise CallCycle(f"{room} waits for this very call")
+        timeout = self._rpc_timeout if timeout is None else timeout
+        token = next(_tokens)
+        future = self._invoked[token] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                self._sink.invoke(
+                    messages.Invoke(self.name, token, room, method, arguments, timeout, idempotency_key, chain)
+                )
+                outcome = await future
+        except TimeoutError:
+            raise DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s") from None
+        finally:
+            self._invoked.pop(token, None)
+        return result_of(outcome, room, method)
+
+    def replied(self, token: int, outcome: messages.Outcome) -> None:
+        """Resolve a `call`."""
+        future = self._invoked.get(token)
+        if future is not None and not future.done():
+            future.set_result(outcome)
 
     # --- tasks of the room -----------------------------------------------------------------------------
 
@@ -847,7 +969,5 @@ def _code_of(error: BaseException) -> str:
     return error.code if isinstance(error, VeraniError) else "failed"
 
 
-def _path_of(error: msgspec.ValidationError) -> str | None:
-    """Take the path, ``$.text``, out of msgspec's message."""
-    _, found, path = str(error).rpartition(" - at `")
-    return path.removesuffix("`") if found else None
+def _outcome_of(error: BaseException) -> messages.Outcome:
+    return messages.Outcome(code=_code_of(error), path=getattr(error, "path", None))

@@ -30,6 +30,7 @@ __all__ = [
     "encode",
     "error_ack_frame",
     "event_frame",
+    "is_too_deep",
     "named_event_frame",
     "scan",
 ]
@@ -81,7 +82,7 @@ _encode = msgspec.json.Encoder().encode
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
-def _too_deep(payload: bytes) -> bool:
+def is_too_deep(payload: bytes) -> bool:
     """Measure nesting without decoding, in one pass; `payload` is known to be valid JSON."""
     if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
         return False
@@ -112,7 +113,7 @@ def scan(payload: bytes) -> ScannedFrame:
         raise InvalidFrame(f"not a frame: {error}") from error
     if not is_name(frame.type) or (frame.channel is not UNSET and not is_name(frame.channel)):
         raise InvalidFrame("expected type and channel without control characters")
-    if _too_deep(payload):
+    if is_too_deep(payload):
         raise InvalidFrame(f"expected at most {MAX_DEPTH} nested arrays and objects")
     return frame
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 __all__ = [
     "PROTOCOL_VERSIONS",
     "Attach",
+    "Call",
     "Close",
     "Connect",
     "Deliver",
@@ -24,16 +25,21 @@ __all__ = [
     "Entry",
     "EntryBatch",
     "Frame",
+    "GatewayMessage",
     "Hello",
     "HostMessage",
     "Input",
     "InputBatch",
     "Invalid",
+    "Invoke",
     "Kick",
-    "GatewayMessage",
+    "Outcome",
     "Output",
     "Pull",
     "Record",
+    "Replied",
+    "Reply",
+    "Seat",
     "Snapshot",
     "decode_gateway_message",
     "decode_host_message",
@@ -93,7 +99,26 @@ class Close(Struct, frozen=True, tag="close"):
     trace: str | None = None
 
 
-Input: TypeAlias = Connect | Frame | Close
+class Call(Struct, tag="call"):
+    """Somebody outside calls a method of the room; answered with `Reply` under this number.
+
+    `arguments` is JSON text: an object (by name) or an array (by position). `timeout`: seconds left when it was sent;
+    `expires`: what that means on the clock of the host, which sets it. `key`: a call with the same key is not run
+    again while the room is awake. `chain`: the rooms whose running hooks wait for this call.
+    """
+
+    room: str
+    number: int
+    method: str
+    arguments: bytes
+    timeout: float
+    key: str | None = None
+    chain: tuple[str, ...] = ()
+    trace: str | None = None
+    expires: float = 0.0
+
+
+Input: TypeAlias = Connect | Frame | Close | Call
 
 
 class InputBatch(Struct, frozen=True, tag="inputs"):
@@ -107,12 +132,13 @@ class InputBatch(Struct, frozen=True, tag="inputs"):
 class Record(Struct, frozen=True):
     """One connection as of the last processed input: its attachment, and whether it was told to close.
 
-    An empty attachment of a closing connection: it never became a session.
+    An empty attachment of a closing connection: it never became a session. `order` is the last `Seat` it was given.
     """
 
     connection: str
     attachment: bytes
     closing: bool = False
+    order: int = 0
 
 
 class Snapshot(Struct, frozen=True, tag="snapshot"):
@@ -131,7 +157,27 @@ class Drained(Struct, frozen=True, tag="drained"):
     token: int
 
 
-GatewayMessage: TypeAlias = Hello | InputBatch | Snapshot | Drained
+class Outcome(Struct, frozen=True):
+    """What came of a call: its result as JSON text, or a code of the error table and where in the arguments.
+
+    `message` is only about the caller's own arguments; what a hook raised stays on the server.
+    """
+
+    result: bytes | None = None
+    code: str | None = None
+    path: str | None = None
+    message: str | None = None
+
+
+class Replied(Struct, frozen=True, tag="replied"):
+    """Answer to `Invoke`."""
+
+    room: str
+    token: int
+    outcome: Outcome
+
+
+GatewayMessage: TypeAlias = Hello | InputBatch | Snapshot | Drained | Replied
 
 
 # --- outputs: host to gateway --------------------------------------------------------------------------
@@ -170,6 +216,13 @@ class Drain(Struct, frozen=True, tag="drain"):
     token: int
 
 
+class Reply(Struct, frozen=True, tag="reply"):
+    """Answer the call with this input number."""
+
+    call: int
+    outcome: Outcome
+
+
 class Attach(Struct, frozen=True, tag="attach"):
     """Replace the attachment of a connection; an empty one says that the room turned it away."""
 
@@ -177,7 +230,14 @@ class Attach(Struct, frozen=True, tag="attach"):
     attachment: bytes
 
 
-Output: TypeAlias = Deliver | Kick | Invalid | Drain
+class Seat(Struct, frozen=True, tag="seat"):
+    """Note the place of a session among all of its room, so that a wake finds the order they came in."""
+
+    connection: str
+    order: int
+
+
+Output: TypeAlias = Deliver | Kick | Invalid | Drain | Reply
 
 
 class Entry(Struct, tag="entry"):
@@ -191,7 +251,7 @@ class Entry(Struct, tag="entry"):
     processed: int | None = None
     begun: int | None = None
     outputs: list[Output] = msgspec.field(default_factory=list)
-    attachments: list[Attach] = msgspec.field(default_factory=list)
+    attachments: list[Attach | Seat] = msgspec.field(default_factory=list)
     seq: int = 0
 
 
@@ -210,7 +270,23 @@ class Pull(Struct, frozen=True, tag="pull"):
     incarnation: int
 
 
-HostMessage: TypeAlias = Hello | EntryBatch | Pull
+class Invoke(Struct, frozen=True, tag="invoke"):
+    """Ask a gateway to call a method of another room for this one; answered with `Replied`.
+
+    Gateways know which host has which room. The fields from `target` on are those of the `Call` it becomes.
+    """
+
+    room: str
+    token: int
+    target: str
+    method: str
+    arguments: bytes
+    timeout: float
+    key: str | None = None
+    chain: tuple[str, ...] = ()
+
+
+HostMessage: TypeAlias = Hello | EntryBatch | Pull | Invoke
 
 # For links between processes; in memory, messages are handed over as they are.
 encode_message = msgspec.msgpack.Encoder().encode

@@ -5,11 +5,10 @@ A definition only collects and checks what the user writes; the engine runs it.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
+import math
 import re
-import typing
 import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, SimpleNamespace
@@ -18,11 +17,13 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack,
 import msgspec
 
 from .context import Actor, Context, S
-from .errors import DefinitionError
+from .errors import DefinitionError, Forbidden, Unauthorized
 from .frames import PING, Frame
-from .meta import AttachmentCodec, ConnectionMeta, M
+from .meta import AttachmentCodec, ConnectionMeta, M, check_names
 from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
-from .request import ConnectRequest
+from .request import ConnectRequest, Identity, TokenVerifier
+from .rpc import BUILT_IN, Method
+from .signatures import check_arity, label_of, resolve
 
 __all__ = ["Handler", "RoomDefinition", "SameClient", "define_room", "public_meta", "room_from_request"]
 
@@ -36,6 +37,7 @@ SameClient: TypeAlias = Literal["replace", "reject"]
 HOOKS = MappingProxyType(
     {
         "extract_meta": ("request",),
+        "authorize_channel": ("ctx_or_request", "channel"),
         "name_from_request": ("request",),
         "on_connect": ("ctx",),
         "on_message": ("ctx", "frame"),
@@ -82,42 +84,19 @@ class Handler:
 
 
 def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] | None:
-    label = getattr(function, "__qualname__", repr(function))
-    parameter = _check_arity(function, label, ("ctx", "data"))[1]
-    annotation = parameter.annotation
+    label = label_of(function)
+    parameter = check_arity(function, label, ("ctx", "data"))[1]
     try:
-        # Only this annotation: others may name what exists for type checkers alone.
-        holder = type(label, (), {"__annotations__": {"data": annotation}})
-        annotation = typing.get_type_hints(holder, globalns=_globals_of(function), include_extras=True)["data"]
-        return None if annotation in (Any, inspect.Parameter.empty) else msgspec.json.Decoder(annotation)
+        annotation = resolve(function, {"data": parameter.annotation})["data"]
+        return None if annotation is Any else msgspec.json.Decoder(annotation)
     except (NameError, TypeError) as error:
         raise DefinitionError(
             f"{label}: expected the type of {parameter.name!r} to be one that msgspec can decode: {error}"
         ) from error
 
 
-def _globals_of(function: Any) -> dict[str, Any]:
-    """Find the module that a function, method, partial or callable object was written in."""
-    function = inspect.unwrap(function)
-    while isinstance(function, functools.partial):
-        function = function.func
-    if not hasattr(function, "__globals__"):  # neither a function nor a method of one
-        function = type(function).__call__
-    return getattr(function, "__globals__", {})
-
-
-def _check_arity(function: Callable[..., Any], label: str, expected: tuple[str, ...]) -> list[inspect.Parameter]:
-    """Return the parameters that the expected arguments bind to, the last one repeated for ``*args``."""
-    count = len(expected)
-    try:
-        signature = inspect.signature(function)
-        signature.bind(*expected)
-    except TypeError as error:
-        raise DefinitionError(f"{label}: expected a function that takes ({', '.join(expected)})") from error
-    except ValueError:  # a callable of C without a signature
-        return [inspect.Parameter("data", inspect.Parameter.POSITIONAL_ONLY)] * count
-    parameters = list(signature.parameters.values())[:count]
-    return parameters + parameters[-1:] * (count - len(parameters))
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 class RoomDefinition(Generic[M, S]):
@@ -172,6 +151,7 @@ class RoomDefinition(Generic[M, S]):
         self.same_client: SameClient = same_client
         self.handlers: dict[str, list[Handler]] = {}
         self.middleware: list[Callable[..., Any]] = []
+        self.methods: dict[str, Method] = dict(BUILT_IN)
         self.hooks: dict[str, Callable[..., Any]] = {}
         self._dispatch: dict[str, tuple[Handler, ...]] = {}
         self._warned: set[str] = set()
@@ -225,12 +205,13 @@ class RoomDefinition(Generic[M, S]):
         return found
 
     def use(self, middleware: F) -> F:
-        """Wrap every frame that reaches a handler or `on_message`, valid payload included.
+        """Wrap every frame that reaches a handler or `on_message`, valid payload included, and every call.
 
         ``async def middleware(ctx, call_next)``, where ``await call_next()`` runs the rest.
 
         Runs in registration order, the first one outermost, inside the transaction and time budget of the
-        frame. What it returns is the answer to a request; not calling ``call_next`` drops the frame.
+        frame or call. What it returns is the answer; not calling ``call_next`` drops the frame. In a call `ctx.call`
+        is set and there is no connection: neither `ctx.frame` nor `ctx.meta`.
         """
         self.middleware.append(middleware)
         return middleware
@@ -245,6 +226,20 @@ class RoomDefinition(Generic[M, S]):
                 self.name,
             )
 
+    def rpc(self, function: F) -> F:
+        """Let callers outside the room run ``(actor, ...)``, by the function's name, with typed arguments and result.
+
+        Runs in the room's host as an event of its own: in turn, in a transaction, within the time budget, and it wakes
+        a sleeping room. Arguments that do not fit their annotations never reach it; the caller gets the result, or the
+        code of what it raised. Raises `DefinitionError` for a name that is taken or starts with ``_``.
+        """
+        name = getattr(function, "__name__", "")
+        if name in self.methods:
+            taken = "a built-in method" if name in BUILT_IN else "given twice"
+            raise DefinitionError(f"{self.name}: rpc method {name!r} is {taken}; expected another name")
+        self.methods[name] = Method(name, function)
+        return function
+
     # --- hooks -----------------------------------------------------------------------------------------
 
     def _set_hook(self, hook: str, function: Callable[..., Any]) -> None:
@@ -252,7 +247,9 @@ class RoomDefinition(Generic[M, S]):
             raise DefinitionError(f"{self.name}: {hook} is given twice; expected one option or one decorator")
         if not callable(function):
             raise DefinitionError(f"{self.name}: expected {hook} to be a function, got {function!r}")
-        _check_arity(function, f"{self.name}: {hook}", HOOKS[hook])
+        check_arity(function, f"{self.name}: {hook}", HOOKS[hook])
+        if hook == "authorize_channel" and _is_async(function):
+            raise DefinitionError(f"{self.name}: expected authorize_channel to be a plain def, because ctx.join is one")
         self.hooks[hook] = function
 
     def _hook(self, hook: str, function: F) -> F:
@@ -264,8 +261,19 @@ class RoomDefinition(Generic[M, S]):
 
         Raising `Unauthorized`, `Forbidden` or `InvalidArguments` refuses with 401, 403 or 400; anything else, and a
         meta that does not fit its type, with 500, logged. So check what comes from the client before it goes in there.
+        An `Identity` in place of the meta says when it expires; see `verani.auth` for ready ones.
         """
         return self._hook("extract_meta", function)
+
+    def authorize_channel(self, function: F) -> F:
+        """Say who may be in a channel: ``(ctx_or_request, channel) -> bool``, a plain def.
+
+        Called in the gateway with the `ConnectRequest`, after `extract_meta`, for each channel of the meta: False
+        refuses the client with 403, a `VeraniError` with its own status, any other exception with 500, logged.
+        Called in the room with the `Context` by each `ctx.join`, which raises `Forbidden` on False and lets through
+        what this raises. `session.join`, by which the application moves others, does not ask.
+        """
+        return self._hook("authorize_channel", function)
 
     def name_from_request(self, function: F) -> F:
         """Choose the room id: ``(request) -> str``, in the gateway, before `extract_meta`."""
@@ -340,22 +348,65 @@ class RoomDefinition(Generic[M, S]):
         return await name if inspect.isawaitable(name) else name  # type: ignore[no-any-return]
 
     async def meta_for(self, request: ConnectRequest) -> M:
-        """Run `extract_meta` or its default and return an instance of `meta`.
+        """Return the meta alone of what `identify` returns."""
+        meta, _ = await self.identify(request)
+        return meta
 
-        Raises what the hook raises, and TypeError or `msgspec.ValidationError` for what is no such meta.
+    async def identify(self, request: ConnectRequest) -> tuple[M, float | None]:
+        """Run `extract_meta` or its default, and `authorize_channel`; return the meta and when it expires.
+
+        Raises what the hooks raise, `Forbidden` for a channel, and TypeError or `msgspec.ValidationError` for what is
+        no such meta.
         """
-        meta = self.hooks.get("extract_meta", public_meta)(request)
-        if inspect.isawaitable(meta):
-            meta = await meta
+        meta, expires_at = await self._resolve(self.hooks.get("extract_meta", public_meta)(request))
+        if "authorize_channel" in self.hooks:
+            check_names(meta)
+            for channel in meta.channels:
+                self.check_channel(request, channel)
+        return meta, expires_at
+
+    async def identify_token(self, token: str) -> tuple[M, float | None]:
+        """Ask `extract_meta` about a bare token; raises `Unauthorized` where it is no `TokenVerifier`."""
+        verifier = self.hooks.get("extract_meta")
+        if not isinstance(verifier, TokenVerifier):
+            raise Unauthorized(f"{self.name}: extract_meta takes no bare tokens")
+        return await self._resolve(verifier.verify_token(token))
+
+    async def _resolve(self, given: Any) -> tuple[M, float | None]:
+        if inspect.isawaitable(given):
+            given = await given
+        if not isinstance(given, Identity):
+            return self._as_meta(given), None
+        expires_at = given.expires_at
+        if expires_at is not None and not (type(expires_at) in (int, float) and math.isfinite(expires_at)):
+            raise TypeError(f"{self.name}.extract_meta: expected expires_at in seconds, got {expires_at!r}")
+        return self._as_meta(given.meta), expires_at
+
+    def _as_meta(self, meta: Any) -> M:
         if isinstance(meta, self.meta):
             return meta
         if isinstance(meta, ConnectionMeta):
             return self.meta(user_id=meta.user_id, client_id=meta.client_id, channels=meta.channels)
         if isinstance(meta, Mapping):
             return msgspec.convert(meta, self.meta)
+        if callable(meta):
+            return self._as_meta(meta(self.meta))
         raise TypeError(
             f"{self.name}.extract_meta: expected a {self.meta.__name__} or a mapping, got {type(meta).__name__}"
         )
+
+    def check_channel(self, asker: ConnectRequest | Context[M, S], channel: str) -> None:
+        """Raise `Forbidden` if `authorize_channel` says so; everybody may be anywhere without that hook."""
+        authorize = self.hooks.get("authorize_channel")
+        if authorize is None:
+            return
+        allowed = authorize(asker, channel)
+        if type(allowed) is not bool:  # a forgotten coroutine would be true for everybody
+            if inspect.iscoroutine(allowed):
+                allowed.close()
+            raise TypeError(f"{self.name}.authorize_channel: expected True or False, got {type(allowed).__name__}")
+        if not allowed:
+            raise Forbidden(f"channel {channel!r} is not for this client")
 
 
 class RoomOptions(TypedDict, total=False):
@@ -367,6 +418,7 @@ class RoomOptions(TypedDict, total=False):
     min_awake: float
     same_client: SameClient
     extract_meta: Callable[[ConnectRequest], Any]
+    authorize_channel: Callable[[Any, str], bool]
     name_from_request: Callable[[ConnectRequest], Any]
     on_connect: Callable[[Context[Any, Any]], Any]
     on_message: Callable[[Context[Any, Any], Frame], Any]

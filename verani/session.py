@@ -39,15 +39,17 @@ class Session(Generic[M]):
     they are kept at once, or raise `RoomBusy` while a running hook is changing the same session.
     """
 
-    __slots__ = ("_owner", "attachment", "gateway", "id", "live_meta")
+    __slots__ = ("_owner", "attachment", "gateway", "id", "live_meta", "order")
 
-    def __init__(self, owner: SessionOwner, gateway: str, id: str, meta: M, attachment: bytes) -> None:
+    def __init__(self, owner: SessionOwner, gateway: str, id: str, meta: M, attachment: bytes, order: int = 0) -> None:
         self._owner = owner
         self.gateway = gateway
         self.id = id
         # The meta that hooks of this connection work on, and the attachment last committed.
         self.live_meta = meta
         self.attachment = attachment
+        # Rises with every session of the room, over all its incarnations.
+        self.order = order
 
     def __repr__(self) -> str:
         return f"<Session {self.id}>"

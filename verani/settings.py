@@ -53,6 +53,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _Size, Meta(description="rooms awake above which those idle for the longest time sleep early")
     ] = 10_000
     hook_timeout: Annotated[_Seconds, Meta(description="time budget of one hook, in seconds")] = 30.0
+    rpc_timeout: Annotated[_Seconds, Meta(description="seconds that a call may take, unless it says otherwise")] = 5.0
+    max_rpc_bytes: Annotated[_Size, Meta(description="bytes of the arguments of one call")] = 1 << 20
+    max_rpc_calls: Annotated[_Size, Meta(description="calls that may wait for an answer in this process")] = 1000
     hook_blocked: Annotated[
         _Seconds, Meta(description="seconds after which the stack of what blocks the event loop is logged")
     ] = 5.0

@@ -31,24 +31,32 @@ from thespian.actors import ActorAddress, ActorSystem
 
 from verani.context import WakeReason
 from verani.engine import Attached, Engine, HookFailed, Woken
+from verani.frames import error_ack_frame
 from verani.messages import (
     PROTOCOL_VERSIONS,
     Attach,
+    Call,
     Close,
     Connect,
     Deliver,
     Drained,
     Entry,
     EntryBatch,
+    Frame,
     GatewayMessage,
     Hello,
     HostMessage,
     Input,
     InputBatch,
+    Invoke,
     Kick,
+    Outcome,
     Output,
     Pull,
     Record,
+    Replied,
+    Reply,
+    Seat,
     Snapshot,
 )
 from verani.room import RoomDefinition
@@ -115,9 +123,14 @@ class _Room:
         self.host.entry(gateway, self).outputs.append(output)
         if isinstance(output, Deliver):
             self.host.weigh(len(output.payload))
+        elif isinstance(output, Reply):
+            self.host.weigh(len(output.outcome.result or b""))
 
-    def attach(self, gateway: str, attach: Attach) -> None:
+    def attach(self, gateway: str, attach: Attach | Seat) -> None:
         self.host.entry(gateway, self).attachments.append(attach)
+
+    def invoke(self, invoke: Invoke) -> None:
+        self.host.invoke(self, invoke)
 
     def processed(self, gateway: str, number: int) -> None:
         while self.handed:
@@ -314,6 +327,10 @@ class RoomHost:
                 room = self._rooms.get(message.room)
                 if room is not None and room.engine is not None:
                     room.engine.drained(message.token)
+            case Replied():
+                room = self._rooms.get(message.room)
+                if room is not None and room.engine is not None:
+                    room.engine.replied(message.token, message.outcome)
             case Hello():
                 if message.versions[0] > PROTOCOL_VERSIONS[1] or message.versions[1] < PROTOCOL_VERSIONS[0]:
                     raise ValueError(
@@ -328,6 +345,8 @@ class RoomHost:
     def _take(self, gateway: str, inputs: list[Input]) -> None:
         ready: dict[str, list[Input]] = {}
         for input in inputs:
+            if type(input) is Call:
+                input.expires = self.clock() + input.timeout
             room = self._rooms.get(input.room) or self._wake(input.room, type(input).__name__.lower())
             if room is None:
                 self._refuse(gateway, input)
@@ -341,12 +360,15 @@ class RoomHost:
             self._deliver(self._rooms[name], gateway, batch)
 
     def _refuse(self, gateway: str, input: Input) -> None:
-        """Close a connection of a definition that this host does not have."""
+        """Turn away what is for a definition that this host does not have."""
         entry = self._pending.setdefault(gateway, {}).setdefault(input.room, Entry(input.room))
         entry.processed = input.number
-        if isinstance(input, Connect):
-            logger.error("connection closed: no room definition for %s", input.room)
-        entry.outputs.append(Kick(input.connection, 1011, refused=True))
+        if isinstance(input, Call):
+            entry.outputs.append(Reply(input.number, Outcome(code="not_found")))
+        else:
+            if isinstance(input, Connect):
+                logger.error("connection closed: no room definition for %s", input.room)
+            entry.outputs.append(Kick(input.connection, 1011, refused=True))
         self._schedule_flush()
 
     def _deliver(self, room: _Room, gateway: str, inputs: list[Input]) -> None:
@@ -588,8 +610,23 @@ class RoomHost:
             self._working -= 1
         if left and room.engine is not None and room.engine.running is not None:
             gateway, input = left.pop(0)
-            self.entry(gateway, room).processed = input.number
+            entry = self.entry(gateway, room)
+            entry.processed = input.number
+            if isinstance(input, Call):
+                entry.outputs.append(Reply(input.number, Outcome(code="interrupted")))
+            elif isinstance(input, Frame) and input.request is not None:
+                payload = error_ack_frame(input.request, "interrupted")
+                entry.outputs.append(Deliver((input.connection,), payload))
         return left
+
+    def invoke(self, room: _Room, invoke: Invoke) -> None:
+        """Have a gateway carry a call of a room: the one it heard from last, or any."""
+        gateway = room.handed[0][0] if room.handed else next(iter(self.gateways), None)
+        send = self.gateways.get(gateway) if gateway is not None else None
+        if send is not None:
+            send(invoke)
+        elif room.engine is not None:
+            room.engine.replied(invoke.token, Outcome(code="busy"))
 
     # --- time budgets ----------------------------------------------------------------------------------
 

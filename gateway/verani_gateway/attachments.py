@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from verani.messages import Attach, Close, Connect, Entry, Frame, Input, Kick, Record, Snapshot
+from verani.messages import Attach, Call, Close, Connect, Entry, Frame, Input, Kick, Record, Seat, Snapshot
 
 from .outbox import Run
 
@@ -34,18 +34,21 @@ def size_of(input: Input) -> int:
             return _INPUT_OVERHEAD + len(input.event) + len(input.data or b"")
         case Connect():
             return _INPUT_OVERHEAD + len(input.attachment)
+        case Call():
+            return _INPUT_OVERHEAD + len(input.method) + len(input.arguments)
         case Close():
             return _INPUT_OVERHEAD
 
 
 class _Held:
-    __slots__ = ("attachment", "closing", "connected", "refused")
+    __slots__ = ("attachment", "closing", "connected", "order", "refused")
 
     def __init__(self, attachment: bytes) -> None:
         self.attachment = attachment
         self.connected = False
         self.closing = False
         self.refused = False
+        self.order = 0
 
 
 class RoomInputs:
@@ -94,10 +97,14 @@ class Attachments:
         self.in_flight += size
         return size
 
-    def attach(self, room: RoomInputs, attach: Attach) -> None:
-        """Replace an attachment with a newly committed one."""
+    def attach(self, room: RoomInputs, attach: Attach | Seat) -> None:
+        """Replace an attachment with a newly committed one, or note the place of a session."""
         held = room.records.get(attach.connection)
-        if held is not None:
+        if held is None:
+            return
+        if isinstance(attach, Seat):
+            held.order = attach.order
+        else:
             held.attachment = attach.attachment
 
     def note_kick(self, room: RoomInputs, kick: Kick) -> None:
@@ -135,6 +142,6 @@ class Attachments:
             if chunk and size + len(held.attachment) > SNAPSHOT_CHUNK:
                 yield Snapshot(name, incarnation, chunk, last=False)
                 chunk, size = [], 0
-            chunk.append(Record(connection, held.attachment, held.closing))
+            chunk.append(Record(connection, held.attachment, held.closing, held.order))
             size += len(held.attachment) + len(connection)
         yield Snapshot(name, incarnation, chunk)

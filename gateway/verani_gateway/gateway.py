@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from verani.messages import (
     PROTOCOL_VERSIONS,
+    Call,
     Close,
     Connect,
     Deliver,
@@ -32,17 +33,23 @@ from verani.messages import (
     HostMessage,
     Input,
     Invalid,
+    Invoke,
     Kick,
+    Outcome,
     Output,
     Pull,
+    Replied,
+    Reply,
 )
 from verani.room import RoomDefinition
 from verani.settings import Settings
+from verani.stub import RoomStub
 from verani.version import __version__
 from verani_actors.host import RoomHost
 from verani_actors.life import RoomStatus
 
 from .attachments import Attachments, RoomInputs
+from .calls import Calls
 from .connection import Connection
 from .link import MemoryLink
 from .outbox import Outbox, Run, Writer, text_frame
@@ -88,6 +95,7 @@ class Gateway:
         self.connections: dict[str, Connection] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._attachments = Attachments()
+        self.calls = Calls(self, self.definitions)
         self._addresses: dict[str, int] = {}
         self._clients: dict[tuple[str, str], int] = {}
         self._congested: dict[str, dict[str, Connection]] = {}
@@ -178,6 +186,7 @@ class Gateway:
         for connection in tuple(self.connections.values()):
             connection.close(1012, "service restart")
         await self.host.stop(max(_LAST_GRACE, self._deadline() - self.now()))
+        self.calls.stop()
         if self._keepalive is not None:
             self._keepalive.cancel()
         if self._drain_timer is not None:
@@ -205,6 +214,10 @@ class Gateway:
         if status is None and held is not None:  # all that is left are connections which it never let in
             return RoomStatus(name, name.partition("/")[0], "asleep", len(held.records))
         return status
+
+    def stub(self, definition: RoomDefinition[Any, Any] | str, room_id: str) -> RoomStub:
+        """Address a room from this process: ``await request.app[GATEWAY].stub(chat, "lobby").broadcast(...)``."""
+        return RoomStub(self.calls, definition, room_id)
 
     # --- connections -----------------------------------------------------------------------------------
 
@@ -271,6 +284,14 @@ class Gateway:
         frame = Frame(connection.room, number, connection.id, event, data, channel, request)
         connection.charged(self._put(frame))
 
+    def put_call(
+        self, room: str, method: str, arguments: bytes, timeout: float, key: str | None, chain: tuple[str, ...]
+    ) -> int:
+        """Send a call to its room and return its number, which its `Reply` has."""
+        number = self._attachments.next_number()
+        self._put(Call(room, number, method, arguments, timeout, key, chain))
+        return number
+
     def _put(self, input: Input) -> int:
         self._link.put(input)
         return self._attachments.add(input)
@@ -318,8 +339,13 @@ class Gateway:
             case Pull():
                 for snapshot in self._attachments.snapshots(message.room, message.incarnation):
                     self._link.send(snapshot)
+            case Invoke():
+                self.calls.invoke(message, lambda outcome: self._answer(message, outcome))
             case Hello():
                 logger.debug("linked to host %s, build %s", message.incarnation, message.build)
+
+    def _answer(self, invoke: Invoke, outcome: Outcome) -> None:
+        self._link.send(Replied(invoke.room, invoke.token, outcome))
 
     def _apply(self, entry: Entry) -> None:
         room = self._attachments.rooms.get(entry.room)
@@ -331,9 +357,10 @@ class Gateway:
         for attach in entry.attachments:
             self._attachments.attach(room, attach)
         for input, size in self._attachments.acknowledge(room, entry):
-            connection = self.connections.get(input.connection)
-            if connection is not None and isinstance(input, Frame):
-                connection.released(size)
+            if isinstance(input, Frame):
+                connection = self.connections.get(input.connection)
+                if connection is not None:
+                    connection.released(size)
         if not self._attachments.rooms:
             self._idle.set()
 
@@ -350,6 +377,9 @@ class Gateway:
                     outbox.put(frame)
             return
         self._end_run(room)
+        if isinstance(output, Reply):
+            self.calls.replied(output)
+            return
         connection = self.connections.get(output.connection)
         match output:
             case Kick():

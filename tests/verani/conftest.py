@@ -21,7 +21,21 @@ from hypothesis import settings
 from verani import ConnectionMeta, RoomDefinition, Settings
 from verani.context import WakeReason
 from verani.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
-from verani.messages import Attach, Close, Connect, Deliver, Frame, Invalid, Kick, Output, Record
+from verani.messages import (
+    Attach,
+    Close,
+    Connect,
+    Deliver,
+    Frame,
+    Invalid,
+    Invoke,
+    Kick,
+    Outcome,
+    Output,
+    Record,
+    Reply,
+    Seat,
+)
 
 # A loaded machine must not fail a test, so examples are bounded by their number only.
 settings.register_profile("verani", deadline=None)
@@ -64,7 +78,13 @@ class Recorder:
         self.refused: set[str] = set()
         self.invalid: list[str] = []
         self.attachments: dict[str, bytes] = {}
+        self.seats: dict[str, int] = {}
+        self.replies: dict[int, Outcome] = {}
+        self.invoked: list[Invoke] = []
         self.numbers: list[tuple[str, int]] = []
+
+    def invoke(self, invoke: Invoke) -> None:
+        self.invoked.append(invoke)
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
         self.effects.append(Sent(gateway, output, cause))
@@ -79,8 +99,13 @@ class Recorder:
                     self.refused.add(output.connection)
             case Invalid():
                 self.invalid.append(output.connection)
+            case Reply():
+                self.replies[output.call] = output.outcome
 
-    def attach(self, gateway: str, attach: Attach) -> None:
+    def attach(self, gateway: str, attach: Attach | Seat) -> None:
+        if isinstance(attach, Seat):
+            self.seats[attach.connection] = attach.order
+            return
         self.effects.append(Attached(gateway, attach))
         self.attachments[attach.connection] = attach.attachment
 
@@ -159,7 +184,9 @@ class Room:
         for connection, gateway in self.gateway_of.items():
             if connection in self.sink.refused:
                 continue
-            record = Record(connection, self.sink.attachments[connection], connection in closing)
+            record = Record(
+                connection, self.sink.attachments[connection], connection in closing, self.sink.seats.get(connection, 0)
+            )
             found.setdefault(gateway, []).append(record)
         return list(found.items())
 

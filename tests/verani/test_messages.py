@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from verani import messages
 from verani.messages import (
     Attach,
+    Call,
     Close,
     Connect,
     Deliver,
@@ -25,9 +26,14 @@ from verani.messages import (
     HostMessage,
     InputBatch,
     Invalid,
+    Invoke,
     Kick,
+    Outcome,
     Pull,
     Record,
+    Replied,
+    Reply,
+    Seat,
     Snapshot,
     decode_gateway_message,
     decode_host_message,
@@ -47,10 +53,13 @@ FROM_GATEWAY: list[GatewayMessage] = [
             Frame("chat/lobby", 3, "c1", "say"),
             Frame("chat/lobby", 4, "c1", "say", b""),
             Close("chat/lobby", 5, "c1", 1000, "bye", None),
+            Call("chat/lobby", 6, "kick", b"[]", 5.0, "key", ("chat/a",), "trace", 12.5),
         ],
     ),
     Snapshot("chat/lobby", 4, [Record("c1", b"\x00", True), Record("c2", b"")], False),
     Drained("chat/lobby", 7),
+    Replied("chat/lobby", 8, Outcome(b"1")),
+    Replied("chat/lobby", 9, Outcome(code="invalid", path="$.a", message="Expected `int`")),
 ]
 
 FROM_HOST: list[HostMessage] = [
@@ -64,13 +73,20 @@ FROM_HOST: list[HostMessage] = [
                 "chat/lobby",
                 5,
                 6,
-                [Deliver(("a", "b"), b"{}", ("b",)), Kick("a", 4009, "x"), Invalid("b"), Drain("b", 1)],
-                [Attach("a", b"\x01")],
+                [
+                    Deliver(("a", "b"), b"{}", ("b",)),
+                    Kick("a", 4009, "x"),
+                    Invalid("b"),
+                    Drain("b", 1),
+                    Reply(6, Outcome(b"3")),
+                ],
+                [Attach("a", b"\x01"), Seat("b", 2)],
                 8,
             ),
         ],
     ),
     Pull("chat/lobby", 4),
+    Invoke("chat/lobby", 8, "chat/b", "kick", b"{}", 5.0, "key", ("chat/lobby",)),
 ]
 
 
@@ -92,17 +108,23 @@ FIELDS: dict[type[Any], tuple[str, str]] = {
     Frame: ("frame", "room number connection event data channel request trace"),
     Close: ("close", "room number connection code reason trace"),
     InputBatch: ("inputs", "number confirmed inputs"),
-    Record: ("", "connection attachment closing"),
+    Call: ("call", "room number method arguments timeout key chain trace expires"),
+    Record: ("", "connection attachment closing order"),
     Snapshot: ("snapshot", "room incarnation records last"),
     Drained: ("drained", "room token"),
+    Outcome: ("", "result code path message"),
+    Replied: ("replied", "room token outcome"),
     Deliver: ("deliver", "connections payload exclude"),
     Kick: ("kick", "connection code reason refused"),
     Invalid: ("invalid", "connection"),
     Drain: ("drain", "connection token"),
+    Reply: ("reply", "call outcome"),
     Attach: ("attach", "connection attachment"),
+    Seat: ("seat", "connection order"),
     Entry: ("entry", "room processed begun outputs attachments seq"),
     EntryBatch: ("entries", "number confirmed entries"),
     Pull: ("pull", "room incarnation"),
+    Invoke: ("invoke", "room token target method arguments timeout key chain"),
 }
 
 

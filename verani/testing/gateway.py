@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..messages import Attach, Close, Connect, Deliver, Drain, Input, Kick, Output, Record
+from ..messages import Attach, Close, Connect, Deliver, Drain, Input, Invoke, Kick, Output, Record, Reply, Seat
 from .client import HarnessClient
 
 __all__ = ["StandInGateway"]
@@ -25,6 +25,7 @@ class _Held:
     connected: bool = False
     closing: bool = False
     refused: bool = False
+    order: int = 0
 
 
 class StandInGateway:
@@ -32,10 +33,19 @@ class StandInGateway:
 
     ID = "harness"
 
-    def __init__(self, *, kicked: Callable[[HarnessClient, int, str], None], drain: Callable[[int], None]) -> None:
-        """Tell `kicked` whom the room closed, and `drain` which tokens are to be answered."""
+    def __init__(
+        self,
+        *,
+        kicked: Callable[[HarnessClient, int, str], None],
+        drain: Callable[[int], None],
+        reply: Callable[[Reply], None],
+        invoke: Callable[[Invoke], None],
+    ) -> None:
+        """Tell `kicked` whom the room closed, `drain` and `invoke` what is to be answered, `reply` who is answered."""
         self._kicked = kicked
         self._drain = drain
+        self._reply = reply
+        self._invoke = invoke
         self._held: dict[str, _Held] = {}
         self._unprocessed: dict[int, Input] = {}
         # Rises with everything that happens here, so that a harness sees when nothing does any more.
@@ -61,7 +71,7 @@ class StandInGateway:
     def records(self) -> tuple[Record, ...]:
         """Build the snapshot that a waking room is given."""
         return tuple(
-            Record(connection, held.attachment, held.closing)
+            Record(connection, held.attachment, held.closing, held.order)
             for connection, held in self._held.items()
             if held.connected and not held.refused
         )
@@ -82,14 +92,25 @@ class StandInGateway:
                     self._kicked(held.client, output.code, output.reason)
             case Drain():
                 self._drain(output.token)
+            case Reply():
+                self._reply(output)
             case _:
                 pass  # counting invalid frames is a matter of real gateways
 
-    def attach(self, gateway: str, attach: Attach) -> None:
-        """Replace a committed attachment."""
+    def attach(self, gateway: str, attach: Attach | Seat) -> None:
+        """Replace a committed attachment, or note a session's place."""
         self.effects += 1
-        if (held := self._held.get(attach.connection)) is not None:
+        if (held := self._held.get(attach.connection)) is None:
+            return
+        if isinstance(attach, Seat):
+            held.order = attach.order
+        else:
             held.attachment = attach.attachment
+
+    def invoke(self, invoke: Invoke) -> None:
+        """Carry a call to another room."""
+        self.effects += 1
+        self._invoke(invoke)
 
     def processed(self, gateway: str, number: int) -> None:
         """Settle the record that an input was about."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Self
 
@@ -24,6 +24,7 @@ from ..request import ConnectRequest
 from ..room import RoomDefinition
 from ..session import Session
 from ..settings import Settings
+from ..stub import RoomStub
 from .client import HarnessClient
 from .runner import RoomRunner
 
@@ -45,6 +46,8 @@ class RoomHarness(Generic[M, S]):
     raises them as an ExceptionGroup: a test that expects errors takes them out with `take_errors` (or says
     ``check_errors=False``). Operations return when nothing moves any more: what hooks and spawned tasks do without
     waiting for real time has happened. The room wakes with its first event, and `on_startup` runs before that.
+    `calls` stands in for the rooms that this one calls: ``(room, method, arguments) -> result``, `def` or `async def`,
+    with the room's whole name and the arguments as a dict (or a list, where they were given by position).
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class RoomHarness(Generic[M, S]):
         room_id: str = "test",
         settings: Settings | None = None,
         check_errors: bool = True,
+        calls: Callable[[str, str, Any], Any] | None = None,
     ) -> None:
         definition.check()
         self.definition = definition
@@ -63,7 +67,9 @@ class RoomHarness(Generic[M, S]):
         self.clients: list[HarnessClient] = []
         self._check_errors = check_errors
         self._codec = definition.codec(self.settings.max_meta_bytes)
-        self._runner = RoomRunner(definition, room_id, self.settings, failed=self._failed, handles=self._handles)
+        self._runner = RoomRunner(
+            definition, room_id, self.settings, failed=self._failed, handles=self._handles, others=calls
+        )
         self._started = False
         self._closed = False
         self._steps: list[Step] = []
@@ -165,6 +171,30 @@ class RoomHarness(Generic[M, S]):
         self._runner.connect(client, attachment)
         await self._runner.finish()
         return client
+
+    async def call(
+        self,
+        method: str,
+        /,
+        *arguments: Any,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        **named: Any,
+    ) -> Any:
+        """Call a method of the room and return its result; see `verani.RoomStub`, whose errors this raises.
+
+        Waits as long as the method takes; its deadline is one of the room's clock.
+        """
+        given = [*map(repr, arguments), *(f"{name}={value!r}" for name, value in named.items())]
+        step = await self._begin(f"{method}({', '.join(given)}) was called")
+        stub = RoomStub(self._runner, self.definition, self.room_id)
+        try:
+            result = await stub.call(method, *arguments, timeout=timeout, idempotency_key=idempotency_key, **named)
+        except VeraniError as error:
+            step.seen.append(("the caller", f"got {error.code}"))
+            raise
+        step.seen.append(("the caller", f"got {result!r}"))
+        return result
 
     async def advance(self, seconds: float) -> None:
         """Move the room's clock: time budgets of hooks end, and an idle room sleeps when its time has come."""

@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,10 +21,12 @@ import msgspec
 
 from ..context import Context, S
 from ..engine import Engine, Event, HookFailed, Retire, Woken
+from ..errors import DeadlineExceeded, VeraniError
 from ..frames import ScannedFrame
-from ..messages import Close, Connect, Frame, Input
+from ..messages import Call, Close, Connect, Frame, Input, Invoke, Outcome, Reply
 from ..meta import M
 from ..room import RoomDefinition
+from ..rpc import result_of
 from ..settings import Settings
 from .client import HarnessClient
 from .gateway import StandInGateway
@@ -54,7 +57,8 @@ class RoomRunner(Generic[M, S]):
     """All incarnations of one room.
 
     `engine` is None while the room sleeps. `hibernates` is whether it sleeps by its own clock and wish.
-    `failed` is told what hooks raised, `handles` each event before it is handled.
+    `failed` is told what hooks raised, `handles` each event before it is handled. `others` stands in for the other
+    rooms: called with a room's name, a method and its arguments, it returns the result.
     """
 
     def __init__(
@@ -65,10 +69,11 @@ class RoomRunner(Generic[M, S]):
         *,
         failed: Callable[[BaseException], None],
         handles: Callable[[Event], None],
+        others: Callable[[str, str, Any], Any] | None,
     ) -> None:
         self.name = f"{definition.name}/{room_id}"
         self.engine: Engine[M, S] | None = None
-        self.gateway = StandInGateway(kicked=self.close, drain=self._drain)
+        self.gateway = StandInGateway(kicked=self.close, drain=self._drain, reply=self._reply, invoke=self._invoke)
         self.now = 0.0
         self.hibernates = True
         self._definition = definition
@@ -76,6 +81,10 @@ class RoomRunner(Generic[M, S]):
         self._settings = settings
         self._failed = failed
         self._handles = handles
+        self._others = others
+        # Calls of the test and of the room to itself: who is answered, and when it is too late for that.
+        self._calls: dict[int, tuple[Callable[[Outcome], None], float]] = {}
+        self._carried: set[asyncio.Task[None]] = set()
         self._suspended: set[Engine[Any, Any]] = set()
         self._drowsy: set[Engine[Any, Any]] = set()
         self._mail: deque[Event] = deque()
@@ -104,6 +113,76 @@ class RoomRunner(Generic[M, S]):
         if client.closed is None:
             client._end(code, reason)
             self._put_input(Close(self.name, self._next_number(), client.id, code, reason))
+
+    async def call(
+        self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
+    ) -> bytes:
+        """Call a method of the room; see `verani.stub.Caller`. The deadline is one of the room's clock."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def answer(outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        timeout = self._settings.rpc_timeout if timeout is None else timeout
+        self._put_call(method, arguments, timeout, idempotency_key, (), answer)
+        await self.finish()
+        return result_of(await future, room, method)
+
+    def _put_call(
+        self,
+        method: str,
+        arguments: bytes,
+        timeout: float,
+        key: str | None,
+        chain: tuple[str, ...],
+        answer: Callable[[Outcome], None],
+    ) -> None:
+        number = self._next_number()
+        expires = self.now + timeout
+        self._calls[number] = answer, expires
+        self._put_input(Call(self.name, number, method, arguments, timeout, key, chain, expires=expires))
+
+    def _reply(self, reply: Reply) -> None:
+        if (call := self._calls.pop(reply.call, None)) is not None:
+            call[0](reply.outcome)
+
+    def _end_calls(self) -> None:
+        """Answer the calls whose time is over."""
+        for number, (answer, expires) in tuple(self._calls.items()):
+            if self.now >= expires:
+                del self._calls[number]
+                answer(Outcome(code=DeadlineExceeded.code))
+
+    def _invoke(self, invoke: Invoke) -> None:
+        """Carry a call of the room: to itself, or to what stands in for the others."""
+        engine = self.engine
+        assert engine is not None
+
+        def answer(outcome: Outcome) -> None:
+            engine.replied(invoke.token, outcome)
+
+        if invoke.target == self.name:
+            self._put_call(invoke.method, invoke.arguments, invoke.timeout, invoke.key, invoke.chain, answer)
+            return
+        task = asyncio.get_running_loop().create_task(self._ask_others(invoke, answer))
+        self._carried.add(task)
+        task.add_done_callback(self._carried.discard)
+
+    async def _ask_others(self, invoke: Invoke, answer: Callable[[Outcome], None]) -> None:
+        if self._others is None:
+            answer(Outcome(code="not_found", message="this harness has one room; give it calls= for the others"))
+            return
+        try:
+            result = self._others(invoke.target, invoke.method, msgspec.json.decode(invoke.arguments))
+            result = await result if inspect.isawaitable(result) else result
+            outcome = Outcome(msgspec.json.encode(result))
+        except VeraniError as error:
+            outcome = Outcome(code=error.code, message=str(error))
+        except Exception as error:  # what stands in for a hook of another room  # noqa: BLE001
+            self._failed(error)
+            outcome = Outcome(code="failed")
+        answer(outcome)
 
     def _drain(self, token: int) -> None:
         """Answer at once: nothing here waits to be written."""
@@ -199,11 +278,13 @@ class RoomRunner(Generic[M, S]):
         """Cancel everything; nobody is told."""
         if self.engine is not None:
             self.engine.end()
-        for task in (self._worker, *self._abandoned):
+        for task in (self._worker, *self._abandoned, *self._carried):
             if task is not None:
                 task.cancel()
                 await asyncio.wait((task,), timeout=_END_GRACE)
         self.engine = None
+        for answer, _ in self._calls.values():
+            answer(Outcome(code="interrupted"))
 
     # --- time and sleep --------------------------------------------------------------------------------
 
@@ -214,6 +295,7 @@ class RoomRunner(Generic[M, S]):
         while self.now < until:
             self.now = min(until, self._next_stop())
             self._expire()
+            self._end_calls()
             await self.settle()
             await self._sleep_if_due()
 
@@ -227,8 +309,10 @@ class RoomRunner(Generic[M, S]):
     def _next_stop(self) -> float:
         if self._suspended:
             return self.now + _TICK
-        idle_at = self._idle_at
-        return idle_at if idle_at is not None and idle_at > self.now else float("inf")
+        stops = [expires for _, expires in self._calls.values()]
+        if self._idle_at is not None:
+            stops.append(self._idle_at)
+        return min((stop for stop in stops if stop > self.now), default=float("inf"))
 
     @property
     def _idle_at(self) -> float | None:

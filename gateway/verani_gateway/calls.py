@@ -1,0 +1,117 @@
+"""Carry calls to rooms: give each a number among its room's inputs, and its caller the outcome or the deadline.
+
+Whether a caller may call is decided before; what a method does, in the room.
+
+Invariants:
+- A caller is answered exactly once: with the outcome, at its deadline, or when the gateway stops.
+- What is refused here has surely not run, and wakes no room.
+- Outstanding calls are bounded in number here, and in bytes with all other inputs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from verani.errors import CallCycle, DeadlineExceeded, NotFound, RoomBusy, TooLarge, VeraniError
+from verani.messages import Invoke, Outcome, Reply
+from verani.names import is_room_id
+from verani.room import RoomDefinition
+from verani.rpc import result_of
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+__all__ = ["Calls"]
+
+_Done = Callable[[Outcome], None]
+
+
+class Calls:
+    """The calls that this gateway waits for; the `verani.stub.Caller` of stubs in this process."""
+
+    def __init__(self, gateway: Gateway, definitions: Iterable[RoomDefinition[Any, Any]]) -> None:
+        self._gateway = gateway
+        self._definitions = {definition.name: definition for definition in definitions}
+        self._waiting: dict[int, tuple[_Done, asyncio.TimerHandle]] = {}
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def call(
+        self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
+    ) -> bytes:
+        """Call a method; see `verani.stub.Caller`. A caller that is cancelled is forgotten, the call runs on."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        timeout = self._gateway.settings.rpc_timeout if timeout is None else timeout
+        number = self._start(room, method, arguments, timeout, idempotency_key, (), done)
+        try:
+            return result_of(await future, room, method)
+        finally:
+            self._forget(number)
+
+    def invoke(self, invoke: Invoke, done: _Done) -> None:
+        """Carry a call of one room to another; `done` is called with the outcome, maybe before this returns."""
+        try:
+            self._start(invoke.target, invoke.method, invoke.arguments, invoke.timeout, invoke.key, invoke.chain, done)
+        except VeraniError as error:
+            done(Outcome(code=error.code, message=str(error)))
+
+    def replied(self, reply: Reply) -> None:
+        """Take an outcome; one that comes too late is nobody's any more."""
+        waiting = self._forget(reply.call)
+        if waiting is not None:
+            waiting(reply.outcome)
+
+    def stop(self) -> None:
+        """Answer everybody who still waits."""
+        self._stopped = True
+        for number in tuple(self._waiting):
+            self._end(number, "interrupted")
+
+    def _start(
+        self,
+        room: str,
+        method: str,
+        arguments: bytes,
+        timeout: float,
+        key: str | None,
+        chain: tuple[str, ...],
+        done: _Done,
+    ) -> int:
+        """Put the call among the inputs of its room; raises the `VeraniError` it is refused with."""
+        gateway, settings = self._gateway, self._gateway.settings
+        name, _, room_id = room.partition("/")
+        definition = self._definitions.get(name)
+        if definition is None or not is_room_id(room_id):
+            raise NotFound(f"no room can be {room!r}")
+        if method not in definition.methods:
+            raise NotFound(f"{name} has no method {method!r}")
+        if len(arguments) > settings.max_rpc_bytes:
+            raise TooLarge(f"expected at most {settings.max_rpc_bytes} bytes of arguments, got {len(arguments)}")
+        if room in chain:
+            raise CallCycle(f"{room} waits for this very call")
+        if self._stopped or len(self._waiting) >= settings.max_rpc_calls or gateway.is_congested(room):
+            raise RoomBusy(f"{room} takes no further call now")
+        number = gateway.put_call(room, method, arguments, timeout, key, chain)
+        timer = asyncio.get_running_loop().call_later(timeout, self._end, number, DeadlineExceeded.code)
+        self._waiting[number] = done, timer
+        return number
+
+    def _end(self, number: int, code: str) -> None:
+        done = self._forget(number)
+        if done is not None:
+            done(Outcome(code=code))
+
+    def _forget(self, number: int) -> _Done | None:
+        done, timer = self._waiting.pop(number, (None, None))
+        if timer is not None:
+            timer.cancel()
+        return done

@@ -1,0 +1,139 @@
+"""The rules for methods: what may be one, what fits its arguments, what is remembered of a call."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+from msgspec import Meta
+
+from verani import DefinitionError, InvalidArguments, define_room
+from verani.messages import Outcome
+from verani.rpc import BUILT_IN, Answers, Method
+
+
+class Ban(msgspec.Struct):
+    user_id: str
+    days: Annotated[int, Meta(ge=1)] = 7
+
+
+async def ban(actor: Any, ban: Ban, notify: bool = False, tags: list[str] = []) -> dict[str, int]:  # noqa: B006
+    return {ban.user_id: ban.days}
+
+
+def plain(actor, a, *, b=None):  # type: ignore[no-untyped-def]
+    return a
+
+
+BAN = Method("ban", ban)
+
+
+@pytest.mark.parametrize(
+    ("payload", "arguments"),
+    [
+        (b'{"ban":{"user_id":"ada"}}', {"ban": Ban("ada")}),
+        (b'{"notify":true,"ban":{"user_id":"ada","days":2}}', {"ban": Ban("ada", 2), "notify": True}),
+        (b'[{"user_id":"ada"}]', {"ban": Ban("ada")}),
+        (b' [{"user_id":"ada"},true,["x"]]', {"ban": Ban("ada"), "notify": True, "tags": ["x"]}),
+    ],
+)
+def test_arguments_come_by_name_or_by_position_and_defaults_are_the_functions_own(
+    payload: bytes, arguments: dict[str, Any]
+) -> None:
+    assert BAN.decode(payload) == arguments
+
+
+@pytest.mark.parametrize(
+    ("payload", "path"),
+    [
+        (b"{}", None),
+        (b"[]", None),
+        (b'{"ban":{"user_id":"ada","days":0}}', "$.ban.days"),
+        (b'{"ban":{"user_id":5}}', "$.ban.user_id"),
+        (b'[{"user_id":5}]', "$[0].user_id"),
+        (b'{"ban":{"user_id":"ada"},"except_":["c1"]}', None),
+        (b'[{"user_id":"ada"},true,[],1]', None),
+        (b'{"ban":{"user_id":"ada"},"notify":null}', "$.notify"),
+        (b"3", None),
+        (b"", None),
+        (b"{", None),
+        (b'{"ban":NaN}', None),
+        (b'{"ban":' + b"[" * 5000 + b"]" * 5000 + b"}", "$.ban"),
+        (b"\xff", None),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_and_the_place_is_named(payload: bytes, path: str | None) -> None:
+    with pytest.raises(InvalidArguments) as refused:
+        BAN.decode(payload)
+    assert refused.value.path == path
+    assert str(refused.value)
+
+
+def test_arguments_are_no_deeper_than_frames_may_be() -> None:
+    method = Method("plain", plain)
+    assert method.decode(b'{"a":' + b"[" * 63 + b"]" * 63 + b"}")
+    with pytest.raises(InvalidArguments, match="64 nested"):
+        method.decode(b'{"a":' + b"[" * 64 + b"]" * 64 + b"}")
+
+
+def test_a_result_must_be_what_was_annotated() -> None:
+    assert BAN.encode({"ada": 7}) == b'{"ada":7}'
+    with pytest.raises(msgspec.ValidationError):
+        BAN.encode({"ada": "seven"})
+    with pytest.raises(TypeError):
+        BAN.encode(object())
+    assert Method("plain", plain).encode(None) == b"null"
+
+
+def _positional_only(actor: Any, a: int, /) -> None: ...
+def _many(actor: Any, *a: int) -> None: ...
+def _named(actor: Any, **a: int) -> None: ...
+def _timeout(actor: Any, timeout: float) -> None: ...
+def _nobody() -> None: ...
+def _only_named(*, actor: Any) -> None: ...
+def _unknown_type(actor: Any, a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+def _undecodable(actor: Any, a: type[int] | memoryview | int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [_positional_only, _many, _named, _timeout, _nobody, _only_named, _unknown_type, _undecodable, 5, print],
+    ids=lambda function: getattr(function, "__name__", repr(function)),
+)
+def test_a_function_that_json_cannot_serve_is_no_method(function: Any) -> None:
+    with pytest.raises(DefinitionError, match="expected"):
+        Method("method", function)
+
+
+@pytest.mark.parametrize("name", ["_private", "__init__", "call", "", "no name", *BUILT_IN])
+def test_names_that_are_taken_or_private_are_refused_at_definition(name: str) -> None:
+    def function(actor: Any) -> None: ...
+
+    function.__name__ = name
+    with pytest.raises(DefinitionError):
+        define_room("chat").rpc(function)
+
+
+def test_a_method_is_given_once_and_returned_unchanged() -> None:
+    room = define_room("chat")
+    assert room.rpc(ban) is ban
+    with pytest.raises(DefinitionError, match="given twice"):
+        room.rpc(ban)
+    with pytest.raises(DefinitionError):
+        room.rpc(functools.partial(ban, notify=True))
+
+
+def test_what_is_remembered_of_calls_is_bounded_in_number_and_size() -> None:
+    answers = Answers()
+    for number in range(300):
+        answers.remember(f"small {number}", Outcome(b"1"))
+    assert answers.get("small 43") is None
+    assert answers.get("small 44") == Outcome(b"1")
+    for number in range(10):
+        answers.remember(f"large {number}", Outcome(b"1" * 100_000))
+    assert [number for number in range(10) if answers.get(f"large {number}")] == [8, 9]
+    answers.remember("huge", Outcome(b"1" * 1_000_000))
+    assert answers.get("huge") is not None
+    assert answers.get("large 9") is None

@@ -1,0 +1,242 @@
+"""Describe the methods that callers outside a room may call: what they take, what they answer.
+
+Running them is the engine's work, carrying calls the gateways'.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from . import frames
+from .errors import DefinitionError, InvalidArguments, error_for
+from .messages import Outcome
+from .signatures import label_of, resolve
+
+if TYPE_CHECKING:
+    from .context import Actor
+
+__all__ = ["BUILT_IN", "CALL_OPTIONS", "Answers", "Call", "Method", "path_of", "result_of"]
+
+# Keywords of every call, so no method may have arguments of these names.
+CALL_OPTIONS = ("timeout", "idempotency_key")
+
+# What one awake room remembers of calls with a key, so that a repeated one is not run again.
+_MAX_ANSWERS = 256
+_MAX_ANSWER_BYTES = 256 << 10
+
+
+class Call(Struct, frozen=True):
+    """One call as middleware and `on_error` see it: `ctx.call`."""
+
+    method: str
+    arguments: Mapping[str, Any]
+
+
+class Method:
+    """One method, its arguments' types and its result's type."""
+
+    __slots__ = (
+        "_by_name",
+        "_by_position",
+        "_result",
+        "arguments_type",
+        "function",
+        "name",
+        "result_type",
+        "signature",
+    )
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        """Read the signature; raises `DefinitionError` for one that JSON cannot serve."""
+        label = label_of(function)
+        if not name.isidentifier() or name.startswith("_") or name == "call":
+            raise DefinitionError(f"{label}: expected an rpc method's name not to be 'call' or to start with '_'")
+        parameters = _parameters(function, label)
+        try:
+            hints = resolve(function, {p.name: p.annotation for p in parameters} | _result_of(function))
+            self.result_type = hints.pop("return", Any)
+            fields = [
+                (p.name, hints[p.name]) if p.default is p.empty else (p.name, hints[p.name] | UnsetType, UNSET)
+                for p in parameters
+            ]
+            self.arguments_type: type[Struct] = msgspec.defstruct(name, fields, forbid_unknown_fields=True)
+            by_position = msgspec.defstruct(name, fields, forbid_unknown_fields=True, array_like=True)
+            self._by_name = msgspec.json.Decoder(self.arguments_type).decode
+            self._by_position = msgspec.json.Decoder(by_position).decode
+            self._result = None if self.result_type is Any else msgspec.json.Decoder(self.result_type).decode
+        except (NameError, TypeError) as error:
+            raise DefinitionError(
+                f"{label}: expected types of arguments and result that msgspec can decode: {error}"
+            ) from error
+        self.name = name
+        self.function = function
+        # Without the actor, for callers that bind their arguments.
+        self.signature = inspect.Signature(parameters)
+
+    def __repr__(self) -> str:
+        return f"<Method {self.name!r}>"
+
+    def decode(self, payload: bytes) -> dict[str, Any]:
+        """Return the arguments by name, of an object or an array; raises `InvalidArguments`."""
+        decode = self._by_position if payload.lstrip()[:1] == b"[" else self._by_name
+        try:
+            arguments = decode(payload)
+        except msgspec.ValidationError as error:
+            raise InvalidArguments(_text_of(error), path=path_of(error)) from error
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise InvalidArguments(f"expected a JSON object or array: {error}") from error
+        if frames.is_too_deep(payload):
+            raise InvalidArguments(f"expected at most {frames.MAX_DEPTH} nested arrays and objects")
+        found = ((name, getattr(arguments, name)) for name in arguments.__struct_fields__)
+        return {name: value for name, value in found if value is not UNSET}
+
+    def encode(self, result: Any) -> bytes:
+        """Return the result as JSON; raises TypeError or `msgspec.ValidationError` if it is not what was annotated."""
+        payload = frames.encode(result)
+        if self._result is not None:
+            self._result(payload)
+        return payload
+
+    def decode_result(self, payload: bytes) -> Any:
+        """Return the result that a caller is given."""
+        return (self._result or msgspec.json.decode)(payload)
+
+
+def _parameters(function: Callable[..., Any], label: str) -> list[inspect.Parameter]:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise DefinitionError(f"{label}: expected a function (actor, ...) for rpc") from error
+    actor, arguments = parameters[:1], parameters[1:]
+    if not actor or actor[0].kind not in (actor[0].POSITIONAL_ONLY, actor[0].POSITIONAL_OR_KEYWORD):
+        raise DefinitionError(f"{label}: expected a function (actor, ...) for rpc")
+    for parameter in arguments:
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise DefinitionError(f"{label}: expected named arguments for rpc, got {parameter}")
+        if parameter.name in CALL_OPTIONS:
+            raise DefinitionError(f"{label}: {parameter.name!r} is an option of every call; expected another name")
+    return arguments
+
+
+def _result_of(function: Callable[..., Any]) -> dict[str, Any]:
+    annotation = inspect.signature(function).return_annotation
+    return {} if annotation is inspect.Signature.empty else {"return": annotation}
+
+
+def path_of(error: msgspec.ValidationError) -> str | None:
+    """Take the path, ``$.text``, out of msgspec's message."""
+    _, found, path = str(error).rpartition(" - at `")
+    return path.removesuffix("`") if found else None
+
+
+def _text_of(error: msgspec.ValidationError) -> str:
+    return str(error).rpartition(" - at `")[0] or str(error)
+
+
+def result_of(outcome: Outcome, room: str, method: str) -> bytes:
+    """Return the result of a call as JSON text, or raise the `VeraniError` that its outcome names."""
+    if outcome.code is not None:
+        text = f": {outcome.message}" if outcome.message else ""
+        raise error_for(outcome.code, f"{room}: {method}: {outcome.code}{text}", path=outcome.path)
+    return outcome.result if outcome.result is not None else b"null"
+
+
+class Answers:
+    """The outcomes of the calls that came with a key, the latest ones; bounded in number and size."""
+
+    def __init__(self) -> None:
+        self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: str) -> Outcome | None:
+        """Return what a call with this key came to, if that is remembered."""
+        return self._outcomes.get(key)
+
+    def remember(self, key: str, outcome: Outcome) -> None:
+        """Keep an outcome; the oldest ones make room."""
+        self._outcomes[key] = outcome
+        self._bytes += len(outcome.result or b"")
+        while len(self._outcomes) > _MAX_ANSWERS or (self._bytes > _MAX_ANSWER_BYTES and len(self._outcomes) > 1):
+            _, oldest = self._outcomes.popitem(last=False)
+            self._bytes -= len(oldest.result or b"")
+
+
+# --- what every room can do (design section 8) -----------------------------------------------------------
+
+
+def send_to_user(actor: Actor[Any, Any], user_id: str, channel: str, data: Any) -> int:
+    """Send data, unchanged, to the user's connections that are in the channel."""
+    return actor.send_to_user(user_id, channel, data)
+
+
+def broadcast(
+    actor: Actor[Any, Any],
+    channel: str,
+    data: Any,
+    user_ids: list[str] | None = None,
+    client_ids: list[str] | None = None,
+) -> int:
+    """Send data, unchanged, to the channel; filters are ANDed."""
+    return actor.broadcast(channel, data, user_ids=user_ids, client_ids=client_ids)
+
+
+def emit_to_channel(actor: Actor[Any, Any], channel: str, event: str, data: Any = UNSET) -> int:
+    """Emit an event to the whole channel."""
+    return actor.emit_to_channel(channel, event, data)
+
+
+def emit_to_user(actor: Actor[Any, Any], user_id: str, event: str, data: Any = UNSET) -> int:
+    """Emit an event to all connections of a user."""
+    return actor.emit_to_user(user_id, event, data)
+
+
+def get_session_count(actor: Actor[Any, Any]) -> int:
+    """Count the sessions."""
+    return actor.get_session_count()
+
+
+def get_connected_user_ids(actor: Actor[Any, Any]) -> list[str]:
+    """List the users, each once, in first-seen order."""
+    return actor.get_connected_user_ids()
+
+
+def cleanup_stale_sessions(actor: Actor[Any, Any]) -> int:
+    """Take out the sessions whose close is queued, and count them."""
+    return actor.cleanup_stale_sessions()
+
+
+def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make what a room's own methods say of bad names the caller's fault."""
+
+    @functools.wraps(function)
+    def refusing(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except (TypeError, ValueError) as error:
+            raise InvalidArguments(str(error)) from error
+
+    return refusing
+
+
+BUILT_IN: Mapping[str, Method] = MappingProxyType(
+    {
+        function.__name__: Method(function.__name__, _refusing(function))
+        for function in (
+            send_to_user,
+            broadcast,
+            emit_to_channel,
+            emit_to_user,
+            get_session_count,
+            get_connected_user_ids,
+            cleanup_stale_sessions,
+        )
+    }
+)
