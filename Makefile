@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTEST_ARGS ?=
 
-.PHONY: help serve test check format bench soak clean
+.PHONY: help serve test check format bench soak fuzz autobahn clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,6 +45,11 @@ bench: $(VENV)/.installed ## print what actors, sleep and rooms cost; fails if a
 soak: $(VENV)/.installed ## race sleep against traffic for a minute, and 100,000 cycles of sleep and wake
 	VERANI_SOAK_SECONDS=60 VERANI_SOAK_CYCLES=100000 \
 	  $(BIN)/python -m pytest tests/integration/test_hibernation.py -k thousand $(PYTEST_ARGS)
+
+autobahn: $(VENV)/.installed ## run the Autobahn test suite, of RFC 6455; installs it in the user's cache (needs Python 2.7)
+	$(BIN)/python -c 'from tests.autobahn import find_wstest; raise SystemExit(find_wstest() is None)' \
+	  || $(BIN)/python -m tests.autobahn install
+	$(BIN)/python -m pytest tests/gateway/test_autobahn.py $(PYTEST_ARGS)
 
 format: $(VENV)/.installed ## format the code
 	$(BIN)/ruff check --fix

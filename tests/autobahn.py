@@ -1,0 +1,181 @@
+"""Run the Autobahn test suite, the reference for RFC 6455, against a raw echo on our own WebSocket settings.
+
+    python -m tests.autobahn install
+
+installs it into a cache folder (a minute, once). It exists for Python 2.7 only, which must be found as `python2.7`
+or through pyenv. `VERANI_WSTEST` names another `wstest` to use. The tests are in `tests/gateway/test_autobahn.py`.
+
+The echo differs from a room's end point only in what it does with a message: it sends it back, binary ones too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from pathlib import Path
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from verani.room import define_room
+from verani.settings import Settings
+from verani_gateway.application import setup
+from verani_gateway.connection import Connection, Socket
+from verani_gateway.gateway import Gateway
+from verani_gateway.outbox import text_frame
+
+__all__ = ["echo_application", "find_wstest", "run"]
+
+AGENT = "verani"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "verani"
+
+# autobahntestsuite lacks its requirements in its sdist, and a later txaio breaks it.
+REQUIREMENTS = (
+    "autobahn[twisted,accelerate]==0.10.9",
+    "txaio==2.1.0",
+    *("klein", "markupsafe", "jinja2", "pyopenssl", "service_identity", "unittest2", "werkzeug"),
+)
+SUITE = "autobahntestsuite==25.10.1"
+
+
+class EchoSocket(Socket):
+    """Hand binary messages back at once; everything else goes the way of every connection."""
+
+    echo: EchoConnection
+
+    async def receive(self, timeout: float | None = None) -> Any:
+        """Read the next message that is not binary."""
+        while (message := await super().receive(timeout)).type is WSMsgType.BINARY:
+            # The header of a binary frame differs from that of a text frame in its first byte.
+            self.echo.outbox.put(b"\x82" + text_frame(message.data)[1:])
+        return message
+
+
+class EchoConnection(Connection):
+    """A connection that sends each text message back to where it came from."""
+
+    def _text(self, payload: bytes) -> None:
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            self.close(1007)
+        else:
+            self.outbox.put(text_frame(payload))
+
+
+def echo_application(settings: Settings) -> web.Application:
+    """Build an application whose `/echo` is a raw echo; rate and size limits are those of the settings."""
+    app = web.Application()
+    gateway = setup(app, define_room("unused"), settings=settings)
+
+    async def echo(request: web.Request) -> web.StreamResponse:
+        return await _echo(gateway, request)
+
+    app.router.add_get("/echo", echo)
+    return app
+
+
+async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
+    # The same options as those of the end point.
+    ws = EchoSocket(
+        autoping=False,
+        autoclose=False,
+        compress=False,
+        decode_text=False,
+        max_msg_size=gateway.settings.max_frame_bytes + 1,
+    )
+    await ws.prepare(request)
+    ws.echo = connection = EchoConnection(gateway, gateway.next_id(), "unused", "", ws, request)
+    gateway.connections[connection.id] = connection  # for its keepalive and time-outs
+    try:
+        await connection.run()
+    finally:
+        del gateway.connections[connection.id]
+    return ws
+
+
+def find_wstest() -> Path | None:
+    """Return the Autobahn test suite's command, None if it is not installed."""
+    path = Path(os.environ.get("VERANI_WSTEST") or CACHE / "wstest" / "bin" / "wstest")
+    return path if path.exists() else None
+
+
+async def run(
+    wstest: Path, url: str, folder: Path, *, cases: list[str], exclude: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Run these cases; return what each came to, by case id: its `behavior`, its `behaviorClose` and more."""
+    configuration = {
+        "options": {"failByDrop": False},
+        "outdir": str(folder / "report"),
+        "servers": [{"agent": AGENT, "url": url}],
+        "cases": cases,
+        "exclude-cases": exclude,
+        "exclude-agent-cases": {},
+    }
+    (folder / "fuzzingclient.json").write_text(json.dumps(configuration))
+    # In a folder of its own: it keeps a log beside it.
+    process = await asyncio.create_subprocess_exec(
+        *(wstest, "-m", "fuzzingclient", "-s", "fuzzingclient.json"),
+        cwd=folder,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=subprocess.STDOUT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, output.decode()[-5000:]
+    reports: dict[str, dict[str, Any]] = json.loads((folder / "report" / "index.json").read_text())[AGENT]
+    return reports
+
+
+def _find_python2() -> str | None:
+    on_path = shutil.which("python2.7")
+    roots = [Path(os.environ["PYENV_ROOT"])] if "PYENV_ROOT" in os.environ else []
+    roots.append(Path.home() / ".pyenv")
+    found = [str(each) for root in roots for each in sorted(root.glob("versions/2.7*/bin/python2.7"))]
+    # The one on the path may be a shim of pyenv's that runs nothing.
+    for python in [*found, *([on_path] if on_path else [])]:
+        if subprocess.run([python, "-c", ""], check=False, capture_output=True).returncode == 0:
+            return python
+    return None
+
+
+def install() -> int:
+    """Install the suite into the cache folder; return an exit code."""
+    python = _find_python2()
+    if python is None:
+        print("Python 2.7 is needed, as python2.7 or in pyenv", file=sys.stderr)  # noqa: T201
+        return 1
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Python 2.7 has no venv.
+    bootstrap, pip = CACHE / "wstest-bootstrap", CACHE / "wstest" / "bin" / "pip"
+    commands: list[list[str | Path]] = [
+        [python, "-m", "pip", "install", "--quiet", "--upgrade", "--target", bootstrap, "virtualenv<20.22"],
+        [python, "-m", "virtualenv", "--quiet", CACHE / "wstest"],
+        [pip, "install", "--quiet", *REQUIREMENTS],
+        [pip, "install", "--quiet", "--no-deps", SUITE],
+    ]
+    try:
+        for command in commands:
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(bootstrap)})
+    except subprocess.CalledProcessError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        shutil.rmtree(CACHE / "wstest", ignore_errors=True)  # half of it would look installed
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["install"]:
+        sys.exit("usage: python -m tests.autobahn install")
+    sys.exit(install())
