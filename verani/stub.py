@@ -80,7 +80,9 @@ class RoomStub:
             named = dict(known.signature.bind(*arguments, **named).arguments)
             arguments = ()
         if arguments and named:
-            raise TypeError(f"{method}: expected arguments by name or by position, not both")
+            raise TypeError(
+                f"{method}: expected arguments by name or by position; both need a stub made with the definition itself"
+            )
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout: expected more than 0 seconds, got {timeout!r}")
         payload = frames.encode(arguments or {name: value for name, value in named.items() if value is not UNSET})

@@ -23,6 +23,7 @@ from verani.context import WakeReason
 from verani.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
 from verani.messages import (
     Attach,
+    Call,
     Close,
     Connect,
     Deliver,
@@ -304,6 +305,21 @@ class Room:
         frame = Frame(room, number, connection, event, body, channel, request)
         self.put(frame, self.gateway_of.get(connection, "g1"))
         return number
+
+    def put_call(
+        self, method: str, arguments: Any = None, *, raw: bytes | None = None, gateway: str = "g1", **options: Any
+    ) -> int:
+        number = self.number()
+        payload = raw if raw is not None else json.dumps({} if arguments is None else arguments).encode()
+        options = {"timeout": 5.0, **options}
+        self.put(Call(f"{self.definition.name}/{self.room_id}", number, method, payload, **options), gateway)
+        return number
+
+    async def call(self, method: str, arguments: Any = None, **options: Any) -> Outcome:
+        """Call a method and return what came of it."""
+        number = self.put_call(method, arguments, **options)
+        await self.settle()
+        return self.sink.replies[number]
 
     def put_close(self, connection: str, code: int = 1000, reason: str = "") -> int:
         number = self.number()

@@ -26,7 +26,7 @@ from verani import (
     VeraniError,
     define_room,
 )
-from verani.errors import CallFailed, DeadlineExceeded, HookTimeout, Interrupted, NotFound
+from verani.errors import CallCycle, CallFailed, DeadlineExceeded, HookTimeout, Interrupted, NotFound
 from verani.frames import InvalidFrame
 from verani.testing import Event, RoomHarness, assert_hibernation_transparent
 
@@ -670,3 +670,129 @@ async def test_what_differs_from_run_to_run_can_be_masked() -> None:
     with pytest.raises(AssertionError, match="the sleep of the room is visible"):
         await assert_hibernation_transparent(room, script)
     await assert_hibernation_transparent(room, script, mask=lambda text: text.split('"token":')[0])
+
+
+# --- calls ---------------------------------------------------------------------------------------------
+
+
+def a_bank() -> RoomDefinition[Player, Any]:
+    bank = define_room("bank", meta=Player)
+
+    @bank.rpc
+    async def award(actor: Any, user_id: str, points: int = 1) -> int:
+        for session in actor.get_user_sessions(user_id):
+            session.update(score=session.meta.score + points)
+            actor.emit_to_user(user_id, "awarded", {"points": points})
+        return sum(session.meta.score for session in actor)
+
+    @bank.rpc
+    async def wait(actor: Any) -> None:
+        await asyncio.Event().wait()
+
+    @bank.rpc
+    async def total(actor: Any, others: list[str]) -> int:
+        return sum([await actor.stub(bank, other).award("ada", points=0) for other in others])
+
+    @bank.on("later")
+    def later(ctx: Context[Player], data: Any) -> None:
+        async def count() -> None:
+            ctx.actor.broadcast("default", await ctx.actor.stub(bank, "test").get_session_count())
+
+        ctx.actor.spawn(count())
+
+    return bank
+
+
+async def test_a_call_wakes_the_room_and_returns_what_the_method_returns() -> None:
+    async with RoomHarness(a_bank()) as room:
+        assert await room.call("get_session_count") == 0
+        ada = await room.connect(user_id="ada")
+        await room.hibernate()
+        assert await room.call("award", "ada", points=3) == 3
+        assert await room.call("award", user_id="ada") == 4
+        assert [event.data for event in ada.take()] == [
+            {"type": "awarded", "points": 3},
+            {"type": "awarded", "points": 1},
+        ]
+        assert ada.meta.score == 4
+        with pytest.raises(InvalidArguments, match=r"Expected `int`"):
+            await room.call("award", "ada", "many")
+        with pytest.raises(NotFound):
+            await room.call("nothing")
+        with pytest.raises(TypeError):
+            await room.call("award", "ada", nothing=1)
+
+
+async def test_the_deadline_of_a_call_is_one_of_the_rooms_clock() -> None:
+    async with RoomHarness(a_bank(), settings=Settings(hook_timeout=60)) as room:
+        call = asyncio.create_task(room.call("wait", timeout=20))
+        await room.advance(19.9)
+        assert not call.done()
+        await room.advance(0.1)
+        with pytest.raises(DeadlineExceeded):
+            await call
+
+
+async def test_a_call_that_waits_when_the_harness_ends_is_interrupted() -> None:
+    async with RoomHarness(a_bank()) as room:
+        call = asyncio.create_task(room.call("wait"))
+        await room.advance(0.1)
+    with pytest.raises(Interrupted):
+        await call
+
+
+async def test_other_rooms_are_what_the_test_says_they_are() -> None:
+    asked: list[Any] = []
+
+    async def others(room: str, method: str, arguments: Any) -> int:
+        asked.append((room, method, arguments))
+        if room == "bank/closed":
+            raise Forbidden("closed")
+        return 20
+
+    async with RoomHarness(a_bank(), calls=others) as room:
+        assert await room.call("total", ["north", "south"]) == 40
+        assert [call[0] for call in asked] == ["bank/north", "bank/south"]
+        assert asked[0][1:] == ("award", {"user_id": "ada", "points": 0})
+        with pytest.raises(Forbidden):
+            await room.call("total", ["closed"])
+        with pytest.raises(CallCycle):
+            await room.call("total", ["test"])
+
+
+async def test_without_a_stand_in_another_room_is_not_found_and_the_error_says_what_to_do() -> None:
+    room = RoomHarness(a_bank(), check_errors=False)
+    async with room:
+        with pytest.raises(NotFound):
+            await room.call("total", ["north"])
+
+
+async def test_a_spawned_task_may_call_its_own_room() -> None:
+    async with RoomHarness(a_bank()) as room:
+        ada = await room.connect(user_id="ada")
+        await ada.send("later")
+        assert [event.data for event in ada.take()] == [1]
+
+
+async def test_calls_are_part_of_the_proof_that_sleep_is_invisible() -> None:
+    async def script(room: RoomHarness[Any, Any]) -> None:
+        ada = await room.connect(user_id="ada")
+        assert await room.call("award", "ada", points=3) == 3
+        await ada.send("later")
+        assert await room.call("award", "ada") == 4
+
+    assert await assert_hibernation_transparent(a_bank(), script) == 4
+
+    forgetful = define_room("test", state=lambda: {"calls": 0})
+
+    @forgetful.rpc
+    def count(actor: Any) -> int:
+        actor.state["calls"] += 1
+        return int(actor.state["calls"])
+
+    async def twice(room: RoomHarness[Any, Any]) -> None:
+        await room.call("count")
+        await room.call("count")
+
+    with pytest.raises(AssertionError, match=r"the caller: got 1"):
+        await assert_hibernation_transparent(forgetful, twice)
