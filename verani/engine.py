@@ -38,7 +38,6 @@ from . import frames, messages
 from .audience import Audience, Membership
 from .context import Actor, Context, S, WakeReason
 from .errors import (
-    REFUSALS,
     CallCycle,
     DeadlineExceeded,
     HookTimeout,
@@ -47,6 +46,7 @@ from .errors import (
     RoomBusy,
     TooLarge,
     VeraniError,
+    is_refusal,
 )
 from .frames import Frame, InvalidFrame
 from .meta import AttachmentError, M
@@ -385,7 +385,7 @@ class Engine(Generic[M, S]):
         context = Context(self, session, Frame(event.event, data, event.channel))
         origin = _Origin(context, self._clock(), gateway, event)
         if event.request is not None:
-            origin.fail = lambda error: self._refuse(gateway, event, _code_of(error), getattr(error, "path", None))
+            origin.fail = lambda error: self._refuse(gateway, event, _code_of(error), _path_told(error))
         if self.definition.middleware:
             dispatch = functools.partial(self._dispatch, context, handlers, payloads, on_message)
             outcome = await self._run(origin, self._through_middleware, context, dispatch)
@@ -647,7 +647,7 @@ class Engine(Generic[M, S]):
     def _log(self, error: BaseException, context: Context[M, S]) -> None:
         extra = self._extra(context._session.id if context._session is not None else None)
         extra["hook"] = context.hook
-        if isinstance(error, REFUSALS):
+        if is_refusal(error):
             # Said on purpose, to a client that can make the hook say it as often as it likes.
             logger.debug("a hook refused: %s: %s", type(error).__name__, error, extra=extra)
         else:
@@ -966,8 +966,13 @@ async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def _code_of(error: BaseException) -> str:
     """Choose the code a client sees; only errors made for clients have one of their own."""
-    return error.code if isinstance(error, VeraniError) else "failed"
+    return error.code if isinstance(error, VeraniError) and not error.is_of_call else "failed"
 
 
 def _outcome_of(error: BaseException) -> messages.Outcome:
-    return messages.Outcome(code=_code_of(error), path=getattr(error, "path", None))
+    return messages.Outcome(code=_code_of(error), path=_path_told(error))
+
+
+def _path_told(error: BaseException) -> str | None:
+    """Say where in its own payload the client erred, if that is what a hook raised."""
+    return error.path if isinstance(error, InvalidArguments) and not error.is_of_call else None

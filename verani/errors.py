@@ -27,8 +27,8 @@ __all__ = [
     "RoomAsleep",
     "DefinitionError",
     "SettingsError",
-    "REFUSALS",
     "error_for",
+    "is_refusal",
 ]
 
 
@@ -37,6 +37,10 @@ class VeraniError(Exception):
 
     code: ClassVar[str] = "failed"
     status: ClassVar[int] = 500
+
+    # True for what a call of another room came to: a hook that lets it pass has failed, and "surely did not run" or
+    # "not for you" is not said about that hook.
+    is_of_call: bool = False
 
 
 class InvalidArguments(VeraniError):
@@ -148,8 +152,13 @@ class SettingsError(VeraniError):
     """A setting with a wrong name, type or value; the text names the option."""
 
 
-# What an application raises to refuse a client, as opposed to what went wrong.
-REFUSALS = (InvalidArguments, Unauthorized, Forbidden, NotFound, Conflict, RateLimited, RoomBusy)
+_REFUSALS = (InvalidArguments, Unauthorized, Forbidden, NotFound, Conflict, RateLimited, RoomBusy)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell what an application raises to refuse a client from what went wrong."""
+    return isinstance(error, _REFUSALS) and not error.is_of_call
+
 
 _BY_CODE: Mapping[str, type[VeraniError]] = {
     kind.code: kind

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from . import frames
-from .errors import InvalidArguments
+from .errors import InvalidArguments, VeraniError
 from .names import is_room_id
 
 if TYPE_CHECKING:
@@ -86,7 +86,13 @@ class RoomStub:
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout: expected more than 0 seconds, got {timeout!r}")
         payload = frames.encode(arguments or {name: value for name, value in named.items() if value is not UNSET})
-        result = await self._caller.call(self._room, method, payload, timeout=timeout, idempotency_key=idempotency_key)
+        try:
+            result = await self._caller.call(
+                self._room, method, payload, timeout=timeout, idempotency_key=idempotency_key
+            )
+        except VeraniError as error:
+            error.is_of_call = True
+            raise
         return known.decode_result(result) if known is not None else msgspec.json.decode(result)
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:

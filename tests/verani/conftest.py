@@ -218,6 +218,11 @@ class Room:
         if self._task is not None and self._task.done():
             self._task.result()
 
+    async def finish(self) -> None:
+        """Wait in real time until everything that was put is handled."""
+        assert self._task is not None
+        await self._task
+
     async def pass_time(self, seconds: float) -> bool:
         """Move the clock and check the budget, as the host's timer does; True if a hook was abandoned."""
         self.clock.now += seconds

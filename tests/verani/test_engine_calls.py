@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.verani.conftest import OpenRoom, Processed, Sent
 from verani import CallCycle, ConnectionMeta, Context, DeadlineExceeded, Forbidden, RoomDefinition, define_room
 from verani.engine import Attached
 from verani.errors import NotFound
 from verani.messages import Deliver, Outcome, Record, Reply
-
-from tests.verani.conftest import OpenRoom, Processed, Sent
 
 
 class Player(ConnectionMeta, kw_only=True):
@@ -257,7 +256,7 @@ def a_calling_room(results: list[Any]) -> RoomDefinition[Any, Any]:
     async def ask(actor: Any, target: str, timeout: float | None = None) -> Any:
         try:
             results.append(await actor.stub("chat", target).get_session_count(timeout=timeout))
-        except Exception as error:
+        except Exception as error:  # the test looks at it  # noqa: BLE001
             results.append(error)
 
     @room.on("ask")
@@ -326,8 +325,7 @@ async def test_a_call_without_an_answer_ends_at_its_deadline(open_room: OpenRoom
     lobby = open_room(a_calling_room(results))
     await lobby.connect("a")
     lobby.put_frame("a", "ask soon", "b")
-    while not results:
-        await asyncio.sleep(0)
+    await lobby.finish()
     assert isinstance(results[0], DeadlineExceeded)
     lobby.engine.replied(lobby.sink.invoked[0].token, Outcome(b"5"))
 
@@ -339,6 +337,23 @@ async def test_calls_of_a_room_that_ends_are_interrupted(open_room: OpenRoom) ->
     await lobby.frame("a", "ask aside", "b")
     await lobby.sleep(force=True)
     assert not lobby.engine._invoked
+
+
+async def test_what_a_call_came_to_is_not_said_of_the_hook_that_made_it(open_room: OpenRoom) -> None:
+    """A room that was busy surely did not run; the hook that called it did, so its own caller must not try again."""
+    room = define_room("chat")
+
+    @room.rpc
+    async def careless(actor: Any) -> None:
+        await actor.stub("chat", "b").get_session_count()
+
+    lobby = open_room(room)
+    for code in ("busy", "forbidden", "invalid", "deadline"):
+        number = lobby.put_call("careless")
+        await lobby.settle()
+        lobby.engine.replied(lobby.sink.invoked[-1].token, Outcome(code=code, path="$.a"))
+        await lobby.settle()
+        assert lobby.sink.replies[number] == Outcome(code="failed")
 
 
 # --- places --------------------------------------------------------------------------------------------

@@ -754,17 +754,20 @@ async def test_other_rooms_are_what_the_test_says_they_are() -> None:
         assert await room.call("total", ["north", "south"]) == 40
         assert [call[0] for call in asked] == ["bank/north", "bank/south"]
         assert asked[0][1:] == ("award", {"user_id": "ada", "points": 0})
-        with pytest.raises(Forbidden):
-            await room.call("total", ["closed"])
-        with pytest.raises(CallCycle):
-            await room.call("total", ["test"])
+        for target, error in (("closed", Forbidden), ("test", CallCycle)):
+            with pytest.raises(CallFailed):
+                await room.call("total", [target])
+            assert [type(raised) for raised in room.take_errors()] == [error]
 
 
 async def test_without_a_stand_in_another_room_is_not_found_and_the_error_says_what_to_do() -> None:
     room = RoomHarness(a_bank(), check_errors=False)
     async with room:
-        with pytest.raises(NotFound):
+        with pytest.raises(CallFailed):
             await room.call("total", ["north"])
+    [error] = room.errors
+    assert isinstance(error, NotFound)
+    assert "calls=" in str(error)
 
 
 async def test_a_spawned_task_may_call_its_own_room() -> None:

@@ -17,7 +17,7 @@ import msgspec
 from .. import frames
 from ..context import Actor, S
 from ..engine import Event
-from ..errors import REFUSALS, Conflict, RoomAsleep, RoomBusy, VeraniError
+from ..errors import Conflict, RoomAsleep, RoomBusy, VeraniError, is_refusal
 from ..frames import ScannedFrame
 from ..meta import ConnectionMeta, M
 from ..request import ConnectRequest
@@ -292,7 +292,7 @@ class RoomHarness(Generic[M, S]):
         self._steps[-1].seen.append((client.name, what))
 
     def _failed(self, error: BaseException) -> None:
-        if not isinstance(error, REFUSALS):
+        if not is_refusal(error):
             self.errors.append(error)
             if self._steps:
                 self._steps[-1].seen.append(("a hook", f"raised {error!r}"))
