@@ -27,6 +27,7 @@ __all__ = [
     "RoomAsleep",
     "DefinitionError",
     "SettingsError",
+    "REFUSALS",
     "error_for",
     "is_refusal",
 ]
@@ -152,12 +153,12 @@ class SettingsError(VeraniError):
     """A setting with a wrong name, type or value; the text names the option."""
 
 
-_REFUSALS = (InvalidArguments, Unauthorized, Forbidden, NotFound, Conflict, RateLimited, RoomBusy)
+REFUSALS = (InvalidArguments, Unauthorized, Forbidden, NotFound, Conflict, RateLimited, RoomBusy)
 
 
 def is_refusal(error: BaseException) -> bool:
     """Tell what an application raises to refuse a client from what went wrong."""
-    return isinstance(error, _REFUSALS) and not error.is_of_call
+    return isinstance(error, REFUSALS) and not error.is_of_call
 
 
 _BY_CODE: Mapping[str, type[VeraniError]] = {
