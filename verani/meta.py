@@ -21,7 +21,15 @@ if sys.version_info >= (3, 13):
 else:
     from typing_extensions import TypeVar
 
-__all__ = ["AttachmentCodec", "AttachmentError", "ConnectionMeta", "M", "check_own_field", "set_channels"]
+__all__ = [
+    "AttachmentCodec",
+    "AttachmentError",
+    "ConnectionMeta",
+    "M",
+    "check_names",
+    "check_own_field",
+    "set_channels",
+]
 
 _FIXED = frozenset({"user_id", "client_id", "channels"})
 
@@ -56,6 +64,19 @@ def check_own_field(meta: ConnectionMeta, name: str) -> None:
 def set_channels(meta: ConnectionMeta, channels: tuple[str, ...]) -> None:
     """Change the channels of a meta: the engine's way past the read-only guard."""
     msgspec.structs.force_setattr(meta, "channels", channels)
+
+
+def check_names(meta: ConnectionMeta) -> None:
+    """Raise `InvalidArguments` for names that may not pass and for too many channels, TypeError for no strings."""
+    try:
+        check_name(meta.user_id, "user_id")
+        check_name(meta.client_id, "client_id")
+        if len(meta.channels) > MAX_CHANNELS:
+            raise ValueError(f"expected at most {MAX_CHANNELS} channels, got {len(meta.channels)}")
+        for channel in meta.channels:
+            check_name(channel, "channel")
+    except ValueError as error:
+        raise InvalidArguments(str(error)) from error
 
 
 class AttachmentError(VeraniError):
@@ -114,13 +135,8 @@ class AttachmentCodec(Generic[M]):
         Raises `InvalidArguments` for names that may not pass and for too many channels or bytes, and TypeError, which
         is the application's fault, for values that do not fit.
         """
+        check_names(meta)
         try:
-            check_name(meta.user_id, "user_id")
-            check_name(meta.client_id, "client_id")
-            if len(meta.channels) > MAX_CHANNELS:
-                raise ValueError(f"expected at most {MAX_CHANNELS} channels, got {len(meta.channels)}")
-            for channel in meta.channels:
-                check_name(channel, "channel")
             attachment = self.encode(meta)  # type: ignore[arg-type]  # `check` finds out whether it is an M
             self.check(attachment)
         except (ValueError, TooLarge) as error:

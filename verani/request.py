@@ -1,15 +1,17 @@
-"""Show an application the request that wants to become a connection.
+"""Show an application the request that wants to become a connection, and take its word for who that is.
 
-It is a value: nothing here reads a socket or knows aiohttp.
+These are values: nothing here reads a socket or knows aiohttp. Ready ways to decide are in `verani.auth`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-__all__ = ["ConnectRequest"]
+from .meta import ConnectionMeta
+
+__all__ = ["ConnectRequest", "GivenMeta", "Identity", "TokenVerifier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,31 @@ class ConnectRequest:
     cookies: Mapping[str, str] = field(default_factory=dict)
     remote: str | None = None
     app: Any = None
+
+
+# A meta, the fields of one, or a function that makes it once it is told the definition's type of meta.
+GivenMeta: TypeAlias = ConnectionMeta | Mapping[str, Any] | Callable[[type[Any]], ConnectionMeta]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A meta that is good for a time: what `extract_meta` may return where a plain meta would never expire.
+
+    `expires_at` is in seconds of the wall clock, as `time.time` counts them, None for never. The client is told 30 s
+    before, may refresh, and is closed with 4001 when 25 s have passed since without that (protocol 19).
+    """
+
+    meta: GivenMeta
+    expires_at: float | None = None
+
+
+@runtime_checkable
+class TokenVerifier(Protocol):
+    """What an `extract_meta` object also has if its clients may refresh: a method for a bare token.
+
+    Called in the gateway with what a client sent as ``verani.refresh``, within `hook_timeout`. It returns what
+    `extract_meta` would, and the user id must be the same; only the new expiry counts, the meta stays as it is. If
+    it raises, or the user is another one, nothing is answered, and the connection ends as if nothing had been sent.
+    """
+
+    def verify_token(self, token: str, /) -> Awaitable[Identity | ConnectionMeta | Mapping[str, Any]]: ...

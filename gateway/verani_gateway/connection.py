@@ -7,29 +7,37 @@ Invariants:
 - The socket is read only while the connection is within its rate and its in-flight limits; meanwhile it gets
   an unsolicited pong every 4 s, because the original client hangs for ever after 10 s without one.
 - A connection that is closing forwards nothing more, and is gone 5 s later at the latest.
+- Expiry and refresh (protocol 19) never reach the room; at most one refresh is under way, and none outlives `run`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WebSocketError, WSMsgType, web
-from msgspec import UNSET
+from msgspec import UNSET, DecodeError
 
 from verani import frames
+from verani.errors import VeraniError
 from verani.frames import InvalidFrame, NotUtf8
 
+from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
 from .outbox import Outbox, close_frame, control_frame, text_frame
 from .rate import InvalidFrames, TokenBucket
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "Connection", "Socket"]
+__all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "Connection", "Renew", "Socket"]
 
 logger = logging.getLogger(__name__)
+
+# Takes a client's new token and returns its expiry; raises VeraniError if it is of no use.
+Renew = Callable[[str], Awaitable[float | None]]
 
 # In flight per connection (design section 7); beyond, its socket is not read.
 MAX_IN_FLIGHT = 16
@@ -41,6 +49,7 @@ UNREAD_PONG = 4.0
 CLOSE_TIMEOUT = 5.0
 
 _PONG_FRAME = text_frame(frames.PONG)
+_REFRESHED_FRAME = text_frame(REFRESHED)
 _PING = control_frame(9, b"")
 # What ends a connection without a close frame of the peer: CLOSED after a lost connection, ERROR after one that
 # aiohttp closed for a protocol error.
@@ -90,6 +99,9 @@ class Connection:
         self._delayed = False
         self._blocked_since: float | None = None
         self._pong_at = now
+        self._expiry: Expiry | None = None
+        self._renew: Renew | None = None
+        self._refresh: asyncio.Task[None] | None = None
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -99,6 +111,8 @@ class Connection:
         try:
             code, reason = await self._read()
         finally:
+            if self._refresh is not None:
+                self._refresh.cancel()
             self.hang_up()
         return self._closing if self._closing is not None else (code, reason)
 
@@ -141,6 +155,9 @@ class Connection:
             self.outbox.put(_PONG_FRAME)
             return
         data = None if frame.data is UNSET else bytes(frame.data)
+        if frame.type == REFRESH:
+            self._start_refresh(data)
+            return
         channel = None if frame.channel is UNSET else frame.channel
         request = None if frame.id is UNSET else frame.id
         self._gateway.forward(self, frame.type, data, channel, request)
@@ -224,6 +241,46 @@ class Connection:
         if self._flow is not None and not self._flow.done():
             self._flow.set_result(None)
 
+    # --- expiry ----------------------------------------------------------------------------------------
+
+    def expire(self, at: float, renew: Renew) -> None:
+        """Close at this time of the wall clock, unless `renew` takes a token of the client's before that."""
+        self._expiry = Expiry(at)
+        self._renew = renew
+        self._tell_expiry(time.time())
+
+    def _tell_expiry(self, now: float) -> None:
+        """Do what the expiry demands by now."""
+        if self._expiry is None:
+            return
+        if self._expiry.is_over(now):
+            self.close(4001, "token expired")
+        elif (seconds := self._expiry.notice(now)) is not None:
+            self.outbox.put(text_frame(expiring_frame(seconds)))
+
+    def _start_refresh(self, data: bytes | None) -> None:
+        try:
+            token = read_token(b"null" if data is None else data)
+        except (DecodeError, RecursionError, UnicodeDecodeError):
+            self.count_invalid("expected a token to refresh with")
+            return
+        # Without an expiry there is nothing to refresh, and a second token at once is one too many.
+        if self._expiry is not None and self._refresh is None:
+            self._refresh = asyncio.create_task(self._refresh_by(token))
+
+    async def _refresh_by(self, token: str) -> None:
+        assert self._renew is not None
+        try:
+            expires_at = await self._renew(token)
+        except VeraniError as error:
+            logger.debug("refresh refused: %s", error.code, extra={"room": self.room, "connection": self.id})
+        else:
+            if not self._transport.is_closing():
+                self._expiry = None if expires_at is None else Expiry(expires_at)
+                self.outbox.put(_REFRESHED_FRAME)
+        finally:
+            self._refresh = None
+
     # --- keepalive and closing -------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
@@ -235,6 +292,7 @@ class Connection:
         if self._transport.is_closing():
             self.resume()
             return
+        self._tell_expiry(time.time())
         if not self._delayed and self._blocked_since is None:
             self._throttled_since = None  # the flood is over: the next frame has not even come
         unread = self._throttled_since or self._blocked_since

@@ -10,6 +10,10 @@ import base64
 import binascii
 import dataclasses
 import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +25,7 @@ from verani.errors import (
     NotFound,
     RateLimited,
     RoomBusy,
+    Unauthorized,
     VeraniError,
 )
 from verani.meta import ConnectionMeta
@@ -30,6 +35,7 @@ from verani.room import RoomDefinition
 
 from .access import client_address, forwarded_host, forwarded_scheme, origin_allowed
 from .connection import Connection, Socket
+from .expiry import check_expiry
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -71,7 +77,7 @@ class Endpoint:
     async def _admit(self, request: web.Request, address: str | None) -> web.StreamResponse:
         gateway = self._gateway
         try:
-            room, meta, attachment = await self._identify(request, address)
+            room, meta, attachment, expires_at = await self._identify(request, address)
         except VeraniError as error:
             return _refuse(error)
         ws = Socket(
@@ -87,6 +93,8 @@ class Endpoint:
             connection = Connection(gateway, gateway.next_id(), room, meta.client_id, ws, request)
         except ConnectionResetError:
             return ws  # the client left during the handshake; there is nobody to tell
+        if expires_at is not None:
+            connection.expire(expires_at, partial(self._renew, meta.user_id))
         gateway.connected(connection, attachment)
         code, reason = 1006, ""
         try:
@@ -103,8 +111,10 @@ class Endpoint:
         if not origin_allowed(headers.get("Origin"), host, secure=scheme == "https", allowed=settings.allowed_origins):
             raise Forbidden("this Origin may not connect")
 
-    async def _identify(self, request: web.Request, address: str | None) -> tuple[str, ConnectionMeta, bytes]:
-        """Run the application's own decisions; return the room's name, the meta and its attachment."""
+    async def _identify(
+        self, request: web.Request, address: str | None
+    ) -> tuple[str, ConnectionMeta, bytes, float | None]:
+        """Run the application's own decisions; return the room's name, the meta, its attachment and when it expires."""
         gateway, definition = self._gateway, self._definition
         asked = ConnectRequest(
             path=request.path,
@@ -115,7 +125,12 @@ class Endpoint:
             remote=address,
             app=request.app,
         )
-        room_id, meta = await self._ask(asked)
+        async with self._hooks("authorize_channel, extract_meta or name_from_request"):
+            room_id = await definition.name_for(asked)
+            if not isinstance(room_id, str) or not is_room_id(room_id):
+                raise NotFound("no such room")
+            meta, expires_at = await definition.identify(dataclasses.replace(asked, room=room_id))
+        check_expiry(expires_at, time.time())
         name = f"{definition.name}/{room_id}"
         attachment = self._check_meta(meta)
         if gateway.is_room_full(name):
@@ -127,19 +142,26 @@ class Endpoint:
             raise Conflict("another connection has this client id")
         if not gateway.accepting:
             raise RoomBusy("the service is going down", retry_after=1)
-        return name, meta, attachment
+        return name, meta, attachment, expires_at
 
-    async def _ask(self, asked: ConnectRequest) -> tuple[str, ConnectionMeta]:
-        """Run the application's hooks; whatever they raise, its text stays here, and nothing ends the process."""
-        gateway, definition = self._gateway, self._definition
+    async def _renew(self, user_id: str, token: str) -> float | None:
+        """Verify a token that is to refresh this user's connection; return when it expires."""
+        async with self._hooks("verify_token"):
+            meta, expires_at = await self._definition.identify_token(token)
+        if meta.user_id != user_id:
+            raise Unauthorized("expected a token of the same user")
+        check_expiry(expires_at, time.time())
+        return expires_at
+
+    @asynccontextmanager
+    async def _hooks(self, which: str) -> AsyncIterator[None]:
+        """Run hooks within their time; whatever they raise, its text stays here, and nothing ends the process."""
+        gateway = self._gateway
         try:
             async with asyncio.timeout(gateway.settings.hook_timeout) as scope:
                 gateway.identifying.add(scope)
                 try:
-                    room_id = await definition.name_for(asked)
-                    if not isinstance(room_id, str) or not is_room_id(room_id):
-                        raise NotFound("no such room")
-                    return room_id, await definition.meta_for(dataclasses.replace(asked, room=room_id))
+                    yield
                 finally:
                     gateway.identifying.discard(scope)
         except VeraniError:
@@ -150,7 +172,7 @@ class Endpoint:
                 raise  # from outside
             if isinstance(error, TimeoutError) and not gateway.accepting:
                 raise RoomBusy("the service is going down", retry_after=1) from None
-            logger.exception("extract_meta or name_from_request of %s failed", definition.name)
+            logger.exception("%s of %s failed", which, self._definition.name)
             raise VeraniError("the request could not be handled") from error
 
     def _check_meta(self, meta: ConnectionMeta) -> bytes:

@@ -1,0 +1,34 @@
+"""Say who connects: ready `extract_meta` for bearer tokens, for session cookies and for rooms that trust nobody.
+
+`jwt_auth` needs the extra ``verani[auth]``; the others need nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..request import ConnectRequest, Identity, TokenVerifier
+from ..room import public_meta
+from .cookie import cookie_auth
+
+if TYPE_CHECKING:
+    from .bearer import JwtVerifier, jwt_auth
+
+__all__ = [
+    "cookie_auth",
+    "jwt_auth",
+    "public_meta",
+    "ConnectRequest",
+    "Identity",
+    "JwtVerifier",
+    "TokenVerifier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Only what tokens need is loaded late, so that cookies work without the extra.
+    if name not in ("JwtVerifier", "jwt_auth"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import bearer
+
+    return getattr(bearer, name)
