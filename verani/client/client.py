@@ -14,19 +14,20 @@ Invariants:
 4. While reading is stopped, no pong can be seen, so none is missed.
 5. A request ends in exactly one way: its answer, `DeadlineExceeded`, `NotSent` (surely did not run), or
    `Interrupted` (was sent, may have run).
-6. `_run` owns the connection with its writer and pinger; the client owns `_run`, the dispatcher (`Inbox.run`) and its
-   session; `close` ends all of them.
-7. URL queries carry tokens: they are in no log line and in no exception.
+6. `_run` owns the connection with its writer, pinger and refresh of the token; the client owns `_run`, the
+   dispatcher (`Inbox.run`) and its session; `close` ends all of them.
+7. Tokens are in no log line and in no exception, and so are URL queries, which carry them too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import inspect
 import logging
 import random as random_module
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -47,6 +48,9 @@ __all__ = ["ClientState", "ConnectFailed", "HandshakeRefused", "VeraniClient"]
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Callable[..., Any])
+
+# Returns a fresh token, at once or later.
+TokenSource = Callable[[], str | Awaitable[str]]
 
 _STAY_AWAY = frozenset({1000, 1001})  # protocol 15
 _NO_CODE, _LOST = 1005, 1006  # RFC 6455, 7.4.1: a close frame without a code, no close frame at all
@@ -100,7 +104,9 @@ class VeraniClient:
                 ...
 
     `url` holds everything the room wants to know (user, token, channels); it may be replaced at any time, for the
-    next attempt. `headers` go with each handshake. `session` is used for the handshakes and not closed.
+    next attempt. `headers` go with each handshake. `token` is a function, plain or async, that returns a token: it is
+    called for each handshake, which carries it as ``Authorization: Bearer``, and when the server says that the
+    token expires, which is answered with a new one. `session` is used for the handshakes and not closed.
     All durations are seconds: `connection_timeout` for one handshake; `ping_interval` between keepalives and
     `pong_timeout` until an unanswered one ends the connection; `close_timeout` for what is waited for in `close`.
     `max_queue` bounds the frames that wait for a connection, `max_inbox` the events that wait for callbacks and those
@@ -124,6 +130,7 @@ class VeraniClient:
         pong_timeout: float = 10.0,
         close_timeout: float = 5.0,
         headers: Mapping[str, str] | None = None,
+        token: TokenSource | None = None,
         session: aiohttp.ClientSession | None = None,
         random: Callable[[], float] = random_module.random,
     ) -> None:
@@ -144,6 +151,8 @@ class VeraniClient:
         self._pong_timeout = pong_timeout
         self._close_timeout = close_timeout
         self._headers = dict(headers or {})
+        self._token = token
+        self._refresh: asyncio.Task[None] | None = None
         self._own_session = session is None
         self._session = session
         self._random = random
@@ -479,9 +488,12 @@ class VeraniClient:
             self._session = aiohttp.ClientSession()
         try:
             async with asyncio.timeout(self._connection_timeout):
+                headers = self._headers
+                if self._token is not None:
+                    headers = {**headers, "Authorization": f"Bearer {await self._ask_token(self._token)}"}
                 return await self._session.ws_connect(
                     self._url,
-                    headers=self._headers,
+                    headers=headers,
                     max_msg_size=_MAX_FRAME_BYTES,
                     timeout=ClientWSTimeout(ws_close=self._close_timeout),
                 )
@@ -495,6 +507,15 @@ class VeraniClient:
             raise ConnectFailed(f"expected a handshake within {self._connection_timeout} s") from None
         except (aiohttp.ClientError, OSError) as exc:
             raise ConnectFailed(f"expected a connection to {self._url.host}, got {type(exc).__name__}: {exc}") from exc
+
+    async def _ask_token(self, source: TokenSource) -> str:
+        try:
+            token = source()
+            return await token if inspect.isawaitable(token) else token
+        except Exception as exc:
+            # The application's own code: whatever it raises, another attempt may work.
+            logger.exception("the function that returns tokens failed")
+            raise ConnectFailed("expected a token, its function failed") from exc
 
     # --- one connection -----------------------------------------------------------------------------------------
 
@@ -519,9 +540,11 @@ class VeraniClient:
             if ws.close_code in (None, _LOST):
                 _abort(transport)
             self._disarm()
-            writer.cancel()
-            pinger.cancel()
-            await asyncio.wait({writer, pinger})
+            tasks = {writer, pinger} if self._refresh is None else {writer, pinger, self._refresh}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self._refresh = None
             await ws.close()  # gives the connection back, there is no handshake any more
             self._ws = None
             ended = self._closed or ended
@@ -589,8 +612,17 @@ class VeraniClient:
                 error = None if frame.error is None else as_error(frame.error)
                 if not self._requests.resolve(frame.id, frame.data, error):
                     logger.debug("nobody waits for answer %d", frame.id)
+            case "verani.expiring" if self._token is not None:
+                if self._refresh is None or self._refresh.done():
+                    self._refresh = asyncio.create_task(self._send_token(self._token), name="verani-client-refresh")
+            case "verani.refreshed" if self._token is not None:
+                logger.debug("the token was refreshed")
             case _:
                 self._inbox.put(as_event(frame))
+
+    async def _send_token(self, source: TokenSource) -> None:
+        with suppress(ConnectFailed):  # it is logged; the server closes with 4001, and the next handshake asks again
+            self._outbox.put(Frame(encode("verani.refresh", {"token": await self._ask_token(source)})))
 
     def _ignore(self, why: object) -> None:
         self._ignored_frames += 1
