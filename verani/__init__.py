@@ -1,5 +1,6 @@
 """Realtime rooms: define them here, serve them with `verani serve`."""
 
+from .connect import Service, connect, connect_sync
 from .context import Actor, Context
 from .errors import (
     CallCycle,
@@ -31,6 +32,8 @@ from .stub import RoomStub
 
 __all__ = [
     "define_room",
+    "connect",
+    "connect_sync",
     "public_meta",
     "Actor",
     "Call",
@@ -41,6 +44,7 @@ __all__ = [
     "Identity",
     "RoomDefinition",
     "RoomStub",
+    "Service",
     "Session",
     "Settings",
     "TokenVerifier",

@@ -47,11 +47,11 @@ class Method:
         "_by_name",
         "_by_position",
         "_result",
-        "arguments_type",
         "function",
         "name",
         "result_type",
         "signature",
+        "types",
     )
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
@@ -61,15 +61,15 @@ class Method:
             raise DefinitionError(f"{label}: expected an rpc method's name not to be 'call' or to start with '_'")
         parameters = _parameters(function, label)
         try:
-            hints = resolve(function, {p.name: p.annotation for p in parameters} | _result_of(function))
-            self.result_type = hints.pop("return", Any)
+            types = resolve(function, {p.name: p.annotation for p in parameters} | _result_of(function))
+            self.result_type = types.pop("return", Any)
             fields = [
-                (p.name, hints[p.name]) if p.default is p.empty else (p.name, hints[p.name] | UnsetType, UNSET)
+                (p.name, types[p.name]) if p.default is p.empty else (p.name, types[p.name] | UnsetType, UNSET)
                 for p in parameters
             ]
-            self.arguments_type: type[Struct] = msgspec.defstruct(name, fields, forbid_unknown_fields=True)
+            by_name = msgspec.defstruct(name, fields, forbid_unknown_fields=True)
             by_position = msgspec.defstruct(name, fields, forbid_unknown_fields=True, array_like=True)
-            self._by_name = msgspec.json.Decoder(self.arguments_type).decode
+            self._by_name = msgspec.json.Decoder(by_name).decode
             self._by_position = msgspec.json.Decoder(by_position).decode
             self._result = None if self.result_type is Any else msgspec.json.Decoder(self.result_type).decode
         except (NameError, TypeError) as error:
@@ -80,6 +80,8 @@ class Method:
         self.function = function
         # Without the actor, for callers that bind their arguments.
         self.signature = inspect.Signature(parameters)
+        # Of the arguments, by name.
+        self.types = types
 
     def __repr__(self) -> str:
         return f"<Method {self.name!r}>"

@@ -6,7 +6,7 @@ The same object serves applications (`verani.connect`), HTTP handlers beside the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import msgspec
@@ -95,11 +95,11 @@ class RoomStub:
             raise
         return known.decode_result(result) if known is not None else msgspec.json.decode(result)
 
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         if method.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {method!r}")
 
-        def call(*arguments: Any, **named: Any) -> Awaitable[Any]:
+        def call(*arguments: Any, **named: Any) -> Coroutine[Any, Any, Any]:
             return self.call(method, *arguments, **named)
 
         call.__name__ = method

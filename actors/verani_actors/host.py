@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import msgspec
@@ -63,9 +63,11 @@ from verani.room import RoomDefinition
 from verani.settings import Settings
 from verani.version import __version__
 
+from .calls import RoomCalls, ServeCalls
 from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
 from .idle import IdleRooms
 from .life import RoomLife, RoomStatus
+from .messages import CALLS
 from .room import Abandoned, Open, Post
 from .room import Deliver as DeliverInputs
 from .system import AsyncioSystemBase
@@ -174,6 +176,9 @@ class RoomHost:
         self._sent: dict[str, int] = {}
         self._pending: dict[str, dict[str, Entry]] = {}
         self._pending_bytes = 0
+        # Who called a room from the actor system and waits for its outcome.
+        self._calls: dict[int, Callable[[Outcome], None]] = {}
+        self._call_tokens = count(1)
         # How many rooms have inputs in hand.
         self._working = 0
         self._flush: asyncio.Handle | None = None
@@ -204,6 +209,7 @@ class RoomHost:
         self._system = ActorSystem(systemBase=self._base, transientUnique=True)
         self._manager = self._system.createActor(HibernationManager, globalName="verani-hibernation-manager")
         timeouts = [t for t in map(self._idle_timeout, self._definitions.values()) if t is not None]
+        self._tell(self._system.createActor(RoomCalls, globalName=CALLS), ServeCalls(self))
         self._tell(self._manager, Begin(self, min([_TICK, *(timeout / 4 for timeout in timeouts)])))
         self._budget_tick = min(_TICK, self._settings.hook_timeout / 4)
         self._watch_budgets()
@@ -327,6 +333,9 @@ class RoomHost:
                 room = self._rooms.get(message.room)
                 if room is not None and room.engine is not None:
                     room.engine.drained(message.token)
+            case Replied(room=""):
+                if (done := self._calls.pop(message.token, None)) is not None:
+                    done(message.outcome)
             case Replied():
                 room = self._rooms.get(message.room)
                 if room is not None and room.engine is not None:
@@ -618,6 +627,31 @@ class RoomHost:
                 payload = error_ack_frame(input.request, "interrupted")
                 entry.outputs.append(Deliver((input.connection,), payload))
         return left
+
+    # --- calls of rooms ------------------------------------------------------------------------------
+
+    def call(
+        self,
+        room: str,
+        method: str,
+        arguments: bytes,
+        *,
+        timeout: float | None,
+        idempotency_key: str | None,
+        done: Callable[[Outcome], None],
+    ) -> None:
+        """Call a room, of this host or another, for somebody in the actor system; `done` is told what came of it.
+
+        A gateway carries the call, because gateways know which host has which room, and ends it at its deadline.
+        """
+        send = next(iter(self.gateways.values()), None)
+        if send is None or self._stopped:
+            done(Outcome(code="busy", message="no gateway is linked"))
+            return
+        token = next(self._call_tokens)
+        self._calls[token] = done
+        timeout = self._settings.rpc_timeout if timeout is None else timeout
+        send(Invoke("", token, room, method, arguments, timeout, idempotency_key))
 
     def invoke(self, room: _Room, invoke: Invoke) -> None:
         """Have a gateway carry a call of a room: the one it heard from last, or any."""

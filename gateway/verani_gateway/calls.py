@@ -35,7 +35,7 @@ class Calls:
         self._gateway = gateway
         self._definitions = {definition.name: definition for definition in definitions}
         self._waiting: dict[int, tuple[_Done, asyncio.TimerHandle]] = {}
-        self._stopped = False
+        self._open = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -70,9 +70,13 @@ class Calls:
         if waiting is not None:
             waiting(reply.outcome)
 
+    def open(self) -> None:
+        """Take calls from now on: the link is there."""
+        self._open = True
+
     def stop(self) -> None:
         """Answer everybody who still waits."""
-        self._stopped = True
+        self._open = False
         for number in tuple(self._waiting):
             self._end(number, "interrupted")
 
@@ -98,7 +102,7 @@ class Calls:
             raise TooLarge(f"expected at most {settings.max_rpc_bytes} bytes of arguments, got {len(arguments)}")
         if room in chain:
             raise CallCycle(f"{room} waits for this very call")
-        if self._stopped or len(self._waiting) >= settings.max_rpc_calls or gateway.is_congested(room):
+        if not self._open or len(self._waiting) >= settings.max_rpc_calls or gateway.is_congested(room):
             raise RoomBusy(f"{room} takes no further call now")
         number = gateway.put_call(room, method, arguments, timeout, key, chain)
         timer = asyncio.get_running_loop().call_later(timeout, self._end, number, DeadlineExceeded.code)

@@ -1,4 +1,4 @@
-"""Read the command line: `verani serve`, `verani rooms` and `verani --version`.
+"""Read the command line: `verani serve`, `verani rooms`, `verani call` and `verani --version`.
 
 Options are made from the fields of `Settings`. A wrong name, value or target ends with exit code 2, a
 service that cannot start with 1, both with one sentence on standard error.
@@ -20,6 +20,7 @@ from verani.errors import VeraniError
 from verani.settings import Settings
 from verani.version import __version__
 
+from .call import call_room
 from .config import CONFIG_VARIABLE, SETTINGS, Setting, load, load_secrets, suggest, unknown_variables
 from .logs import printable, set_up_logging
 from .rooms import ServiceError, show_rooms
@@ -40,6 +41,7 @@ _GROUPS: Final = MappingProxyType(
         "listeners": ("host", "port", "internal_"),
         "browsers and proxies": ("allowed_", "trusted_"),
         "rooms": ("hibernate_", "min_awake", "max_awake_", "hook_"),
+        "calls": ("rpc_", "max_rpc_"),
         "limits": ("max_", "rate_"),
         "connections and stopping": ("ping_", "pong_", "drain_"),
         "other settings": ("",),
@@ -59,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         parsed = _parse(arguments)
-        return _serve(parsed, arguments) if parsed.command == "serve" else _rooms(parsed)
+        match parsed.command:
+            case "serve":
+                return _serve(parsed, arguments)
+            case "rooms":
+                return _rooms(parsed)
+            case _:
+                return _call(parsed)
     except (ListenError, ServiceError) as error:
         return _fail(error, _FAILED)
     except VeraniError as error:
@@ -88,6 +96,12 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def _rooms(parsed: argparse.Namespace) -> int:
     show_rooms(parsed.url, load_secrets(os.environ), as_json=parsed.json, watch=parsed.watch)
+    return 0
+
+
+def _call(parsed: argparse.Namespace) -> int:
+    secrets = load_secrets(os.environ)
+    call_room(parsed.url, secrets, parsed.room, parsed.method, parsed.arguments, timeout=parsed.timeout, key=parsed.key)
     return 0
 
 
@@ -128,21 +142,51 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Show which rooms are awake or asleep, since when, and why.",
         allow_abbrev=False,
     )
-    rooms.add_argument(
-        "--url",
-        default="http://127.0.0.1:8001",
-        help="internal listener of the service (default: http://127.0.0.1:8001)",
-    )
+    _add_url(rooms)
     rooms.add_argument("--watch", action="store_true", help="print again every second")
     rooms.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    call = commands.add_parser(
+        "call",
+        help="call a room of a running service",
+        description="Call a method of a room and print its result as JSON. The token, where the service has one, comes"
+        " from VERANI_RPC_TOKEN or the file that VERANI_RPC_TOKEN_FILE names.",
+        epilog='example: verani call chat/lobby emit_to_user user_id=ada event=news data=\'{"text": "hi"}\'',
+        allow_abbrev=False,
+    )
+    call.add_argument("room", metavar="DEFINITION/ROOM", help="whole name of the room")
+    call.add_argument("method", metavar="METHOD", help="a built-in method, or one of the definition's own")
+    call.add_argument("arguments", nargs="*", metavar="NAME=VALUE", help="arguments; a value is JSON, or else text")
+    _add_url(call)
+    call.add_argument(
+        "--timeout", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the result (default: 5)"
+    )
+    call.add_argument("--key", metavar="TEXT", help="idempotency key: with the same key the call runs once")
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         # Only the option's name: what follows it may be a secret that someone tried to pass this way.
-        command = rooms if parsed.command == "rooms" else serve
+        command = {"rooms": rooms, "call": call}.get(parsed.command, serve)
         known = [option for action in command._actions for option in action.option_strings]
         names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or ["(not an option)"]
         command.error(f"unknown option {', '.join(name + suggest(name, known) for name in names)}")
     return parsed
+
+
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url",
+        default="http://127.0.0.1:8001",
+        help="internal listener of the service (default: http://127.0.0.1:8001)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"expected more than 0 and at most 3600 seconds, got {text}")
+    return seconds
 
 
 def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:

@@ -128,6 +128,7 @@ class Gateway:
         settings = self.settings
         self._period = min(_TICK, settings.ping_interval / 4, settings.pong_timeout / 4, settings.max_unread / 4)
         self._tick()
+        self.calls.open()
         self.accepting = True
 
     def _connection_limit(self) -> int | None:

@@ -1,7 +1,7 @@
-"""Serve the internal listener: readiness, and what only operators may see.
+"""Serve the internal listener: readiness, calls of rooms, and what only operators may see.
 
 It is kept from web pages twice over: `Host` must name this listener and `Origin`, where there is one, must
-be this listener's own. Operators show a token. The application's own routes are never mounted here.
+be this listener's own. Callers and operators show a token. The application's own routes are never mounted here.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aiohttp import hdrs, web
 
-from verani.errors import SettingsError
+from verani.errors import Forbidden, NotFound, SettingsError, Unauthorized, VeraniError
 from verani.settings import Settings
 
 from .access import host_allowed, is_loopback, origin_allowed
 from .config import ADMIN_TOKEN, RPC_TOKEN, Secrets
+from .openapi import openapi_document
+from .rpc import RPC_PATH, RpcEndpoint, error_response
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
@@ -62,12 +64,25 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
         _require(secrets.admin_token, request)
         found = gateway.room(f"{request.match_info['definition']}/{request.match_info['room']}")
         if found is None:
-            raise web.HTTPNotFound(text="no such room is awake or has connections\n")
+            raise NotFound("no such room is awake or has connections")
         return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
-    application = web.Application(middlewares=[_guard(settings)])
+    call_room = RpcEndpoint(gateway)
+
+    async def rpc(request: web.Request) -> web.Response:
+        _require(secrets.rpc_token, request)
+        return await call_room(request)
+
+    async def openapi(request: web.Request) -> web.Response:
+        _require(secrets.rpc_token, request)
+        document = openapi_document(gateway.definitions, with_token=secrets.rpc_token is not None)
+        return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+
+    application = web.Application(middlewares=[_guard(settings)], client_max_size=settings.max_rpc_bytes)
     application.on_response_prepare.append(_add_headers)
     application.router.add_get(_READY_PATH, ready)
+    application.router.add_get("/openapi.json", openapi)
+    application.router.add_post(RPC_PATH, rpc)
     application.router.add_get("/admin/rooms", rooms)
     application.router.add_get("/admin/rooms/{definition}/{room}", room)
     return application
@@ -81,10 +96,13 @@ def _guard(settings: Settings) -> Middleware:
         if request.path != _READY_PATH and not host_allowed(
             host, bound=(settings.internal_host, _local_address(request)), extra=settings.internal_hosts
         ):
-            raise web.HTTPForbidden(text="Host is not a name of the internal listener (internal_hosts)\n")
+            return error_response(Forbidden("Host is not a name of the internal listener (internal_hosts)"))
         if not origin_allowed(request.headers.get(hdrs.ORIGIN), host, secure=request.secure, allowed=()):
-            raise web.HTTPForbidden(text="Origin is not the internal listener itself\n")
-        return await handler(request)
+            return error_response(Forbidden("Origin is not the internal listener itself"))
+        try:
+            return await handler(request)
+        except VeraniError as error:
+            return error_response(error)
 
     return guard
 
@@ -100,7 +118,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 
 
 def _require(token: str | None, request: web.Request) -> None:
-    """Answer 401 unless the request shows the token; without one, only loopback reaches this listener."""
+    """Raise `Unauthorized` unless the request shows the token; without one, only loopback reaches this listener."""
     if token is None:
         return
     scheme, _, shown = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
@@ -108,4 +126,4 @@ def _require(token: str | None, request: web.Request) -> None:
     if scheme.lower() != "bearer" or not hmac.compare_digest(
         shown.strip().encode("utf-8", "surrogateescape"), token.encode()
     ):
-        raise web.HTTPUnauthorized(headers={hdrs.WWW_AUTHENTICATE: "Bearer"}, text="expected a bearer token\n")
+        raise Unauthorized("expected a bearer token")

@@ -1,0 +1,52 @@
+"""Call a room of a running service from the shell: `verani call`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from verani.connect import connect
+from verani.errors import SettingsError, VeraniError
+
+from .config import Secrets
+from .rooms import ServiceError
+
+__all__ = ["call_room", "parse_arguments"]
+
+
+def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``name=value`` words: a value is JSON, and text where it is no JSON. Raises `SettingsError`."""
+    arguments: dict[str, Any] = {}
+    for word in words:
+        name, found, value = word.partition("=")
+        if not found or not name.isidentifier():
+            raise SettingsError(f"expected arguments as name=value, got {word!r}")
+        if name in arguments:
+            raise SettingsError(f"expected argument {name} once")
+        try:
+            arguments[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            arguments[name] = value
+    return arguments
+
+
+def call_room(
+    url: str, secrets: Secrets, room: str, method: str, words: Sequence[str], *, timeout: float, key: str | None
+) -> None:
+    """Print the result as JSON; raises `ServiceError` with what went wrong, `SettingsError` for wrong words."""
+    definition, _, room_id = room.partition("/")
+    arguments = parse_arguments(words)
+
+    async def call() -> Any:
+        async with connect(url, token=secrets.rpc_token, timeout=timeout) as service:
+            return await service.room(definition, room_id).call(method, idempotency_key=key, **arguments)
+
+    try:
+        result = asyncio.run(call())
+    except VeraniError as error:
+        raise ServiceError(str(error)) from error
+    sys.stdout.write(f"{msgspec.json.encode(result).decode()}\n")

@@ -1,0 +1,106 @@
+"""Take calls over HTTP, JSON in and JSON out: ``POST /rpc/{definition}/{room}/{method}``.
+
+Who may call is decided by the internal listener; how a call reaches its room, by `calls`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from verani.connect import KEY_HEADER, TIMEOUT_HEADER
+from verani.errors import DeadlineExceeded, InvalidArguments, RateLimited, RoomBusy, TooLarge, Unauthorized, VeraniError
+from verani.names import is_name
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+__all__ = ["RPC_PATH", "RpcEndpoint", "error_response"]
+
+RPC_PATH: Final = "/rpc/{definition}/{room}/{method}"
+
+# No caller waits longer, and no finished call is remembered longer.
+_MAX_TIMEOUT: Final = 3600.0
+
+
+class RpcEndpoint:
+    """The aiohttp handler of all calls of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        # Requests whose body is still being read or whose call still runs.
+        self._active = 0
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        """Answer with the result; raises the `VeraniError` that `error_response` is for."""
+        self._active += 1
+        try:
+            result = await self._call(request)
+        finally:
+            self._active -= 1
+        return web.Response(body=result, content_type="application/json")
+
+    async def _call(self, request: web.Request) -> bytes:
+        gateway, match = self._gateway, request.match_info
+        if not gateway.accepting:
+            raise RoomBusy("the service is going down")
+        if self._active > gateway.settings.max_rpc_calls:
+            raise RoomBusy("the service has as many calls as it takes")
+        timeout = _timeout(request, gateway.settings.rpc_timeout)
+        key = request.headers.get(KEY_HEADER)
+        if key is not None and not (key and is_name(key)):
+            raise InvalidArguments(f"{KEY_HEADER}: expected 1 to 255 characters without control characters")
+        if request.body_exists and request.content_type != "application/json":
+            raise InvalidArguments(f"expected Content-Type: application/json, got {request.content_type}")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        try:
+            async with asyncio.timeout_at(until):
+                arguments = await request.read()
+        except TimeoutError:
+            raise DeadlineExceeded("the arguments did not arrive in time") from None
+        except web.HTTPRequestEntityTooLarge:
+            raise TooLarge(f"expected at most {gateway.settings.max_rpc_bytes} bytes of arguments") from None
+        return await gateway.calls.call(
+            f"{match['definition']}/{match['room']}",
+            match["method"],
+            arguments or b"{}",
+            timeout=until - loop.time(),
+            idempotency_key=key,
+        )
+
+
+def _timeout(request: web.Request, default: float) -> float:
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return default
+    try:
+        timeout = float(text)
+    except ValueError:
+        timeout = math.nan
+    if not 0 < timeout <= _MAX_TIMEOUT:
+        raise InvalidArguments(f"{TIMEOUT_HEADER}: expected more than 0 and at most {_MAX_TIMEOUT:g} seconds")
+    return timeout
+
+
+def error_response(error: VeraniError) -> web.Response:
+    """Answer with an error of the table. Its text is always ours: what hooks raise never gets this far."""
+    told: dict[str, str] = {"code": error.code, "message": str(error)}
+    headers = {}
+    match error:
+        case InvalidArguments(path=str(path)):
+            told["path"] = path
+        case Unauthorized():
+            headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+        case RateLimited() | RoomBusy():
+            headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after)))
+    return web.Response(
+        status=error.status,
+        body=msgspec.json.encode({"error": told}),
+        content_type="application/json",
+        headers=headers,
+    )

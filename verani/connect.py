@@ -1,0 +1,230 @@
+"""Call rooms of a running service over HTTP: `connect` for async programs, `connect_sync` for scripts.
+
+What can be called is `RoomStub`'s; this only carries it to the service's internal listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from .client.backoff import Reconnection, parse_retry_after
+from .errors import DeadlineExceeded, Interrupted, RateLimited, RoomBusy, Unauthorized, VeraniError, error_for
+from .stub import RoomStub
+
+if TYPE_CHECKING:
+    from .room import RoomDefinition
+
+__all__ = ["KEY_HEADER", "TIMEOUT_HEADER", "Service", "SyncRoomStub", "SyncService", "connect", "connect_sync"]
+
+KEY_HEADER = "Idempotency-Key"
+TIMEOUT_HEADER = "Verani-Timeout"
+
+# Less than the 10 s after which the service closes an idle connection: a call on one that is just being closed
+# cannot be told from one that was lost while it ran.
+_KEEP_ALIVE = 5.0
+
+# Between attempts of a call that surely did not run.
+_BACKOFF = Reconnection(max_attempts=None, initial_delay=0.05, max_delay=1.0, backoff_multiplier=2.0)
+
+# What the service needs to say "too late" itself, which is a better answer than none.
+_GRACE = 0.25
+
+
+class _Error(Struct):
+    code: str
+    path: str | None = None
+    message: str = ""
+
+
+class _Refusal(Struct):
+    error: _Error
+
+
+_decode_refusal = msgspec.json.Decoder(_Refusal).decode
+
+
+class Service:
+    """A running service; use it as ``async with connect(url) as service``, or end it with `close`.
+
+    A call that surely did not run (the room is busy, nobody listens) is tried again, with full jitter, until its
+    deadline; one that may have run, only if it has an idempotency key.
+    """
+
+    def __init__(self, url: str, *, token: str | None, timeout: float) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"<Service {self._url}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections to the service; calls that still wait are `Interrupted`."""
+        if self._session is not None:
+            await self._session.close()
+
+    def room(self, definition: RoomDefinition[Any, Any] | str, room_id: str) -> RoomStub:
+        """Address a room; with the definition itself, its methods' arguments and results are typed."""
+        return RoomStub(self, definition, room_id)
+
+    async def call(
+        self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
+    ) -> bytes:
+        """Carry one call; see `verani.stub.Caller`."""
+        timeout = self._timeout if timeout is None else timeout
+        clock = asyncio.get_running_loop().time
+        until = clock() + timeout
+        last: VeraniError = DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s")
+        attempt = 0
+        while (left := until - clock()) > 0:
+            try:
+                return await self._attempt(room, method, arguments, left, idempotency_key)
+            except (RoomBusy, RateLimited) as error:
+                last, pause = error, error.retry_after
+            except Interrupted as error:
+                if idempotency_key is None:
+                    raise
+                last, pause = error, 0.0
+            pause += _BACKOFF.delay(attempt, random.random())
+            attempt += 1
+            if clock() + pause >= until:
+                break
+            await asyncio.sleep(pause)
+        raise last
+
+    async def _attempt(self, room: str, method: str, arguments: bytes, timeout: float, key: str | None) -> bytes:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(keepalive_timeout=_KEEP_ALIVE, limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
+        headers = {"Content-Type": "application/json", TIMEOUT_HEADER: f"{timeout:.6f}"}
+        if key is not None:
+            headers[KEY_HEADER] = key
+        url = f"{self._url}/rpc/{quote(room)}/{quote(method, safe='')}"
+        try:
+            async with self._session.post(
+                url,
+                data=io.BytesIO(arguments),  # aiohttp warns of large bytes
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout + _GRACE),
+            ) as response:
+                body = await response.read()
+        except aiohttp.ClientConnectorError as error:
+            raise RoomBusy(f"nobody listens at {self._url}: {error}", retry_after=0.0) from error
+        except TimeoutError:
+            raise DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s") from None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise VeraniError(f"expected the URL of an internal listener, got {self._url!r}") from error
+        except aiohttp.ClientError as error:
+            raise Interrupted(f"{room}: the connection was lost while {method} ran: {error}") from error
+        if response.status == 200:
+            return body
+        raise self._refusal(response, body, f"{room}: {method}")
+
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes, what: str) -> VeraniError:
+        if response.status == 401:
+            return Unauthorized(f"{self._url} wants a token: expected token= to be its VERANI_RPC_TOKEN")
+        try:
+            told = _decode_refusal(body).error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return VeraniError(f"{self._url} answered {response.status}; is that the internal listener of a service?")
+        text = f"{what}: {told.code}{f': {told.message}' if told.message else ''}"
+        error = error_for(told.code, text, path=told.path)
+        if isinstance(error, RoomBusy | RateLimited):
+            # Whole seconds are for those who cannot wait for less; backing off is what a busy room asks for.
+            error.retry_after = (
+                0.0 if response.status == 503 else parse_retry_after(response.headers.get("Retry-After"), now=0.0)
+            )
+        return error
+
+
+def connect(url: str, *, token: str | None = None, timeout: float = 5.0) -> Service:
+    """Address a running service by the URL of its internal listener: ``connect("http://127.0.0.1:8001")``.
+
+    `token`: its `VERANI_RPC_TOKEN`, if it has one. `timeout`: seconds for each call that brings no own. Nothing is
+    sent before the first call.
+    """
+    return Service(url, token=token, timeout=timeout)
+
+
+class SyncRoomStub:
+    """A `RoomStub` whose methods block."""
+
+    def __init__(self, service: SyncService, stub: RoomStub) -> None:
+        self._service = service
+        self._stub = stub
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._stub)[1:]}"
+
+    def call(self, method: str, /, *arguments: Any, **named: Any) -> Any:
+        """Call a method by its name; see `RoomStub.call`."""
+        return self._service._run(self._stub.call(method, *arguments, **named))
+
+    def __getattr__(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {method!r}")
+        call = getattr(self._stub, method)
+        return lambda *arguments, **named: self._service._run(call(*arguments, **named))
+
+
+class SyncService:
+    """A `Service` for programs without an event loop; use it in a ``with`` block, from one thread."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._runner = asyncio.Runner()
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._service)[1:]}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the service."""
+        self._runner.run(self._service.close())
+        self._runner.close()
+
+    def room(self, definition: RoomDefinition[Any, Any] | str, room_id: str) -> SyncRoomStub:
+        """Address a room."""
+        return SyncRoomStub(self, self._service.room(definition, room_id))
+
+    def _run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(call)
+
+
+def connect_sync(url: str, *, token: str | None = None, timeout: float = 5.0) -> SyncService:
+    """Address a running service from a script; what `connect` does, blocking.
+
+    Raises RuntimeError where an event loop is running: use `connect` there.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return SyncService(connect(url, token=token, timeout=timeout))
+    raise RuntimeError("connect_sync: an event loop is running here; await the calls of connect() instead")
