@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import hmac
 import logging
+import os
+import re
+import signal
+import sys
 import time
+from asyncio.subprocess import PIPE
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.raw import RawClient, Response, handshake, text
+from tests.raw import RawClient, Response, handshake, text, until
 from tests.server import Serve, Server
 from tests.tokens import AUDIENCE, ISSUER, OTHER, RSA, SECRET, claims, encode_part, jwk, public_pem, sign, token
 from verani import (
@@ -22,6 +31,9 @@ from verani import (
 )
 from verani.auth import JwtVerifier, cookie_auth, jwt_auth
 from verani_gateway.logs import Formatter
+
+ROOT = Path(__file__).parents[2]
+_SOURCES = (ROOT, ROOT / "actors", ROOT / "gateway")
 
 UNAUTHORIZED = (401, b'{"error":{"code":"unauthorized"}}')
 FORBIDDEN = (403, b'{"error":{"code":"forbidden"}}')
@@ -170,9 +182,6 @@ FORGED: dict[str, Any] = {
 
 def _hs256_by_public_key() -> str:
     # PyJWT refuses to sign with such a key, an attacker does not.
-    import hashlib
-    import hmac
-
     signed = f"{encode_part({'alg': 'HS256', 'typ': 'JWT'})}.{encode_part(claims())}"
     return f"{signed}.{encode_part(hmac.new(public_pem(), signed.encode(), hashlib.sha256).digest())}"
 
@@ -439,3 +448,64 @@ async def test_no_token_reaches_the_log_or_an_attachment(
             assert part not in logged, name
             assert part not in kept, name
     assert repr(RSA) not in logged
+
+
+_APP = """
+from pathlib import Path
+from verani import define_room
+from verani.auth import jwt_auth
+
+chat = define_room(
+    "chat", extract_meta=jwt_auth(algorithms=["RS256"], audience="chat", key=Path("key.pem").read_bytes())
+)
+"""
+
+
+async def test_no_token_of_a_query_reaches_the_log_of_a_served_room(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(_APP)
+    (tmp_path / "key.pem").write_bytes(public_pem())
+    paths = os.pathsep.join(map(str, (tmp_path, *_SOURCES)))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "verani_gateway", "serve", "app:chat", "--log-level", "debug"),
+        *("--port", "0", "--internal-port", "0"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONASYNCIODEBUG": "1"},
+        stderr=PIPE,
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    shown = {"good": token(), "forged": token(key=OTHER), "expired": token(exp=1), "refresh": token(jti="1")}
+    listening = asyncio.create_task(_collect(process.stderr, lines))
+    clients: list[RawClient] = []
+    try:
+        await until(lambda: any("public listener" in line for line in lines), "".join(lines))
+        match = re.search(r"public listener: http://127\.0\.0\.1:(\d+)", "".join(lines))
+        assert match is not None
+        for name, request, status in (
+            ("good", handshake(f"/ws?token={shown['good']}"), 101),
+            ("forged", handshake(f"/ws?token={shown['forged']}"), 401),
+            ("expired", handshake(f"/ws?token={shown['expired']}"), 401),
+            ("not found", handshake(f"/nowhere?token={shown['good']}"), 404),
+            ("no upgrade", f"GET /ws?token={shown['good']} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 426),
+            ("no method", f"POST /ws?token={shown['good']} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), 405),
+            ("no header", f"GET /ws?token={shown['good']} HTTP/1.1\r\nbad\r\n\r\n".encode(), 400),
+        ):
+            clients.append(await RawClient.open(int(match[1])))
+            assert (await clients[-1].request(request)).status == status, name
+        clients[0].send({"type": "verani.refresh", "data": {"token": shown["refresh"]}})
+        assert await clients[0].text() == b'{"type":"verani.refreshed"}'
+    finally:
+        for client in clients:
+            await client.end()
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+        await listening
+    output = "".join(lines)
+    assert "DEBUG" in output
+    for name, secret in shown.items():
+        assert not [part for part in secret.split(".")[1:] if part in output], name
+
+
+async def _collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
+    while line := await stream.readline():
+        lines.append(line.decode())
