@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ import pytest
 
 from verani.messages import (
     PROTOCOL_VERSIONS,
+    Attach,
+    Call,
     Close,
     Connect,
     Deliver,
@@ -23,9 +26,13 @@ from verani.messages import (
     HostMessage,
     Input,
     InputBatch,
+    Kick,
+    Outcome,
     Output,
     Pull,
     Record,
+    Reply,
+    Seat,
     Snapshot,
     decode_gateway_message,
     decode_host_message,
@@ -39,6 +46,19 @@ from verani_actors.host import RoomHost
 Room = RoomDefinition[Any, Any]
 
 
+class Held:
+    """What a gateway keeps of one connection, from its connect until its close was processed."""
+
+    def __init__(self, attachment: bytes) -> None:
+        self.attachment = attachment
+        self.order = 0
+        self.connected = False
+        self.closing = False
+        self.refused = False
+        # Its client has gone: nothing reaches it any more.
+        self.gone = False
+
+
 class FakeGateway:
     """Keep what a gateway keeps, for one host; with `coded`, every message travels as bytes."""
 
@@ -49,11 +69,14 @@ class FakeGateway:
         self.batches: list[EntryBatch] = []
         self.entries: list[Entry] = []
         self.outputs: list[Output] = []
+        self.replies: dict[int, Outcome] = {}
+        # What each client saw: frames, and at last how it was closed.
+        self.seen: dict[str, list[bytes | tuple[int, str]]] = {}
         self.processed: dict[str, int] = {}
+        self.held: dict[str, dict[str, Held]] = {}
+        self.unprocessed: list[Input] = []
         self._host = host
         self._coded = coded
-        self._records: dict[str, dict[str, Record]] = {}
-        self._unprocessed: list[Input] = []
         self._number = 0
         self._sent = 0
         host.link(id, self._take)
@@ -68,7 +91,13 @@ class FakeGateway:
 
     def put(self, *inputs: Input) -> None:
         """Send inputs in one batch."""
-        self._unprocessed.extend(inputs)
+        for input in inputs:
+            records = self.held.setdefault(input.room, {})
+            if isinstance(input, Connect):
+                records[input.connection] = Held(input.attachment)
+            elif isinstance(input, Close) and input.connection in records:
+                records[input.connection].gone = True
+        self.unprocessed.extend(inputs)
         self._sent += 1
         self.say(InputBatch(self._sent, len(self.batches), list(inputs)))
 
@@ -76,8 +105,10 @@ class FakeGateway:
         self._number += 1
         return self._number
 
-    def connect(self, definition: Room, connection: str, room: str = "chat/a") -> Connect:
-        meta = ConnectionMeta(user_id=f"user of {connection}", client_id=connection)
+    def connect(
+        self, definition: Room, connection: str, room: str = "chat/a", meta: ConnectionMeta | None = None
+    ) -> Connect:
+        meta = meta or ConnectionMeta(user_id=f"user of {connection}", client_id=connection)
         return Connect(room, self.number(), connection, definition.codec(16384).encode(meta))
 
     def frame(
@@ -85,15 +116,31 @@ class FakeGateway:
     ) -> Frame:
         return Frame(room, self.number(), connection, event, str(data).encode(), request=request)
 
-    def close(self, connection: str, room: str = "chat/a") -> Close:
-        return Close(room, self.number(), connection, 1000, "bye")
+    def close(self, connection: str, room: str = "chat/a", code: int = 1000, reason: str = "bye") -> Close:
+        return Close(room, self.number(), connection, code, reason)
+
+    def call(self, method: str, arguments: Any = (), room: str = "chat/a", timeout: float = 60.0) -> Call:
+        return Call(room, self.number(), method, json.dumps(arguments).encode(), timeout)
+
+    def records(self, room: str = "chat/a") -> list[Record]:
+        """List the records of a room as of its last processed input."""
+        return [
+            Record(connection, held.attachment, held.closing, held.order)
+            for connection, held in self.held.get(room, {}).items()
+            if held.connected and not held.refused
+        ]
+
+    def chunks(self, pull: Pull) -> list[Snapshot]:
+        """Answer a pull in words, one record a chunk, as a gateway with large attachments does."""
+        records = self.records(pull.room)
+        return [
+            *(Snapshot(pull.room, pull.incarnation, [record], last=False) for record in records),
+            Snapshot(pull.room, pull.incarnation, []),
+        ]
 
     def answer(self, pull: Pull) -> None:
-        """Answer a pull, one record a chunk, as a gateway with large attachments does."""
-        records = list(self._records.get(pull.room, {}).values())
-        for record in records:
-            self.say(Snapshot(pull.room, pull.incarnation, [record], last=False))
-        self.say(Snapshot(pull.room, pull.incarnation, []))
+        for chunk in self.chunks(pull):
+            self.say(chunk)
 
     # --- from the host ---
 
@@ -106,6 +153,7 @@ class FakeGateway:
                 if self.answers:
                     self.answer(message)
             case EntryBatch():
+                assert message.number == len(self.batches) + 1
                 self.batches.append(message)
                 for entry in message.entries:
                     self._apply(entry)
@@ -115,28 +163,55 @@ class FakeGateway:
     def _apply(self, entry: Entry) -> None:
         self.entries.append(entry)
         self.outputs.extend(entry.outputs)
+        records = self.held.get(entry.room, {})
         for output in entry.outputs:
-            if isinstance(output, Drain):
-                self.say(Drained(entry.room, output.token))
-        records = self._records.setdefault(entry.room, {})
-        for attach in entry.attachments:
-            if attach.connection in records:
-                records[attach.connection] = Record(attach.connection, attach.attachment)
-        if entry.processed is None:
-            return
-        assert entry.processed > self.processed.get(entry.room, 0), "an input is acknowledged once"
-        self.processed[entry.room] = entry.processed
-        # A connect's attachment may have been replaced by the very entry that acknowledges it.
-        newer = {attach.connection: attach.attachment for attach in entry.attachments}
+            self._output(entry.room, output, records)
+        for note in entry.attachments:
+            held = records.get(note.connection)
+            if held is not None:
+                match note:
+                    case Attach():
+                        held.attachment = note.attachment
+                    case Seat():
+                        held.order = note.order
+        if entry.processed is not None:
+            self._acknowledge(entry, entry.processed, records)
+
+    def _output(self, room: str, output: Output, records: dict[str, Held]) -> None:
+        match output:
+            case Deliver():
+                for connection in output.connections:
+                    if connection not in output.exclude:
+                        self._show(connection, output.payload, records)
+            case Kick():
+                self._show(output.connection, (output.code, output.reason), records)
+                held = records.get(output.connection)
+                if held is not None:
+                    held.closing = True
+                    held.refused = output.refused
+            case Drain():
+                self.say(Drained(room, output.token))
+            case Reply():
+                assert output.call not in self.replies, "a call is answered once"
+                self.replies[output.call] = output.outcome
+
+    def _show(self, connection: str, item: bytes | tuple[int, str], records: dict[str, Held]) -> None:
+        held = records.get(connection)
+        if held is not None and not held.closing and not held.gone:
+            self.seen.setdefault(connection, []).append(item)
+
+    def _acknowledge(self, entry: Entry, number: int, records: dict[str, Held]) -> None:
+        assert number > self.processed.get(entry.room, 0), "an input is acknowledged once"
+        self.processed[entry.room] = number
         left: list[Input] = []
-        for input in self._unprocessed:
-            if input.room != entry.room or input.number > entry.processed:
+        for input in self.unprocessed:
+            if input.room != entry.room or input.number > number:
                 left.append(input)
             elif isinstance(input, Connect):
-                records[input.connection] = Record(input.connection, newer.get(input.connection, input.attachment))
+                records[input.connection].connected = True
             elif isinstance(input, Close):
                 records.pop(input.connection, None)
-        self._unprocessed = left
+        self.unprocessed = left
 
     def texts(self) -> list[bytes]:
         return [output.payload for output in self.outputs if isinstance(output, Deliver)]

@@ -191,7 +191,7 @@ async def test_chunks_that_came_in_time_are_not_lost_with_those_that_came_late(
     first.put(first.connect(recorder.room, "a"))
     await until(lambda: len(second.pulls) == 2)
     pull = second.pulls[-1]
-    early, late = second._records["chat/a"].values()
+    early, late = second.records()
     second.say(Snapshot(pull.room, pull.incarnation, [early], last=False))
     await until(lambda: recorder.seen[-1] == ("connect", 1))
     second.put(second.frame("b", 1), second.frame("c", 2))
