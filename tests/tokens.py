@@ -20,6 +20,7 @@ __all__ = [
     "claims",
     "encode_part",
     "jwk",
+    "private_pem",
     "public_pem",
     "sign",
     "token",
@@ -37,6 +38,13 @@ def public_pem(key: rsa.RSAPrivateKey = RSA) -> bytes:
     """Write the public key as PEM."""
     public = key.public_key()
     return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def private_pem(key: rsa.RSAPrivateKey = RSA) -> bytes:
+    """Write the private key as PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def jwk(key: rsa.RSAPrivateKey, kid: str | None, **more: Any) -> dict[str, Any]:

@@ -189,6 +189,8 @@ class JwtVerifier:
     async def _verified(self, token: str) -> dict[str, Any]:
         try:
             header = jwt.get_unverified_header(token)
+            if "crit" in header:  # RFC 7515 4.1.11: what must be understood, and no extension is here
+                _refuse("it has a critical extension")
             key = await self._keys.find(header.get("kid"))
             if key is None:
                 _refuse("no key has its kid")
@@ -201,7 +203,7 @@ class JwtVerifier:
                 leeway=self._leeway,
                 options=self._options,
             )
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError, NotImplementedError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError, NotImplementedError) as error:
             _refuse(f"{type(error).__name__}: {error}")
 
     def _meta(self, claims: Mapping[str, Any], kind: type[ConnectionMeta]) -> ConnectionMeta:

@@ -68,6 +68,8 @@ class FixedKey:
             for name in algorithms:
                 algorithm = jwt.get_algorithm_by_name(name)
                 prepared = algorithm.prepare_key(key)
+                if hasattr(prepared, "private_bytes"):
+                    raise DefinitionError("jwt_auth: expected a public key=, got a private one, which only signs")
                 weakness = algorithm.check_key_length(prepared)
                 if weakness is not None:
                     raise DefinitionError(f"jwt_auth: {weakness}")
@@ -130,8 +132,8 @@ def _parse_key(jwk: dict[str, Any], algorithms: Sequence[str]) -> Key | None:
         and ALGORITHMS[name][1] in (None, jwk.get("crv"))
         and jwk.get("alg") in (None, name)
     )
-    if kind == "oct" or not usable or jwk.get("use") not in (None, "sig"):
-        return None
+    if kind == "oct" or "d" in jwk or not usable or jwk.get("use") not in (None, "sig"):
+        return None  # a secret or a private key does not belong there
     try:
         algorithm = jwt.get_algorithm_by_name(usable[0])
         key = algorithm.from_jwk(jwk)
