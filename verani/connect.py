@@ -147,8 +147,7 @@ class Service:
             told = _decode_refusal(body).error
         except (msgspec.DecodeError, UnicodeDecodeError):
             return VeraniError(f"{self._url} answered {response.status}; is that the internal listener of a service?")
-        text = f"{what}: {told.code}{f': {told.message}' if told.message else ''}"
-        error = error_for(told.code, text, path=told.path)
+        error = error_for(told.code, told.message or f"{what}: {told.code}", path=told.path)
         if isinstance(error, RoomBusy | RateLimited):
             # Whole seconds are for those who cannot wait for less; backing off is what a busy room asks for.
             error.retry_after = (

@@ -143,11 +143,23 @@ def _text_of(error: msgspec.ValidationError) -> str:
     return str(error).rpartition(" - at `")[0] or str(error)
 
 
+# What a caller reads where an outcome has no text of its own.
+_SENTENCES = MappingProxyType(
+    {
+        "busy": "the room takes no call now",
+        "deadline": "did not answer in time",
+        "failed": "failed; the log of the service says why",
+        "interrupted": "was interrupted and may have run",
+        "not_found": "there is no such method",
+    }
+)
+
+
 def result_of(outcome: Outcome, room: str, method: str) -> bytes:
     """Return the result of a call as JSON text, or raise the `VeraniError` that its outcome names."""
     if outcome.code is not None:
-        text = f": {outcome.message}" if outcome.message else ""
-        raise error_for(outcome.code, f"{room}: {method}: {outcome.code}{text}", path=outcome.path)
+        text = outcome.message or _SENTENCES.get(outcome.code, outcome.code)
+        raise error_for(outcome.code, f"{room}: {method}: {text}", path=outcome.path)
     return outcome.result if outcome.result is not None else b"null"
 
 

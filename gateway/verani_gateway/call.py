@@ -39,6 +39,8 @@ def call_room(
 ) -> None:
     """Print the result as JSON; raises `ServiceError` with what went wrong, `SettingsError` for wrong words."""
     definition, _, room_id = room.partition("/")
+    if not room_id:
+        raise SettingsError(f"expected a room as DEFINITION/ROOM, for example chat/lobby, got {room!r}")
     arguments = parse_arguments(words)
 
     async def call() -> Any:

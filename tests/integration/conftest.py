@@ -8,7 +8,9 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,7 @@ class Server:
     def __init__(self, process: Process, target: str) -> None:
         self.target = target
         self.url = ""
+        self.internal = ""
         self.lines: list[str] = []
         self._process = process
         self._listening = asyncio.Event()
@@ -42,9 +45,13 @@ class Server:
         assert self._process.stderr is not None
         async for raw in self._process.stderr:
             self.lines.append(raw.decode().rstrip("\n"))
-            if match := re.search(r"public listener: (http://\S+)", self.lines[-1]):
-                self.url = match[1]
-                self._listening.set()
+            if match := re.search(r"(public|internal) listener: (http://\S+)", self.lines[-1]):
+                if match[1] == "public":
+                    self.url = match[2]
+                else:
+                    self.internal = match[2]
+                if self.url and self.internal:
+                    self._listening.set()
         self._listening.set()
 
     async def started(self) -> None:
@@ -52,6 +59,23 @@ class Server:
         async with asyncio.timeout(PATIENCE):
             await self._listening.wait()
         assert self.url, "it ended without listening:\n" + "\n".join(self.lines)
+
+    async def status(self, room: str) -> dict[str, Any]:
+        """Ask the internal listener about a room; empty for one that it does not know."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.internal}/admin/rooms/{room}") as response:
+            return dict(await response.json()) if response.status == 200 else {}
+
+    async def until(self, room: str, **fields: object) -> None:
+        """Wait until the status of a room has these fields."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if fields.items() <= (await self.status(room)).items():
+                    return
+                await asyncio.sleep(0.01)
+
+    async def asleep(self, room: str) -> None:
+        """Wait until a room that has connections is asleep."""
+        await self.until(room, state="asleep")
 
     async def stop(self) -> int:
         """Ask it to stop and return its exit code."""

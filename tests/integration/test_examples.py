@@ -224,3 +224,24 @@ async def test_game_shows_scores_to_players_and_the_result_to_everybody(serve: S
 
 async def receive(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
     return dict(await ws.receive_json(timeout=PATIENCE))
+
+
+async def test_notify_reaches_a_user_from_an_http_handler_awake_or_asleep(serve: Serve, enter: Enter) -> None:
+    server = await serve("examples.notify:app", "--hibernate-after", "0.2")
+    ann = await enter(server, "/ws?userId=ann")
+    headers = {"Authorization": "Bearer notify-demo"}
+
+    async with aiohttp.ClientSession(headers=headers) as session:
+
+        async def post(body: str, **given: str) -> tuple[int, str]:
+            async with session.post(f"{server.url}/api/notify", data=body, headers=given) as response:
+                return response.status, await response.text()
+
+        assert await post('{"userId": "ann", "message": "lunch"}') == (200, '{"sentTo": 1}')
+        assert await ann.next("notification") == {"type": "notification", "message": "lunch"}
+        await server.asleep("notify/default")
+        assert await post('{"userId": "ann", "message": "dinner"}') == (200, '{"sentTo": 1}')
+        assert (await ann.next("notification"))["message"] == "dinner"
+        assert await post('{"userId": "bob", "message": "lunch"}') == (200, '{"sentTo": 0}')
+        assert (await post('{"userId": "ann"}'))[0] == 400
+        assert (await post('{"userId": "ann", "message": "x"}', Authorization="Bearer wrong"))[0] == 401
