@@ -335,6 +335,38 @@ async def test_an_input_whose_hook_had_begun_is_not_run_again(start: Start) -> N
     await until(lambda: gateway.processed["chat/a"] == 3)
 
 
+async def test_what_a_room_left_is_applied_before_its_gateway_answers_the_next_incarnation(start: Start) -> None:
+    recorder = Recorder(hibernate_after=None)
+    gate, entered = asyncio.Event(), asyncio.Event()
+
+    @recorder.room.on("join")
+    async def join(ctx: Any, data: Any) -> None:
+        ctx.join("late")
+        entered.set()
+        await gate.wait()
+
+    recorder.room.on("where")(lambda ctx, data: recorder.seen.append(ctx.meta.channels))
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="join"))
+    await entered.wait()
+    address = host._rooms["chat/a"].address
+    assert address is not None
+    host._tell(address, ActorExitRequest())
+    gateway.put(gateway.frame("c", 0, event="where"))
+
+    def receive() -> None:
+        """A link that receives something lets the actors run, before the tick's entries have been sent."""
+        for _ in range(20):
+            host.run()
+        assert len(gateway.pulls) == 2, "all of it happens in the tick in which the hook ended"
+
+    gate.set()
+    asyncio.get_running_loop().call_soon(receive)
+    await until(lambda: gateway.processed["chat/a"] == 3)
+    assert recorder.seen == [("connect", 1), ("restore", 1, "crash"), ("default", "late")]
+
+
 async def test_an_abandoned_hook_is_acknowledged_once_and_the_room_goes_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,7 +217,7 @@ greetings = st.one_of(st.just([]), st.just([]), st.lists(actions, min_size=1, ma
 
 CONNECTS = [
     ("connect", gateway, user, client, names)
-    for client in (None, None, None, 0, 1)
+    for client in (None, None, None, None, None, None, 1)
     for names in (("default",), ("default", "red"), ("blue",), ())
     for user in USERS
     for gateway in GATEWAYS

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import json
+import random
+from itertools import combinations
 from typing import Any
 
 import pytest
 
-from tests.verani.conftest import OpenRoom
-from verani import ConnectionMeta, Context, RoomAsleep, define_room
-from verani.messages import Record
+from tests.verani.conftest import OpenRoom, Room
+from verani import ConnectionMeta, Context, RoomAsleep, RoomDefinition, define_room
+from verani.engine import Event, Retire, Woken
+from verani.messages import Close, Connect, Frame, Record
 
 ROOM_NAME = "chat/lobby"
 
@@ -298,3 +303,203 @@ async def test_every_operation_of_a_handle_that_outlived_its_room_raises_room_as
         await ctx.drain()
     assert lobby.sink.effects == before
     assert actor.name == ROOM_NAME  # a name for logs may still be read
+
+
+# --- a tear-down that races with the inputs ------------------------------------------------------------------
+
+
+class Rush(Room):
+    """A room under load on virtual time: inputs wait while it is torn down and go to the next incarnation.
+
+    Only what the actor of a room and its host do is done here: a room with something in hand refuses to sleep.
+    """
+
+    def __init__(self, definition: RoomDefinition[Any, Any]) -> None:
+        self.retiring = False
+        self.waiting: list[tuple[Event, str]] = []
+        self.sleepers: list[tuple[float, int, asyncio.Event]] = []
+        self.sleeps = 0
+        self.refused = 0
+        super().__init__(definition)
+
+    def put(self, event: Event, gateway: str = "") -> None:
+        if self.retiring and isinstance(event, Connect | Frame | Close):
+            self.waiting.append((event, gateway))
+        else:
+            super().put(event, gateway)
+
+    @property
+    def in_hand(self) -> bool:
+        return bool(self._mail) or (self._task is not None and not self._task.done())
+
+    def tear_down(self) -> None:
+        if self.retiring or self.in_hand or self.engine.busy is not None:
+            self.refused += 1
+        else:
+            self.put(Retire())
+            self.retiring = True
+
+    async def wait(self, seconds: float) -> None:
+        """Let a hook wait on the virtual clock."""
+        wakes = asyncio.Event()
+        heapq.heappush(self.sleepers, (self.clock.now + seconds, id(wakes), wakes))
+        await wakes.wait()
+
+    async def tick(self, seconds: float) -> None:
+        """Let time pass, and what can run, run."""
+        self.clock.now += seconds
+        while self.sleepers and self.sleepers[0][0] <= self.clock.now:
+            heapq.heappop(self.sleepers)[2].set()
+        for _ in range(4):
+            await asyncio.sleep(0)
+        if self.retiring and not self.in_hand:
+            self._wake_again()
+            await asyncio.sleep(0)
+
+    def records(self) -> list[tuple[str, list[Record]]]:
+        """As of the last processed input, and in the order they came, as gateways keep them."""
+        going = {event.connection: gateway for event, gateway in self.waiting if isinstance(event, Close)}
+        coming = {event.connection for event, _ in self.waiting if isinstance(event, Connect)}
+        now, held = self.gateway_of, {**self.gateway_of, **going}
+        try:
+            self.gateway_of = {id: held[id] for id in sorted(held.keys() - coming, key=self.sink.seats.__getitem__)}
+            return super().records()
+        finally:
+            self.gateway_of = now
+
+    def _wake_again(self) -> None:
+        self.retiring = False
+        self.sleeps += 1
+        self.engine = self._incarnate()
+        self.put(Woken(tuple((gateway, tuple(records)) for gateway, records in self.records())))
+        waiting, self.waiting = self.waiting, []
+        for event, gateway in waiting:
+            self.put(event, gateway)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_thousand_frames_a_second_race_with_tear_downs_and_none_is_lost_doubled_or_overtaken(seed: int) -> None:
+    """Two seconds of frames from eight connections of two gateways; one hook in ten takes a while, tear-downs too."""
+    chance, handled = random.Random(seed), list[int]()
+    definition = define_room("chat", meta=Player)
+    rush = Rush(definition)
+
+    @definition.on("n")
+    async def n(ctx: Context[Player, Any], data: Any) -> None:
+        ctx.meta.score += 1
+        if data["takes"]:
+            await rush.wait(data["takes"])
+        handled.append(data["n"])
+        ctx.actor.broadcast("default", data["n"])
+
+    @definition.on_hibernate
+    async def night(actor: Any) -> None:
+        await rush.wait(chance.choice((0.0005, 0.001, 0.003)))
+
+    rush.put(Woken())
+    for index in range(8):
+        rush.put_connect(f"c{index}", gateway=f"g{index % 2}")
+    await rush.tick(0.001)
+    senders, suspended = list[int](), 0
+    for number in range(2000):
+        takes = chance.uniform(0.001, 0.005) if chance.random() < 0.1 else 0
+        senders.append(chance.randrange(8))
+        rush.put_frame(f"c{senders[-1]}", "n", {"n": number, "takes": takes})
+        if chance.random() < 0.2:  # as the frame arrives
+            rush.tear_down()
+        await rush.tick(0.001)
+        if rush.engine.busy is not None and not rush.retiring:
+            assert rush.engine.busy == "running hook"
+            suspended += 1
+            rush.tear_down()
+            assert not rush.retiring, "while a hook is suspended, a tear-down is refused"
+        elif chance.random() < 0.2:  # between two frames
+            rush.tear_down()
+    while rush.in_hand or rush.retiring:
+        await rush.tick(0.001)
+    assert handled == list(range(2000)), "none lost, none doubled, none out of order"
+    assert [[json.loads(frame)["data"] for frame in rush.received(f"c{index}")] for index in range(8)] == [handled] * 8
+    assert sorted(rush.numbers) == list(range(1, 2009)), "each is acknowledged once"
+    scores = [rush.committed(f"c{index}").score for index in range(8)]
+    assert scores == [senders.count(index) for index in range(8)]
+    assert [rush.engine.actor.sessions[f"c{index}"].meta.score for index in range(8)] == scores
+    assert (rush.sleeps > 100, suspended > 100, rush.refused > 100) == (True, True, True)
+    await rush.end()
+
+
+async def test_a_tear_down_between_any_two_inputs_changes_nothing_that_anybody_sees() -> None:
+    """At every point, at every two points and at all points: the same outputs, metas and hooks as without any."""
+    whole = await _story(frozenset())
+    points = range(len(_STORY) + 1)
+    for where in [*combinations(points, 1), *combinations(points, 2), tuple(points)]:
+        assert await _story(frozenset(where)) == whole, f"torn down before inputs {where}"
+
+
+# Who, what, with which data; a connection is its own user, on a gateway by its letter.
+_STORY: tuple[tuple[str, str, Any], ...] = (
+    ("a", "connect", None),
+    ("b", "connect", None),
+    ("a", "join", "red"),
+    ("b", "fail", "red"),
+    ("b", "score", 5),
+    ("c", "connect", None),
+    ("a", "red", 1),
+    ("b", "join", "red"),
+    ("c", "kick", "a"),
+    ("b", "red", 2),
+    ("a", "close", 4000),
+    ("c", "leave", "default"),
+    ("b", "all", 3),
+    ("b", "close", 1001),
+    ("d", "connect", None),
+    ("c", "red", 4),
+)
+
+
+async def _story(tear_downs: frozenset[int]) -> list[Any]:
+    """Tell the story with tear-downs before these inputs, and return all there is to see of it."""
+    definition, hooks = define_room("chat", meta=Player), list[Any]()
+
+    def act(ctx: Context[Player, Any], what: str, data: Any) -> Any:
+        match what:
+            case "join" | "fail":
+                ctx.join(data)
+                assert what != "fail", "so that the join is undone"
+            case "leave":
+                ctx.leave(data)
+            case "score":
+                ctx.meta.score = data
+            case "kick":
+                ctx.actor.close(data, 4000)
+            case "red":
+                ctx.to_channel("red").emit("red", {"n": data})
+            case "all":
+                ctx.actor.broadcast("default", data)
+        return [ctx.actor.get_connected_user_ids(), ctx.meta.score, ctx.meta.channels]
+
+    definition.on("*")(lambda ctx, data: act(ctx, ctx.frame.type, data))
+    definition.on_connect(lambda ctx: hooks.append(("connect", ctx.ws.id, ctx.actor.broadcast("default", "hello"))))
+    definition.on_disconnect(lambda ctx: hooks.append(("gone", ctx.ws.id, ctx.close_code, ctx.meta.score)))
+    definition.on_error(lambda error, ctx: hooks.append((type(error).__name__, ctx.ws.id)))
+    room = Rush(definition)
+    room.put(Woken())
+    await room.tick(0.001)
+    for index, (who, what, data) in enumerate((*_STORY, ("", "end", None))):
+        if index in tear_downs:
+            room.tear_down()
+            assert room.retiring
+        match what:
+            case "connect":
+                room.put_connect(who, gateway=f"g{ord(who) % 2}")
+            case "close":
+                room.put_close(who, data)
+            case "end":
+                pass
+            case _:
+                room.put_frame(who, what, data, request=index + 1)
+        await room.tick(0.001)
+        await room.tick(0.001)
+    assert room.sleeps == len(tear_downs)
+    sessions = [(session.id, session.meta) for session in room.engine.actor]
+    await room.end()
+    return [hooks, room.sink.received, room.sink.kicks, room.numbers, sessions]
