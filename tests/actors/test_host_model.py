@@ -10,11 +10,12 @@ import asyncio
 import json
 import logging
 import os
+import random
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, currently_in_test_context, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -34,6 +35,9 @@ from verani.meta import ConnectionMeta
 from verani.room import RoomDefinition, define_room
 from verani.settings import Settings
 from verani_actors.host import PULL_PATIENCE, RoomHost
+
+# How many random scripts to try; with another number than in CI, other ones.
+SCRIPTS = int(os.environ.get("VERANI_TEST_EXAMPLES", "250"))
 
 ROOM = "chat/a"
 IDLE = 10_000.0
@@ -392,7 +396,8 @@ class Hibernation(RuleBasedStateMachine):
                     self.gateways[inbound.gateway].put(*batch)
                     batch = []
 
-        note(f"sent: {[inbound for inbound, _ in built]}")
+        if currently_in_test_context():
+            note(f"sent: {[inbound for inbound, _ in built]}")
         self.settle(put)
         self.model.put(*(inbound for inbound, _ in built))
 
@@ -510,11 +515,11 @@ class Hibernation(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if hasattr(self, "gateways"):
-                self._leave()
+                self.leave()
         finally:
-            self._end()
+            self.end()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Let all go on, everybody leave and the room sleep: nothing is left anywhere."""
         for gateway in self.model.slow.copy():
             self.slow_down(gateway)
@@ -540,7 +545,8 @@ class Hibernation(RuleBasedStateMachine):
         assert not self.host._pending
         assert not self.host._working
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Stop the host, whatever state it is in."""
         try:
             self.real.night.set()
             self.host._rooms.clear()
@@ -558,11 +564,75 @@ def _read(result: bytes | None) -> Any:
     return json.loads(result or b"null")
 
 
+# How often a random script does what; every rule of the machine is here.
+WEIGHTS = {
+    "send": 24, "close_the_kicked": 2, "be_idle": 5, "hold_the_night": 1, "end_the_night": 3, "end_the_wait": 3,
+    "slow_down": 2, "answer": 3, "lose_patience": 1, "corrupt": 1,
+}  # fmt: skip
+
+
+def _step(machine: Hibernation, chance: random.Random) -> None:
+    """Do one step that is possible now."""
+    model = machine.model
+    possible = {
+        "be_idle": model.state != "waking",
+        "hold_the_night": model.state != "retiring",
+        "end_the_night": model.night_is_held,
+        "end_the_wait": model.waits,
+        "answer": bool(model.awaited or model.late),
+        "lose_patience": model.state == "waking",
+        "corrupt": model.state == "asleep",
+    }
+    weights = [weight * possible.get(name, True) for name, weight in WEIGHTS.items()]
+    match chance.choices(list(WEIGHTS), weights)[0]:
+        case "send":
+            machine.send([_input(chance) for _ in range(chance.randint(1, 4))], chance.random() < 0.5)
+        case "slow_down":
+            machine.slow_down(chance.choice(GATEWAYS))
+        case "answer":
+            machine.answer(chance.randrange(2), chance.randint(1, 4))
+        case "corrupt":
+            machine.corrupt(chance.choice(PICKS))
+        case name:
+            getattr(machine, name)()
+    machine.nobody_can_tell()
+
+
+def _input(chance: random.Random) -> tuple[Any, ...]:
+    kinds = (CHANGES, CHANGES, SENDS, SENDS, BROADCASTS, BROADCASTS, ASKS, ASKS, OTHERS, OTHERS, TURNS)
+    script = [chance.choice(chance.choice(kinds)) for _ in range(chance.randint(0, 4))]
+    match chance.choices(("frame", "connect", "call", "close"), (10, 4, 4, 1))[0]:
+        case "connect":
+            return chance.choice(CONNECTS), script[3:]
+        case "call":
+            return chance.choice(CALLS), script
+        case "close":
+            return ("close", chance.choice(PICKS)), []
+        case _:
+            return ("frame", chance.choice(PICKS), chance.random() < 0.7), script
+
+
+def test_nor_in_long_scripts() -> None:
+    """Hypothesis prefers short scripts, which is good for finding the shortest; these are all of forty steps."""
+    for seed in range(SCRIPTS):
+        chance, machine = random.Random(seed), Hibernation()
+        try:
+            machine.link(seed % 2 == 0, [(chance.choice(CONNECTS), []) for _ in range(5)])
+            for _ in range(40):
+                _step(machine, chance)
+            machine.leave()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+        finally:
+            machine.end()
+
+
 def test_no_client_can_tell_a_room_that_sleeps_from_one_that_never_does() -> None:
     run_state_machine_as_test(
         Hibernation,
         settings=settings(
-            max_examples=int(os.environ.get("VERANI_TEST_EXAMPLES", "250")),
+            max_examples=SCRIPTS,
             stateful_step_count=30,
             deadline=None,
             report_multiple_bugs=False,
