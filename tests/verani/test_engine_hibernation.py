@@ -9,6 +9,7 @@ import random
 from itertools import combinations
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.verani.conftest import OpenRoom, Room
@@ -303,6 +304,37 @@ async def test_every_operation_of_a_handle_that_outlived_its_room_raises_room_as
         await ctx.drain()
     assert lobby.sink.effects == before
     assert actor.name == ROOM_NAME  # a name for logs may still be read
+
+
+@pytest.mark.parametrize("sleeps", [False, True])
+async def test_users_are_listed_in_the_order_of_their_oldest_session_asleep_meanwhile_or_not(
+    make_room: OpenRoom, sleeps: bool
+) -> None:
+    room = define_room("chat")
+    room.on("who")(lambda ctx, data: ctx.actor.get_connected_user_ids())
+    lobby = make_room(room)
+    await lobby.wake()
+    for connection, user in (("a", "u1"), ("b", "u2"), ("c", "u1")):
+        await lobby.connect(connection, user=user)
+    await lobby.close("a")
+    if sleeps:
+        await lobby.sleep()
+        await lobby.wake(*lobby.records(), fresh=True)
+    assert await lobby.request("c", "who") == b'{"type":"ack","id":7,"data":["u2","u1"]}'
+
+
+@pytest.mark.parametrize("first", ["g1", "g2"])
+async def test_of_two_records_with_one_client_id_the_connection_that_came_last_stays(
+    make_room: OpenRoom, first: str
+) -> None:
+    """It came back through another gateway while the first one's records were late; then the room slept."""
+    lobby = make_room(define_room("chat"))
+    old = msgspec.structs.replace(lobby.record("old", client="phone"), order=1)
+    new = msgspec.structs.replace(lobby.record("new", client="phone"), order=2)
+    records = [("g1", [old]), ("g2", [new])]
+    await lobby.wake(*(records if first == "g1" else records[::-1]))
+    assert list(lobby.engine.actor.sessions) == ["new"]
+    assert [(connection, code) for connection, code, _ in lobby.sink.kicks] == [("old", 4009)]
 
 
 # --- a tear-down that races with the inputs ------------------------------------------------------------------
