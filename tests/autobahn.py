@@ -28,6 +28,7 @@ from verani_gateway.application import setup
 from verani_gateway.connection import Connection, Socket
 from verani_gateway.gateway import Gateway
 from verani_gateway.outbox import text_frame
+from verani_gateway.rate import Meter
 
 __all__ = ["echo_application", "find_wstest", "run"]
 
@@ -90,7 +91,7 @@ async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
         max_msg_size=gateway.settings.max_frame_bytes + 1,
     )
     await ws.prepare(request)
-    ws.echo = connection = EchoConnection(gateway, gateway.next_id(), "unused", "", ws, request)
+    ws.echo = connection = EchoConnection(gateway, gateway.next_id(), "unused", "", Meter(()), ws, request)
     gateway.connections[connection.id] = connection  # for its keepalive and time-outs
     try:
         await connection.run()

@@ -72,9 +72,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _Seconds, Meta(description="seconds that a socket may stay unread before its connection is closed")
     ] = 30.0
     rate_limit: Annotated[float, Meta(ge=0, description="frames a second and connection; 0: no limit")] = 200.0
-    rate_burst: Annotated[
-        _Size | None, Meta(description="frames that may come at once (default: twice rate_limit)")
-    ] = None
+    rate_limit_per_user: Annotated[
+        float, Meta(ge=0, description="frames a second of all connections of one user; 0: no limit")
+    ] = 0.0
+    rate_limit_per_address: Annotated[
+        float, Meta(ge=0, description="frames a second of all connections from one address; 0: no limit")
+    ] = 0.0
+    rate_burst: Annotated[_Size | None, Meta(description="frames that may come at once (default: twice the rate)")] = (
+        None
+    )
     rate_policy: Annotated[
         RatePolicy, Meta(description="what happens to frames above the rate: throttle, drop or close")
     ] = "throttle"
@@ -96,7 +102,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     log_level: Annotated[LogLevel, Meta(description="least severe level that is logged")] = "info"
 
-    @property
-    def burst(self) -> int:
-        """Size of the token bucket: `rate_burst`, else two seconds' worth of frames."""
-        return self.rate_burst if self.rate_burst is not None else max(1, int(2 * self.rate_limit))
+    def burst(self, rate: float) -> int:
+        """Size of the token bucket for a rate: `rate_burst`, else two seconds' worth of frames."""
+        return self.rate_burst if self.rate_burst is not None else max(1, int(2 * rate))

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from verani.errors import CallCycle, DeadlineExceeded, NotFound, RoomBusy, TooLarge, VeraniError
+from verani.errors import CallCycle, DeadlineExceeded, Interrupted, NotFound, RoomBusy, TooLarge, VeraniError
 from verani.messages import Invoke, Outcome, Reply
 from verani.names import is_room_id
 from verani.room import RoomDefinition
@@ -55,7 +55,7 @@ class Calls:
         try:
             return result_of(await future, room, method)
         finally:
-            self._forget(number)
+            self._forget(number)  # of a caller that was cancelled
 
     def invoke(self, invoke: Invoke, done: _Done) -> None:
         """Carry a call of one room to another; `done` is called with the outcome, maybe before this returns."""
@@ -66,9 +66,7 @@ class Calls:
 
     def replied(self, reply: Reply) -> None:
         """Take an outcome; one that comes too late is nobody's any more."""
-        waiting = self._forget(reply.call)
-        if waiting is not None:
-            waiting(reply.outcome)
+        self._end(reply.call, reply.outcome)
 
     def open(self) -> None:
         """Take calls from now on: the link is there."""
@@ -78,7 +76,7 @@ class Calls:
         """Answer everybody who still waits."""
         self._open = False
         for number in tuple(self._waiting):
-            self._end(number, "interrupted")
+            self._end(number, Outcome(code=Interrupted.code))
 
     def _start(
         self,
@@ -91,6 +89,17 @@ class Calls:
         done: _Done,
     ) -> int:
         """Put the call among the inputs of its room; raises the `VeraniError` it is refused with."""
+        try:
+            self._check(room, method, arguments, chain)
+        except VeraniError as error:
+            self._gateway.metrics.calls[error.code] += 1
+            raise
+        number = self._gateway.put_call(room, method, arguments, timeout, key, chain)
+        timer = asyncio.get_running_loop().call_later(timeout, self._expire, number)
+        self._waiting[number] = done, timer
+        return number
+
+    def _check(self, room: str, method: str, arguments: bytes, chain: tuple[str, ...]) -> None:
         gateway, settings = self._gateway, self._gateway.settings
         name, _, room_id = room.partition("/")
         definition = self._definitions.get(name)
@@ -99,20 +108,26 @@ class Calls:
         if method not in definition.methods:
             raise NotFound(f"{name} has no method {method!r}")
         if len(arguments) > settings.max_rpc_bytes:
+            gateway.metrics.limited["max_rpc_bytes"] += 1
             raise TooLarge(f"expected at most {settings.max_rpc_bytes} bytes of arguments, got {len(arguments)}")
         if room in chain:
             raise CallCycle(f"{room} waits for this very call")
-        if not self._open or len(self._waiting) >= settings.max_rpc_calls or gateway.is_congested(room):
+        if len(self._waiting) >= settings.max_rpc_calls:
+            gateway.metrics.limited["max_rpc_calls"] += 1
+            raise RoomBusy("as many calls wait as may")
+        if not self._open or gateway.is_congested(room):
             raise RoomBusy(f"{room} takes no further call now")
-        number = gateway.put_call(room, method, arguments, timeout, key, chain)
-        timer = asyncio.get_running_loop().call_later(timeout, self._end, number, DeadlineExceeded.code)
-        self._waiting[number] = done, timer
-        return number
 
-    def _end(self, number: int, code: str) -> None:
+    def _end(self, number: int, outcome: Outcome) -> None:
+        """Answer a caller, if it still waits."""
         done = self._forget(number)
         if done is not None:
-            done(Outcome(code=code))
+            self._gateway.metrics.calls[outcome.code or "ok"] += 1
+            done(outcome)
+
+    def _expire(self, number: int) -> None:
+        self._gateway.metrics.limited["rpc_timeout"] += 1
+        self._end(number, Outcome(code=DeadlineExceeded.code))
 
     def _forget(self, number: int) -> _Done | None:
         done, timer = self._waiting.pop(number, (None, None))

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import WebSocketError, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 from msgspec import UNSET, DecodeError
 
 from verani import frames
@@ -27,7 +27,7 @@ from verani.frames import InvalidFrame, NotUtf8
 
 from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
 from .outbox import Outbox, close_frame, control_frame, text_frame
-from .rate import InvalidFrames, TokenBucket
+from .rate import InvalidFrames, Meter
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -72,7 +72,9 @@ class Socket(web.WebSocketResponse[Any]):
 class Connection:
     """One accepted WebSocket."""
 
-    def __init__(self, gateway: Gateway, id: str, room: str, client_id: str, ws: Socket, request: web.Request) -> None:
+    def __init__(
+        self, gateway: Gateway, id: str, room: str, client_id: str, meter: Meter, ws: Socket, request: web.Request
+    ) -> None:
         """Take over a prepared WebSocket; raises ConnectionResetError if its transport is gone already."""
         if request.transport is None:
             raise ConnectionResetError("the client left during the handshake")
@@ -87,7 +89,7 @@ class Connection:
         self._gateway = gateway
         self._ws = ws
         self._transport = request.transport
-        self._bucket = TokenBucket(settings.rate_limit, settings.burst, now) if settings.rate_limit else None
+        self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
         self._flow: asyncio.Future[None] | None = None
         self._closing: tuple[int, str] | None = None
@@ -126,11 +128,11 @@ class Connection:
                 return self._answer_close(message.data, message.extra or "")
             if kind in _OVER:
                 return self._answer_error(message.data)
-            missing = self._bucket.take(now) if self._bucket is not None else 0.0
-            if missing and not await self._exceeded(missing):
-                continue
-            if not missing:
+            exceeded = self._meter.take(now)
+            if exceeded is None:
                 self._throttled_since = None
+            elif not await self._exceeded(exceeded):
+                continue
             if self._closing is not None:
                 continue
             if kind is WSMsgType.TEXT:
@@ -165,8 +167,9 @@ class Connection:
     def count_invalid(self, why: str) -> None:
         """Drop and count an invalid frame (protocol 7)."""
         logger.debug("invalid frame: %s", why, extra={"room": self.room, "connection": self.id})
-        self._gateway.invalid_frames += 1
+        self._gateway.metrics.invalid_frames += 1
         if self._invalid.add(self._gateway.now()):
+            self._gateway.metrics.limited["max_invalid_frames"] += 1
             self.close(1008, "too many invalid frames")
 
     def _answer_close(self, code: int, reason: str) -> tuple[int, str]:
@@ -181,27 +184,31 @@ class Connection:
         """Close for a violation of RFC 6455; anything else that ends the reading is a lost connection."""
         if not isinstance(error, WebSocketError):
             return _LOST, ""
+        if error.code == WSCloseCode.MESSAGE_TOO_BIG:
+            self._gateway.metrics.limited["max_frame_bytes"] += 1
         self.outbox.seal(close_frame(error.code))
         return int(error.code), ""
 
     # --- flow control ----------------------------------------------------------------------------------
 
-    async def _exceeded(self, missing: float) -> bool:
-        """Apply the policy to a frame above the rate, `missing` seconds early; False if it is to be dropped."""
+    async def _exceeded(self, setting: str) -> bool:
+        """Apply the policy to a frame above the rate that `setting` says; False if it is to be dropped."""
+        self._gateway.metrics.limited[setting] += 1
         policy = self._gateway.settings.rate_policy
         if policy == "close":
             self.close(1008, "too many frames")
             return False
         if policy == "drop":
-            self._gateway.dropped_frames += 1
+            self._gateway.metrics.dropped_frames += 1
             return False
-        assert self._bucket is not None
+        now = self._gateway.now()
         if self._throttled_since is None:
-            self._throttled_since = self._pong_at = self._gateway.now()
+            self._throttled_since = self._pong_at = now
         self._delayed = True
-        while missing and not self._transport.is_closing() and self._closing is None:
-            await self._pause(missing)
-            missing = self._bucket.take(self._gateway.now())
+        until = now + self._meter.reserve(now)
+        while now < until and not self._transport.is_closing() and self._closing is None:
+            await self._pause(until - now)
+            now = self._gateway.now()
         self._delayed = False
         return True
 
@@ -300,6 +307,7 @@ class Connection:
             self._comfort(now, unread)
         elif self._pinged_at is not None:
             if now - self._pinged_at > self._gateway.settings.pong_timeout:
+                self._gateway.metrics.limited["pong_timeout"] += 1
                 logger.debug("peer is gone", extra={"room": self.room, "connection": self.id})
                 self.abort()
         elif now - self._seen_at > self._gateway.settings.ping_interval:
@@ -309,6 +317,7 @@ class Connection:
     def _comfort(self, now: float, unread_since: float) -> None:
         """Tell an unread client that the server lives, but not for ever."""
         if now - unread_since > self._gateway.settings.max_unread:
+            self._gateway.metrics.limited["max_unread"] += 1
             if self._throttled_since is not None:
                 self.close(1008, "too many frames")
             else:
@@ -318,6 +327,7 @@ class Connection:
             self.outbox.put(_PONG_FRAME)
 
     def _too_slow(self) -> None:
+        self._gateway.metrics.limited["max_send_buffer"] += 1
         logger.warning("connection closed: the client does not read", extra={"room": self.room, "connection": self.id})
         self.close(1013, "slow consumer")
 

@@ -36,6 +36,7 @@ from verani.room import RoomDefinition
 from .access import client_address, forwarded_host, forwarded_scheme, origin_allowed
 from .connection import Connection, Socket
 from .expiry import check_expiry
+from .rate import Meter
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -64,11 +65,13 @@ class Endpoint:
             if not gateway.accepting:
                 raise RoomBusy("the service is going down", retry_after=1)
             if gateway.is_full:
+                gateway.metrics.limited["max_connections"] += 1
                 raise RoomBusy("the service has no room for another connection", retry_after=5)
             if not gateway.reserve(address):
+                gateway.metrics.limited["max_connections_per_address"] += 1
                 raise RateLimited("too many connections from this address", retry_after=5)
         except VeraniError as error:
-            return _refuse(error)
+            return self._refuse(error)
         try:
             return await self._admit(request, address)
         finally:
@@ -79,7 +82,21 @@ class Endpoint:
         try:
             room, meta, attachment, expires_at = await self._identify(request, address)
         except VeraniError as error:
-            return _refuse(error)
+            return self._refuse(error)
+        with gateway.meter(meta.user_id, address) as meter:
+            return await self._serve(request, room, meta, attachment, expires_at, meter)
+
+    async def _serve(
+        self,
+        request: web.Request,
+        room: str,
+        meta: ConnectionMeta,
+        attachment: bytes,
+        expires_at: float | None,
+        meter: Meter,
+    ) -> web.StreamResponse:
+        """Accept, and serve the connection to its end."""
+        gateway = self._gateway
         ws = Socket(
             autoping=False,
             autoclose=False,
@@ -90,7 +107,7 @@ class Endpoint:
         )
         try:
             await ws.prepare(request)
-            connection = Connection(gateway, gateway.next_id(), room, meta.client_id, ws, request)
+            connection = Connection(gateway, gateway.next_id(), room, meta.client_id, meter, ws, request)
         except ConnectionResetError:
             return ws  # the client left during the handshake; there is nobody to tell
         if expires_at is not None:
@@ -103,12 +120,20 @@ class Endpoint:
             gateway.disconnected(connection, code, reason)
         return ws
 
+    def _refuse(self, error: VeraniError) -> web.Response:
+        self._gateway.metrics.refusals[error.code] += 1
+        headers = {}
+        if isinstance(error, RateLimited | RoomBusy):
+            headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        return _response(error.status, error.code, headers)
+
     def _check_origin(self, request: web.Request) -> None:
         settings = self._gateway.settings
         peer, headers = request.remote, request.headers
         scheme = forwarded_scheme(peer, headers, settings.trusted_proxies, default=request.scheme)
         host = forwarded_host(peer, headers, settings.trusted_proxies)
         if not origin_allowed(headers.get("Origin"), host, secure=scheme == "https", allowed=settings.allowed_origins):
+            self._gateway.metrics.limited["allowed_origins"] += 1
             raise Forbidden("this Origin may not connect")
 
     async def _identify(
@@ -134,6 +159,7 @@ class Endpoint:
         name = f"{definition.name}/{room_id}"
         attachment = self._check_meta(meta)
         if gateway.is_room_full(name):
+            gateway.metrics.limited["max_connections_per_room"] += 1
             raise RoomBusy("the room is full", retry_after=5)
         if gateway.is_congested(name):
             # Connects are inputs, too: those of clients that come and go must not pile up before a slow room.
@@ -198,13 +224,6 @@ def _check_upgrade(request: web.Request) -> web.Response | None:
     except binascii.Error:
         key = b""
     return None if len(key) == 16 else _response(400, "invalid", {})
-
-
-def _refuse(error: VeraniError) -> web.Response:
-    headers = {}
-    if isinstance(error, RateLimited | RoomBusy):
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    return _response(error.status, error.code, headers)
 
 
 def _response(status: int, code: str, headers: dict[str, str]) -> web.Response:

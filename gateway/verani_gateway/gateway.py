@@ -15,7 +15,8 @@ import ipaddress
 import logging
 import resource
 import secrets
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from verani.messages import (
@@ -52,7 +53,9 @@ from .attachments import Attachments, RoomInputs
 from .calls import Calls
 from .connection import Connection
 from .link import MemoryLink
+from .metrics import Metrics
 from .outbox import Outbox, Run, Writer, text_frame
+from .rate import Meter, SharedBuckets, TokenBucket
 
 __all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Gateway"]
 
@@ -90,8 +93,7 @@ class Gateway:
         self._settings_given = settings is not None
         self.id = secrets.token_hex(4)
         self.accepting = False
-        self.invalid_frames = 0
-        self.dropped_frames = 0
+        self.metrics = Metrics()
         self.connections: dict[str, Connection] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._attachments = Attachments()
@@ -126,6 +128,8 @@ class Gateway:
         hello = Hello(versions=PROTOCOL_VERSIONS, build=__version__, gateway=self.id, incarnation=secrets.token_hex(8))
         self._link = MemoryLink(self.id, hello, self.host, self._receive)
         settings = self.settings
+        self._per_user = _shared_buckets(settings, settings.rate_limit_per_user)
+        self._per_address = _shared_buckets(settings, settings.rate_limit_per_address)
         self._period = min(_TICK, settings.ping_interval / 4, settings.pong_timeout / 4, settings.max_unread / 4)
         self._tick()
         self.calls.open()
@@ -202,6 +206,9 @@ class Gateway:
         now = self.now()
         for connection in tuple(self.connections.values()):
             connection.tick(now)
+        for shared in (self._per_user, self._per_address):
+            if shared is not None:
+                shared.sweep(now)
 
     def rooms(self) -> list[RoomStatus]:
         """Explain the rooms that are awake or have connections, by name."""
@@ -238,6 +245,29 @@ class Gateway:
         _count_down(self._addresses, _address_key(address))
         self._idle.set()
 
+    @contextmanager
+    def meter(self, user_id: str, address: str | None) -> Iterator[Meter]:
+        """Give a connection the meter of its frames: its own bucket, its user's and its address's."""
+        settings, now = self.settings, self.now()
+        with ExitStack() as held:
+            buckets: list[tuple[str, TokenBucket]] = []
+            if rate := settings.rate_limit:
+                buckets.append(("rate_limit", TokenBucket(rate, settings.burst(rate), now)))
+            shared = (
+                ("rate_limit_per_user", self._per_user, user_id),
+                ("rate_limit_per_address", self._per_address, _address_key(address)),
+            )
+            for setting, group, key in shared:
+                if group is not None:
+                    buckets.append((setting, group.acquire(key, now)))
+                    held.callback(group.release, key)
+            yield Meter(buckets)
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes of inputs that no room has processed yet."""
+        return self._attachments.in_flight
+
     @property
     def is_full(self) -> bool:
         """True if no further connection is taken."""
@@ -261,6 +291,7 @@ class Gateway:
     def connected(self, connection: Connection, attachment: bytes) -> None:
         """Announce a connection to its room."""
         logger.debug("connected", extra={"room": connection.room, "connection": connection.id})
+        self.metrics.connections += 1
         self.connections[connection.id] = connection
         self._outboxes[connection.id] = connection.outbox
         key = (connection.room, connection.client_id)
@@ -272,6 +303,7 @@ class Gateway:
     def disconnected(self, connection: Connection, code: int, reason: str) -> None:
         """Announce the end of a connection to its room."""
         logger.debug("disconnected: %d", code, extra={"room": connection.room, "connection": connection.id})
+        self.metrics.closes[code] += 1
         del self.connections[connection.id]
         del self._outboxes[connection.id]
         _count_down(self._clients, (connection.room, connection.client_id))
@@ -282,6 +314,7 @@ class Gateway:
     ) -> None:
         """Send a client's frame to its room."""
         number = self._attachments.next_number()
+        self.metrics.frames += 1
         frame = Frame(connection.room, number, connection.id, event, data, channel, request)
         connection.charged(self._put(frame))
 
@@ -424,6 +457,10 @@ def _count_down(counts: dict[_Key, int], key: _Key) -> None:
     counts[key] -= 1
     if not counts[key]:
         del counts[key]
+
+
+def _shared_buckets(settings: Settings, rate: float) -> SharedBuckets | None:
+    return SharedBuckets(rate, settings.burst(rate)) if rate else None
 
 
 def _address_key(address: str | None) -> str:

@@ -17,6 +17,7 @@ from verani.settings import Settings
 
 from .access import host_allowed, is_loopback, origin_allowed
 from .config import ADMIN_TOKEN, RPC_TOKEN, Secrets
+from .metrics import CONTENT_TYPE, exposition
 from .openapi import openapi_document
 from .rpc import RPC_PATH, RpcEndpoint, error_response
 
@@ -67,6 +68,10 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
             raise NotFound("no such room is awake or has connections")
         return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
+    async def metrics(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        return web.Response(text=exposition(gateway), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
     call_room = RpcEndpoint(gateway)
 
     async def rpc(request: web.Request) -> web.Response:
@@ -83,6 +88,7 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
     application.router.add_get(_READY_PATH, ready)
     application.router.add_get("/openapi.json", openapi)
     application.router.add_post(RPC_PATH, rpc)
+    application.router.add_get("/metrics", metrics)
     application.router.add_get("/admin/rooms", rooms)
     application.router.add_get("/admin/rooms/{definition}/{room}", room)
     return application

@@ -1,13 +1,18 @@
-"""Meter one connection: a token bucket for frames, a window for invalid ones.
+"""Meter frames: token buckets of connections, users and addresses, and a window for invalid frames.
 
 Time is passed in, in seconds of any monotonic clock. What happens beyond the limit is the connection's choice.
+
+Invariants:
+- A shared bucket outlives its last connection until it is full again, so that coming back makes nobody new.
+- There is a shared bucket for everybody who is connected, or was within the time a bucket takes to fill: no more.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
-__all__ = ["INVALID_WINDOW", "InvalidFrames", "TokenBucket"]
+__all__ = ["INVALID_WINDOW", "InvalidFrames", "Meter", "SharedBuckets", "TokenBucket"]
 
 # Protocol 7: invalid frames count for this long.
 INVALID_WINDOW = 60.0
@@ -33,6 +38,82 @@ class TokenBucket:
             return 0.0
         self._tokens = tokens
         return (1 - tokens) / self._rate
+
+    def give_back(self) -> None:
+        """Undo a `take`."""
+        self._tokens += 1
+
+    def reserve(self, now: float) -> float:
+        """Take a token that may only come later, and return in how many seconds.
+
+        Who waits does so once: a thousand connections that share a bucket have their turns one after the other.
+        """
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
+        self._at = now
+        return max(0.0, -self._tokens / self._rate)
+
+    def is_full(self, now: float) -> bool:
+        """True if nothing would be forgotten with this bucket."""
+        return self._tokens + (now - self._at) * self._rate >= self._burst
+
+
+class SharedBuckets:
+    """The buckets of all users, or of all addresses."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: dict[str, TokenBucket] = {}
+        self._users: dict[str, int] = {}
+        # Those that nobody uses and that are not known to be full.
+        self._idle: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def acquire(self, key: str, now: float) -> TokenBucket:
+        """Return the bucket of a user or an address; `release` gives it back."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._rate, self._burst, now)
+        self._users[key] = self._users.get(key, 0) + 1
+        self._idle.discard(key)
+        return bucket
+
+    def release(self, key: str) -> None:
+        """Give back what `acquire` returned."""
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key]
+            self._idle.add(key)
+
+    def sweep(self, now: float) -> None:
+        """Forget the buckets that nobody uses and that are full; call it now and then."""
+        for key in [key for key in self._idle if self._buckets[key].is_full(now)]:
+            self._idle.discard(key)
+            del self._buckets[key]
+
+
+class Meter:
+    """All the buckets that a connection's frames pass, each with the setting it is for."""
+
+    __slots__ = ("_buckets",)
+
+    def __init__(self, buckets: Sequence[tuple[str, TokenBucket]]) -> None:
+        self._buckets = tuple(buckets)
+
+    def take(self, now: float) -> str | None:
+        """Take one token of each bucket; if one has none, take nothing and name its setting."""
+        for index, (setting, bucket) in enumerate(self._buckets):
+            if bucket.take(now):
+                for _, earlier in self._buckets[:index]:
+                    earlier.give_back()
+                return setting
+        return None
+
+    def reserve(self, now: float) -> float:
+        """Take one token of each bucket, whenever it comes; return in how many seconds all are there."""
+        return max(bucket.reserve(now) for _, bucket in self._buckets)
 
 
 class InvalidFrames:

@@ -49,7 +49,8 @@ class RpcEndpoint:
         if not gateway.accepting:
             raise RoomBusy("the service is going down")
         if self._active > gateway.settings.max_rpc_calls:
-            raise RoomBusy("the service has as many calls as it takes")
+            gateway.metrics.limited["max_rpc_calls"] += 1
+            raise RoomBusy("as many calls wait as may")
         timeout = _timeout(request, gateway.settings.rpc_timeout)
         key = request.headers.get(KEY_HEADER)
         if key is not None and not (key and is_name(key)):
@@ -64,6 +65,7 @@ class RpcEndpoint:
         except TimeoutError:
             raise DeadlineExceeded("the arguments did not arrive in time") from None
         except web.HTTPRequestEntityTooLarge:
+            gateway.metrics.limited["max_rpc_bytes"] += 1
             raise TooLarge(f"expected at most {gateway.settings.max_rpc_bytes} bytes of arguments") from None
         return await gateway.calls.call(
             f"{match['definition']}/{match['room']}",

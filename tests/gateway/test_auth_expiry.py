@@ -227,7 +227,7 @@ async def test_a_refresh_without_a_token_is_an_invalid_frame(serve: Serve, frame
     client = await server.connect(f"/ws?token={token()}")
     client.send(frame)
     await client.pinged()
-    assert server.gateway.invalid_frames == 1
+    assert server.gateway.metrics.invalid_frames == 1
 
 
 async def test_a_refresh_of_what_never_expires_is_dropped(serve: Serve) -> None:

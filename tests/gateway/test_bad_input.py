@@ -323,7 +323,7 @@ async def test_under_drop_what_is_over_the_limit_is_dropped_and_counted(serve: S
     client = await server.connect()
     client.send(*({"type": "say", "data": n} for n in range(20)))
     assert [(await client.data())["data"] for _ in range(5)] == [0, 1, 2, 3, 4]
-    await until(lambda: server.gateway.dropped_frames == 15)
+    await until(lambda: server.gateway.metrics.dropped_frames == 15)
     client.send(close(1000))
     assert (await client.receive()).code == 1000
 
@@ -335,7 +335,7 @@ async def test_under_close_the_first_frame_over_the_limit_closes_with_1008(serve
     received = await client.closed()
     assert (received.code, received.payload[2:]) == (1008, b"too many frames")
     async with bystander(server):
-        assert server.gateway.invalid_frames == 0
+        assert server.gateway.metrics.invalid_frames == 0
 
 
 async def test_pings_count_towards_the_rate(serve: Serve) -> None:
@@ -460,7 +460,7 @@ async def test_an_invalid_frame_is_dropped_and_the_connection_lives(serve: Serve
         client = await server.connect()
         client.send(text(payload), {"type": "say", "data": "next"})
         assert await client.data() == {"type": "said", "data": "next"}
-        assert server.gateway.invalid_frames == 1
+        assert server.gateway.metrics.invalid_frames == 1
 
 
 DATA: dict[str, tuple[str, str]] = {

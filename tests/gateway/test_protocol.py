@@ -418,7 +418,7 @@ async def test_what_is_no_frame_is_dropped_counted_and_never_answered(serve: Ser
     client = await server.connect()
     client.send(text(payload), {"type": "say", "data": {"n": 1}})
     assert await client.data() == {"type": "said", "n": 1}
-    assert server.gateway.invalid_frames == 1
+    assert server.gateway.metrics.invalid_frames == 1
 
 
 async def test_a_payload_only_the_room_can_refuse_counts_as_an_invalid_frame_too(serve: Serve) -> None:
@@ -426,7 +426,7 @@ async def test_a_payload_only_the_room_can_refuse_counts_as_an_invalid_frame_too
     client = await server.connect()
     client.send(text(b'{"type":"say","data":1e999}'), {"type": "say", "data": {"n": 1}})
     assert await client.data() == {"type": "said", "n": 1}
-    assert server.gateway.invalid_frames == 1
+    assert server.gateway.metrics.invalid_frames == 1
     client.send(text(b'{"type":"say","id":4,"data":-1e999}'))
     assert await client.text() == b'{"type":"ack","id":4,"error":{"code":"invalid"}}'
     client.send(text(b'{"type":"say","data":1e999}'))
@@ -438,7 +438,7 @@ async def test_a_binary_frame_is_an_invalid_frame(serve: Serve) -> None:
     client = await server.connect()
     client.send(frame(Opcode.BINARY, b'{"type":"say","data":{}}'), PING)
     assert (await client.receive()).raw == PONG_FRAME
-    assert server.gateway.invalid_frames == 1
+    assert server.gateway.metrics.invalid_frames == 1
 
 
 async def test_the_sixteenth_invalid_frame_closes_with_1008_and_the_reason(serve: Serve) -> None:
@@ -448,7 +448,7 @@ async def test_the_sixteenth_invalid_frame_closes_with_1008_and_the_reason(serve
     assert (await client.receive()).raw == PONG_FRAME
     client.send(text(b"{}"), {"type": "say", "data": {"never": 1}})
     assert (await client.receive()).raw == b"\x88\x19\x03\xf0too many invalid frames"
-    assert server.gateway.invalid_frames == 16
+    assert server.gateway.metrics.invalid_frames == 16
 
 
 async def test_zero_means_that_invalid_frames_never_close(serve: Serve) -> None:
@@ -456,7 +456,7 @@ async def test_zero_means_that_invalid_frames_never_close(serve: Serve) -> None:
     client = await server.connect()
     client.send(*[text(b"{}")] * 1000, PING)
     assert (await client.receive()).raw == PONG_FRAME
-    assert server.gateway.invalid_frames == 1000
+    assert server.gateway.metrics.invalid_frames == 1000
 
 
 # --- keepalive (13, 14) --------------------------------------------------------------------------------------

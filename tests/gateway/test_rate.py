@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verani_gateway.rate import INVALID_WINDOW, InvalidFrames, TokenBucket
+from verani_gateway.rate import INVALID_WINDOW, InvalidFrames, Meter, SharedBuckets, TokenBucket
 
 
 def test_a_burst_passes_at_once_and_then_the_rate_holds() -> None:
@@ -71,3 +71,55 @@ def test_one_may_be_enough_and_zero_is_never() -> None:
     assert InvalidFrames(1).add(0.0)
     never = InvalidFrames(0)
     assert not any(never.add(0.0) for _ in range(1000))
+
+
+# --- buckets together ----------------------------------------------------------------------------------
+
+
+def test_reservations_of_one_bucket_come_one_after_the_other() -> None:
+    bucket = TokenBucket(10.0, 2, now=0.0)
+    assert [bucket.reserve(0.0) for _ in range(5)] == pytest.approx([0.0, 0.0, 0.1, 0.2, 0.3])
+    assert bucket.reserve(0.4) == pytest.approx(0.0)
+
+
+def test_a_meter_takes_of_every_bucket_or_of_none() -> None:
+    own, shared = TokenBucket(1.0, 5, now=0.0), TokenBucket(1.0, 2, now=0.0)
+    meter = Meter([("rate_limit", own), ("rate_limit_per_user", shared)])
+    assert [meter.take(0.0) for _ in range(4)] == [None, None, "rate_limit_per_user", "rate_limit_per_user"]
+    assert [own.take(0.0) for _ in range(4)] == [0.0, 0.0, 0.0, pytest.approx(1.0)]
+
+
+def test_a_meter_without_buckets_lets_everything_pass() -> None:
+    assert Meter([]).take(0.0) is None
+
+
+def test_a_reservation_is_as_late_as_the_slowest_bucket() -> None:
+    meter = Meter([("a", TokenBucket(10.0, 1, now=0.0)), ("b", TokenBucket(1.0, 1, now=0.0))])
+    assert meter.take(0.0) is None
+    assert meter.reserve(0.0) == pytest.approx(1.0)
+
+
+def test_coming_back_does_not_fill_a_shared_bucket() -> None:
+    buckets = SharedBuckets(1.0, 2)
+    first = buckets.acquire("ada", 0.0)
+    assert [first.take(0.0) for _ in range(2)] == [0.0, 0.0]
+    buckets.release("ada")
+    buckets.sweep(0.5)
+    assert buckets.acquire("ada", 0.5) is first
+    assert first.take(0.5) > 0
+
+
+def test_buckets_that_nobody_uses_are_forgotten_once_they_are_full() -> None:
+    buckets = SharedBuckets(1.0, 2)
+    for number in range(1000):
+        buckets.acquire(f"user {number}", 0.0).take(0.0)
+        buckets.acquire(f"user {number}", 0.0)
+        buckets.release(f"user {number}")
+    buckets.sweep(10.0)
+    assert len(buckets) == 1000, "all are in use"
+    for number in range(1000):
+        buckets.release(f"user {number}")
+    buckets.sweep(0.5)
+    assert len(buckets) == 1000, "none is full"
+    buckets.sweep(10.0)
+    assert len(buckets) == 0
