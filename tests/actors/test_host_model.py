@@ -30,7 +30,7 @@ from tests.actors.conftest import FakeGateway
 from tests.actors.reference_room import Action, Boom, Inbound, Member, Meta, ReferenceRoom
 from tests.actors.virtual_time import VirtualTimeLoop
 from verani.context import Actor, Context
-from verani.messages import Frame, Input, Snapshot
+from verani.messages import Frame, Input, Kick, Snapshot
 from verani.meta import ConnectionMeta
 from verani.room import RoomDefinition, define_room
 from verani.settings import Settings
@@ -501,6 +501,13 @@ class Hibernation(RuleBasedStateMachine):
         assert self.real.hooks == self.model.hooks
         seen = {id: items for gateway in self.gateways.values() for id, items in gateway.seen.items()}
         assert seen == self.model.seen
+        kicks = [
+            output.connection
+            for gateway in self.gateways.values()
+            for output in gateway.outputs
+            if isinstance(output, Kick) and output.refused
+        ]
+        assert len(kicks) == len(set(kicks)), "a record that is unreadable is given up once"
         replies = {
             (gateway.id, number): {"code": o.code} if o.code is not None else _read(o.result)
             for gateway in self.gateways.values()
@@ -566,8 +573,8 @@ def _read(result: bytes | None) -> Any:
 
 # How often a random script does what; every rule of the machine is here.
 WEIGHTS = {
-    "send": 24, "close_the_kicked": 2, "be_idle": 5, "hold_the_night": 1, "end_the_night": 3, "end_the_wait": 3,
-    "slow_down": 2, "answer": 3, "lose_patience": 1, "corrupt": 1,
+    "send": 20, "close_the_kicked": 2, "be_idle": 6, "hold_the_night": 2, "end_the_night": 3, "end_the_wait": 3,
+    "slow_down": 4, "answer": 4, "lose_patience": 5, "corrupt": 1,
 }  # fmt: skip
 
 
@@ -584,13 +591,17 @@ def _step(machine: Hibernation, chance: random.Random) -> None:
         "corrupt": model.state == "asleep",
     }
     weights = [weight * possible.get(name, True) for name, weight in WEIGHTS.items()]
+    if model.late and not model.held:
+        # A room that sleeps again without the records of a gateway is rare: what that one sends keeps it awake.
+        weights[list(WEIGHTS).index("be_idle")] *= 12
+        weights[list(WEIGHTS).index("hold_the_night")] *= 12
     match chance.choices(list(WEIGHTS), weights)[0]:
         case "send":
             machine.send([_input(chance) for _ in range(chance.randint(1, 4))], chance.random() < 0.5)
         case "slow_down":
             machine.slow_down(chance.choice(GATEWAYS))
         case "answer":
-            machine.answer(chance.randrange(2), chance.randint(1, 4))
+            machine.answer(chance.randrange(2), chance.choice((1, 2, 9)))
         case "corrupt":
             machine.corrupt(chance.choice(PICKS))
         case name:
