@@ -464,13 +464,9 @@ class Hibernation(RuleBasedStateMachine):
         if later:
             self.chunks[gateway.id] = later
 
-        def say() -> None:
-            for asker, chunk in stale:
-                asker.say(chunk)
-            for chunk in now:
-                gateway.say(chunk)
-
-        self.settle(say)
+        self.settle(lambda: _say(stale))
+        self.nobody_can_tell()
+        self.settle(lambda: _say([(gateway, chunk) for chunk in now]))
         if not later:
             self.model.answered(gateway.id)
 
@@ -505,7 +501,7 @@ class Hibernation(RuleBasedStateMachine):
             output.connection
             for gateway in self.gateways.values()
             for output in gateway.outputs
-            if isinstance(output, Kick) and output.refused
+            if isinstance(output, Kick) and output.reason == "attachment unreadable"
         ]
         assert len(kicks) == len(set(kicks)), "a record that is unreadable is given up once"
         replies = {
@@ -563,6 +559,11 @@ class Hibernation(RuleBasedStateMachine):
             logging.disable(logging.NOTSET)
 
 
+def _say(chunks: list[tuple[FakeGateway, Snapshot]]) -> None:
+    for gateway, chunk in chunks:
+        gateway.say(chunk)
+
+
 def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
@@ -593,8 +594,7 @@ def _step(machine: Hibernation, chance: random.Random) -> None:
     weights = [weight * possible.get(name, True) for name, weight in WEIGHTS.items()]
     if model.late and not model.held:
         # A room that sleeps again without the records of a gateway is rare: what that one sends keeps it awake.
-        weights[list(WEIGHTS).index("be_idle")] *= 12
-        weights[list(WEIGHTS).index("hold_the_night")] *= 12
+        weights[list(WEIGHTS).index("be_idle" if model.night_is_held else "hold_the_night")] *= 40
     match chance.choices(list(WEIGHTS), weights)[0]:
         case "send":
             machine.send([_input(chance) for _ in range(chance.randint(1, 4))], chance.random() < 0.5)
