@@ -45,7 +45,9 @@ class Membership(Generic[M]):
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session[M]] = {}
+        # In the order of each user's oldest session, unless `_users_moved`.
         self._users: dict[str, dict[str, Session[M]]] = {}
+        self._users_moved = False
         self._clients: dict[str, Session[M]] = {}
         self._channels: dict[str, dict[str, Session[M]]] = {}
         self._audiences: dict[str, Audience] = {}
@@ -62,6 +64,8 @@ class Membership(Generic[M]):
         """Take a session out at once; False if it was not in."""
         if self.sessions.pop(session.id, None) is None:
             return False
+        users = self._users.get(session.user_id)
+        self._users_moved |= users is not None and len(users) > 1 and next(iter(users)) == session.id
         _drop(self._users, session.user_id, session.id)
         if self._clients.get(session.client_id) is session:
             del self._clients[session.client_id]
@@ -105,7 +109,11 @@ class Membership(Generic[M]):
         return tuple(self._users.get(user_id, {}).values())
 
     def user_ids(self) -> list[str]:
-        """List the users, each once, in first-seen order."""
+        """List the users, each once, in the order of their oldest session: what a wake finds, too."""
+        if self._users_moved:
+            order = dict.fromkeys(session.user_id for session in self.sessions.values())
+            self._users = {user_id: self._users[user_id] for user_id in order}
+            self._users_moved = False
         return list(self._users)
 
     def channel(self, name: str) -> Audience:

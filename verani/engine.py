@@ -312,11 +312,14 @@ class Engine(Generic[M, S]):
         self._seat = max(self._seat, record.order)
         if record.closing:
             self._leaving[session.id] = session
-        elif self.members.holder_of(session.client_id) is not None:
-            # Its records came late, and its client has come back through another gateway since.
-            self._leaving[session.id] = session
-            self._sink.output(gateway, messages.Kick(session.id, 4009, _REPLACED), None)
-        else:
+            return
+        holder = self.members.holder_of(session.client_id)
+        if holder is not None:
+            # While the records of one gateway were late, the client came back through another: its last one stays.
+            older, session = sorted((holder, session), key=lambda each: each.order)
+            self._dismiss(older)
+            self._sink.output(older.gateway, messages.Kick(older.id, 4009, _REPLACED), None)
+        if session is not holder:
             self.members.add(session)
 
     async def _connected(self, gateway: str, event: messages.Connect) -> None:

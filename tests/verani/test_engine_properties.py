@@ -193,9 +193,7 @@ class Reference:
 
     def users(self) -> list[str]:
         """Users in first-seen order: by the oldest session of each that is still here."""
-        return self._users
-
-    _users: list[str]
+        return list(dict.fromkeys(meta["user"] for meta in self.present.values()))
 
     def enter(self, id: str, user: str, client: str, chosen: list[str], refuse: bool) -> None:
         for other, meta in list(self.present.items()):
@@ -204,10 +202,6 @@ class Reference:
         self.present[id] = {
             "user": user, "client": client, "channels": list(chosen), "score": 0, "tags": [], "refuse": refuse
         }  # fmt: skip
-        if not hasattr(self, "_users"):
-            self._users = []
-        if user not in self._users:
-            self._users.append(user)
         before = list(chosen)
         if "red" not in chosen:
             self.present[id]["channels"].append("red")
@@ -218,10 +212,7 @@ class Reference:
             self.kicks.append((id, 1011))
 
     def drop(self, id: str) -> dict[str, Any]:
-        meta = self.present.pop(id)
-        if all(other["user"] != meta["user"] for other in self.present.values()):
-            self._users.remove(meta["user"])
-        return meta
+        return self.present.pop(id)
 
     def kick(self, id: str, code: int) -> bool:
         if id not in self.present:
@@ -290,7 +281,7 @@ class Reference:
             case ["to_channel", channel, event]:
                 return self.send([id for id in self.inside(channel) if id != me], channel, {"type": event})
             case ["users"]:
-                return [len(self.present), list(self._users)]
+                return [len(self.present), self.users()]
         return None
 
 
@@ -378,7 +369,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             return
         engine = self.room.engine
         assert list(engine.actor.sessions) == list(self.reference.present)
-        assert engine.actor.get_connected_user_ids() == getattr(self.reference, "_users", [])
+        assert engine.actor.get_connected_user_ids() == self.reference.users()
         for id, meta in {**self.reference.present, **self.reference.closing}.items():
             expected = Player(
                 user_id=meta["user"],

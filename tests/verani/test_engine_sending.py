@@ -222,7 +222,7 @@ async def test_users_are_listed_once_in_first_seen_order(open_room: OpenRoom) ->
         await lobby.connect(connection, user=user)
     assert users() == ["cat", "ann", "bob"]
     await lobby.close("1")
-    assert users() == ["cat", "ann", "bob"]
+    assert users() == ["ann", "cat", "bob"], "by the oldest session of each"
     await lobby.close("3")
     await lobby.connect("5", user="cat")
     assert users() == ["ann", "bob", "cat"]
