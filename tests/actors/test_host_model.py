@@ -623,7 +623,7 @@ def _input(chance: random.Random) -> tuple[Any, ...]:
             return ("frame", chance.choice(PICKS), chance.random() < 0.7), script
 
 
-def test_nor_in_long_scripts() -> None:
+def test_scripts_of_forty_steps_cannot_tell_them_apart_either() -> None:
     """Hypothesis prefers short scripts, which is good for finding the shortest; these are all of forty steps."""
     for seed in range(SCRIPTS):
         chance, machine = random.Random(seed), Hibernation()
