@@ -186,6 +186,7 @@ def _hs256_by_public_key() -> str:
     return f"{signed}.{encode_part(hmac.new(public_pem(), signed.encode(), hashlib.sha256).digest())}"
 
 
+@pytest.mark.threat(44)
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
 async def test_a_forged_token_is_401_before_the_upgrade(serve: Serve, forge: Any) -> None:
     server = await serve(who_room(by_token()))
@@ -196,6 +197,7 @@ async def test_a_forged_token_is_401_before_the_upgrade(serve: Serve, forge: Any
     assert server.gateway.rooms() == []
 
 
+@pytest.mark.threat(44)
 async def test_a_token_of_100_kb_is_refused_before_it_is_looked_at(serve: Serve, clean_log: list[str]) -> None:
     clean_log.append("Error handling request")  # aiohttp, about a request line over 8190 bytes
     verifier = by_token()
@@ -251,6 +253,7 @@ CLAIMS: dict[str, Any] = {
 }
 
 
+@pytest.mark.threat(45)
 @pytest.mark.parametrize("changes", CLAIMS.values(), ids=CLAIMS.keys())
 async def test_a_token_whose_claims_do_not_hold_is_401(serve: Serve, changes: dict[str, Any]) -> None:
     server = await serve(who_room(by_token()))
@@ -258,6 +261,7 @@ async def test_a_token_whose_claims_do_not_hold_is_401(serve: Serve, changes: di
     assert server.gateway.rooms() == []
 
 
+@pytest.mark.threat(45)
 @pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"9" * 5000, b"NaN"])
 async def test_an_expiry_that_is_no_json_number_of_a_date_is_401(serve: Serve, number: bytes) -> None:
     server = await serve(who_room(by_token()))
@@ -265,6 +269,7 @@ async def test_an_expiry_that_is_no_json_number_of_a_date_is_401(serve: Serve, n
     assert await refused(server, f"/ws?token={sign(payload)}") == UNAUTHORIZED
 
 
+@pytest.mark.threat(45)
 async def test_a_clock_may_be_wrong_by_half_a_minute(serve: Serve) -> None:
     server = await serve(who_room(by_token()))
     now = int(time.time())
@@ -273,6 +278,7 @@ async def test_a_clock_may_be_wrong_by_half_a_minute(serve: Serve) -> None:
         await server.connect(f"/ws?token={token(**near)}")
 
 
+@pytest.mark.threat(45)
 async def test_a_list_of_audiences_is_taken_only_where_that_is_said(serve: Serve) -> None:
     server = await serve(who_room(by_token(accept_audience_list=True)))
     await server.connect(f"/ws?token={token(aud=['other', AUDIENCE])}")
@@ -310,6 +316,7 @@ async def test_a_lookup_that_fails_is_500_and_its_text_stays_here(serve: Serve, 
 # --- 39: channels --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(39)
 async def test_a_room_that_authenticates_does_not_read_the_channels_of_the_query(serve: Serve) -> None:
     server = await serve(who_room(by_token()))
     many = ",".join(str(number) for number in range(1000))
@@ -336,6 +343,7 @@ def _guarded(decide: Any) -> RoomDefinition[Any, Any]:
     return room
 
 
+@pytest.mark.threat(39)
 async def test_authorize_channel_decides_at_the_handshake_and_in_join(serve: Serve) -> None:
     asked: list[tuple[str, str]] = []
 
@@ -380,6 +388,7 @@ async def test_what_authorize_channel_raises_is_the_status(
     assert await refused(server, "/ws?channels=a") == expected
 
 
+@pytest.mark.threat(39)
 @pytest.mark.parametrize("channels", [",".join(map(str, range(129))), "x" * 256, "a%0ab"])
 async def test_channels_that_may_not_pass_are_400_before_anybody_is_asked(serve: Serve, channels: str) -> None:
     asked: list[str] = []
@@ -396,6 +405,7 @@ async def test_channels_that_may_not_pass_are_400_before_anybody_is_asked(serve:
 # --- 47: where tokens must not be ----------------------------------------------------------------------------
 
 
+@pytest.mark.threat(47)
 async def test_no_token_reaches_the_log_or_an_attachment(
     serve: Serve, clean_log: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -461,6 +471,7 @@ chat = define_room(
 """
 
 
+@pytest.mark.threat(47)
 async def test_no_token_of_a_query_reaches_the_log_of_a_served_room(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(_APP)
     (tmp_path / "key.pem").write_bytes(public_pem())

@@ -113,6 +113,7 @@ async def test_an_expiry_that_is_no_time_is_500(serve: Serve, clean_log: list[st
         await server.connect()
 
 
+@pytest.mark.threat(46)
 async def test_silence_ends_in_4001(serve: Serve) -> None:
     server = await serve(token_room(), **HASTY)
     client = await server.connect(f"/ws?token={token(exp=ago(STALE))}")
@@ -126,6 +127,7 @@ async def test_silence_ends_in_4001(serve: Serve) -> None:
 # --- refreshing ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(46)
 async def test_a_refreshed_connection_outlives_its_first_token(serve: Serve) -> None:
     server = await serve(token_room(), **HASTY)
     old = f"/ws?token={token(exp=ago(STALE))}"
@@ -173,6 +175,7 @@ FAILURES: dict[str, Any] = {
 }
 
 
+@pytest.mark.threat(46)
 @pytest.mark.parametrize("bad", FAILURES.values(), ids=FAILURES.keys())
 async def test_a_refresh_that_fails_answers_nothing_until_4001(serve: Serve, bad: Callable[[], str]) -> None:
     server = await serve(token_room(), **HASTY)

@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ def echo_room(**options: Any) -> RoomDefinition[Any, Any]:
         ctx.emit("said", {"data": data})
 
     return room
+
+
+def rows(table: Mapping[str, Any]) -> list[Any]:
+    """Mark each row of a table with the threat whose number its name begins with."""
+    return [
+        pytest.param(
+            *(row if isinstance(row, tuple) else (row,)), id=name, marks=pytest.mark.threat(int(name.split()[0]))
+        )
+        for name, row in table.items()
+    ]
 
 
 @asynccontextmanager
@@ -84,7 +94,7 @@ VIOLATIONS: dict[str, tuple[bytes, int]] = {
 }
 
 
-@pytest.mark.parametrize(("data", "code"), VIOLATIONS.values(), ids=VIOLATIONS.keys())
+@pytest.mark.parametrize(("data", "code"), rows(VIOLATIONS))
 async def test_a_violation_of_the_websocket_protocol_closes_that_connection_only(
     serve: Serve, data: bytes, code: int
 ) -> None:
@@ -103,6 +113,8 @@ async def test_a_violation_of_the_websocket_protocol_closes_that_connection_only
         assert closes == [code]
 
 
+@pytest.mark.threat(1)
+@pytest.mark.threat(2)
 async def test_a_frame_of_exactly_the_limit_passes_whole_and_in_fragments(serve: Serve) -> None:
     server = await serve(echo_room())
     client = await server.connect()
@@ -119,6 +131,7 @@ async def test_a_frame_of_exactly_the_limit_passes_whole_and_in_fragments(serve:
     assert len((await client.data())["data"]) == LIMIT - 24
 
 
+@pytest.mark.threat(8)
 @pytest.mark.xfail(strict=True, reason="aiohttp takes unmasked frames; RFC 6455 5.1 says to close")
 async def test_an_unmasked_frame_closes_with_1002(serve: Serve) -> None:
     server = await serve(echo_room())
@@ -130,6 +143,7 @@ async def test_an_unmasked_frame_closes_with_1002(serve: Serve) -> None:
 # --- 10 to 17, 21, 22: how bytes come ------------------------------------------------------------------------
 
 
+@pytest.mark.threat(10)
 @pytest.mark.parametrize("rate_limit", [0, 200])
 async def test_a_hundred_thousand_pings_and_a_reset_leave_no_trace(serve: Serve, rate_limit: float) -> None:
     server = await serve(echo_room(), rate_limit=rate_limit)
@@ -141,6 +155,7 @@ async def test_a_hundred_thousand_pings_and_a_reset_leave_no_trace(serve: Serve,
         await until(lambda: len(server.gateway.connections) == 1)
 
 
+@pytest.mark.threat(11)
 async def test_empty_continuation_frames_for_ever_end_with_the_keepalive(serve: Serve) -> None:
     server = await serve(echo_room(), ping_interval=0.1, pong_timeout=0.1)
     other = await server.connect()
@@ -152,6 +167,7 @@ async def test_empty_continuation_frames_for_ever_end_with_the_keepalive(serve: 
     await client.rest()
 
 
+@pytest.mark.threat(15)
 async def test_handshakes_that_never_end_are_closed_at_the_header_timeout(serve: Serve) -> None:
     server = await serve(echo_room(), header_timeout=0.2)
     async with bystander(server):
@@ -170,6 +186,7 @@ async def test_handshakes_that_never_end_are_closed_at_the_header_timeout(serve:
         slow.cancel()
 
 
+@pytest.mark.threat(15)
 async def test_a_handshake_in_single_bytes_succeeds(serve: Serve) -> None:
     server = await serve(echo_room())
     client = await server.tcp()
@@ -182,6 +199,7 @@ async def test_a_handshake_in_single_bytes_succeeds(serve: Serve) -> None:
     assert await client.text() == b'{"type":"pong"}'
 
 
+@pytest.mark.threat(16)
 async def test_one_address_may_have_only_so_many_connections_and_others_are_served(serve: Serve) -> None:
     server = await serve(echo_room(), max_connections_per_address=3, trusted_proxies=("127.0.0.1",))
     async with bystander(server):  # comes from the proxy itself
@@ -195,6 +213,7 @@ async def test_one_address_may_have_only_so_many_connections_and_others_are_serv
         await server.connect(X_Forwarded_For="192.0.2.1")
 
 
+@pytest.mark.threat(18)
 @pytest.mark.parametrize(
     ("request_bytes", "statuses"),
     [
@@ -217,6 +236,8 @@ async def test_requests_that_are_too_large_or_garbage_are_refused(
         assert status in statuses
 
 
+@pytest.mark.threat(19)
+@pytest.mark.threat(22)
 @pytest.mark.parametrize(
     ("data", "status", "header"),
     [
@@ -251,6 +272,7 @@ async def test_a_request_that_is_no_handshake_is_refused_and_its_connection_clos
             assert await client.rest() == b"", "nothing that follows a failed upgrade is another request"
 
 
+@pytest.mark.threat(22)
 async def test_frames_after_a_refused_handshake_are_no_request(serve: Serve) -> None:
     server = await serve(echo_room())
     client = await server.tcp()
@@ -271,6 +293,7 @@ async def test_a_handshake_with_what_none_has_still_is_one(serve: Serve, header:
         assert await client.text() == b'{"type":"pong"}'
 
 
+@pytest.mark.threat(22)
 async def test_an_upgrade_may_follow_another_request_on_one_connection(serve: Serve) -> None:
     server = await serve(echo_room())
     client = await server.tcp()
@@ -279,6 +302,7 @@ async def test_an_upgrade_may_follow_another_request_on_one_connection(serve: Se
     assert await client.text() == b'{"type":"pong"}'
 
 
+@pytest.mark.threat(20)
 @pytest.mark.parametrize(
     ("origin", "status"),
     [
@@ -307,6 +331,7 @@ async def test_an_origin_must_be_the_host_itself_or_one_that_is_listed(serve: Se
 # --- 14: rates -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(14)
 async def test_under_throttle_a_flood_is_served_at_the_limit_and_nothing_is_lost(serve: Serve) -> None:
     server = await serve(echo_room(), rate_limit=500, rate_burst=50)
     async with bystander(server):
@@ -318,6 +343,7 @@ async def test_under_throttle_a_flood_is_served_at_the_limit_and_nothing_is_lost
         assert time.monotonic() - start >= 0.29
 
 
+@pytest.mark.threat(14)
 async def test_under_drop_what_is_over_the_limit_is_dropped_and_counted(serve: Serve) -> None:
     server = await serve(echo_room(), rate_limit=0.001, rate_burst=5, rate_policy="drop")
     client = await server.connect()
@@ -328,6 +354,7 @@ async def test_under_drop_what_is_over_the_limit_is_dropped_and_counted(serve: S
     assert (await client.receive()).code == 1000
 
 
+@pytest.mark.threat(14)
 async def test_under_close_the_first_frame_over_the_limit_closes_with_1008(serve: Serve) -> None:
     server = await serve(echo_room(), rate_limit=0.001, rate_burst=5, rate_policy="close")
     client = await server.connect()
@@ -338,6 +365,8 @@ async def test_under_close_the_first_frame_over_the_limit_closes_with_1008(serve
         assert server.gateway.metrics.invalid_frames == 0
 
 
+@pytest.mark.threat(14)
+@pytest.mark.threat(36)
 async def test_pings_count_towards_the_rate(serve: Serve) -> None:
     server = await serve(echo_room(), rate_limit=0.001, rate_burst=5, rate_policy="close")
     client = await server.connect()
@@ -365,6 +394,7 @@ chat.on("say")(lambda ctx, data: ctx.emit("said", {"data": data}))
 """
 
 
+@pytest.mark.threat(17)
 async def test_a_service_out_of_file_descriptors_recovers(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(_APP)
     process = await asyncio.create_subprocess_exec(
@@ -430,6 +460,7 @@ INVALID: dict[str, bytes] = {
     "23 1e999": b'{"type":"say","data":1e999}',
     "24 nesting of 30,000": b'{"type":"say","data":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
     "24 nesting that never closes": b'{"type":"say","data":' + b"[" * 60_000,
+    "25 depth 900": b'{"type":"say","data":' + b"[" * 900 + b"]" * 900 + b"}",
     "25 depth 65": b'{"type":"say","data":' + b"[" * 64 + b"]" * 64 + b"}",
     "26 an integer of 60,000 digits": b'{"type":"say","data":' + b"9" * 60_000 + b"}",
     "28 a lone surrogate in the data": b'{"type":"say","data":"\\ud800"}',
@@ -453,7 +484,7 @@ INVALID: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("payload", INVALID.values(), ids=INVALID.keys())
+@pytest.mark.parametrize("payload", rows(INVALID))
 async def test_an_invalid_frame_is_dropped_and_the_connection_lives(serve: Serve, payload: bytes) -> None:
     server = await serve(echo_room())
     async with bystander(server):
@@ -484,7 +515,7 @@ DATA: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("sent", "received"), DATA.values(), ids=DATA.keys())
+@pytest.mark.parametrize(("sent", "received"), rows(DATA))
 async def test_data_is_only_data_and_arrives_as_it_is(serve: Serve, sent: str, received: str) -> None:
     server = await serve(echo_room())
     async with bystander(server):
@@ -494,12 +525,14 @@ async def test_data_is_only_data_and_arrives_as_it_is(serve: Serve, sent: str, r
         assert (await client.text()).decode() == expected
 
 
+@pytest.mark.threat(34)
 async def test_absent_data_is_an_empty_object(serve: Serve) -> None:
     client = await (await serve(echo_room())).connect()
     client.send({"type": "say"})
     assert await client.data() == {"type": "said", "data": {}}
 
 
+@pytest.mark.threat(27)
 async def test_of_duplicate_envelope_keys_the_last_one_counts_everywhere(serve: Serve) -> None:
     client = await (await serve(echo_room())).connect()
     client.send(text('{"type":"ping","data":1,"type":"say","data":2}'), text('{"type":"say","type":"ping"}'))
@@ -507,6 +540,7 @@ async def test_of_duplicate_envelope_keys_the_last_one_counts_everywhere(serve: 
     assert await client.data() == {"type": "said", "data": 2}
 
 
+@pytest.mark.threat(31)
 async def test_a_frame_full_of_keys_costs_milliseconds(serve: Serve) -> None:
     payload = b'{"type":"say",' + b",".join(b'"%x":0' % n for n in range(7000)) + b"}"
     assert len(payload) <= LIMIT
@@ -516,6 +550,7 @@ async def test_a_frame_full_of_keys_costs_milliseconds(serve: Serve) -> None:
     assert await client.data() == {"type": "said", "data": {}}
 
 
+@pytest.mark.threat(33)
 @pytest.mark.parametrize(
     "name", ["connect", "__init__", "__class__", "onConnect", "on_connect", "error", "pong", "event", "ack", "verani.x"]
 )
@@ -527,6 +562,7 @@ async def test_only_registered_names_dispatch(serve: Serve, name: str) -> None:
         assert await client.text() == b'{"type":"ack","id":1,"error":{"code":"not_found"}}'
 
 
+@pytest.mark.threat(36)
 async def test_pings_flow_at_a_thousand_a_second_past_a_sleeping_room(serve: Serve) -> None:
     server = await serve(echo_room(), hibernate_after=0.02, rate_limit=2000)
     client = await server.connect()
@@ -540,6 +576,7 @@ async def test_pings_flow_at_a_thousand_a_second_past_a_sleeping_room(serve: Ser
 # --- 37 to 43: names, rooms, channels, attachments -----------------------------------------------------------
 
 
+@pytest.mark.threat(37)
 @pytest.mark.parametrize(
     "room_id",
     [
@@ -566,12 +603,14 @@ async def test_a_room_id_that_may_not_pass_is_404_before_the_upgrade(serve: Serv
         assert [status.name for status in server.gateway.rooms()] == ["chat/lobby"]
 
 
+@pytest.mark.threat(37)
 @pytest.mark.parametrize("room_id", ["a", "A-z_0.9:@~", "a" * 128, "%61"])
 async def test_a_good_room_id_passes(serve: Serve, room_id: str) -> None:
     server = await serve(echo_room(websocket_path="/ws/{room}"))
     await server.connect(f"/ws/{room_id}")
 
 
+@pytest.mark.threat(38)
 async def test_many_rooms_of_one_user_sleep_and_are_forgotten(serve: Serve) -> None:
     server = await serve(echo_room(websocket_path="/ws/{room}"), hibernate_after=0.02)
     clients = [await server.connect(f"/ws/{n}?userId=ann") for n in range(200)]
@@ -582,6 +621,8 @@ async def test_many_rooms_of_one_user_sleep_and_are_forgotten(serve: Serve) -> N
     await until(lambda: server.gateway.rooms() == [])
 
 
+@pytest.mark.threat(29)
+@pytest.mark.threat(39)
 @pytest.mark.parametrize(
     "query",
     [
@@ -600,6 +641,7 @@ async def test_names_in_the_query_that_may_not_pass_are_400(serve: Serve, query:
         assert (response.status, response.body) == (400, b'{"error":{"code":"invalid"}}')
 
 
+@pytest.mark.threat(39)
 async def test_a_room_that_authenticates_does_not_read_the_query(serve: Serve) -> None:
     room = echo_room(extract_meta=lambda request: ConnectionMeta(user_id="ann", client_id="1"))
 
@@ -619,6 +661,7 @@ class Profile(ConnectionMeta):
     tags: list[str] = []  # msgspec copies the default
 
 
+@pytest.mark.threat(40)
 async def test_a_meta_too_large_or_not_serialisable_fails_the_hook_and_the_old_one_stays(
     serve: Serve, clean_log: list[str]
 ) -> None:
@@ -646,6 +689,7 @@ async def test_a_meta_too_large_or_not_serialisable_fails_the_hook_and_the_old_o
     assert await client.json() == {"type": "ack", "id": 5, "data": "first"}
 
 
+@pytest.mark.threat(40)
 async def test_what_is_changed_in_a_meta_after_the_hook_is_not_stored(serve: Serve) -> None:
     kept: list[list[str]] = []
     room: RoomDefinition[Profile, Any] = define_room("chat", meta=Profile)
@@ -690,6 +734,7 @@ async def test_an_extract_meta_that_returns_nonsense_is_500(serve: Serve, clean_
     assert (response.status, response.body) == (500, b'{"error":{"code":"failed"}}')
 
 
+@pytest.mark.threat(41)
 async def test_one_corrupt_attachment_costs_one_connection_and_not_the_room(serve: Serve, clean_log: list[str]) -> None:
     clean_log.append("connection closed: expected an attachment of 'chat'")
     server = await serve(echo_room(), hibernate_after=0.05)
@@ -709,6 +754,7 @@ async def test_one_corrupt_attachment_costs_one_connection_and_not_the_room(serv
     await until(lambda: len(held) == 19)
 
 
+@pytest.mark.threat(43)
 async def test_a_send_that_fails_during_a_broadcast_ends_in_one_on_disconnect(serve: Serve) -> None:
     gone: list[str] = []
     room = echo_room(on_disconnect=lambda ctx: gone.append(ctx.meta.user_id))
@@ -868,6 +914,7 @@ async def test_a_handler_may_return_nonsense(serve: Serve, clean_log: list[str],
         assert await client.data() == {"type": "said", "data": 1}
 
 
+@pytest.mark.threat(29)
 async def test_text_of_clients_never_breaks_a_log_line(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await serve(echo_room())
     with caplog.at_level(logging.DEBUG):

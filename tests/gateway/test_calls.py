@@ -171,6 +171,8 @@ async def test_a_call_over_http_wakes_its_room_and_answers_json(start: Start) ->
     await ada.end()
 
 
+@pytest.mark.threat(48)
+@pytest.mark.threat(51)
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "code"),
     [
@@ -225,6 +227,7 @@ async def test_every_refusal_over_http_has_its_status_and_code(
         assert not running.gateway.rooms(), "no room was woken"
 
 
+@pytest.mark.threat(49)
 async def test_calls_are_not_on_the_public_listener(start: Start) -> None:
     running = await start()
     async with aiohttp.ClientSession() as session:
@@ -233,6 +236,7 @@ async def test_calls_are_not_on_the_public_listener(start: Start) -> None:
                 assert response.status == 404
 
 
+@pytest.mark.threat(48)
 async def test_only_post_calls(start: Start) -> None:
     running = await start()
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {TOKEN}"}) as session:

@@ -233,6 +233,7 @@ async def test_it_says_where_it_listens_and_answers_there(start: Start) -> None:
     assert await _get(f"{internal}/admin/rooms") == 200
 
 
+@pytest.mark.threat(49)
 @pytest.mark.parametrize("path", ["/ready", "/admin", "/admin/rooms", "/metrics", "/debug"])
 async def test_what_is_internal_is_not_on_the_public_listener(start: Start, path: str) -> None:
     public, _ = await (await start("serve", "app:chat", "--port", "0")).urls()
@@ -290,6 +291,8 @@ async def test_an_address_of_another_machine_is_one_sentence_and_exit_code_1(sta
     assert server.lines == ["verani: error: cannot listen on 192.0.2.1:0 (host, port): cannot assign requested address"]
 
 
+@pytest.mark.threat(47)
+@pytest.mark.threat(49)
 async def test_tokens_are_required_and_never_reach_the_log(start: Start, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n", encoding="utf-8")
     environ = {"VERANI_ADMIN_TOKEN_FILE": "token", "VERANI_RPC_TOKEN": "other-s3cret"}
@@ -306,6 +309,7 @@ async def test_tokens_are_required_and_never_reach_the_log(start: Start, tmp_pat
     assert "s3cret" not in server.output
 
 
+@pytest.mark.threat(17)
 async def test_without_file_descriptors_it_waits_for_some_and_goes_on(start: Start, loop_kind: str) -> None:
     server = await start("serve", "app:chat", "--port", "0", descriptors=48)
     public, _ = await server.urls()
@@ -490,6 +494,7 @@ async def test_a_service_that_fails_to_start_frees_its_ports() -> None:
     socket.create_server(("127.0.0.1", port)).close()
 
 
+@pytest.mark.threat(15)
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /health HTTP/1.1\r\nHost: loc", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"]
 )

@@ -245,6 +245,7 @@ async def test_an_unread_client_is_no_dead_peer(serve: Serve) -> None:
         pass
 
 
+@pytest.mark.threat(14)
 async def test_a_flood_gets_pongs_and_in_the_end_1008(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "UNREAD_PONG", 0.05)
     gate = Gate()
@@ -299,6 +300,7 @@ async def _shout_until_slow(server: Server, loud: RawClient) -> int:
     return n
 
 
+@pytest.mark.threat(13)
 async def test_a_slow_consumer_is_closed_with_1013_after_what_was_already_on_its_way(serve: Serve) -> None:
     gone: list[Any] = []
     server = await serve(_shouting_room(gone), rate_limit=0)
@@ -322,6 +324,7 @@ async def test_a_slow_consumer_is_closed_with_1013_after_what_was_already_on_its
     assert (await loud.data())["n"] == -1
 
 
+@pytest.mark.threat(13)
 async def test_a_slow_consumer_that_never_reads_is_aborted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
     gone: list[Any] = []
@@ -349,6 +352,7 @@ async def test_a_large_burst_to_a_client_that_reads_is_no_slowness(serve: Serve)
     assert [(await client.data())["n"] for _ in range(150)] == list(range(150))
 
 
+@pytest.mark.threat(12)
 async def test_a_peer_that_does_not_answer_pings_is_dropped_and_on_disconnect_runs_once(serve: Serve) -> None:
     gone: list[Any] = []
     server = await serve(_shouting_room(gone), ping_interval=0.05, pong_timeout=0.05)

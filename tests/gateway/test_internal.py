@@ -85,6 +85,7 @@ async def test_it_only_reads(open_client: Open) -> None:
         assert response.status == 405
 
 
+@pytest.mark.threat(51)
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
@@ -107,6 +108,7 @@ async def test_host_must_be_a_name_of_the_listener(open_client: Open, host: str,
     assert await _status(await open_client(settings), "/admin/rooms", Host=host) == expected
 
 
+@pytest.mark.threat(51)
 @pytest.mark.parametrize("path", ["/ready", "/admin/rooms", "/nowhere"])
 @pytest.mark.parametrize(
     "origin", ["https://evil.com", "http://localhost:3000", "https://localhost:8001", "null", "http://evil.com:8001"]
@@ -122,6 +124,7 @@ async def test_its_own_pages_may_ask(open_client: Open) -> None:
     assert await _status(client, "/admin/rooms", Host="localhost:8001", Origin=own) == 200
 
 
+@pytest.mark.threat(49)
 @pytest.mark.parametrize(
     ("authorization", "expected"),
     [
@@ -149,11 +152,13 @@ async def test_once_set_the_token_is_required_on_loopback_too(
         assert "s3cret" not in await response.text()
 
 
+@pytest.mark.threat(47)
 async def test_a_token_in_the_query_does_not_count(open_client: Open) -> None:
     client = await open_client(secrets=TOKEN)
     assert await _status(client, "/admin/rooms?token=s3cret&access_token=s3cret") == 401
 
 
+@pytest.mark.threat(51)
 @pytest.mark.parametrize(
     ("path", "headers"),
     [("/ready", {}), ("/admin/rooms", {}), ("/nowhere", {}), ("/admin/rooms", {"Host": "evil.com"})],

@@ -34,6 +34,7 @@ def echo_room(**options: Any) -> Room:
 # --- connecting (1 to 5) -------------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(4)
 async def test_the_handshake_offers_neither_a_subprotocol_nor_compression(serve: Serve, clean_log: list[str]) -> None:
     clean_log.append("overlap server-known ones")  # aiohttp, about the subprotocols
     server = await serve(echo_room())
@@ -114,6 +115,7 @@ async def test_the_room_comes_from_the_path_then_from_the_query(
     assert [status.name for status in server.gateway.rooms()] == [f"chat/{room_id}"]
 
 
+@pytest.mark.threat(21)
 async def test_frames_in_the_packet_of_the_handshake_wait_for_on_connect_and_none_is_dropped(serve: Serve) -> None:
     seen: list[Any] = []
     goes_on = asyncio.Event()
@@ -190,6 +192,7 @@ async def test_an_extract_meta_that_hangs_ends_at_the_time_budget(serve: Serve, 
     assert (response.status, response.body) == (500, b'{"error":{"code":"failed"}}')
 
 
+@pytest.mark.threat(42)
 async def test_a_second_connection_of_a_client_id_is_refused_with_409_where_the_room_rejects_it(serve: Serve) -> None:
     room = define_room(
         "chat", same_client="reject", extract_meta=lambda request: ConnectionMeta(user_id="ann", client_id="tab")
@@ -203,6 +206,7 @@ async def test_a_second_connection_of_a_client_id_is_refused_with_409_where_the_
     await server.connect()
 
 
+@pytest.mark.threat(42)
 async def test_a_second_connection_of_a_client_id_replaces_the_first_with_4009(serve: Serve) -> None:
     room = define_room("chat", extract_meta=lambda request: ConnectionMeta(user_id="ann", client_id="tab"))
     counts: list[int] = []
@@ -220,6 +224,7 @@ async def test_a_second_connection_of_a_client_id_replaces_the_first_with_4009(s
     assert await second.text() == b'{"type":"ack","id":1,"data":1}'
 
 
+@pytest.mark.threat(16)
 async def test_the_caps_answer_503_and_429_with_retry_after(serve: Serve) -> None:
     for settings, status, code in (
         ({"max_connections": 1}, 503, "busy"),
@@ -328,6 +333,7 @@ async def test_a_room_without_handlers_gets_frames_in_on_message_and_absent_data
     assert await client.text() == b'{"type":"ack","id":2,"data":["b",null,"c"]}'
 
 
+@pytest.mark.threat(34)
 @pytest.mark.parametrize("data", ["0", '""', "false", "null", "[]", '"x"', "{}"])
 async def test_data_arrives_as_it_was_sent_even_if_it_is_false(serve: Serve, data: str) -> None:
     room = define_room("chat")
@@ -387,6 +393,7 @@ async def test_acks_have_their_exact_bytes_and_the_order_of_their_frames(serve: 
     ]
 
 
+@pytest.mark.threat(30)
 @pytest.mark.parametrize(
     "payload",
     [
@@ -433,6 +440,7 @@ async def test_a_payload_only_the_room_can_refuse_counts_as_an_invalid_frame_too
     assert (await client.receive()).code == 1008
 
 
+@pytest.mark.threat(9)
 async def test_a_binary_frame_is_an_invalid_frame(serve: Serve) -> None:
     server = await serve(echo_room())
     client = await server.connect()
@@ -550,6 +558,7 @@ async def test_a_close_without_a_code_is_echoed_without_one(serve: Serve) -> Non
     assert closes == [1005]
 
 
+@pytest.mark.threat(7)
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535])
 async def test_a_close_code_that_may_not_travel_is_answered_with_1002(serve: Serve, code: int) -> None:
     closes: list[int | None] = []

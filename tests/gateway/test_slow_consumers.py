@@ -109,6 +109,7 @@ async def watch(pid: int) -> int:
         return most
 
 
+@pytest.mark.threat(13)
 @pytest.mark.skipif(not STATM.exists(), reason="needs /proc to read the memory of another process")
 async def test_a_hundred_clients_that_stop_reading_cost_bounded_memory_and_the_readers_nothing(
     served: tuple[asyncio.subprocess.Process, int],
