@@ -41,11 +41,11 @@ class Guide:
             (directory / name).write_text(block)
 
 
-async def run_python(directory: Path, *arguments: str) -> tuple[int | None, str]:
+async def run_python(directory: Path, *arguments: str, patience: float = PATIENCE) -> tuple[int | None, str]:
     """Run Python in a directory; return its exit code and all that it printed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, cwd=directory, stdout=PIPE, stderr=STDOUT
     )
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         output, _ = await process.communicate()
     return process.returncode, output.decode()

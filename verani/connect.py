@@ -115,7 +115,7 @@ class Service:
         if self._session is None:
             connector = aiohttp.TCPConnector(keepalive_timeout=_KEEP_ALIVE, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
-        headers = {"Content-Type": "application/json", TIMEOUT_HEADER: f"{timeout:.6f}"}
+        headers = {"Content-Type": "application/json", TIMEOUT_HEADER: f"{max(timeout, 0.001):.6f}"}
         if key is not None:
             headers[KEY_HEADER] = key
         url = f"{self._url}/rpc/{quote(room)}/{quote(method, safe='')}"

@@ -39,6 +39,7 @@ from .audience import Audience, Membership
 from .context import Actor, Context, S, WakeReason
 from .errors import (
     CallCycle,
+    Conflict,
     DeadlineExceeded,
     HookTimeout,
     InvalidArguments,
@@ -453,7 +454,7 @@ class Engine(Generic[M, S]):
 
         def conclude(outcome: messages.Outcome) -> None:
             if event.key is not None:
-                self._answers.remember(event.key, outcome)
+                self._answers.remember(event.key, event.method, event.arguments, outcome)
             reply(outcome)
 
         method = self.definition.methods.get(event.method)
@@ -463,14 +464,14 @@ class Engine(Generic[M, S]):
         if event.expires and self._clock() >= event.expires:
             reply(messages.Outcome(code="deadline"))
             return
-        remembered = self._answers.get(event.key) if event.key is not None else None
-        if remembered is not None:
-            reply(remembered)
-            return
         try:
+            remembered = self._answers.get(event.key, event.method, event.arguments) if event.key is not None else None
+            if remembered is not None:
+                reply(remembered)
+                return
             arguments = method.decode(event.arguments)
-        except InvalidArguments as error:
-            reply(messages.Outcome(code=error.code, path=error.path, message=str(error)))
+        except (Conflict, InvalidArguments) as error:
+            reply(messages.Outcome(code=error.code, path=_path_told(error), message=str(error)))
             return
         except BaseException as error:  # a __post_init__ of an argument's type is the user's code, too  # noqa: BLE001
             conclude(_outcome_of(error))

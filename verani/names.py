@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Annotated
+
+from msgspec import Meta
 
 __all__ = [
+    "EventName",
     "LIFECYCLE_EVENTS",
     "MAX_CHANNELS",
     "MAX_NAME",
+    "Name",
     "RESERVED_PREFIX",
     "check_name",
     "is_name",
@@ -27,8 +32,15 @@ RESERVED_PREFIX = "verani."
 LIFECYCLE_EVENTS = frozenset({"open", "connected", "connecting", "close", "disconnected", "reconnecting"})
 
 _ROOM_ID = re.compile(r"[A-Za-z0-9_.:@~-]{1,128}")
-# C0, DEL, C1, line and paragraph separators, surrogates, then the bidirectional controls.
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# C0, DEL, C1, line and paragraph separators, then the bidirectional controls; JSON lets no surrogate through.
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_FORBIDDEN = re.compile(rf"[{_CONTROLS}\ud800-\udfff]")
+
+# The same rules for arguments of calls, where their schema says so.
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=rf"^[^{_CONTROLS}]*$")]
+EventName = Annotated[
+    str, Meta(min_length=1, max_length=MAX_NAME, pattern=rf"^(?!{re.escape(RESERVED_PREFIX)})[^{_CONTROLS}]*$")
+]
 
 
 def is_room_id(text: str) -> bool:

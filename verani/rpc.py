@@ -5,7 +5,6 @@ Running them is the engine's work, carrying calls the gateways'.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -16,8 +15,9 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from . import frames
-from .errors import DefinitionError, InvalidArguments, error_for
+from .errors import Conflict, DefinitionError, InvalidArguments, error_for
 from .messages import Outcome
+from .names import EventName, Name
 from .signatures import label_of, resolve
 
 if TYPE_CHECKING:
@@ -167,33 +167,37 @@ class Answers:
     """The outcomes of the calls that came with a key, the latest ones; bounded in number and size."""
 
     def __init__(self) -> None:
-        self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
+        # With what tells one call from another, so that a key used twice answers nobody with what was not asked.
+        self._answers: OrderedDict[str, tuple[int, Outcome]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: str) -> Outcome | None:
-        """Return what a call with this key came to, if that is remembered."""
-        return self._outcomes.get(key)
+    def get(self, key: str, method: str, arguments: bytes) -> Outcome | None:
+        """Return what this call with this key came to, if that is remembered; raises `Conflict` for another call."""
+        call, outcome = self._answers.get(key, (None, None))
+        if call is not None and call != hash((method, arguments)):
+            raise Conflict("this idempotency key is that of another call")
+        return outcome
 
-    def remember(self, key: str, outcome: Outcome) -> None:
+    def remember(self, key: str, method: str, arguments: bytes, outcome: Outcome) -> None:
         """Keep an outcome; the oldest ones make room."""
-        self._outcomes[key] = outcome
+        self._answers[key] = hash((method, arguments)), outcome
         self._bytes += len(outcome.result or b"")
-        while len(self._outcomes) > _MAX_ANSWERS or (self._bytes > _MAX_ANSWER_BYTES and len(self._outcomes) > 1):
-            _, oldest = self._outcomes.popitem(last=False)
+        while len(self._answers) > _MAX_ANSWERS or (self._bytes > _MAX_ANSWER_BYTES and len(self._answers) > 1):
+            _, (_, oldest) = self._answers.popitem(last=False)
             self._bytes -= len(oldest.result or b"")
 
 
 # --- what every room can do (design section 8) -----------------------------------------------------------
 
 
-def send_to_user(actor: Actor[Any, Any], user_id: str, channel: str, data: Any) -> int:
+def send_to_user(actor: Actor[Any, Any], user_id: str, channel: Name, data: Any) -> int:
     """Send data, unchanged, to the user's connections that are in the channel."""
     return actor.send_to_user(user_id, channel, data)
 
 
 def broadcast(
     actor: Actor[Any, Any],
-    channel: str,
+    channel: Name,
     data: Any,
     user_ids: list[str] | None = None,
     client_ids: list[str] | None = None,
@@ -202,12 +206,12 @@ def broadcast(
     return actor.broadcast(channel, data, user_ids=user_ids, client_ids=client_ids)
 
 
-def emit_to_channel(actor: Actor[Any, Any], channel: str, event: str, data: Any = UNSET) -> int:
+def emit_to_channel(actor: Actor[Any, Any], channel: Name, event: EventName, data: Any = UNSET) -> int:
     """Emit an event to the whole channel."""
     return actor.emit_to_channel(channel, event, data)
 
 
-def emit_to_user(actor: Actor[Any, Any], user_id: str, event: str, data: Any = UNSET) -> int:
+def emit_to_user(actor: Actor[Any, Any], user_id: str, event: EventName, data: Any = UNSET) -> int:
     """Emit an event to all connections of a user."""
     return actor.emit_to_user(user_id, event, data)
 
@@ -227,22 +231,9 @@ def cleanup_stale_sessions(actor: Actor[Any, Any]) -> int:
     return actor.cleanup_stale_sessions()
 
 
-def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make what a room's own methods say of bad names the caller's fault."""
-
-    @functools.wraps(function)
-    def refusing(*arguments: Any, **named: Any) -> Any:
-        try:
-            return function(*arguments, **named)
-        except (TypeError, ValueError) as error:
-            raise InvalidArguments(str(error)) from error
-
-    return refusing
-
-
 BUILT_IN: Mapping[str, Method] = MappingProxyType(
     {
-        function.__name__: Method(function.__name__, _refusing(function))
+        function.__name__: Method(function.__name__, function)
         for function in (
             send_to_user,
             broadcast,

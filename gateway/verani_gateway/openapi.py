@@ -18,6 +18,8 @@ from verani.rpc import Method
 from verani.version import __version__
 from verani_actors.life import RoomStatus
 
+from .rpc import MAX_TIMEOUT, MIN_TIMEOUT
+
 __all__ = ["openapi_document"]
 
 _REF: Final = "#/components/schemas/{name}"
@@ -28,6 +30,7 @@ _CODES: Final = (
     "unauthorized",
     "forbidden",
     "not_found",
+    "conflict",
     "call_cycle",
     "too_large",
     "rate_limited",
@@ -50,7 +53,7 @@ _OPTIONS: Final = (
         "name": TIMEOUT_HEADER,
         "in": "header",
         "description": "seconds until the call is answered with `deadline`; the setting rpc_timeout where absent",
-        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
+        "schema": {"type": "number", "minimum": MIN_TIMEOUT, "maximum": MAX_TIMEOUT},
     },
     {
         "name": KEY_HEADER,

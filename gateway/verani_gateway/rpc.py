@@ -19,12 +19,13 @@ from verani.names import is_name
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["RPC_PATH", "RpcEndpoint", "error_response"]
+__all__ = ["MAX_TIMEOUT", "MIN_TIMEOUT", "RPC_PATH", "RpcEndpoint", "error_response"]
 
 RPC_PATH: Final = "/rpc/{definition}/{room}/{method}"
 
-# No caller waits longer, and no finished call is remembered longer.
-_MAX_TIMEOUT: Final = 3600.0
+# What a caller may ask for, in seconds; no call is over sooner than a room can have its turn.
+MIN_TIMEOUT: Final = 0.001
+MAX_TIMEOUT: Final = 3600.0
 
 
 class RpcEndpoint:
@@ -84,8 +85,8 @@ def _timeout(request: web.Request, default: float) -> float:
         timeout = float(text)
     except ValueError:
         timeout = math.nan
-    if not 0 < timeout <= _MAX_TIMEOUT:
-        raise InvalidArguments(f"{TIMEOUT_HEADER}: expected more than 0 and at most {_MAX_TIMEOUT:g} seconds")
+    if not MIN_TIMEOUT <= timeout <= MAX_TIMEOUT:
+        raise InvalidArguments(f"{TIMEOUT_HEADER}: expected {MIN_TIMEOUT:g} to {MAX_TIMEOUT:g} seconds")
     return timeout
 
 

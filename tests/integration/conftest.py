@@ -6,8 +6,9 @@ import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -113,9 +114,16 @@ async def serve() -> AsyncIterator[Serve]:
     """
     servers: list[Server] = []
 
-    async def start(target: str, *options: str, port: int = 0, directory: Path = ROOT) -> Server:
+    async def start(
+        target: str,
+        *options: str,
+        port: int = 0,
+        directory: Path = ROOT,
+        environ: Mapping[str, str] = MappingProxyType({}),
+    ) -> Server:
         arguments = ["serve", target, "--port", str(port), "--internal-port", "0", *options]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VERANI_")}
+        environment |= environ
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "verani_gateway", *arguments, cwd=directory, env=environment, stderr=PIPE
         )

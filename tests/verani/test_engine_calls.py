@@ -75,8 +75,10 @@ async def test_the_built_in_methods_do_what_the_rooms_own_do(open_room: OpenRoom
         ("broadcast", {"channel": "default"}, None),
         ("broadcast", {"channel": "default", "data": 1, "except_": "c1"}, None),
         ("broadcast", {"channel": "default", "data": 1, "user_ids": "ada"}, "$.user_ids"),
-        ("broadcast", ["a\nb", 1], None),
-        ("emit_to_user", ["ada", "verani.refresh"], None),
+        ("broadcast", ["a\nb", 1], "$[0]"),
+        ("broadcast", {"channel": "", "data": 1}, "$.channel"),
+        ("emit_to_user", ["ada", "verani.refresh"], "$[1]"),
+        ("emit_to_user", ["ada", "x\u202e"], "$[1]"),
         ("send_to_user", [1, 2, 3], "$[0]"),
     ],
 )
@@ -217,6 +219,7 @@ async def test_a_key_makes_a_call_run_once_while_the_room_is_awake(open_room: Op
     other = await lobby.call("award", ["ada", 5], key="k2")
     assert first == again == other == Outcome(b"1")
     assert lobby.committed("a").score == 10
+    assert (await lobby.call("award", ["ada", 6], key="k1")).code == "conflict"
     assert await lobby.call("award", ["ada", 101], key="k3") == Outcome(code="failed")
     lobby.take("a")
     assert await lobby.call("award", ["ada", 101], key="k3") == Outcome(code="failed")
