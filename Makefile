@@ -49,6 +49,7 @@ soak: $(VENV)/.installed ## race sleep against traffic for a minute, and 100,000
 
 fuzz: $(VENV)/.installed ## 50,000 hostile payloads for each decoder that strangers' bytes reach; five minutes at most
 	$(BIN)/python -m tests.fuzz
+	VERANI_FUZZ_EXAMPLES=100 $(BIN)/python -m pytest tests/integration/test_openapi.py
 
 autobahn: $(VENV)/.installed ## run the Autobahn test suite, of RFC 6455; installs it in the user's cache (needs Python 2.7)
 	$(BIN)/python -c 'from tests.autobahn import find_wstest; raise SystemExit(find_wstest() is None)' \

@@ -90,6 +90,7 @@ class Method:
         """Return the arguments by name, of an object or an array; raises `InvalidArguments`."""
         decode = self._by_position if payload.lstrip()[:1] == b"[" else self._by_name
         try:
+            payload.decode()  # msgspec skips what it does not keep
             arguments = decode(payload)
         except msgspec.ValidationError as error:
             raise InvalidArguments(_text_of(error), path=path_of(error)) from error

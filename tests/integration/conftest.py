@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 ROOT = Path(__file__).parents[2]
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 # A loaded machine may take seconds to import everything; nothing waits this long when all is well.
 PATIENCE = 30
@@ -119,7 +120,7 @@ async def serve() -> AsyncIterator[Serve]:
         *options: str,
         port: int = 0,
         directory: Path = ROOT,
-        environ: Mapping[str, str] = MappingProxyType({}),
+        environ: Mapping[str, str] = NOTHING,
     ) -> Server:
         arguments = ["serve", target, "--port", str(port), "--internal-port", "0", *options]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VERANI_")}

@@ -62,6 +62,7 @@ def test_arguments_come_by_name_or_by_position_and_defaults_are_the_functions_ow
         (b'{"ban":NaN}', None),
         (b'{"ban":' + b"[" * 5000 + b"]" * 5000 + b"}", "$.ban"),
         (b"\xff", None),
+        (b'[{"user_id":"ada","\x80ays":2},true]', None),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_and_the_place_is_named(payload: bytes, path: str | None) -> None:
