@@ -1,0 +1,50 @@
+"""Every row of the list of bad input and attacks has a test that is marked with its number.
+
+Rows 1 to 22 are about bytes on the wire, 23 to 36 about frames, 37 to 43 about names, rooms, channels and attachments,
+44 to 52 about tokens, calls and operators. `pytest tests/gateway -m threat` runs them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+ROWS = range(1, 53)
+
+# Rows that no test here can show, and why.
+NOT_HERE: dict[int, str] = {}
+
+# A run of its own, because this one may have been told to collect less.
+_COLLECT = """
+import json, sys, pytest
+
+class Rows:
+    def pytest_collection_finish(self, session):
+        rows = [[mark.args[0], item.nodeid] for item in session.items for mark in item.iter_markers("threat")]
+        print("ROWS" + json.dumps(rows))
+
+sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", sys.argv[1]], plugins=[Rows()]))
+"""
+
+
+async def collect() -> list[tuple[int, str]]:
+    """Return the row and the name of every test of this folder that is marked with one."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _COLLECT, str(FOLDER)), cwd=FOLDER.parents[1], stdout=PIPE, stderr=DEVNULL
+    )
+    output, _ = await process.communicate()
+    line = next(line for line in output.decode().splitlines() if line.startswith("ROWS"))
+    return [(row, name) for row, name in json.loads(line.removeprefix("ROWS"))]
+
+
+async def test_every_row_of_the_list_has_a_test() -> None:
+    marked = await collect()
+    covered = {row for row, _ in marked}
+    assert covered <= set(ROWS), "no such row"
+    assert set(ROWS) - covered == set(NOT_HERE)
+    assert len({name for _, name in marked}) >= 60
