@@ -263,7 +263,11 @@ async def use_sockets(served: Served) -> None:
     secrets = served.secrets
     path = f"/token/a?token={secrets.token('a good token', exp=int(time.time()) + 20)}&q={secrets.new('a good query')}"
     in_query = await served.connect(path)
-    in_header = await served.connect("/token/b", Authorization=f"Bearer {secrets.token('a token in a header')}")
+    in_header = await served.connect(
+        "/token/b",
+        Authorization=f"Bearer {secrets.token('a token in a header')}",
+        Sec_WebSocket_Protocol=f"bearer, {secrets.new('a token as a subprotocol')}",
+    )
     in_cookie = await served.connect(
         f"/cookie/a?q={secrets.new('x')}", Cookie=f"session=good-{secrets.new('a cookie')}"
     )

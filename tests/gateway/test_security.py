@@ -22,7 +22,9 @@ import pytest
 
 from tests.raw import Opcode, RawClient, frame, handshake, text, until
 from tests.server import Serve, Server
+from tests.tokens import AUDIENCE, ISSUER, public_pem, token
 from verani import ConnectionMeta, ConnectRequest, RoomDefinition, define_room
+from verani.auth import jwt_auth
 
 STATUS = Path("/proc/self/status")
 
@@ -91,6 +93,55 @@ async def test_a_body_that_nobody_asked_for_is_not_kept(serve: Serve) -> None:
             response = await server.request(head.format(method, len(bomb)).encode() + bomb)
             assert response.status == status
         assert peak() - before < 4 << 20
+
+
+# --- 20, 29, 44: bytes that are no text ----------------------------------------------------------------------
+
+
+class Odd(NamedTuple):
+    """A handshake, the room it is for, its status, and who has connected by it."""
+
+    data: bytes
+    status: int
+    room: str = "public"
+    who: str | None = None
+
+
+ODD: dict[str, Odd] = {
+    "20 an Origin that is no ASCII": Odd(handshake(Origin="http://\xff.test"), 403),
+    "20 a Host that is no ASCII": Odd(handshake(Host="\xff", Origin="http://\xff"), 403),
+    "20 a letter that looks like another": Odd(handshake(Host="a.test", Origin="http://\xaa.test"), 403),
+    "29 a user id that is no UTF-8": Odd(handshake("/ws?userId=%ff"), 101, who="\ufffd"),
+    "29 a user id of half a pair": Odd(handshake("/ws?userId=%ed%a0%80"), 101, who="\ufffd" * 3),
+    "29 a user id that is not encoded": Odd(handshake("/ws?userId=%zz%"), 101, who="%zz%"),
+    "29 five hundred user ids": Odd(handshake("/ws?" + "&".join(f"userId={n}" for n in range(500))), 101, who="0"),
+    "29 a semicolon, which divides nothing": Odd(handshake("/ws?userId=a;channels=b"), 101, who="a;channels=b"),
+    "37 a room that is no UTF-8": Odd(handshake("/ws?room=%ff"), 404),
+    "44 a token that is no text": Odd(handshake(Authorization="Bearer \xff\xfe"), 401, "by_token"),
+    "44 parts that are no text": Odd(handshake(Authorization="Bearer a\xff.b\xfe.c\xfd"), 401, "by_token"),
+    "44 a token of the query that is no text": Odd(handshake("/ws?token=%ff.%fe.%fd"), 401, "by_token"),
+    "44 half a pair": Odd(handshake("/ws?token=%ed%a0%80.a.b"), 401, "by_token"),
+    "44 a good token after a bad one": Odd(handshake(f"/ws?token=a&token={token()}"), 401, "by_token"),
+    "44 a good token in capitals": Odd(handshake(f"/ws?TOKEN={token()}"), 401, "by_token"),
+    "50 addresses that are none": Odd(handshake("/ws?userId=a", X_Forwarded_For="\xff, " * 1000), 101, who="a"),
+}
+
+
+@pytest.mark.parametrize(
+    "odd", [pytest.param(odd, id=name, marks=pytest.mark.threat(int(name.split()[0]))) for name, odd in ODD.items()]
+)
+async def test_bytes_that_are_no_text_are_refused_or_replaced_and_fail_nothing(serve: Serve, odd: Odd) -> None:
+    users: list[str] = []
+    options: dict[str, Any] = {"on_connect": lambda ctx: users.append(ctx.meta.user_id)}
+    if odd.room == "by_token":
+        options["extract_meta"] = jwt_auth(algorithms=["RS256"], audience=AUDIENCE, issuer=ISSUER, key=public_pem())
+    server = await serve(echo_room(**options), trusted_proxies=("127.0.0.1",))
+    client = await server.tcp()
+    assert (await client.request(odd.data)).status == odd.status
+    if odd.status == 101:
+        client.send({"type": "say", "data": 1})
+        assert await client.data() == {"type": "said", "data": 1}
+    assert users == ([] if odd.who is None else [odd.who])
 
 
 # --- 12: a peer that is gone without a word ------------------------------------------------------------------
