@@ -38,6 +38,7 @@ async def collect() -> list[tuple[int, str]]:
         *(sys.executable, "-c", _COLLECT, str(FOLDER)), cwd=FOLDER.parents[1], stdout=PIPE, stderr=DEVNULL
     )
     output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
     line = next(line for line in output.decode().splitlines() if line.startswith("ROWS"))
     return [(row, name) for row, name in json.loads(line.removeprefix("ROWS"))]
 
