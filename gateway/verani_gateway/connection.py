@@ -6,6 +6,8 @@ Invariants:
 - Exactly one close input follows the connect input, after every frame of the connection, whatever ended it.
 - The socket is read only while the connection is within its rate and its in-flight limits; meanwhile it gets
   an unsolicited pong every 4 s, because the original client hangs for ever after 10 s without one.
+- Whoever sends much takes turns with others who do: reading and refusing cost, too, and a quiet client must not
+  wait for it.
 - A connection that is closing forwards nothing more, and is gone 5 s later at the latest.
 - Expiry and refresh (protocol 19) never reach the room; at most one refresh is under way, and none outlives `run`.
 """
@@ -16,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
@@ -43,6 +46,18 @@ Renew = Callable[[str], Awaitable[float | None]]
 MAX_IN_FLIGHT = 16
 MAX_IN_FLIGHT_BYTES = 64 << 10
 
+# What one connection may read before others get their turn, and the most that is taken from its socket at once.
+TURN = 4
+READ_SIZE = 2 << 10
+# The socket is read again when less than this waits to be handled.
+BACKLOG = 1 << 10
+# How long a connection above its rate pauses at least: a timer for each frame costs more than the frame.
+GRAIN = 0.2
+# Frames that are read and thrown away in that time, at most.
+SKIP = 16
+# A flood is over when no frame had to wait for so many seconds.
+CALM = 1.0
+
 # How often an unread client is told that the server lives; the original client gives up after 10 s.
 UNREAD_PONG = 4.0
 # How long a peer may take to answer a close frame before its connection is aborted.
@@ -68,6 +83,12 @@ class Socket(web.WebSocketResponse[Any]):
         """Do nothing; what aiohttp closes for, it also reports to `receive`."""
         return False
 
+    @property
+    def backlog(self) -> int:
+        """Bytes received and not yet read, with 128 for each message; aiohttp itself stops at half a MiB."""
+        # aiohttp shows it to nobody; without it the socket would be read on while nothing can be done.
+        return self._reader._size if self._reader is not None else 0
+
 
 class Connection:
     """One accepted WebSocket."""
@@ -89,6 +110,8 @@ class Connection:
         self._gateway = gateway
         self._ws = ws
         self._transport = request.transport
+        if hasattr(self._transport, "max_size"):  # asyncio's, not uvloop's
+            self._transport.max_size = READ_SIZE
         self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
         self._flow: asyncio.Future[None] | None = None
@@ -98,9 +121,11 @@ class Connection:
         self._pinged_at: float | None = None
         # Since when the socket is unread, for its own flood or for a slow room, and the last pong it got since.
         self._throttled_since: float | None = None
-        self._delayed = False
+        self._throttled_at = now
         self._blocked_since: float | None = None
         self._pong_at = now
+        self._skipped = 0
+        self._held = False
         self._expiry: Expiry | None = None
         self._renew: Renew | None = None
         self._refresh: asyncio.Task[None] | None = None
@@ -119,9 +144,17 @@ class Connection:
         return self._closing if self._closing is not None else (code, reason)
 
     async def _read(self) -> tuple[int, str]:
+        turn = 0
         while True:
+            if self._held and self._ws.backlog <= BACKLOG:
+                self._release()
             message = await self._ws.receive()
             kind = message.type
+            turn += 1
+            if turn >= TURN and self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
+                turn = 0
+                self._hold()
+                await self._gateway.turns.take()
             self._seen_at = now = self._gateway.now()
             self._pinged_at = None
             if kind is WSMsgType.CLOSE:
@@ -129,11 +162,10 @@ class Connection:
             if kind in _OVER:
                 return self._answer_error(message.data)
             exceeded = self._meter.take(now)
-            if exceeded is None:
-                self._throttled_since = None
-            elif not await self._exceeded(exceeded):
+            if exceeded is not None and not await self._exceeded(exceeded):
                 continue
             if self._closing is not None:
+                await self._skip()
                 continue
             if kind is WSMsgType.TEXT:
                 self._text(message.data)
@@ -154,6 +186,7 @@ class Connection:
             self.count_invalid(str(error))
             return
         if frame.type == frames.PING:
+            self._pong_at = self._seen_at
             self.outbox.put(_PONG_FRAME)
             return
         data = None if frame.data is UNSET else bytes(frame.data)
@@ -200,17 +233,38 @@ class Connection:
             return False
         if policy == "drop":
             self._gateway.metrics.dropped_frames += 1
+            await self._skip()
             return False
         now = self._gateway.now()
         if self._throttled_since is None:
-            self._throttled_since = self._pong_at = now
-        self._delayed = True
-        until = now + self._meter.reserve(now)
+            self._throttled_since = now
+        until = now + max(self._meter.reserve(now), self._meter.span(GRAIN))
         while now < until and not self._transport.is_closing() and self._closing is None:
             await self._pause(until - now)
             now = self._gateway.now()
-        self._delayed = False
+        await self._gateway.turns.take()
+        self._throttled_at = self._gateway.now()
         return True
+
+    async def _skip(self) -> None:
+        """Read what is thrown away anyway no faster than a few frames at a time: reading costs, too."""
+        self._skipped += 1
+        if self._skipped % SKIP == 0:
+            self._give_sign(self._gateway.now())  # its own pings wait, or are refused
+            await self._pause(GRAIN)
+            await self._gateway.turns.take()
+
+    def _hold(self) -> None:
+        """Leave the socket alone until its backlog is read: what comes from it costs before it is refused."""
+        if not self._held:
+            self._held = True
+            with suppress(RuntimeError):  # a closed transport of uvloop
+                self._transport.pause_reading()
+
+    def _release(self) -> None:
+        self._held = False
+        with suppress(RuntimeError):
+            self._transport.resume_reading()
 
     def _over_limits(self) -> bool:
         return (
@@ -221,7 +275,9 @@ class Connection:
 
     async def _wait_for_room(self) -> None:
         """Leave the socket unread until the room has caught up, or the connection closes."""
-        self._blocked_since = self._pong_at = self._gateway.now()
+        self._blocked_since = self._gateway.now()
+        if self._ws.backlog > BACKLOG:
+            self._hold()
         try:
             while self._closing is None and self._over_limits() and not self._transport.is_closing():
                 self._flow = asyncio.get_running_loop().create_future()
@@ -234,6 +290,7 @@ class Connection:
 
     async def _pause(self, seconds: float) -> None:
         """Wait this long, or until the connection closes."""
+        self._hold()
         loop = asyncio.get_running_loop()
         self._flow = loop.create_future()
         timer = loop.call_later(seconds, self.resume)
@@ -300,8 +357,8 @@ class Connection:
             self.resume()
             return
         self._tell_expiry(time.time())
-        if not self._delayed and self._blocked_since is None:
-            self._throttled_since = None  # the flood is over: the next frame has not even come
+        if self._blocked_since is None and now - self._throttled_at > CALM and self._flow is None:
+            self._throttled_since = None
         unread = self._throttled_since or self._blocked_since
         if unread is not None:
             self._comfort(now, unread)
@@ -322,7 +379,12 @@ class Connection:
                 self.close(1008, "too many frames")
             else:
                 self.close(1013, "the room is too slow")
-        elif now - self._pong_at >= UNREAD_PONG:
+        else:
+            self._give_sign(now)
+
+    def _give_sign(self, now: float) -> None:
+        """Send an unsolicited pong if the last one is long ago."""
+        if now - self._pong_at >= UNREAD_PONG:
             self._pong_at = now
             self.outbox.put(_PONG_FRAME)
 

@@ -79,6 +79,7 @@ class Endpoint:
 
     async def _admit(self, request: web.Request, address: str | None) -> web.StreamResponse:
         gateway = self._gateway
+        await gateway.turns.take()
         try:
             room, meta, attachment, expires_at = await self._identify(request, address)
         except VeraniError as error:

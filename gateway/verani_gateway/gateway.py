@@ -55,7 +55,7 @@ from .connection import Connection
 from .link import MemoryLink
 from .metrics import Metrics
 from .outbox import Outbox, Run, Writer, text_frame
-from .rate import Meter, SharedBuckets, TokenBucket
+from .rate import Meter, SharedBuckets, TokenBucket, Turns
 
 __all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Gateway"]
 
@@ -122,6 +122,7 @@ class Gateway:
         """Start the embedded room host and take connections."""
         self._loop = asyncio.get_running_loop()
         self.writer = Writer(self._loop)
+        self.turns = Turns(self._loop, 2)
         self.max_connections = self._connection_limit()
         self.host = RoomHost(self.definitions, self.settings)
         await self.host.start()

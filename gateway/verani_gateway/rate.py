@@ -9,10 +9,11 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-__all__ = ["INVALID_WINDOW", "InvalidFrames", "Meter", "SharedBuckets", "TokenBucket"]
+__all__ = ["INVALID_WINDOW", "InvalidFrames", "Meter", "SharedBuckets", "TokenBucket", "Turns"]
 
 # Protocol 7: invalid frames count for this long.
 INVALID_WINDOW = 60.0
@@ -55,6 +56,15 @@ class TokenBucket:
     def is_full(self, now: float) -> bool:
         """True if nothing would be forgotten with this bucket."""
         return self._tokens + (now - self._at) * self._rate >= self._burst
+
+    def span(self, seconds: float) -> float:
+        """Return how long to wait to use so many seconds' worth of tokens at once: no more than half a burst."""
+        return min(seconds, self._burst / self._rate / 2)
+
+    @property
+    def used(self) -> float:
+        """Tokens taken that have not come back."""
+        return self._burst - self._tokens
 
 
 class SharedBuckets:
@@ -114,6 +124,54 @@ class Meter:
     def reserve(self, now: float) -> float:
         """Take one token of each bucket, whenever it comes; return in how many seconds all are there."""
         return max(bucket.reserve(now) for _, bucket in self._buckets)
+
+    def span(self, seconds: float) -> float:
+        """Return how long to wait to use so many seconds' worth of tokens at once: no more than half a burst."""
+        return min(bucket.span(seconds) for _, bucket in self._buckets)
+
+    @property
+    def used(self) -> float:
+        """Tokens taken that have not come back, of the bucket that has lost most; 0 without a rate."""
+        return max((bucket.used for _, bucket in self._buckets), default=0.0)
+
+
+class Turns:
+    """Let connections that have much to read take turns, a few in each pass of the event loop.
+
+    Whoever reads little never waits for those that read much longer than such a pass takes.
+    """
+
+    __slots__ = ("_free", "_loop", "_per_pass", "_running", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, per_pass: int) -> None:
+        self._loop = loop
+        self._per_pass = per_pass
+        self._free = per_pass
+        self._running = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        """Wait for a turn, in the order of asking; until the next pass at least once this one gave all of its."""
+        if not self._running:
+            self._running = True
+            self._loop.call_soon(self._next_pass)
+        if self._free:
+            self._free -= 1
+            return
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _next_pass(self) -> None:
+        waiting, self._free = self._waiting, self._per_pass
+        while waiting and self._free:
+            turn = waiting.popleft()
+            if not turn.done():  # its connection was cancelled
+                turn.set_result(None)
+                self._free -= 1
+        self._running = self._free < self._per_pass
+        if self._running:
+            self._loop.call_soon(self._next_pass)
 
 
 class InvalidFrames:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verani_gateway.rate import INVALID_WINDOW, InvalidFrames, Meter, SharedBuckets, TokenBucket
+from verani_gateway.rate import INVALID_WINDOW, InvalidFrames, Meter, SharedBuckets, TokenBucket, Turns
 
 
 def test_a_burst_passes_at_once_and_then_the_rate_holds() -> None:
@@ -123,3 +125,63 @@ def test_buckets_that_nobody_uses_are_forgotten_once_they_are_full() -> None:
     assert len(buckets) == 1000, "none is full"
     buckets.sweep(10.0)
     assert len(buckets) == 0
+
+
+# --- turns ---------------------------------------------------------------------------------------------
+
+
+async def passes(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_few_have_their_turn_in_each_pass_of_the_loop_in_the_order_of_asking() -> None:
+    turns = Turns(asyncio.get_running_loop(), 2)
+    had: list[int] = []
+
+    async def take(number: int) -> None:
+        await turns.take()
+        had.append(number)
+
+    tasks = [asyncio.create_task(take(number)) for number in range(7)]
+    seen = []
+    for _ in range(12):
+        await asyncio.sleep(0)
+        seen.append(len(had))
+    assert had == list(range(7))
+    assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= 2
+    await asyncio.gather(*tasks)
+
+
+async def test_who_asks_alone_has_its_turn_at_once() -> None:
+    turns = Turns(asyncio.get_running_loop(), 2)
+    for _ in range(3):
+        turn = turns.take()
+        with pytest.raises(StopIteration):
+            turn.send(None)
+        await passes(2)
+
+
+async def test_a_turn_of_somebody_who_left_goes_to_the_next() -> None:
+    turns = Turns(asyncio.get_running_loop(), 1)
+    await turns.take()
+    left, stays = asyncio.create_task(turns.take()), asyncio.create_task(turns.take())
+    await passes(1)
+    left.cancel()
+    await asyncio.wait_for(stays, 5)
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    await passes(5)
+    await asyncio.wait_for(turns.take(), 5)
+
+
+def test_the_meter_knows_how_much_of_its_buckets_is_used() -> None:
+    own, shared = TokenBucket(10.0, 20, now=0.0), TokenBucket(10.0, 20, now=0.0)
+    meter = Meter([("rate_limit", own), ("rate_limit_per_user", shared)])
+    assert (meter.used, Meter([]).used) == (0.0, 0.0)
+    for _ in range(3):
+        meter.take(0.0)
+    shared.take(0.0)
+    assert meter.used == 4.0
+    assert meter.span(0.2) == pytest.approx(0.2)
+    assert meter.span(60.0) == pytest.approx(1.0), "no more than half a burst"

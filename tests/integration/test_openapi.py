@@ -74,6 +74,6 @@ async def test_the_listener_does_what_its_description_says(
         tmp_path, "-m", "schemathesis.cli", "run", url, *header, "--no-color", *options, patience=500
     )
     assert code == 0, output
-    assert "9 selected / 9 total" in output
+    assert "10 selected / 10 total" in output
     assert not [line for line in server.lines if "ERROR" in line or "Traceback" in line]
     assert await server.stop() == 0
