@@ -165,10 +165,10 @@ async def test_who_asks_alone_has_its_turn_at_once() -> None:
 async def test_a_turn_of_somebody_who_left_goes_to_the_next() -> None:
     turns = Turns(asyncio.get_running_loop(), 1)
     await turns.take()
-    left, stays = asyncio.create_task(turns.take()), asyncio.create_task(turns.take())
+    first, left, stays = (asyncio.create_task(turns.take()) for _ in range(3))
     await passes(1)
     left.cancel()
-    await asyncio.wait_for(stays, 5)
+    await asyncio.wait_for(asyncio.gather(first, stays), 5)
     with pytest.raises(asyncio.CancelledError):
         await left
     await passes(5)
