@@ -9,6 +9,7 @@ import logging
 from types import MappingProxyType
 from typing import Final
 
+from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from verani.settings import Settings
@@ -78,6 +79,13 @@ def set_up_logging(settings: Settings) -> None:
 
 
 def _is_no_noise(record: logging.LogRecord) -> bool:
-    """Drop the traceback that aiohttp writes for every request that is no HTTP, of which anybody can send many."""
-    malformed = record.exc_info is not None and isinstance(record.exc_info[1], BadHttpMessage)
-    return not malformed or logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+    """Drop what aiohttp writes of requests that are no HTTP, of which anybody can send many.
+
+    Its traceback repeats what was sent, tokens included, so at DEBUG only the kind of error is told.
+    """
+    error = record.exc_info[1] if record.exc_info is not None else None
+    if not isinstance(error, BadHttpMessage | web.RequestPayloadError):
+        return True
+    record.levelno, record.levelname, record.exc_info = logging.DEBUG, "DEBUG", None
+    record.msg, record.args = "a request is no HTTP: %s", (type(error).__name__,)
+    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)

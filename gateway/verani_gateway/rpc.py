@@ -68,6 +68,9 @@ class RpcEndpoint:
         except web.HTTPRequestEntityTooLarge:
             gateway.metrics.limited["max_rpc_bytes"] += 1
             raise TooLarge(f"expected at most {gateway.settings.max_rpc_bytes} bytes of arguments") from None
+        except (web.RequestPayloadError, ConnectionResetError):
+            # What came is not encoded as the headers say, or the caller left and nobody reads this.
+            raise InvalidArguments("the arguments could not be read") from None
         return await gateway.calls.call(
             f"{match['definition']}/{match['room']}",
             match["method"],

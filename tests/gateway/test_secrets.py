@@ -7,6 +7,7 @@ leak says where it came from.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -23,6 +24,9 @@ import pytest
 from tests.raw import PATIENCE, RawClient, close, handshake, text
 from tests.tokens import AUDIENCE, SECRET, encode_part, sign
 from tests.tokens import token as make_token
+from verani import RoomBusy
+from verani.auth import jwt_auth
+from verani_gateway.logs import Formatter
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT, ROOT / "actors", ROOT / "gateway")
@@ -342,10 +346,51 @@ async def test_no_secret_is_in_the_log_at_any_level_nor_in_any_answer(tmp_path: 
 
 @pytest.mark.threat(47)
 @pytest.mark.threat(18)
-async def test_no_secret_of_a_request_that_is_no_http_is_in_the_log(tmp_path: Path) -> None:
-    async with serve(tmp_path, "info") as served:
+@pytest.mark.parametrize("level", ["info", "debug"])
+async def test_no_secret_of_a_request_that_is_no_http_is_in_the_log(tmp_path: Path, level: str) -> None:
+    async with serve(tmp_path, level) as served:
         for port in (served.public, served.internal):
             for attempt in malformed_requests(served.secrets):
                 assert await served.send(port, attempt.data) == attempt.status, attempt.name
     assert served.secrets.found_in(served.output) == []
     assert "Traceback" not in served.output
+
+
+@pytest.mark.threat(18)
+@pytest.mark.threat(48)
+async def test_a_body_that_is_not_what_it_says_leaves_no_traceback(tmp_path: Path) -> None:
+    lie = b"Content-Encoding: gzip\r\nContent-Length: 10\r\n\r\n0123456789"
+    async with serve(tmp_path, "info") as served:
+        for line, status in ((b"POST /token/a", 405), (b"GET /health", 200), (b"POST /nowhere", 404)):
+            assert await served.send(served.public, line + b" HTTP/1.1\r\nHost: a\r\n" + lie) == status
+        count = "/rpc/by_token/a/get_session_count"
+        for encoding in ("gzip", "deflate"):
+            status = await served.ask("POST", count, served.rpc, b"0123456789", Content_Encoding=encoding)
+            assert status == 400, encoding
+        # A caller that leaves in the middle of its arguments.
+        leaving = await RawClient.open(served.internal)
+        head = f"POST {count} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {served.rpc}\r\n"
+        leaving.writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        await leaving.flush()
+        # Each answer says that the server has come past what was sent before.
+        assert await served.ask("POST", count, served.rpc, b"{}") == 200
+        leaving.reset()
+        assert await served.ask("POST", count, served.rpc, b"{}") == 200
+    assert "Traceback" not in served.output
+
+
+@pytest.mark.threat(47)
+async def test_the_query_of_a_key_set_that_cannot_be_fetched_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"no HTTP\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    verifier = jwt_auth(algorithms=["RS256"], audience=AUDIENCE, jwks_url=f"http://127.0.0.1:{port}/?key=xq-the-key")
+    with caplog.at_level(logging.DEBUG), pytest.raises(RoomBusy):
+        await verifier.verify_token(make_token(kid="1"))
+    server.close()
+    logged = "\n".join(map(Formatter().format, caplog.records))
+    assert "fetching the key set" in logged
+    assert "xq-the-key" not in logged

@@ -206,7 +206,8 @@ class RemoteKeySet:
             keys = parse_key_set(await self._read(), self._algorithms)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             logger.warning("fetching the key set from %s failed: %s", self._url.host, type(error).__name__)
-            logger.debug("fetching the key set failed", exc_info=True)
+            if not isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):  # their texts have the query
+                logger.debug("fetching the key set failed", exc_info=True)
             return
         if not len(keys):
             logger.warning("the key set from %s has no usable key", self._url.host)
