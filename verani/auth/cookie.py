@@ -26,8 +26,9 @@ def cookie_auth(name: str, lookup: Lookup) -> Callable[[ConnectRequest], Awaitab
     """Make an `extract_meta` that asks ``await lookup(value)`` whose session the cookie `name` is.
 
     `lookup` returns a meta, the fields of one (the client id may be left out), an `Identity` with an expiry, or
-    None for a session it does not know. Without a cookie, with one over 4096 or other than ASCII characters (RFC 6265
-    4.1.1), and on None the client is refused with 401; `lookup` runs in the gateway, and what it raises is treated as `extract_meta` says.
+    None for a session it does not know. Without a cookie, with one of more than 4096 characters or of other than ASCII
+    (RFC 6265 4.1.1), and on None the client is refused with 401; `lookup` runs in the gateway, and what it raises is
+    treated as `extract_meta` says.
     """
     if not isinstance(name, str) or not name:
         raise DefinitionError(f"cookie_auth: expected the name of a cookie, got {name!r}")
