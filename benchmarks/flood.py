@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import gc
 import os
 import signal
 import socket
@@ -36,6 +35,7 @@ from aiohttp import ClientSession, web
 from verani import Context, Settings, define_room
 from verani.settings import RatePolicy
 from verani_gateway import setup
+from verani_gateway.serve import quieten_collector
 
 from .rooms import cpu_seconds
 from .servers import new_loop
@@ -135,8 +135,7 @@ async def serve(policy: RatePolicy, rate: float) -> None:
     runner = web.AppRunner(application(policy, rate), access_log=None, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
-    gc.collect()
-    gc.freeze()  # as `verani serve` does
+    quieten_collector()  # as `verani serve` does
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print(runner.addresses[0][1], flush=True)
