@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import random
+import re
+import secrets
 import uuid
-from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -28,7 +31,7 @@ from verani import (
 )
 from verani.errors import CallCycle, CallFailed, DeadlineExceeded, HookTimeout, Interrupted, NotFound
 from verani.frames import InvalidFrame
-from verani.testing import Event, RoomHarness, assert_hibernation_transparent
+from verani.testing import Event, RoomHarness, assert_hibernation_transparent, runner
 
 
 class Player(ConnectionMeta, kw_only=True):
@@ -485,7 +488,25 @@ async def test_the_rooms_own_word_about_its_sleep_counts() -> None:
         assert not harness.awake
 
 
-async def test_a_room_whose_on_hibernate_hangs_sleeps_all_the_same() -> None:
+async def test_a_room_whose_on_hibernate_waits_for_something_real_is_asleep_when_hibernate_returns() -> None:
+    async def save(actor: Any) -> None:
+        await asyncio.sleep(0.01)  # a database
+
+    async with RoomHarness(a_room(on_hibernate=save, hibernate_after=10), settings=Settings(hook_timeout=5)) as room:
+        ann = await room.connect(user_id="ann")
+        await room.hibernate()
+        assert not room.awake
+        await ann.send("say", "hi")
+        await room.hibernate(force=True)
+        assert not room.awake
+        await ann.send("say", "hi")
+        await room.advance(100)
+        assert not room.awake, "and what is real does not use up the time budget of the hook"
+
+
+async def test_a_room_whose_on_hibernate_hangs_sleeps_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runner._PATIENCE == 1.0
+    monkeypatch.setattr(runner, "_PATIENCE", 0.05)
     end = asyncio.Event()
 
     async def stubborn(actor: Any) -> None:
@@ -497,13 +518,32 @@ async def test_a_room_whose_on_hibernate_hangs_sleeps_all_the_same() -> None:
 
     async with RoomHarness(a_room(on_hibernate=stubborn), settings=Settings(hook_timeout=5)) as room:
         ann = await room.connect(user_id="ann")
-        await room.hibernate()
+        with pytest.raises(RoomBusy, match="on_hibernate of test/test has not returned"):
+            await room.hibernate()
         await ann.send("say", "waiting for the next life")
         assert ann.received == []
         await room.advance(10)
         assert [event.data["text"] for event in ann.received] == ["waiting for the next life"]
         assert [type(error) for error in room.take_errors()] == [HookTimeout]
         end.set()
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+async def test_a_session_whose_close_waits_is_stale_also_in_a_room_that_just_woke(asleep: bool) -> None:
+    room = a_room()
+
+    @room.on("clean")
+    def clean(ctx: Context[Player], data: Any) -> None:
+        ctx.emit("cleaned", {"sessions": ctx.actor.cleanup_stale_sessions()})
+
+    async with RoomHarness(room) as harness:
+        ann = await harness.connect(user_id="ann")
+        bob = await harness.connect(user_id="bob")
+        if asleep:
+            await harness.hibernate()
+        await asyncio.gather(ann.send("clean"), bob.close())
+        assert [event.data["sessions"] for event in ann.received] == [1]
+        assert list(harness.sessions) == [ann.id]
 
 
 async def test_the_hooks_of_sleep_and_waking_run() -> None:
@@ -590,6 +630,73 @@ async def test_state_that_is_lost_is_shown_as_a_diff_that_names_the_point() -> N
     ]
 
 
+async def test_hooks_that_wait_for_something_real_do_not_hide_that_state_is_lost() -> None:
+    room = define_room("counting")
+
+    @room.on("count")
+    async def count(ctx: Context, data: Any) -> None:
+        await asyncio.sleep(0.005)  # a database
+        ctx.actor.state.count = getattr(ctx.actor.state, "count", 0) + 1
+        ctx.emit("counted", {"count": ctx.actor.state.count, "id": uuid.uuid4().hex})
+
+    async def script(room: RoomHarness[Any, Any]) -> None:
+        ann = await room.connect(user_id="ann")
+        for _ in range(3):
+            await ann.send("count")
+
+    with pytest.raises(AssertionError, match="asleep after: ann sent 'count'; before: ann sent 'count'"):
+        await assert_hibernation_transparent(room, script)
+    mask = re.compile(r'"count":\d+').sub
+    assert await assert_hibernation_transparent(room, script, mask=lambda text: mask("", text)) == 4
+
+
+async def test_points_at_which_a_task_or_a_hook_keeps_the_room_awake_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runner._PATIENCE == 1.0
+    monkeypatch.setattr(runner, "_PATIENCE", 0.05)
+    room = a_room()
+    gate = asyncio.Event()
+
+    @room.on("wait")
+    async def wait(ctx: Context[Player], in_task: bool) -> None:
+        if in_task:
+            ctx.actor.spawn(gate.wait())
+        else:
+            await gate.wait()
+
+    async def script(room: RoomHarness[Any, Any]) -> None:
+        gate.clear()
+        ann = await room.connect(user_id="ann")
+        await ann.send("say", "before")
+        await ann.send("wait", True)
+        await ann.send("wait", False)
+        await ann.send("say", "meanwhile")
+        gate.set()
+        await room.idle()
+        await ann.send("say", "after")
+
+    with pytest.warns(UserWarning, match="nothing is known") as told:
+        assert await assert_hibernation_transparent(room, script) == 5
+    assert [str(warning.message).splitlines() for warning in told] == [
+        [
+            "test: nothing is known of the sleep of the room where it was busy:",
+            "    before: ann sent 'wait' false (spawned task)",
+            "    before: ann sent 'say' \"meanwhile\" (running hook)",
+        ]
+    ]
+
+
+async def test_where_a_room_wants_to_stay_awake_its_sleep_is_not_missed() -> None:
+    room = counting_room()
+    room.on("count")(lambda ctx, data: ctx.actor.keep_awake(60))
+
+    async def script(room: RoomHarness[Any, Any]) -> None:
+        ann = await room.connect(user_id="ann")
+        await ann.send("count")
+        await ann.send("count")
+
+    assert await assert_hibernation_transparent(room, script) == 1
+
+
 async def test_a_script_that_fails_in_a_room_that_slept_is_a_difference() -> None:
     async def script(room: RoomHarness[Any, Any]) -> None:
         ann = await room.connect(user_id="ann")
@@ -636,40 +743,52 @@ async def test_a_room_that_is_always_busy_shows_nothing_and_says_so() -> None:
         await room.connect(user_id="ann")
         await room.advance(100)
 
-    with pytest.raises(AssertionError, match="busy at every point"):
+    with pytest.raises(AssertionError, match=r"busy at every point:\n    before: 100 s passed \(spawned task\)\n"):
         await assert_hibernation_transparent(room, script)
 
 
-async def test_random_ids_are_no_difference() -> None:
-    before = random.getstate()
-    room = define_room("ids", state=lambda: {"id": uuid.uuid4().hex, "luck": random.random()})
+async def test_random_values_are_no_difference() -> None:
+    def draw() -> dict[str, Any]:
+        return {
+            "uuid": uuid.uuid4().hex,
+            "urandom": os.urandom(8).hex(),
+            "random": random.random(),
+            "secret": secrets.token_hex(),
+            "choice": secrets.choice(range(1 << 60)),
+            "system": random.SystemRandom().random(),
+        }
 
-    @room.on("id")
+    room = define_room("ids", state=draw)
+
+    @room.on("draw")
     def make(ctx: Context, data: Any) -> dict[str, Any]:
-        return {"id": uuid.uuid4().hex, "luck": random.random()}
+        return draw()
 
-    seen: set[str] = set()
+    seen: dict[str, set[Any]] = {kind: set() for kind in draw()}
 
     async def script(room: RoomHarness[Any, Any]) -> None:
         ann = await room.connect(query={"userId": "ann"})
-        ids = [(await ann.request("id"))["id"] for _ in range(3)]
-        assert len(set(ids)) == 3
-        seen.update(ids)
+        for _ in range(3):
+            for kind, value in (await ann.request("draw")).items():
+                seen[kind].add(value)
 
+    state = random.getstate()
     await assert_hibernation_transparent(room, script)
-    assert len(seen) == 3
-    assert random.getstate() == before
+    assert {kind: len(values) for kind, values in seen.items()} == dict.fromkeys(seen, 3)
+    assert random.getstate() == state
+    assert len({secrets.token_hex() for _ in range(2)}) == 2
 
 
 async def test_what_differs_from_run_to_run_can_be_masked() -> None:
-    room = define_room("tokens", on_connect=lambda ctx: ctx.emit("token", {"token": token_hex()}) and None)
+    numbers = itertools.count()
+    room = define_room("numbers", on_connect=lambda ctx: ctx.emit("at", {"at": next(numbers)}) and None)
 
     async def script(room: RoomHarness[Any, Any]) -> None:
         await (await room.connect(user_id="ann")).close()
 
     with pytest.raises(AssertionError, match="the sleep of the room is visible"):
         await assert_hibernation_transparent(room, script)
-    await assert_hibernation_transparent(room, script, mask=lambda text: text.split('"token":')[0])
+    await assert_hibernation_transparent(room, script, mask=lambda text: text.split('"at":')[0])
 
 
 # --- calls ---------------------------------------------------------------------------------------------

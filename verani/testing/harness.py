@@ -207,8 +207,9 @@ class RoomHarness(Generic[M, S]):
     async def hibernate(self, *, force: bool = False) -> None:
         """Put the room to sleep now; its next event wakes it with what the committed attachments say.
 
-        Raises `RoomBusy` if something keeps it awake, and names it; `force` cancels spawned tasks. A room that
-        sleeps already, sleeps on.
+        Raises `RoomBusy` if something keeps it awake, and names it; `force` cancels spawned tasks. An `on_hibernate`
+        has a second of real time, then `RoomBusy` is raised and the room falls asleep later. A room that sleeps
+        already, sleeps on.
         """
         await self._begin("the room was put to sleep")
         runner = self._runner
@@ -218,7 +219,10 @@ class RoomHarness(Generic[M, S]):
         reason = runner.kept_awake_by()
         if reason is not None and not (force and runner.is_quiet):
             raise RoomBusy(f"{runner.name}: expected an idle room, it is kept awake by: {reason}")
+        engine = runner.engine
         await runner.tear_down(force=force)
+        if runner.engine is engine:
+            raise RoomBusy(f"on_hibernate of {runner.name} has not returned yet: the room sleeps when it has")
 
     async def idle(self) -> None:
         """Wait, in real time, until no hook runs and no event waits; spawned tasks do not count."""

@@ -20,7 +20,7 @@ from typing import Any, Generic
 import msgspec
 
 from ..context import Context, S
-from ..engine import Engine, Event, HookFailed, Retire, Woken
+from ..engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
 from ..errors import DeadlineExceeded, VeraniError
 from ..frames import ScannedFrame
 from ..messages import Call, Close, Connect, Frame, Input, Invoke, Outcome, Reply
@@ -39,8 +39,8 @@ _STILL_TURNS = 50
 # How often the clock stops on its way while a hook awaits: a host checks time budgets about as often.
 _TICK = 0.5
 
-# Real seconds that tasks may take to end; some never do.
-_END_GRACE = 1.0
+# Real seconds that hooks and tasks are given for what they do outside of the test; some never end.
+_PATIENCE = 1.0
 
 
 class _WatchedEngine(Engine[M, S]):
@@ -215,6 +215,9 @@ class RoomRunner(Generic[M, S]):
                     continue
                 self._mail.appendleft(event)
                 self.engine = self._incarnate()
+                for waiting in self._mail:
+                    if isinstance(waiting, Close):
+                        self.engine.note_close(waiting.connection)
                 event = Woken(((StandInGateway.ID, self.gateway.records()),))
             self._handles(event)
             self._retiring = isinstance(event, Retire)
@@ -269,10 +272,17 @@ class RoomRunner(Generic[M, S]):
         if self.hibernates and self.engine in self._drowsy and self.kept_awake_by() is None:
             await self.tear_down()
 
-    async def until_quiet(self) -> None:
-        """Wait in real time until no hook runs and no event waits."""
-        while self._worker is not None and not self._worker.done():
-            await asyncio.wait((self._worker,))
+    async def until_quiet(self, *, patience: float | None = None) -> None:
+        """Wait in real time until no hook runs and no event waits; not longer than `patience`, if given."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._worker is not None and not self._worker.done():
+                    await asyncio.wait((self._worker,))
+
+    async def be_patient(self) -> None:
+        """Settle, and give the hooks that wait for something real the time for it."""
+        await self.settle()
+        await self.until_quiet(patience=_PATIENCE)
 
     async def end(self) -> None:
         """Cancel everything; nobody is told."""
@@ -281,7 +291,7 @@ class RoomRunner(Generic[M, S]):
         for task in (self._worker, *self._abandoned, *self._carried):
             if task is not None:
                 task.cancel()
-                await asyncio.wait((task,), timeout=_END_GRACE)
+                await asyncio.wait((task,), timeout=_PATIENCE)
         self.engine = None
         for answer, _ in self._calls.values():
             answer(Outcome(code="interrupted"))
@@ -300,11 +310,14 @@ class RoomRunner(Generic[M, S]):
             await self._sleep_if_due()
 
     async def tear_down(self, *, force: bool = False) -> None:
-        """Put the room to sleep; `force` cancels the tasks it spawned."""
+        """Put the room to sleep; `force` cancels the tasks it spawned.
+
+        A room whose `on_hibernate` takes very long falls asleep later, at the latest when its time budget is over.
+        """
         self._put(Retire(force))
         await self.settle()
-        if force:
-            await self.until_quiet()  # the tasks may take a moment to end
+        # Tasks may take a moment to end.
+        await self.until_quiet(patience=_PATIENCE + (CANCEL_GRACE if force else 0.0))
 
     def _next_stop(self) -> float:
         if self._suspended:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import os
 import random
-from collections.abc import Awaitable, Callable, Container, Iterator
+import warnings
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 from unittest import mock
@@ -40,32 +41,48 @@ async def assert_hibernation_transparent(
     error than in a room that never sleeps, and if the room was busy at every point, so that nothing was shown. What
     the script itself raises without a tear-down is raised as it is. Returns how many points were tried.
 
+    Before each operation hooks have a second of real time to return. Where one runs on, or a spawned task does, there
+    is no tear-down: a UserWarning names these points. `keep_awake` is the room's own wish and needs none.
+
     Each run has a room of its own. But for the last run, with its tear-downs everywhere, `RoomHarness.hibernate`
     does nothing and `advance` lets no room sleep, so a difference is the fault of one point. What `uuid.uuid4`,
-    `os.urandom` and the functions of `random` return is the same in every run; for other texts that differ from run
-    to run, such as times of day, `mask` is given every frame before it is compared.
+    `os.urandom`, `secrets` and the functions of `random` return is the same in every run; for other texts that differ
+    from run to run, such as times of day, `mask` is given every frame before it is compared.
     """
 
-    async def run(sleeps: Container[int], *, by_itself: bool = False) -> _Run:
-        room = _Run(definition, room_id=room_id, settings=settings, sleeps=sleeps, by_itself=by_itself)
+    async def run(sleeps: Container[int], busy: Mapping[int, str], *, by_itself: bool = False) -> _Run:
+        room = _Run(definition, room_id=room_id, settings=settings, sleeps=sleeps, busy=busy, by_itself=by_itself)
         await room.perform(script)
         return room
 
-    awake = await run(())
+    awake = await run((), {})
     if awake.failure is not None:
         raise awake.failure
-    points = len(awake.steps)
+    labels = [step.label for step in awake.steps]
+    missed = dict(awake.kept_awake)
     tried = 0
-    for point in range(1, points):
-        asleep = await run((point,))
+    for point in range(1, len(labels)):
+        if point in awake.kept_awake:
+            continue
+        asleep = await run((point,), awake.kept_awake)
         if asleep.tear_downs:
             tried += 1
-            labels = [step.label for step in awake.steps]
             _compare(awake, asleep, f"after: {labels[point - 1]}; before: {labels[point]}", mask)
+        elif point in asleep.kept_awake:  # it was not in the first run: something real took longer
+            missed[point] = asleep.kept_awake[point]
     if not tried:
-        raise AssertionError(f"{definition.name}: expected a room that can sleep, but it was busy at every point")
-    _compare(awake, await run(_EVERYWHERE, by_itself=True), "before every operation", mask)
+        told = f"busy at every point:{_tell(labels, missed)}"
+        raise AssertionError(f"{definition.name}: expected a room that can sleep, but it was {told}")
+    _compare(awake, await run(_EVERYWHERE, awake.kept_awake, by_itself=True), "before every operation", mask)
+    if unwanted := {point: reason for point, reason in missed.items() if reason != "keep_awake"}:
+        told = _tell(labels, unwanted)
+        text = f"{definition.name}: nothing is known of the sleep of the room where it was busy:{told}"
+        warnings.warn(text, UserWarning, stacklevel=2)
     return tried
+
+
+def _tell(labels: list[str], missed: Mapping[int, str]) -> str:
+    return "".join(f"\n    before: {labels[point]} ({reason})" for point, reason in sorted(missed.items()))
 
 
 def _compare(awake: _Run, asleep: _Run, point: str, mask: Callable[[str], str] | None) -> None:
@@ -79,13 +96,21 @@ def _compare(awake: _Run, asleep: _Run, point: str, mask: Callable[[str], str] |
 
 
 class _Run(RoomHarness[Any, Any]):
-    """One run of a script, with a tear-down before the operations that `sleeps` names."""
+    """One run of a script, with a tear-down before the operations that `sleeps` names.
 
-    def __init__(self, *arguments: Any, sleeps: Container[int], by_itself: bool, **options: Any) -> None:
+    `busy` holds those before which an earlier run has waited in vain.
+    """
+
+    def __init__(
+        self, *arguments: Any, sleeps: Container[int], busy: Container[int], by_itself: bool, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self.failure: Exception | None = None
         self.tear_downs = 0
+        # Before which operations something kept the room awake, and what.
+        self.kept_awake: dict[int, str] = {}
         self._sleeps = sleeps
+        self._busy = busy
         # Whether the room sleeps by its clock, too: where it does not, a difference is that of one known point.
         self._runner.hibernates = by_itself
         self._random = random.Random()
@@ -109,10 +134,17 @@ class _Run(RoomHarness[Any, Any]):
                 await self.close()
 
     async def _begin(self, label: str) -> Step:
-        await self._runner.settle()
+        # In every run, so that each event belongs to the same operation in all of them.
+        if len(self._steps) in self._busy:
+            await self._runner.settle()
+        else:
+            await self._runner.be_patient()
         step = len(self._steps)
         self._seed(f"{step}")
-        if step in self._sleeps and self.awake and self._runner.kept_awake_by() is None:
+        reason = self._runner.kept_awake_by() if self.awake else None
+        if reason is not None:
+            self.kept_awake[step] = reason
+        elif step in self._sleeps and self.awake:
             await self._runner.tear_down()
             self.tear_downs += 1
         self._handled = 0
@@ -137,7 +169,11 @@ class _Run(RoomHarness[Any, Any]):
     def _repeatable(self) -> Iterator[None]:
         before = random.getstate()
         try:
-            with mock.patch.object(os, "urandom", self._random.randbytes):
+            # `SystemRandom`, and with it `secrets`, has a name of its own for the function.
+            with (
+                mock.patch.object(os, "urandom", self._random.randbytes),
+                mock.patch.object(random, "_urandom", self._random.randbytes),
+            ):
                 yield
         finally:
             random.setstate(before)
