@@ -218,8 +218,6 @@ class Engine(Generic[M, S]):
         self._suspended = suspended if suspended is not None else set()
         self._drowsy = drowsy if drowsy is not None else set()
         self._awake_until = 0.0
-        # What the application asked for last, of sleeping soon and staying awake.
-        self.wants_sleep = False
         self._clock = clock
         self._hook_timeout = settings.hook_timeout
         self._codec = definition.codec(settings.max_meta_bytes)
@@ -301,6 +299,8 @@ class Engine(Generic[M, S]):
         return self._state[0]
 
     def _restore(self, gateway: str, record: messages.Record) -> None:
+        if record.connection in self.members.sessions or record.connection in self._leaving:
+            return  # a gateway that linked again tells of connections that never went away
         try:
             meta = self._codec.decode(record.attachment)
         except AttachmentError as error:
@@ -549,14 +549,12 @@ class Engine(Generic[M, S]):
         if not seconds >= 0:
             raise ValueError(f"keep_awake: expected 0 seconds or more, got {seconds!r}")
         self._awake_until = self._clock() + seconds if seconds else 0.0
-        self.wants_sleep = False
         self._drowsy.discard(self)
 
     def hibernate(self) -> None:
         """Ask to be retired soon."""
         self.check_awake()
         self._awake_until = 0.0
-        self.wants_sleep = True
         self._drowsy.add(self)
 
     @property

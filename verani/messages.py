@@ -132,7 +132,7 @@ class InputBatch(Struct, frozen=True, tag="inputs"):
 class Record(Struct, frozen=True):
     """One connection as of the last processed input: its attachment, and whether it was told to close.
 
-    An empty attachment of a closing connection: it never became a session. `order` is the last `Seat` it was given.
+    `order` is the last `Seat` it was given.
     """
 
     connection: str
@@ -224,7 +224,7 @@ class Reply(Struct, frozen=True, tag="reply"):
 
 
 class Attach(Struct, frozen=True, tag="attach"):
-    """Replace the attachment of a connection; an empty one says that the room turned it away."""
+    """Replace the attachment of a connection."""
 
     connection: str
     attachment: bytes

@@ -156,7 +156,7 @@ class AttachmentCodec(Generic[M]):
             raise AttachmentError(self._foreign(attachment))
         try:
             return self._decode(memoryview(attachment)[len(self._prefix) :])
-        except Exception as error:  # besides msgspec's errors, whatever a __post_init__ of the user's raises
+        except BaseException as error:  # besides msgspec's errors, whatever a __post_init__ of the user's raises
             raise AttachmentError(f"unreadable attachment of {self._definition!r}") from error
 
     def _foreign(self, attachment: bytes) -> str:

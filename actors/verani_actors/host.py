@@ -80,6 +80,9 @@ logger = logging.getLogger(__name__)
 # How often hooks are checked against their time budget, and rooms for idleness, at most.
 _TICK = 0.25
 
+# Idle rooms are not looked for more often than this, however soon they are to sleep.
+_SHORTEST = 0.001
+
 # Seconds that a wake waits for the records of a gateway; they are merged later if they come later.
 PULL_PATIENCE = 2.0
 
@@ -119,6 +122,7 @@ class _Room:
         self.waiting: list[tuple[str, Input]] = []
         self.handed: deque[tuple[str, Input]] = deque()
         self.patience: asyncio.TimerHandle | None = None
+        self.retiring_since = 0.0
         self.seq = 0
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
@@ -165,6 +169,10 @@ class RoomHost:
         self._idle = IdleRooms()
         # Of the rooms that are awake, and of those that sleep with connections.
         self._lives: dict[str, RoomLife] = {}
+        # How often rooms woke and slept, and how many more than `max_awake_rooms` were awake at the last look.
+        self.wakes = 0
+        self.sleeps = 0
+        self.excess = 0
         self._retiring = 0
         self._suspended: set[Engine[Any, Any]] = set()
         # Those that want to sleep and have not been asked yet, and of them those to be asked at once.
@@ -210,7 +218,7 @@ class RoomHost:
         self._manager = self._system.createActor(HibernationManager, globalName="verani-hibernation-manager")
         timeouts = [t for t in map(self._idle_timeout, self._definitions.values()) if t is not None]
         self._tell(self._system.createActor(RoomCalls, globalName=CALLS), ServeCalls(self))
-        self._tell(self._manager, Begin(self, min([_TICK, *(timeout / 4 for timeout in timeouts)])))
+        self._tell(self._manager, Begin(self, max(_SHORTEST, min([_TICK, *(timeout / 4 for timeout in timeouts)]))))
         self._budget_tick = min(_TICK, self._settings.hook_timeout / 4)
         self._watch_budgets()
         self._watchdog.start()
@@ -263,27 +271,37 @@ class RoomHost:
         """Name the rooms of this host that are not asleep, and their states."""
         return {name: room.state.value for name, room in self._rooms.items()}
 
-    def known_rooms(self) -> set[str]:
-        """Name the rooms that are not asleep, and those that sleep with connections."""
-        return {*self._rooms, *self._lives}
+    def known_rooms(self) -> list[str]:
+        """Name the rooms that are not asleep, then those that sleep with connections."""
+        return [*self._rooms, *(name for name in self._lives if name not in self._rooms)]
+
+    @property
+    def sleeping_count(self) -> int:
+        """How many rooms sleep with connections."""
+        return len(self._lives) - len(self._rooms)
 
     def status(self, name: str, connections: int) -> RoomStatus | None:
         """Explain one room; None for one that this host knows nothing of."""
         life, room, now = self._lives.get(name), self._rooms.get(name), self.clock()
         if life is None:
             return None
+        is_retiring = room is not None and room.state is _State.RETIRING
         return RoomStatus(
             name=name,
             definition=name.partition("/")[0],
             state=room.state.value if room is not None else "asleep",
             connections=connections,
-            state_seconds=now - life.since,
-            kept_awake_by=(self._keeps_awake(room) or "recent activity") if room is not None else None,
+            state_seconds=now - (room.retiring_since if room is not None and is_retiring else life.since),
+            kept_awake_by=self._explain(room) if room is not None else None,
             woken_by=life.woken_by,
             wake_seconds=life.wake_seconds,
             cycles=life.cycles,
             awake_seconds=life.awake_seconds + (now - life.since if room is not None else 0.0),
         )
+
+    def _explain(self, room: _Room) -> str:
+        never = self._idle_timeout(room.definition) is None
+        return self._keeps_awake(room) or ("hibernate_after never" if never else "recent activity")
 
     def next_incarnation(self) -> int:
         """Number the incarnations of this host's rooms."""
@@ -413,6 +431,7 @@ class RoomHost:
         if life is None:
             life = self._lives[name] = RoomLife(now)
         life.wakes(now, woken_by)
+        self.wakes += 1
         room = self._rooms[name] = _Room(self, definition, name, reason, life)
         self._tell(self._manager, Wake(name))
         return room
@@ -433,12 +452,14 @@ class RoomHost:
         room = self._rooms.get(snapshot.room)
         if room is None or room.incarnation != snapshot.incarnation:
             return  # the answer to an earlier question
+        if gateway not in room.late and gateway not in room.expected:
+            return  # nobody asked
         room.records.setdefault(gateway, []).extend(snapshot.records)
         if not snapshot.last:
             return
         if gateway in room.late:
             self._attach(room, gateway)
-        elif gateway in room.expected:
+        else:
             room.expected.discard(gateway)
             if not room.expected:
                 self._open(room)
@@ -535,9 +556,9 @@ class RoomHost:
             wanting = self._rooms.get(engine.name)
             if wanting is not None and wanting.state is _State.AWAKE and self._keeps_awake(wanting) is None:
                 retiring.append(self._retire(wanting))
-        excess = len(self._rooms) - self._retiring - self._settings.max_awake_rooms
-        if excess > 0:
-            retiring += self._retire_oldest(excess, now)
+        self.excess = max(0, len(self._rooms) - self._retiring - self._settings.max_awake_rooms)
+        if self.excess:
+            retiring += self._retire_oldest(self.excess, now)
         return retiring
 
     def retire_wanting(self) -> list[ActorAddress]:
@@ -571,8 +592,7 @@ class RoomHost:
     def _retire(self, room: _Room) -> ActorAddress:
         assert room.address is not None
         room.state = _State.RETIRING
-        if room.engine is not None:
-            self._drowsy.discard(room.engine)
+        room.retiring_since = self.clock()
         self._retiring += 1
         self._idle.forget(room.name)
         return room.address
@@ -581,8 +601,6 @@ class RoomHost:
         """The room had something to do: deliver what came meanwhile."""
         room = self._rooms[name]
         room.state = _State.AWAKE
-        if room.engine is not None and room.engine.wants_sleep:
-            self._drowsy.add(room.engine)
         self._retiring -= 1
         self._deliver_waiting(room)
 
@@ -593,18 +611,19 @@ class RoomHost:
             return
         logger.debug("room is asleep", extra={"room": room.name})
         self._idle.forget(room.name)
-        if room.state is _State.RETIRING:
+        slept = room.state is _State.RETIRING
+        if slept:
             self._retiring -= 1
+            self.sleeps += 1
         if room.patience is not None:
             room.patience.cancel()
         del self._rooms[room.name]
-        room.life.slept(self.clock())
+        room.life.ended(self.clock(), slept=slept)
         left = self._left_in_hand(room) + room.waiting
         left += [(gateway, input) for gateway, inputs in room.held.items() for input in inputs]
         if not left and (room.engine is None or room.engine.is_empty):
             del self._lives[room.name]
         if left:
-            slept = room.state is _State.RETIRING
             woken_by = type(left[0][1]).__name__.lower() if slept else "crash"
             successor = self._wake(room.name, woken_by, "event" if slept else "crash")
             assert successor is not None

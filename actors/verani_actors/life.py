@@ -13,9 +13,10 @@ __all__ = ["RoomLife", "RoomStatus"]
 class RoomStatus(Struct, frozen=True):
     """One room, for the operator. Durations are in seconds; None where there is nothing to say.
 
-    `state`: waking, awake, retiring or asleep, for `state_seconds`. `kept_awake_by`: running hook, spawned task,
-    keep_awake, queued events or recent activity. `woken_by`: connect, frame, close, or crash. `wake_seconds`: how long
-    the last wake took, hooks included. `cycles`: how often it slept. `awake_seconds`: in all.
+    `state`: waking, awake, retiring or asleep, for `state_seconds`. `kept_awake_by`: running hook, RPC, spawned task,
+    keep_awake, queued events, recent activity, or hibernate_after never. `woken_by`: connect, frame, close, call, or
+    crash. `wake_seconds`: how long the last wake took, hooks included. `cycles`: how often it slept.
+    `awake_seconds`: in all.
     """
 
     name: str
@@ -51,8 +52,8 @@ class RoomLife:
         """Note that it is over."""
         self.wake_seconds = now - self.since
 
-    def slept(self, now: float) -> None:
-        """Note that the room has fallen asleep."""
+    def ended(self, now: float, *, slept: bool) -> None:
+        """Note that the room is awake no more: it has fallen asleep, or something killed it."""
         self.awake_seconds += now - self.since
         self.since = now
-        self.cycles += 1
+        self.cycles += slept

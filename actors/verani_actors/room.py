@@ -77,6 +77,7 @@ class RoomActor(Actor):
         self._engine: Engine[Any, Any] | None = None
         self._inputs: deque[tuple[str, Input]] = deque()
         self._retiring_for: ActorAddress | None = None
+        self._opening: Callable[[], None] | None = None
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> Awaitable[None] | None:
         """Answer with an awaitable, so that the next message waits, while other rooms go on."""
@@ -102,8 +103,14 @@ class RoomActor(Actor):
 
     async def _open(self, message: Open) -> None:
         self._engine = message.start()
+        self._opening = message.done
         if await self._engine.handle(message.woken):
-            message.done()
+            self._opened()
+
+    def _opened(self) -> None:
+        if self._opening is not None:
+            self._opening()
+            self._opening = None
 
     async def _work(self) -> None:
         engine = self._engine
@@ -128,6 +135,7 @@ class RoomActor(Actor):
             await self._work()
 
     async def _resume(self) -> None:
+        self._opened()  # if it was the hook of a wake that was abandoned
         if self._retiring_for is not None:
             self._finish_retiring(self._retiring_for)
         else:
@@ -136,7 +144,7 @@ class RoomActor(Actor):
     async def _sleep(self, manager: ActorAddress, force: bool) -> None:
         engine = self._engine
         assert engine is not None
-        if self._inputs or (engine.busy is not None and not force):
+        if engine.busy is not None and not force:  # with inputs in hand, it would not have been asked
             self.send(manager, Stayed(engine.name))
             return
         self._retiring_for = manager

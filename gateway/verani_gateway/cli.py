@@ -72,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, _FAILED)
     except VeraniError as error:
         return _fail(error, _WRONG_USE)
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
     except KeyboardInterrupt:  # before the service took over the signals
         return _INTERRUPTED
 
@@ -95,7 +98,7 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _rooms(parsed: argparse.Namespace) -> int:
-    show_rooms(parsed.url, load_secrets(os.environ), as_json=parsed.json, watch=parsed.watch)
+    show_rooms(parsed.url, load_secrets(os.environ), as_json=parsed.json, watch=parsed.watch, limit=parsed.limit)
     return 0
 
 
@@ -144,6 +147,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     _add_url(rooms)
     rooms.add_argument("--watch", action="store_true", help="print again every second")
+    rooms.add_argument(
+        "--limit", type=_count, default=1000, metavar="N", help="rooms shown at most, awake ones first (default: 1000)"
+    )
     rooms.add_argument("--json", action="store_true", help="print JSON instead of a table")
     call = commands.add_parser(
         "call",
@@ -177,6 +183,12 @@ def _add_url(parser: argparse.ArgumentParser) -> None:
         default="http://127.0.0.1:8001",
         help="internal listener of the service (default: http://127.0.0.1:8001)",
     )
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a number from 0 up, got {text}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

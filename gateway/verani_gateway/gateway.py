@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import resource
 import secrets
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -212,9 +213,17 @@ class Gateway:
                 shared.sweep(now)
 
     def rooms(self) -> list[RoomStatus]:
-        """Explain the rooms that are awake or have connections, by name."""
-        statuses = (self.room(name) for name in sorted({*self.host.known_rooms(), *self._attachments.rooms}))
+        """Explain the rooms that are awake or have connections, those that are awake first."""
+        statuses = (self.room(name) for name in self.room_names())
         return [status for status in statuses if status is not None]
+
+    def room_names(self) -> list[str]:
+        """Name the rooms that are awake or have connections, those that are awake first."""
+        return list(dict.fromkeys((*self.host.known_rooms(), *self._attachments.rooms)))
+
+    def room_states(self) -> Counter[str]:
+        """Count the rooms by state."""
+        return Counter(self.host.rooms().values()) + Counter(asleep=self.host.sleeping_count)
 
     def room(self, name: str) -> RoomStatus | None:
         """Explain one room, None for one that nobody is in and that is not awake."""

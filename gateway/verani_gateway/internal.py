@@ -6,13 +6,15 @@ be this listener's own. Callers and operators show a token. The application's ow
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import math
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import hdrs, web
 
-from verani.errors import Forbidden, NotFound, SettingsError, Unauthorized, VeraniError
+from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, Unauthorized, VeraniError
 from verani.settings import Settings
 
 from .access import host_allowed, is_loopback, origin_allowed
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["check_tokens", "internal_application"]
 
 _READY_PATH: Final = "/ready"
+
+# Rooms that are looked at before the event loop has its next turn: there may be a hundred thousand.
+_SLICE: Final = 200
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -57,9 +62,23 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
             return web.json_response({"status": "ready"})
         return web.json_response({"status": "not ready"}, status=503)
 
-    async def rooms(request: web.Request) -> web.Response:
+    async def rooms(request: web.Request) -> web.StreamResponse:
         _require(secrets.admin_token, request)
-        return web.Response(body=msgspec.json.encode(gateway.rooms()), content_type="application/json")
+        limit, state = _limit(request), request.query.get("state")
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json"})
+        await response.prepare(request)
+        separator, written = b"[", 0
+        for number, name in enumerate(gateway.room_names()):
+            if written >= limit:
+                break
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            status = gateway.room(name)
+            if status is not None and state in (None, status.state):
+                await response.write(separator + msgspec.json.encode(status))
+                separator, written = b",", written + 1
+        await response.write(b"]" if written else b"[]")
+        return response
 
     async def room(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
@@ -92,6 +111,15 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
     application.router.add_get("/admin/rooms", rooms)
     application.router.add_get("/admin/rooms/{definition}/{room}", room)
     return application
+
+
+def _limit(request: web.Request) -> float:
+    text = request.query.get("limit")
+    if text is None:
+        return math.inf
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidArguments(f"limit: expected a number from 0 up, got {text[:20]!r}")
+    return int(text)
 
 
 def _guard(settings: Settings) -> Middleware:

@@ -40,7 +40,7 @@ def exposition(gateway: Gateway) -> str:
 
 def _lines(gateway: Gateway) -> Iterator[str]:
     metrics = gateway.metrics
-    states = Counter(status.state for status in gateway.rooms())
+    host = gateway.host
     yield from _family("connections", "gauge", "open connections", {"": len(gateway.connections)})
     yield from _family("connections_total", "counter", "connections accepted", {"": metrics.connections})
     yield from _family("closes_total", "counter", "connections closed, by close code", _by("code", metrics.closes))
@@ -51,7 +51,15 @@ def _lines(gateway: Gateway) -> Iterator[str]:
     yield from _family("limited_total", "counter", "what limits did, by setting", _by("setting", metrics.limited))
     yield from _family("calls_total", "counter", "calls answered, by error code or ok", _by("code", metrics.calls))
     yield from _family("calls_waiting", "gauge", "calls that wait for their answer", {"": len(gateway.calls)})
-    yield from _family("rooms", "gauge", "rooms that are awake or have connections, by state", _by("state", states))
+    yield from _family(
+        "rooms",
+        "gauge",
+        "rooms that are awake, or sleep with connections, by state",
+        _by("state", gateway.room_states()),
+    )
+    yield from _family("wakes_total", "counter", "rooms woken", {"": host.wakes})
+    yield from _family("sleeps_total", "counter", "rooms fallen asleep", {"": host.sleeps})
+    yield from _family("awake_excess", "gauge", "rooms awake above max_awake_rooms", {"": host.excess})
     yield from _family("in_flight_bytes", "gauge", "bytes of inputs not yet processed", {"": gateway.in_flight})
 
 

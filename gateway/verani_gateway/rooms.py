@@ -79,21 +79,22 @@ def _duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def show_rooms(url: str, secrets: Secrets, *, as_json: bool, watch: bool) -> None:
+def show_rooms(url: str, secrets: Secrets, *, as_json: bool, watch: bool, limit: int) -> None:
     """Print the rooms once, or every second until interrupted; raises `ServiceError`."""
-    asyncio.run(_show(url, secrets, as_json=as_json, watch=watch))
+    asyncio.run(_show(url, secrets, as_json=as_json, watch=watch, limit=limit))
 
 
-async def _show(url: str, secrets: Secrets, *, as_json: bool, watch: bool) -> None:
+async def _show(url: str, secrets: Secrets, *, as_json: bool, watch: bool, limit: int) -> None:
+    clear = _CLEAR if watch and not as_json and sys.stdout.isatty() else ""
     headers = {"Authorization": f"Bearer {secrets.admin_token}"} if secrets.admin_token is not None else {}
     async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
         while True:
-            body = await _ask(session, f"{url.rstrip('/')}/admin/rooms")
+            body = await _ask(session, f"{url.rstrip('/')}/admin/rooms?limit={limit}")
             try:
                 text = table(_decode(body)) if not as_json else body.decode()
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ServiceError(f"{url} answered no list of rooms; is that the internal listener?") from error
-            sys.stdout.write(f"{_CLEAR if watch and not as_json else ''}{text}\n")
+            sys.stdout.write(f"{clear}{text}\n")
             sys.stdout.flush()
             if not watch:
                 return

@@ -330,7 +330,7 @@ async def test_a_room_without_connections_is_forgotten_when_it_sleeps(start: Sta
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"), gateway.close("c"))
     await until(lambda: "chat/a" in gateway.processed and not host.rooms())
-    assert host.known_rooms() == set()
+    assert host.known_rooms() == []
 
 
 @pytest.mark.parametrize(("seconds", "error"), [(-1, ValueError), (float("nan"), ValueError)])

@@ -543,7 +543,7 @@ class Hibernation(RuleBasedStateMachine):
         self.be_idle()
         self.nobody_can_tell()
         assert self.host.rooms() == {}
-        assert self.host.known_rooms() == set(), "a room without connections is forgotten"
+        assert self.host.known_rooms() == [], "a room without connections is forgotten"
         assert all(not gateway.held.get(ROOM) for gateway in self.gateways.values())
         assert not self.host._pending
         assert not self.host._working

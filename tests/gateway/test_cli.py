@@ -430,6 +430,18 @@ async def test_rooms_shows_who_is_awake_as_a_table_and_as_json(
     assert "Traceback" not in gone.output
 
 
+async def test_rooms_ends_in_silence_when_nobody_reads_on(start: Start) -> None:
+    server = await start("serve", "app:chat", "--port", "0")
+    _, internal = await server.urls()
+    reading, writing = os.pipe()
+    watcher = await start("rooms", "--watch", "--url", internal, stdout=writing)
+    os.close(writing)
+    os.read(reading, 10)
+    os.close(reading)
+    assert await watcher.end() == 1
+    assert watcher.output == ""
+
+
 async def test_rooms_goes_on_watching_until_it_is_interrupted(start: Start) -> None:
     server = await start("serve", "app:chat", "--port", "0")
     _, internal = await server.urls()

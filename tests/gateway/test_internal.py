@@ -74,6 +74,40 @@ async def test_rooms_are_listed_as_json(open_client: Open) -> None:
         assert isinstance(await response.json(), list)
 
 
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("", ["chat/a", "chat/b", "chat/c"]),
+        ("?limit=2", ["chat/a", "chat/b"]),
+        ("?limit=0", []),
+        ("?state=awake", ["chat/a", "chat/b", "chat/c"]),
+        ("?state=asleep", []),
+        ("?state=awake&limit=1", ["chat/a"]),
+    ],
+)
+async def test_the_list_of_rooms_may_be_cut(open_client: Open, gateway: Gateway, query: str, names: list[str]) -> None:
+    for room in ("a", "b", "c"):
+        await gateway.stub("chat", room).get_session_count()
+    client = await open_client()
+    async with client.get(f"/admin/rooms{query}") as response:
+        assert [room["name"] for room in await response.json()] == names
+
+
+async def test_a_limit_that_is_no_number_is_refused(open_client: Open) -> None:
+    client = await open_client()
+    for limit in ("-1", "many", "1.5", "\u0661"):
+        async with client.get("/admin/rooms", params={"limit": limit}) as response:
+            assert response.status == 400
+
+
+async def test_prometheus_reads_it_with_the_admin_token(open_client: Open) -> None:
+    client = await open_client(secrets=TOKEN)
+    assert await _status(client, "/metrics") == 401
+    async with client.get("/metrics", headers={"Authorization": "Bearer s3cret"}) as response:
+        assert (response.status, response.headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert "verani_connections 0" in (await response.text()).splitlines()
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/ws", "/ws/lobby", "/admin", "/admin/", "/debug", "/verani.js"])
 async def test_everything_else_is_not_there(open_client: Open, path: str) -> None:
     assert await _status(await open_client(), path) == 404

@@ -535,3 +535,33 @@ async def _story(tear_downs: frozenset[int]) -> list[Any]:
     sessions = [(session.id, session.meta) for session in room.engine.actor]
     await room.end()
     return [hooks, room.sink.received, room.sink.kicks, room.numbers, sessions]
+
+
+class _Unruly(ConnectionMeta, kw_only=True):
+    """A meta whose own code gives up, in whatever way, where it is rebuilt."""
+
+    raises: str = ""
+
+    def __post_init__(self) -> None:
+        match self.raises:
+            case "exit":
+                raise SystemExit
+            case "cancel":
+                raise asyncio.CancelledError
+            case "error":
+                raise RuntimeError
+
+
+@pytest.mark.parametrize("how", ["exit", "cancel", "error"])
+async def test_a_meta_that_gives_up_when_it_is_rebuilt_costs_only_its_own_connection(
+    make_room: OpenRoom, how: str
+) -> None:
+    lobby = make_room(define_room("chat", meta=_Unruly))
+    unruly = lobby.record("bad", raises="")
+    unruly = msgspec.structs.replace(unruly, attachment=unruly.attachment.replace(b"raises\xa0", b"raises\xa5error"))
+    unruly = msgspec.structs.replace(
+        unruly, attachment=unruly.attachment.replace(b"\xa5error", bytes([0xA0 + len(how)]) + how.encode())
+    )
+    await lobby.wake(("g1", [lobby.record("before"), unruly, lobby.record("after")]))
+    assert list(lobby.engine.actor.sessions) == ["before", "after"]
+    assert lobby.sink.kicks == [("bad", 1011, "attachment unreadable")]
