@@ -9,7 +9,8 @@ import pytest
 
 from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.raw import until
-from verani.messages import Connect, Kick, Snapshot
+from verani.messages import Connect, Kick, Record, Snapshot
+from verani.meta import ConnectionMeta
 from verani.room import define_room
 from verani_actors import host as host_module
 
@@ -59,6 +60,27 @@ async def test_the_cap_is_soft_and_spares_rooms_that_are_busy_or_never_sleep(sta
     assert set(host.rooms()) == {"busy/a", "never/a"}
     gate.set()
     await until(lambda: set(host.rooms()) == {"never/a"})
+
+
+async def test_rooms_that_take_their_time_to_fall_asleep_count_as_gone_so_no_others_are_taken(start: Start) -> None:
+    clock, gate = Clock(), asyncio.Event()
+
+    async def on_hibernate(actor: Any) -> None:
+        await gate.wait()
+
+    recorder = Recorder(on_hibernate=on_hibernate)
+    host = await start(recorder.room, clock=clock, max_awake_rooms=3, min_awake=0.5, hibernate_after=60)
+    gateway = FakeGateway(host)
+    for n in range(5):
+        gateway.put(gateway.connect(recorder.room, f"c{n}", room=f"chat/{n}"))
+    await until(lambda: len(gateway.processed) == 5)
+    clock.now += 1
+    await until(lambda: [*host.rooms().values()].count("retiring") == 2)
+    for _ in range(3):  # what the manager does at each of its turns
+        assert host.retire_idle() == []
+    gate.set()
+    await until(lambda: len(host.rooms()) == 3)
+    assert set(host.rooms().values()) == {"awake"}
 
 
 async def test_a_definition_may_keep_its_rooms_awake_for_longer(start: Start) -> None:
@@ -262,6 +284,35 @@ async def test_a_gateway_that_links_later_is_asked_for_its_records_of_awake_room
     await until(lambda: recorder.seen == [("connect", 1), ("connect", 2)])
 
 
+class ReturningGateway(FakeGateway):
+    """One that links again: it holds a connection from before."""
+
+    def records(self, room: str = "chat/a") -> list[Record]:
+        meta = ConnectionMeta(user_id="user of b", client_id="b")
+        return [Record("b", define_room("chat").codec(16384).encode(meta))]
+
+
+@pytest.mark.parametrize("has_actor", [False, True])
+async def test_the_connections_of_a_gateway_that_links_while_a_room_wakes_are_there_when_it_opens(
+    start: Start, has_actor: bool
+) -> None:
+    recorder = Recorder(hibernate_after=None)
+    host = await start(recorder.room)
+    first = FakeGateway(host, id="g1")
+    first.answers = False
+    first.put(first.connect(recorder.room, "a"))
+    if has_actor:
+        await until(lambda: first.pulls)
+    assert host.rooms() == {"chat/a": "waking"}
+    second = ReturningGateway(host, id="g2")
+    second.put(second.frame("b", 1))
+    await until(lambda: first.pulls and second.pulls)
+    first.answer(first.pulls[0])
+    await until(lambda: recorder.numbers == [1])
+    assert set(recorder.seen) == {("restore", 1, "event"), ("connect", 2), 1}
+    assert recorder.seen[0] == ("restore", 1, "event")
+
+
 async def test_a_late_gateway_that_answers_while_the_room_falls_asleep_loses_nothing(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,13 +375,52 @@ async def test_a_status_says_since_when_why_and_how_often(start: Start) -> None:
     assert (again.woken_by, again.cycles, again.awake_seconds) == ("frame", 1, 6.0)
 
 
+async def test_a_status_tells_how_long_the_last_wake_took_and_nothing_while_one_goes_on(start: Start) -> None:
+    recorder, clock = Recorder(), Clock()
+    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
+    host = await start(recorder.room, clock=clock, hibernate_after=600)
+    gateway = FakeGateway(host)
+
+    def told() -> tuple[str, float | None]:
+        status = host.status("chat/a", 1)
+        assert status is not None
+        return status.state, status.wake_seconds
+
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="sleep"))
+    await until(lambda: not host.rooms())
+    assert told() == ("asleep", 0.0)
+    gateway.answers = False
+    gateway.put(gateway.frame("c", 1))
+    await until(lambda: len(gateway.pulls) == 2)
+    assert told() == ("waking", None)
+    clock.now += 1.5
+    gateway.answer(gateway.pulls[-1])
+    await until(lambda: recorder.numbers == [1])
+    assert told() == ("awake", 1.5)
+
+
+async def test_a_room_that_waits_for_the_close_of_its_last_connection_is_remembered_in_its_sleep(start: Start) -> None:
+    recorder = Recorder(hibernate_after=0.01)
+    recorder.room.on("leave")(lambda ctx, data: ctx.close(4000))
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="leave"))
+    await until(lambda: gateway.processed.get("chat/a") == 2 and not host.rooms())
+    status = host.status("chat/a", 1)
+    assert status is not None
+    assert (status.state, status.woken_by, status.cycles) == ("asleep", "connect", 1)
+    gateway.put(gateway.close("c"))
+    await until(lambda: ("disconnect", "user of c", 1000) in recorder.seen and not host.rooms())
+    assert host.status("chat/a", 0) is None
+
+
 async def test_a_room_without_connections_is_forgotten_when_it_sleeps(start: Start) -> None:
     recorder = Recorder(hibernate_after=0.01)
     host = await start(recorder.room)
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"), gateway.close("c"))
     await until(lambda: "chat/a" in gateway.processed and not host.rooms())
-    assert host.known_rooms() == []
+    assert not host.known_rooms()
 
 
 @pytest.mark.parametrize(("seconds", "error"), [(-1, ValueError), (float("nan"), ValueError)])
