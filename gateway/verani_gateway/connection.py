@@ -46,9 +46,12 @@ Renew = Callable[[str], Awaitable[float | None]]
 MAX_IN_FLIGHT = 16
 MAX_IN_FLIGHT_BYTES = 64 << 10
 
-# What one connection may read before others get their turn, and the most that is taken from its socket at once.
+# What one connection may read before others get their turn.
 TURN = 4
-READ_SIZE = 2 << 10
+# The most that is taken from a socket at once: hundreds of small frames in one go hold up everybody, large ones in many
+# small pieces cost too much. A frame is large from here on.
+READ_SMALL, READ_LARGE = 2 << 10, 16 << 10
+LARGE_FRAME = 1 << 10
 # The socket is read again when less than this waits to be handled.
 BACKLOG = 1 << 10
 # How long a connection above its rate pauses at least: a timer for each frame costs more than the frame.
@@ -110,8 +113,8 @@ class Connection:
         self._gateway = gateway
         self._ws = ws
         self._transport = request.transport
-        if hasattr(self._transport, "max_size"):  # asyncio's, not uvloop's
-            self._transport.max_size = READ_SIZE
+        self._read_size = 0
+        self._limit_reads(READ_SMALL)
         self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
         self._flow: asyncio.Future[None] | None = None
@@ -168,6 +171,9 @@ class Connection:
                 await self._skip()
                 continue
             if kind is WSMsgType.TEXT:
+                size = READ_SMALL if len(message.data) < LARGE_FRAME else READ_LARGE
+                if size != self._read_size:
+                    self._limit_reads(size)
                 self._text(message.data)
                 if self.in_flight and self._over_limits():
                     await self._wait_for_room()
@@ -175,6 +181,11 @@ class Connection:
                 self.count_invalid("binary frame")
             elif kind is WSMsgType.PING:
                 self.outbox.put(control_frame(10, bytes(message.data)))
+
+    def _limit_reads(self, size: int) -> None:
+        self._read_size = size
+        if hasattr(self._transport, "max_size"):  # asyncio's, not uvloop's
+            self._transport.max_size = size
 
     def _text(self, payload: bytes) -> None:
         try:
