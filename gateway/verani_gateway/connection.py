@@ -18,10 +18,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 from msgspec import UNSET, DecodeError
 
 from verani import frames
@@ -29,6 +28,7 @@ from verani.errors import VeraniError
 from verani.frames import InvalidFrame, NotUtf8
 
 from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
+from .intake import Intake
 from .outbox import Outbox, close_frame, control_frame, text_frame
 from .rate import InvalidFrames, Meter
 
@@ -48,12 +48,6 @@ MAX_IN_FLIGHT_BYTES = 64 << 10
 
 # What one connection may read before others get their turn.
 TURN = 4
-# The most that is taken from a socket at once: hundreds of small frames in one go hold up everybody, large ones in many
-# small pieces cost too much. A frame is large from here on.
-READ_SMALL, READ_LARGE = 2 << 10, 16 << 10
-LARGE_FRAME = 1 << 10
-# The socket is read again when less than this waits to be handled.
-BACKLOG = 1 << 10
 # How long a connection above its rate pauses at least: a timer for each frame costs more than the frame.
 GRAIN = 0.2
 # Frames that are read and thrown away in that time, at most.
@@ -86,6 +80,19 @@ class Socket(web.WebSocketResponse[Any]):
         """Do nothing; what aiohttp closes for, it also reports to `receive`."""
         return False
 
+    _intake: Intake | None = None
+
+    def take_in_small_pieces(self, transport: asyncio.Transport) -> Intake:
+        """Put an `Intake` in front of what reads from the transport."""
+        self._intake = Intake.install(transport, lambda: self.backlog)
+        return self._intake
+
+    async def receive(self, timeout: float | None = None) -> WSMessage:
+        """Read the next message; the socket is read on where little waits."""
+        if self._intake is not None:
+            self._intake.go_on()
+        return await super().receive(timeout)
+
     @property
     def backlog(self) -> int:
         """Bytes received and not yet read, with 128 for each message; aiohttp itself stops at half a MiB."""
@@ -113,8 +120,7 @@ class Connection:
         self._gateway = gateway
         self._ws = ws
         self._transport = request.transport
-        self._read_size = 0
-        self._limit_reads(READ_SMALL)
+        self._intake = ws.take_in_small_pieces(request.transport)
         self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
         self._flow: asyncio.Future[None] | None = None
@@ -128,7 +134,6 @@ class Connection:
         self._blocked_since: float | None = None
         self._pong_at = now
         self._skipped = 0
-        self._held = False
         self._expiry: Expiry | None = None
         self._renew: Renew | None = None
         self._refresh: asyncio.Task[None] | None = None
@@ -149,14 +154,12 @@ class Connection:
     async def _read(self) -> tuple[int, str]:
         turn = 0
         while True:
-            if self._held and self._ws.backlog <= BACKLOG:
-                self._release()
             message = await self._ws.receive()
             kind = message.type
             turn += 1
             if turn >= TURN and self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
                 turn = 0
-                self._hold()
+                self._intake.hold()
                 await self._gateway.turns.take()
             self._seen_at = now = self._gateway.now()
             self._pinged_at = None
@@ -171,9 +174,7 @@ class Connection:
                 await self._skip()
                 continue
             if kind is WSMsgType.TEXT:
-                size = READ_SMALL if len(message.data) < LARGE_FRAME else READ_LARGE
-                if size != self._read_size:
-                    self._limit_reads(size)
+                self._intake.expect(len(message.data))
                 self._text(message.data)
                 if self.in_flight and self._over_limits():
                     await self._wait_for_room()
@@ -181,11 +182,6 @@ class Connection:
                 self.count_invalid("binary frame")
             elif kind is WSMsgType.PING:
                 self.outbox.put(control_frame(10, bytes(message.data)))
-
-    def _limit_reads(self, size: int) -> None:
-        self._read_size = size
-        if hasattr(self._transport, "max_size"):  # asyncio's, not uvloop's
-            self._transport.max_size = size
 
     def _text(self, payload: bytes) -> None:
         try:
@@ -265,18 +261,6 @@ class Connection:
             await self._pause(GRAIN)
             await self._gateway.turns.take()
 
-    def _hold(self) -> None:
-        """Leave the socket alone until its backlog is read: what comes from it costs before it is refused."""
-        if not self._held:
-            self._held = True
-            with suppress(RuntimeError):  # a closed transport of uvloop
-                self._transport.pause_reading()
-
-    def _release(self) -> None:
-        self._held = False
-        with suppress(RuntimeError):
-            self._transport.resume_reading()
-
     def _over_limits(self) -> bool:
         return (
             self.in_flight >= MAX_IN_FLIGHT
@@ -287,8 +271,6 @@ class Connection:
     async def _wait_for_room(self) -> None:
         """Leave the socket unread until the room has caught up, or the connection closes."""
         self._blocked_since = self._gateway.now()
-        if self._ws.backlog > BACKLOG:
-            self._hold()
         try:
             while self._closing is None and self._over_limits() and not self._transport.is_closing():
                 self._flow = asyncio.get_running_loop().create_future()
@@ -301,7 +283,7 @@ class Connection:
 
     async def _pause(self, seconds: float) -> None:
         """Wait this long, or until the connection closes."""
-        self._hold()
+        self._intake.hold()
         loop = asyncio.get_running_loop()
         self._flow = loop.create_future()
         timer = loop.call_later(seconds, self.resume)
