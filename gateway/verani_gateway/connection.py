@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
@@ -84,20 +84,15 @@ class Socket(web.WebSocketResponse[Any]):
 
     def take_in_small_pieces(self, transport: asyncio.Transport) -> Intake:
         """Put an `Intake` in front of what reads from the transport."""
-        self._intake = Intake.install(transport, lambda: self.backlog)
+        assert self._reader is not None, "prepare comes first"
+        self._intake = Intake.install(transport, self._reader)
         return self._intake
 
-    async def receive(self, timeout: float | None = None) -> WSMessage:
+    def receive(self, timeout: float | None = None) -> Coroutine[Any, Any, WSMessage]:
         """Read the next message; the socket is read on where little waits."""
         if self._intake is not None:
             self._intake.go_on()
-        return await super().receive(timeout)
-
-    @property
-    def backlog(self) -> int:
-        """Bytes received and not yet read, with 128 for each message; aiohttp itself stops at half a MiB."""
-        # aiohttp shows it to nobody; without it the socket would be read on while nothing can be done.
-        return self._reader._size if self._reader is not None else 0
+        return super().receive(timeout)
 
 
 class Connection:

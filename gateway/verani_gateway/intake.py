@@ -4,21 +4,22 @@ Loops read up to 256 KiB at once, or as often in a row, and aiohttp parses all o
 frames that everybody else waits for. What is done with what is read remains aiohttp's business.
 
 Invariants:
-- The transport is paused while more than `BACKLOG` waits, and until `go_on` after `hold`.
-- aiohttp pauses it, too, far above `BACKLOG`: by the time it is resumed here, aiohttp has nothing against it.
+- The transport is paused when more than `HIGH` waits, and after `hold`, until `go_on` finds no more than `LOW`.
+- aiohttp pauses it, too, far above `HIGH`: by the time it is resumed here, aiohttp has nothing against it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
-__all__ = ["BACKLOG", "Intake"]
+__all__ = ["HIGH", "LOW", "Intake", "Queue"]
 
-# The socket is read again when no more than this waits to be handled.
-BACKLOG: Final = 1 << 10
+# Bytes that wait to be handled, as aiohttp counts them (128 for each message besides its own): the socket is left
+# alone above the first, which is more than one small read of anything but the smallest frames, and read again below
+# the second.
+HIGH, LOW = 6 << 10, 1 << 10
 
 # Hundreds of small frames in one go hold up everybody; large ones in many small pieces cost too much.
 _SMALL: Final = 2 << 10
@@ -31,24 +32,30 @@ _buffer: Final = memoryview(bytearray(_LARGE))
 _small_buffer: Final = _buffer[:_SMALL]
 
 
+class Queue(Protocol):
+    """aiohttp's queue of the messages of one WebSocket; it shows to nobody how much there is."""
+
+    _size: int
+
+
 class Intake(asyncio.BufferedProtocol):
     """The protocol of a transport, in front of the one that it had."""
 
-    __slots__ = ("_backlog", "_held", "_is_large", "_protocol", "_transport")
+    __slots__ = ("_held", "_is_large", "_protocol", "_queue", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, backlog: Callable[[], int]) -> None:
+    def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, queue: Queue) -> None:
         self._transport = transport
         self._protocol = protocol
-        self._backlog = backlog
+        self._queue = queue
         self._is_large = False
         self._held = False
 
     @classmethod
-    def install(cls, transport: asyncio.Transport, backlog: Callable[[], int]) -> Intake:
-        """Put one in front of the transport's protocol; `backlog` tells how many bytes wait to be handled."""
+    def install(cls, transport: asyncio.Transport, queue: Queue) -> Intake:
+        """Put one in front of the transport's protocol; `queue` is what it fills."""
         protocol = transport.get_protocol()
         assert isinstance(protocol, asyncio.Protocol), "aiohttp's is not buffered"
-        intake = cls(transport, protocol, backlog)
+        intake = cls(transport, protocol, queue)
         transport.set_protocol(intake)
         return intake
 
@@ -61,7 +68,7 @@ class Intake(asyncio.BufferedProtocol):
 
     def go_on(self) -> None:
         """Read again, if little waits to be handled."""
-        if self._held and self._backlog() <= BACKLOG:
+        if self._held and self._queue._size <= LOW:
             self._held = False
             with suppress(RuntimeError):
                 self._transport.resume_reading()
@@ -77,7 +84,7 @@ class Intake(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what was read."""
         self._protocol.data_received(bytes(_buffer[:nbytes]))
-        if self._backlog() > BACKLOG:
+        if self._queue._size > HIGH:
             self.hold()
 
     def eof_received(self) -> bool | None:
