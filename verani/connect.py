@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import random
 from collections.abc import Coroutine
 from types import TracebackType
@@ -61,10 +62,13 @@ class Service:
     """
 
     def __init__(self, url: str, *, token: str | None, timeout: float) -> None:
+        if not (token is None or isinstance(token, str)):
+            raise TypeError(f"token: expected a string or None, got {type(token).__name__}")
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Service {self._url}>"
@@ -79,6 +83,7 @@ class Service:
 
     async def close(self) -> None:
         """Close the connections to the service; calls that still wait are `Interrupted`."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()
 
@@ -112,6 +117,8 @@ class Service:
         raise last
 
     async def _attempt(self, room: str, method: str, arguments: bytes, timeout: float, key: str | None) -> bytes:
+        if self._closed:
+            raise VeraniError(f"{self!r} was closed")
         if self._session is None:
             connector = aiohttp.TCPConnector(keepalive_timeout=_KEEP_ALIVE, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
@@ -129,11 +136,14 @@ class Service:
             ) as response:
                 body = await response.read()
         except aiohttp.ClientConnectorError as error:
-            raise RoomBusy(f"nobody listens at {self._url}: {error}", retry_after=0.0) from error
+            reason = os.strerror(error.errno).lower() if error.errno else str(error)
+            raise RoomBusy(f"cannot connect to {self._url}: {reason}", retry_after=0.0) from error
         except TimeoutError:
             raise DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s") from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-            raise VeraniError(f"expected the URL of an internal listener, got {self._url!r}") from error
+            raise VeraniError(
+                f"expected the URL of an internal listener, such as http://127.0.0.1:8001, got {self._url!r}"
+            ) from error
         except aiohttp.ClientError as error:
             raise Interrupted(f"{room}: the connection was lost while {method} ran: {error}") from error
         if response.status == 200:
@@ -142,7 +152,8 @@ class Service:
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, what: str) -> VeraniError:
         if response.status == 401:
-            return Unauthorized(f"{self._url} wants a token: expected token= to be its VERANI_RPC_TOKEN")
+            given = "refused the token" if self._headers else "wants a token"
+            return Unauthorized(f"{self._url} {given}: expected the service's VERANI_RPC_TOKEN")
         try:
             told = _decode_refusal(body).error
         except (msgspec.DecodeError, UnicodeDecodeError):

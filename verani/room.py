@@ -327,6 +327,9 @@ class RoomDefinition(Generic[M, S]):
             self.codec(1)
         except (TypeError, NameError) as error:
             raise DefinitionError(f"{self.name}: expected a meta= that msgspec can decode: {error}") from error
+        check_meta = getattr(self.hooks.get("extract_meta"), "check_meta", None)
+        if check_meta is not None:
+            check_meta(self.meta)
         if self.is_public:
             missing = [field.name for field in msgspec.structs.fields(self.meta) if field.required]
             missing = [name for name in missing if name not in ("user_id", "client_id")]

@@ -57,6 +57,8 @@ class Method:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         """Read the signature; raises `DefinitionError` for one that JSON cannot serve."""
         label = label_of(function)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise DefinitionError(f"{label}: expected a function that returns its result, not one that yields")
         if not name.isidentifier() or name.startswith("_") or name == "call":
             raise DefinitionError(f"{label}: expected an rpc method's name not to be 'call' or to start with '_'")
         parameters = _parameters(function, label)
@@ -93,7 +95,9 @@ class Method:
             payload.decode()  # msgspec skips what it does not keep
             arguments = decode(payload)
         except msgspec.ValidationError as error:
-            raise InvalidArguments(_text_of(error), path=path_of(error)) from error
+            path = path_of(error)
+            text = _text_of(error) if path or payload.lstrip()[:1] in (b"{", b"[") else "expected an object or array"
+            raise InvalidArguments(text, path=path) from error
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise InvalidArguments(f"expected a JSON object or array: {error}") from error
         if frames.is_too_deep(payload):
@@ -102,10 +106,16 @@ class Method:
         return {name: value for name, value in found if value is not UNSET}
 
     def encode(self, result: Any) -> bytes:
-        """Return the result as JSON; raises TypeError or `msgspec.ValidationError` if it is not what was annotated."""
-        payload = frames.encode(result)
-        if self._result is not None:
-            self._result(payload)
+        """Return the result as JSON; raises TypeError if it is not what was annotated."""
+        if inspect.iscoroutine(result):
+            result.close()
+            raise TypeError(f"rpc {self.name} returned a coroutine: an await is missing")
+        try:
+            payload = frames.encode(result)
+            if self._result is not None:
+                self._result(payload)
+        except Exception as error:  # also whatever an object's own encoding raises
+            raise TypeError(f"the result of rpc {self.name}: {error}") from error
         return payload
 
     def decode_result(self, payload: bytes) -> Any:
@@ -148,7 +158,7 @@ def _text_of(error: msgspec.ValidationError) -> str:
 _SENTENCES = MappingProxyType(
     {
         "busy": "the room takes no call now",
-        "deadline": "did not answer in time",
+        "deadline": "did not answer in time, and may still be running or waiting for its turn",
         "failed": "failed; the log of the service says why",
         "interrupted": "was interrupted and may have run",
         "not_found": "there is no such method",
@@ -160,6 +170,8 @@ def result_of(outcome: Outcome, room: str, method: str) -> bytes:
     """Return the result of a call as JSON text, or raise the `VeraniError` that its outcome names."""
     if outcome.code is not None:
         text = outcome.message or _SENTENCES.get(outcome.code, outcome.code)
+        if outcome.path is not None:
+            text += f", at {outcome.path}"
         raise error_for(outcome.code, f"{room}: {method}: {text}", path=outcome.path)
     return outcome.result if outcome.result is not None else b"null"
 

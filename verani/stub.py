@@ -54,7 +54,9 @@ class RoomStub:
     def __init__(self, caller: Caller, definition: RoomDefinition[Any, Any] | str, room_id: str) -> None:
         """Name a room; raises `InvalidArguments` for an id that no room can have."""
         if not isinstance(room_id, str) or not is_room_id(room_id):
-            raise InvalidArguments(f"expected a room id of 1 to 128 letters, digits or _.:@~-, got {room_id!r}")
+            error = InvalidArguments(f"expected a room id of 1 to 128 letters, digits or _.:@~-, got {room_id!r}")
+            error.is_of_call = True
+            raise error
         self._caller = caller
         self._definition = None if isinstance(definition, str) else definition
         self._room = f"{definition if isinstance(definition, str) else definition.name}/{room_id}"
@@ -83,7 +85,7 @@ class RoomStub:
             raise TypeError(
                 f"{method}: expected arguments by name or by position; both need a stub made with the definition itself"
             )
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise ValueError(f"timeout: expected more than 0 seconds, got {timeout!r}")
         payload = frames.encode(arguments or {name: value for name, value in named.items() if value is not UNSET})
         try:

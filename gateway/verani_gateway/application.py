@@ -30,6 +30,8 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
     headers is that server's. Raises `DefinitionError` for two definitions on one path or of one name, and
     `SettingsError` for settings that cannot work.
     """
+    if not isinstance(app, web.Application):
+        raise TypeError(f"setup: expected an aiohttp application first, got {type(app).__name__}")
     if not rooms:
         raise DefinitionError("setup: expected at least one room definition")
     if GATEWAY in app:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from verani.connect import connect
-from verani.errors import SettingsError, VeraniError
+from verani.errors import SettingsError, Unauthorized, VeraniError
 
 from .config import Secrets
 from .rooms import ServiceError
@@ -49,6 +49,8 @@ def call_room(
 
     try:
         result = asyncio.run(call())
+    except Unauthorized as error:
+        raise ServiceError(f"{error} in VERANI_RPC_TOKEN, or in the file that VERANI_RPC_TOKEN_FILE names") from error
     except VeraniError as error:
         raise ServiceError(str(error)) from error
     sys.stdout.write(f"{msgspec.json.encode(result).decode()}\n")

@@ -20,6 +20,8 @@ from verani.names import is_room_id
 from verani.room import RoomDefinition
 from verani.rpc import result_of
 
+from .config import suggest
+
 if TYPE_CHECKING:
     from .gateway import Gateway
 
@@ -103,10 +105,12 @@ class Calls:
         gateway, settings = self._gateway, self._gateway.settings
         name, _, room_id = room.partition("/")
         definition = self._definitions.get(name)
-        if definition is None or not is_room_id(room_id):
-            raise NotFound(f"no room can be {room!r}")
+        if definition is None:
+            raise NotFound(f"{room!r}: expected a room of {', '.join(sorted(self._definitions))}")
+        if not is_room_id(room_id):
+            raise NotFound(f"{room!r}: expected a room id of 1 to 128 letters, digits or _.:@~-")
         if method not in definition.methods:
-            raise NotFound(f"{name} has no method {method!r}")
+            raise NotFound(f"{name} has no method {method!r}{suggest(method, definition.methods)}")
         if len(arguments) > settings.max_rpc_bytes:
             gateway.metrics.limited["max_rpc_bytes"] += 1
             raise TooLarge(f"expected at most {settings.max_rpc_bytes} bytes of arguments, got {len(arguments)}")

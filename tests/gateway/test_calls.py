@@ -437,7 +437,7 @@ async def test_a_key_lets_a_lost_call_be_repeated(start: Start) -> None:
 async def test_a_call_is_tried_again_while_nobody_listens(start: Start, unused_tcp_port: int) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
     async with connect(url, token=TOKEN) as service:
-        with pytest.raises(RoomBusy, match="nobody listens"):
+        with pytest.raises(RoomBusy, match="cannot connect"):
             await service.room("chat", "lobby").get_session_count(timeout=0.2)
         patient = asyncio.create_task(service.room("chat", "lobby").get_session_count(timeout=20))
         await asyncio.sleep(0)

@@ -93,7 +93,7 @@ def test_nothing_shows_the_secret() -> None:
 def test_cookies_work_without_the_extra() -> None:
     script = "import sys; sys.modules['jwt'] = None; import verani.auth as a; a.cookie_auth; a.jwt_auth"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "jwt_auth needs PyJWT: pip install 'verani[auth]'" in result.stderr
+    assert "jwt_auth needs PyJWT: pip install 'pyjwt[crypto]'" in result.stderr
 
 
 # --- claims --------------------------------------------------------------------------------------------------
@@ -435,3 +435,17 @@ async def test_nothing_is_fetched_from_where_a_token_says(issuer: Issuer) -> Non
         with pytest.raises(Unauthorized):
             await verifier.verify_token(forged)
     assert issuer.fetches == 0
+
+
+def test_a_claim_for_a_field_that_the_meta_does_not_have_is_told_when_the_room_is_set_up() -> None:
+    class Member(ConnectionMeta):
+        role: str = "guest"
+
+    claims = {"roel": "https://team.example.com/role"}
+    room = define_room(
+        "team",
+        meta=Member,
+        extract_meta=jwt_auth(algorithms=["HS256"], audience="team", key="k" * 32, claims=claims),
+    )
+    with pytest.raises(DefinitionError, match=r"fields of Member \(channels, client_id, role, user_id\), got roel"):
+        room.check()

@@ -81,10 +81,12 @@ def test_arguments_are_no_deeper_than_frames_may_be() -> None:
 
 def test_a_result_must_be_what_was_annotated() -> None:
     assert BAN.encode({"ada": 7}) == b'{"ada":7}'
-    with pytest.raises(msgspec.ValidationError):
+    with pytest.raises(TypeError, match="result of rpc ban: Expected `int`, got `str`"):
         BAN.encode({"ada": "seven"})
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="result of rpc ban"):
         BAN.encode(object())
+    with pytest.raises(TypeError, match="an await is missing"):
+        BAN.encode(ban(None, Ban("ada")))
     assert Method("plain", plain).encode(None) == b"null"
 
 
@@ -95,12 +97,33 @@ def _timeout(actor: Any, timeout: float) -> None: ...
 def _nobody() -> None: ...
 def _only_named(*, actor: Any) -> None: ...
 def _unknown_type(actor: Any, a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+async def _many_results(actor: Any) -> Any:
+    yield 1
+
+
+def _some_results(actor: Any) -> Any:
+    yield 1
+
+
 def _undecodable(actor: Any, a: type[int] | memoryview | int) -> None: ...
 
 
 @pytest.mark.parametrize(
     "function",
-    [_positional_only, _many, _named, _timeout, _nobody, _only_named, _unknown_type, _undecodable, 5, print],
+    [
+        _positional_only,
+        _many,
+        _named,
+        _many_results,
+        _some_results,
+        _timeout,
+        _nobody,
+        _only_named,
+        _unknown_type,
+        _undecodable,
+        5,
+        print,
+    ],
     ids=lambda function: getattr(function, "__name__", repr(function)),
 )
 def test_a_function_that_json_cannot_serve_is_no_method(function: Any) -> None:

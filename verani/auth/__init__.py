@@ -1,6 +1,6 @@
 """Say who connects: ready `extract_meta` for bearer tokens, for session cookies and for rooms that trust nobody.
 
-`jwt_auth` needs the extra ``verani[auth]``; the others need nothing.
+`jwt_auth` needs the extra ``auth``; the others need nothing.
 """
 
 from __future__ import annotations

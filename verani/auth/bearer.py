@@ -23,7 +23,7 @@ import msgspec
 try:
     import jwt
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("jwt_auth needs PyJWT: pip install 'verani[auth]'", name=error.name) from error
+    raise ModuleNotFoundError("jwt_auth needs PyJWT: pip install 'pyjwt[crypto]'", name=error.name) from error
 
 from ..errors import DefinitionError, Unauthorized
 from ..meta import ConnectionMeta
@@ -205,6 +205,17 @@ class JwtVerifier:
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError, NotImplementedError) as error:
             _refuse(f"{type(error).__name__}: {error}")
+
+    def check_meta(self, kind: type[ConnectionMeta]) -> None:
+        """Raise `DefinitionError` if `claims` names a field that this meta does not have; for `RoomDefinition.check`."""
+        if self._claims is None or callable(self._claims):
+            return
+        known = {field.name for field in msgspec.structs.fields(kind)}
+        if unknown := sorted(self._claims.keys() - known):
+            raise DefinitionError(
+                f"jwt_auth: expected claims= to fill fields of {kind.__name__} ({', '.join(sorted(known))}), "
+                f"got {', '.join(unknown)}"
+            )
 
     def _meta(self, claims: Mapping[str, Any], kind: type[ConnectionMeta]) -> ConnectionMeta:
         """Make a meta of the definition's type."""

@@ -59,6 +59,10 @@ class RoomHarness(Generic[M, S]):
         check_errors: bool = True,
         calls: Callable[[str, str, Any], Any] | None = None,
     ) -> None:
+        if not isinstance(definition, RoomDefinition):
+            raise TypeError(f"RoomHarness: expected a room definition, got {type(definition).__name__}")
+        if not (settings is None or isinstance(settings, Settings)):
+            raise TypeError(f"RoomHarness: expected settings= to be Settings(...), got {type(settings).__name__}")
         definition.check()
         self.definition = definition
         self.room_id = room_id
@@ -248,7 +252,8 @@ class RoomHarness(Generic[M, S]):
     ) -> M:
         """Run the application's own decisions, as a gateway does."""
         if fields:
-            raise TypeError(f"connect: {', '.join(sorted(fields))} expected a user_id beside")
+            named = ", ".join(sorted(fields))
+            raise TypeError(f"connect: expected a user_id beside {named}, or query={{...}} for what a client sends")
         definition = self.definition
         if request is None:
             names_itself = "name_from_request" not in definition.hooks and not query.keys() & {"room", "roomId"}

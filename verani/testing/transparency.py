@@ -50,6 +50,9 @@ async def assert_hibernation_transparent(
     from run to run, such as times of day, `mask` is given every frame before it is compared.
     """
 
+    if not isinstance(definition, RoomDefinition) or not callable(script):
+        raise TypeError("assert_hibernation_transparent: expected a room definition, then an async function (room)")
+
     async def run(sleeps: Container[int], busy: Mapping[int, str], *, by_itself: bool = False) -> _Run:
         room = _Run(definition, room_id=room_id, settings=settings, sleeps=sleeps, busy=busy, by_itself=by_itself)
         await room.perform(script)
