@@ -55,10 +55,28 @@ async def test_a_client_brings_its_token_in_the_header(serve: Serve) -> None:
 
 async def test_a_client_whose_token_is_refused_ends(serve: Serve) -> None:
     server = await serve(who_room())
-    client = VeraniClient(f"ws://127.0.0.1:{server.port}/ws", token=lambda: "secret")
-    with pytest.raises(HandshakeRefused, match="401"):
+    url = f"ws://127.0.0.1:{server.port}/ws"
+    client = VeraniClient(f"{url}?room=lobby", token=lambda: "secret")
+    with pytest.raises(HandshakeRefused) as caught:
         await client.connect()
+    assert str(caught.value) == f"{url} refused the handshake with 401 (unauthorized)"
     await client.close()
+
+
+async def test_a_client_may_bring_a_token_that_is_a_string(serve: Serve) -> None:
+    server = await serve(who_room())
+    async with VeraniClient(f"ws://127.0.0.1:{server.port}/ws", token=token()) as client:
+        assert await client.request("who") == "ann"
+
+
+async def test_a_client_whose_only_token_expires_tells_those_who_iterate(serve: Serve) -> None:
+    server = await serve(who_room(), **HASTY)
+    async with VeraniClient(f"ws://127.0.0.1:{server.port}/ws", token=stale(), reconnection=AT_ONCE) as client:
+        events = aiter(client)
+        async with asyncio.timeout(30):
+            assert (await anext(events)).type == "verani.expiring"
+            with pytest.raises(HandshakeRefused, match="401"):
+                [event async for event in events]
 
 
 async def test_a_client_refreshes_when_it_is_told_and_hears_nothing_of_it(serve: Serve) -> None:

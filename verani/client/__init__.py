@@ -1,7 +1,8 @@
 """Talk to rooms from Python: `VeraniClient`, its events, its reconnection plan and its errors."""
 
 from .backoff import Reconnection
-from .client import ClientState, ConnectFailed, HandshakeRefused, VeraniClient
+from .client import ClientState, VeraniClient
+from .failures import ConnectFailed, HandshakeRefused
 from .inbox import Event, EventStream
 from .outbox import NotSent
 

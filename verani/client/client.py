@@ -2,7 +2,7 @@
 
 It does not store anything between processes, replay what a lost connection swallowed (delivery is at most once),
 or work from other threads. When to come back is `backoff.py`, the frames are `frames.py`, calling callbacks
-is `inbox.py`, what waits to be sent is `outbox.py`.
+is `inbox.py`, what waits to be sent is `outbox.py`, why there is no connection is `failures.py`.
 
 Invariants:
 1. Reading stops only while the inbox is full and no request waits for its answer. So a slow callback slows the
@@ -16,7 +16,8 @@ Invariants:
    `Interrupted` (was sent, may have run).
 6. `_run` owns the connection with its writer, pinger and refresh of the token; the client owns `_run`, the
    dispatcher (`Inbox.run`) and its session; `close` ends all of them.
-7. Tokens are in no log line and in no exception, and so are URL queries, which carry them too.
+7. A client that gives up is heard: by everyone who iterates or waits for the connection, else in the log.
+8. Tokens are in no log line and in no exception, and so are URL queries, which carry them too.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WSMsgType
 from msgspec import UNSET
 from yarl import URL
 
-from ..errors import DeadlineExceeded, Interrupted, VeraniError
+from ..errors import DeadlineExceeded, Interrupted
 from .backoff import Reconnection, is_final, parse_retry_after
-from .frames import PING, as_error, as_event, decode, encode
+from .failures import ConnectFailed, HandshakeRefused, address_of, bare, code_in, reason_of, without_secrets
+from .frames import PING, Incoming, as_error, as_event, decode, encode
 from .inbox import LIFECYCLE_EVENTS, EventStream, Inbox, Signal
 from .outbox import Frame, NotSent, Outbox, Requests
 
-__all__ = ["ClientState", "ConnectFailed", "HandshakeRefused", "VeraniClient"]
+__all__ = ["ClientState", "VeraniClient"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ _STAY_AWAY = frozenset({1000, 1001})  # protocol 15
 _NO_CODE, _LOST = 1005, 1006  # RFC 6455, 7.4.1: a close frame without a code, no close frame at all
 _MAX_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, two are the code
 _MAX_FRAME_BYTES = 4 * 1024 * 1024  # a room's frame has at most 1 MiB (design 7)
+_MAX_REFUSAL_BYTES = 4096  # a refusal of ours has less than 100
+_REFUSAL_SECONDS = 1.0  # for the body of a refusal, which comes with its status
 
 
 class ClientState(enum.StrEnum):
@@ -66,25 +70,6 @@ class ClientState(enum.StrEnum):
     DISCONNECTED = "disconnected"
     RECONNECTING = "reconnecting"
     ERROR = "error"
-
-
-class ConnectFailed(VeraniError):
-    """There is no connection; a network error is in `__cause__`."""
-
-    code = "unreachable"
-    status = 503
-    retry_after = 0.0
-
-
-class HandshakeRefused(ConnectFailed):
-    """The server answered the handshake with the HTTP status `status`; it asked to wait `retry_after` seconds."""
-
-    code = "refused"
-
-    def __init__(self, status: int, *, retry_after: float = 0.0) -> None:
-        super().__init__(f"expected the WebSocket handshake to succeed, got HTTP status {status}")
-        self.status = status  # type: ignore[misc]  # the other errors know theirs before they happen
-        self.retry_after = retry_after
 
 
 class VeraniClient:
@@ -106,7 +91,8 @@ class VeraniClient:
     `url` holds everything the room wants to know (user, token, channels); it may be replaced at any time, for the
     next attempt. `headers` go with each handshake. `token` is a function, plain or async, that returns a token: it is
     called for each handshake, which carries it as ``Authorization: Bearer``, and when the server says that the
-    token expires, which is answered with a new one. `session` is used for the handshakes and not closed.
+    token expires, which is answered with a new one. A token that is a string goes with each handshake and is never
+    renewed: `verani.expiring` is then an event like others. `session` is used for the handshakes and not closed.
     All durations are seconds: `connection_timeout` for one handshake; `ping_interval` between keepalives and
     `pong_timeout` until an unanswered one ends the connection; `close_timeout` for what is waited for in `close`.
     `max_queue` bounds the frames that wait for a connection, `max_inbox` the events that wait for callbacks and those
@@ -115,7 +101,8 @@ class VeraniClient:
     It comes back after a lost connection and after every close code except 1000 and 1001, and tries again when
     a handshake fails, `reconnection` says how often. A handshake refused with a 4xx status other than 408, 409, 425
     and 429 would be refused again, so it ends the client in state `error`. `Retry-After` is honoured, with the jitter
-    on top.
+    on top. Why a client gave up is raised by `connect`, `wait_for_connection` and every iterator; an ERROR is logged
+    where there is none of them.
     """
 
     def __init__(
@@ -130,7 +117,7 @@ class VeraniClient:
         pong_timeout: float = 10.0,
         close_timeout: float = 5.0,
         headers: Mapping[str, str] | None = None,
-        token: TokenSource | None = None,
+        token: str | TokenSource | None = None,
         session: aiohttp.ClientSession | None = None,
         random: Callable[[], float] = random_module.random,
     ) -> None:
@@ -144,6 +131,12 @@ class VeraniClient:
         ):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}")
+        if isinstance(token, str):
+            _check_token(token)
+        elif not (token is None or callable(token)):
+            raise TypeError(
+                f"token: expected a string, a function that returns one, or None, got {type(token).__name__}"
+            )
         self.url = url
         self._reconnection = reconnection or Reconnection()
         self._connection_timeout = connection_timeout
@@ -155,10 +148,13 @@ class VeraniClient:
         self._refresh: asyncio.Task[None] | None = None
         self._own_session = session is None
         self._session = session
+        self._refusal = b""  # the beginning of the body of the latest handshake's refusal
         self._random = random
 
         self._state = ClientState.DISCONNECTED
-        self._failure: VeraniError | None = None  # why it ended, None while it lives
+        self._failure: ConnectFailed | None = None  # why it ended, None while it lives
+        self._gave_up = False  # it ended otherwise than by `close` or a close code that means to stay away
+        self._waiting = 0  # tasks in `wait_for_connection`, which raises the failure
         self._closed: tuple[int, str] | None = None  # code and reason given to `close`
         self._settled = asyncio.Event()  # connected or ended: those who wait for a connection look again
         self._runner: asyncio.Task[None] | None = None
@@ -257,13 +253,16 @@ class VeraniClient:
         self._inbox.remove(event, callback)
 
     def __aiter__(self) -> EventStream:
-        """Iterate over the application events that arrive from now on, until the client has ended.
+        """Iterate over the application events until the client has ended.
 
-        Each iterator keeps at most `max_inbox` events; beyond, its oldest are dropped and reported.
+        The first iterator begins with what has arrived since the client first connected (at most 16 MiB), others with
+        what arrives from now on. Each keeps at most `max_inbox` events; beyond, its oldest are dropped and reported.
+        Behind the last event it raises why the client gave up, also if that is long ago; it ends without an
+        error after `close` and after the close codes 1000 and 1001.
         """
         stream = self._inbox.open_stream()
         if self._failure is not None:
-            stream.end()
+            self._inbox.end_streams(self._failure if self._gave_up else None)
         return stream
 
     # --- sending ------------------------------------------------------------------------------------------------
@@ -271,9 +270,10 @@ class VeraniClient:
     def emit(self, event: str, data: Any = UNSET) -> None:
         """Queue one frame; it is encoded now and sent in order, at once or when there is a connection.
 
-        Without a connection at most `max_queue` frames wait, with one at most 16 MiB; the oldest are dropped and
-        reported. `data` is anything msgspec encodes; omitted it is absent, None is null. Raise `NotSent` once
-        the client is closed, TypeError for what cannot be encoded.
+        Without a connection, also before the first `connect`, at most `max_queue` frames wait, with one at most 16 MiB;
+        the oldest are dropped and reported. `data` is anything msgspec encodes; omitted it is absent, None is null.
+        Raise `NotSent` once the client is closed, TypeError for what cannot be encoded, ValueError for an event name
+        that is too long or has control characters.
         """
         self._refuse_if_closed()
         self._warn_of_collision(event)
@@ -284,17 +284,20 @@ class VeraniClient:
 
         Raise the error the room answers with (`errors.error_for`), `DeadlineExceeded` after `timeout` seconds,
         `Interrupted` if the connection was lost in between (it may have run), `NotSent` if the frame never left
-        (full queue, client ended; it surely did not run). Cancelling it takes back a frame that still waits.
+        (full queue, client ended or never told to connect; it surely did not run), and what `emit` raises for what
+        cannot be sent. Cancelling it takes back a frame that still waits.
         """
         self._refuse_if_closed()
         if self._failure is not None:
             raise NotSent(f"{event!r} was not sent: {self._failure}")
         self._warn_of_collision(event)
-        request = self._requests.open()
+        request = self._requests.open(event)
         self._look_again.set()  # reading goes on while a request is open
         frame: Frame | None = None
         try:
             frame = Frame(encode(event, data, request.number), request)
+            if self._runner is None:  # nobody else may ever connect it, so waiting would only hide the mistake
+                raise NotSent("the client is not connected: use `async with client`, or call `connect` first")
             async with asyncio.timeout(timeout):
                 self._outbox.put(frame)
                 return await request.answer
@@ -334,7 +337,7 @@ class VeraniClient:
         if self._dispatcher is None:
             self._dispatcher = asyncio.create_task(self._inbox.run(), name="verani-client-dispatcher")
         if self._runner is None or self._runner.done():
-            self._failure = None
+            self._failure, self._gave_up = None, False
             self._runner = asyncio.create_task(self._run(), name="verani-client")
         if wait:
             await self.wait_for_connection()
@@ -344,12 +347,16 @@ class VeraniClient:
 
         Raise TimeoutError after `timeout` seconds, or what ended the client if it has.
         """
-        async with asyncio.timeout(timeout):
-            while not self.connected:
-                if self._failure is not None:
-                    raise self._failure
-                self._settled.clear()
-                await self._settled.wait()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.connected:
+                    if self._failure is not None:
+                        raise self._failure.with_traceback(None)
+                    self._settled.clear()
+                    await self._settled.wait()
+        finally:
+            self._waiting -= 1
 
     async def __aenter__(self) -> Self:
         try:
@@ -412,7 +419,7 @@ class VeraniClient:
                 await asyncio.wait({self._runner})
             if self._state not in (ClientState.DISCONNECTED, ClientState.ERROR):
                 self._enter(ClientState.DISCONNECTED, *(self._closed or (_LOST, "")))
-            self._end(ConnectFailed("the client is closed"))
+            self._end(ConnectFailed("the client is closed"), gave_up=False)
             self._inbox.finish()
             if self._dispatcher not in (None, asyncio.current_task()):
                 await asyncio.wait({self._dispatcher}, timeout=patience)
@@ -428,14 +435,17 @@ class VeraniClient:
         self._state = state
         self._inbox.put(Signal(state.value, args))
 
-    def _end(self, failure: VeraniError) -> None:
+    def _end(self, failure: ConnectFailed, *, gave_up: bool) -> None:
         """Settle everyone who waits for a connection; frames stay queued for another `connect` unless closed."""
         if self._closed is not None:
-            failure = ConnectFailed("the client is closed")
+            failure, gave_up = ConnectFailed("the client is closed"), False
             self._outbox.clear()
-        self._failure = self._failure or failure
+        if self._failure is None:
+            self._failure, self._gave_up = failure, gave_up
         self._requests.fail(NotSent(f"the request was not sent: {failure}"))
-        self._inbox.end_streams()
+        if gave_up and not self._waiting and not self._inbox.has_streams:
+            logger.error("gave up: %s", failure)
+        self._inbox.end_streams(failure if gave_up else None)
         self._outbox.wake()
         self._settled.set()
 
@@ -455,7 +465,7 @@ class VeraniClient:
 
     def _fail(self, failure: ConnectFailed) -> None:
         self._enter(ClientState.ERROR, failure)
-        self._end(failure)
+        self._end(failure, gave_up=True)
 
     async def _keep_connected(self) -> None:
         failures = retries = 0
@@ -476,7 +486,8 @@ class VeraniClient:
                 failures = retries = 0
                 code, reason = await self._serve(ws)
                 if self._closed is not None or code in _STAY_AWAY or not self._reconnection.enabled:
-                    self._end(ConnectFailed(f"the connection ended with code {code} {reason!r}"))
+                    ended = ConnectFailed(f"the connection ended with code {code} {reason!r}")
+                    self._end(ended, gave_up=code not in _STAY_AWAY)
                     return
             delay = at_least + self._reconnection.delay(retries, self._random())
             retries += 1
@@ -485,14 +496,18 @@ class VeraniClient:
 
     async def _open(self) -> ClientWebSocketResponse:
         if self._session is None:
-            self._session = aiohttp.ClientSession()
+            # The answer that refuses a handshake is closed before anyone but a trace sees its body.
+            trace = aiohttp.TraceConfig()
+            trace.on_request_end.append(self._keep_refusal)
+            self._session = aiohttp.ClientSession(trace_configs=[trace])
+        url, self._refusal = self._url, b""
         try:
             async with asyncio.timeout(self._connection_timeout):
                 headers = self._headers
                 if self._token is not None:
                     headers = {**headers, "Authorization": f"Bearer {await self._ask_token(self._token)}"}
                 return await self._session.ws_connect(
-                    self._url,
+                    url,
                     headers=headers,
                     max_msg_size=_MAX_FRAME_BYTES,
                     timeout=ClientWSTimeout(ws_close=self._close_timeout),
@@ -500,18 +515,36 @@ class VeraniClient:
         except aiohttp.ClientResponseError as exc:
             header = None if exc.headers is None else exc.headers.get("Retry-After")
             wait = parse_retry_after(header, now=time.time())
-            raise HandshakeRefused(exc.status, retry_after=wait) from None  # its text has the query
+            raise HandshakeRefused(
+                exc.status, url=without_secrets(url), server_code=code_in(self._refusal), retry_after=wait
+            ) from None  # its text has the query
         except (aiohttp.InvalidURL, aiohttp.RedirectClientError):
             raise ConnectFailed("the server redirected to something that is no URL") from None
         except TimeoutError:
-            raise ConnectFailed(f"expected a handshake within {self._connection_timeout} s") from None
+            raise ConnectFailed(f"no handshake with {address_of(url)} within {self._connection_timeout} s") from None
         except (aiohttp.ClientError, OSError) as exc:
-            raise ConnectFailed(f"expected a connection to {self._url.host}, got {type(exc).__name__}: {exc}") from exc
+            cause, why = _cause_of(exc)
+            raise ConnectFailed(f"no connection to {address_of(url)}: {why}") from bare(cause)
 
-    async def _ask_token(self, source: TokenSource) -> str:
+    async def _keep_refusal(self, session: object, context: object, params: aiohttp.TraceRequestEndParams) -> None:
+        if params.response.status == 101:
+            return
+        with suppress(aiohttp.ClientError, OSError, TimeoutError):  # the status alone says enough
+            async with asyncio.timeout(_REFUSAL_SECONDS):
+                while len(self._refusal) < _MAX_REFUSAL_BYTES:
+                    piece = await params.response.content.read(_MAX_REFUSAL_BYTES)
+                    if not piece:
+                        break
+                    self._refusal += piece
+
+    async def _ask_token(self, source: str | TokenSource) -> str:
+        if isinstance(source, str):
+            return source
         try:
-            token = source()
-            return await token if inspect.isawaitable(token) else token
+            given = source()
+            token = await given if inspect.isawaitable(given) else given
+            _check_token(token)
+            return token
         except Exception as exc:
             # The application's own code: whatever it raises, another attempt may work.
             logger.exception("the function that returns tokens failed")
@@ -609,16 +642,23 @@ class VeraniClient:
             case "pong":
                 self._disarm()
             case "ack" if type(frame.id) is int:
-                error = None if frame.error is None else as_error(frame.error)
-                if not self._requests.resolve(frame.id, frame.data, error):
-                    logger.debug("nobody waits for answer %d", frame.id)
-            case "verani.expiring" if self._token is not None:
+                self._answer(frame.id, frame)
+            case "verani.expiring" if callable(self._token):
                 if self._refresh is None or self._refresh.done():
                     self._refresh = asyncio.create_task(self._send_token(self._token), name="verani-client-refresh")
-            case "verani.refreshed" if self._token is not None:
+            case "verani.refreshed" if callable(self._token):
                 logger.debug("the token was refreshed")
             case _:
-                self._inbox.put(as_event(frame))
+                self._inbox.put(as_event(frame), len(text))
+
+    def _answer(self, number: int, frame: Incoming) -> None:
+        request = self._requests.get(number)
+        if request is None:
+            logger.debug("nobody waits for answer %d", number)
+        elif frame.error is None:
+            request.succeed(frame.data)
+        else:
+            request.fail(as_error(frame.error, request.event))
 
     async def _send_token(self, source: TokenSource) -> None:
         with suppress(ConnectFailed):  # it is logged; the server closes with 4001, and the next handshake asks again
@@ -656,6 +696,27 @@ class VeraniClient:
         elif self._ws is not None:
             logger.warning("no pong within %s s, dropping the connection", self._pong_timeout)
             _abort(_transport_of(self._ws))
+
+
+def _check_token(token: object) -> None:
+    """Refuse what no header can carry, without showing it."""
+    if not isinstance(token, str):
+        raise TypeError(f"token: expected a string, got {type(token).__name__}")
+    if not (token.isascii() and token.isprintable() and token) or " " in token:
+        raise ValueError("token: expected visible ASCII characters, at least one, and no spaces or line ends")
+
+
+def _cause_of(error: Exception) -> tuple[Exception, str]:
+    """Return what is behind an error of aiohttp, and its text without aiohttp's additions."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return error.certificate_error, str(error.certificate_error)
+        case aiohttp.ClientSSLError():  # a number of OpenSSL's, not of the system's
+            return error.os_error, str(error.os_error)
+        case aiohttp.ClientConnectorError():
+            return error.os_error, reason_of(error.os_error)
+        case _:
+            return error, f"{type(error).__name__}: {error}"
 
 
 def _transport_of(ws: ClientWebSocketResponse) -> asyncio.Transport | None:

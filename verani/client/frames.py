@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from ..errors import CallFailed, VeraniError, error_for
+from ..names import MAX_NAME, is_name
 from .inbox import Event
 
 __all__ = ["PING", "Incoming", "as_error", "as_event", "decode", "encode"]
@@ -39,9 +40,18 @@ _decoder = msgspec.json.Decoder(Incoming)
 
 
 def encode(event: str, data: Any, number: int | UnsetType = UNSET) -> bytes:
-    """Return one frame; UNSET leaves its key out. Raise TypeError for what JSON cannot say."""
+    """Return one frame; UNSET leaves its key out.
+
+    Raise TypeError for what JSON cannot say, ValueError for names that the server does not take or answer.
+    """
     if not isinstance(event, str):
         raise TypeError(f"expected an event name, got {event!r}")
+    if not is_name(event):
+        raise ValueError(
+            f"expected an event name of at most {MAX_NAME} characters without control characters, got {event[:40]!r}"
+        )
+    if event == "ping" and number is not UNSET:
+        raise ValueError("'ping' is the keepalive, no room sees or answers it: expected another event name")
     return _encoder.encode(_Outgoing(event, data, number))
 
 
@@ -61,12 +71,13 @@ def as_event(frame: Incoming) -> Event:
     return Event(name, frame.data, frame.channel if isinstance(frame.channel, str) else None)
 
 
-def as_error(error: Any) -> VeraniError:
-    """Rebuild the error of an ack, whatever stands there."""
+def as_error(error: Any, event: str | None = None) -> VeraniError:
+    """Rebuild the error that a request (of `event`) was answered with, whatever stands there."""
+    answered = "the room answered" if event is None else f"the room answered {event!r} with"
     match error:
         case {"code": str(code), "path": str(path)}:
-            return error_for(code, f"the room answered {code!r} for {path}", path=path)
+            return error_for(code, f"{answered} {code!r} at {path}", path=path)
         case {"code": str(code)}:
-            return error_for(code, f"the room answered {code!r}")
+            return error_for(code, f"{answered} {code!r}")
         case _:
-            return CallFailed("the room answered with an error without a code")
+            return CallFailed(f"{answered} an error without a code")

@@ -5,8 +5,10 @@ It does not read sockets, know the protocol, or decide when reading stops: it on
 Invariants:
 1. Callbacks run one at a time, in the order of what they are told; only the task in `Inbox.run` calls them.
 2. At most `2 * limit` entries wait in an inbox and `limit` in an iterator; beyond, the oldest are dropped.
-3. Every drop is counted, logged and told to the `verani.dropped` listeners, many drops in one call.
-4. A callback that raises is logged and told to the `error` listeners; the next callback runs.
+3. Until the first iterator is opened, what it will begin with waits too: at most `limit` events and 16 MiB, because
+   perhaps nobody ever iterates. What is dropped of it counts once there is an iterator that misses it.
+4. Every other drop is counted, logged and told to the `verani.dropped` listeners, many drops in one call.
+5. A callback that raises is logged and told to the `error` listeners; the next callback runs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ __all__ = ["Event", "EventStream", "Inbox", "Signal", "LIFECYCLE_EVENTS"]
 logger = logging.getLogger("verani.client")
 
 Callback = Callable[..., Any]
+
+_MAX_UNCLAIMED_BYTES = 16 * 1024 * 1024  # as what waits in an outbox
 
 # Protocol 11. `error` is missing on purpose: applications may use that name.
 LIFECYCLE_EVENTS = frozenset(
@@ -56,38 +60,57 @@ class Signal:
 
 
 class EventStream(AsyncIterator[Event]):
-    """Iterate over the events that arrive from now on, until the client ends."""
+    """Iterate over events until the client ends; raise what ended it, where that was a failure."""
 
     def __init__(self, limit: int, on_drop: Callable[[], None]) -> None:
         self._limit = limit
         self._on_drop = on_drop
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[Event, int]] = deque()
+        self._bytes = 0
+        self._claimed = False
         self._ended = False
+        self._failure: Exception | None = None
         self._wake = asyncio.Event()
 
-    def put(self, event: Event) -> None:
-        """Keep an event for the iterating task, dropping the oldest one if there is no space."""
-        if len(self._events) >= self._limit:
-            self._events.popleft()
+    def put(self, event: Event, size: int) -> None:
+        """Keep an event of `size` bytes for the iterating task, dropping the oldest ones if there is no space."""
+        self._events.append((event, size))
+        self._bytes += size
+        while len(self._events) > 1 and self._is_over_limit():
+            self._pop()
             self._on_drop()
-        self._events.append(event)
         self._wake.set()
 
-    def end(self) -> None:
-        """Stop the iteration behind the events that already wait."""
-        self._ended = True
-        self._wake.set()
+    def claim(self) -> None:
+        """Let it grow to its full limit: somebody iterates."""
+        self._claimed = True
+
+    def end(self, failure: Exception | None) -> None:
+        """Stop the iteration, or raise `failure` in it, behind the events that already wait; the first call counts."""
+        if not self._ended:
+            self._ended, self._failure = True, failure
+            self._wake.set()
+
+    def _is_over_limit(self) -> bool:
+        return len(self._events) > self._limit or (not self._claimed and self._bytes > _MAX_UNCLAIMED_BYTES)
+
+    def _pop(self) -> Event:
+        event, size = self._events.popleft()
+        self._bytes -= size
+        return event
 
     def __aiter__(self) -> EventStream:
         return self
 
     async def __anext__(self) -> Event:
         while not self._events:
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
             if self._ended:
                 raise StopAsyncIteration
             self._wake.clear()
             await self._wake.wait()
-        return self._events.popleft()
+        return self._pop()
 
 
 class Inbox:
@@ -100,6 +123,8 @@ class Inbox:
         self._callbacks: dict[str, dict[Callback, bool]] = {}
         # Weak: leaving an `async for` early drops the last reference to its iterator, nobody has to close it.
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._unclaimed: EventStream | None = EventStream(limit, self._dropped_by_stream)
+        self._dropped_unclaimed = 0
         self._unreported: Counter[str] = Counter()
         self._finished = False
         self._wake = asyncio.Event()
@@ -125,23 +150,40 @@ class Inbox:
         if not registered:
             self._callbacks.pop(event, None)
 
+    @property
+    def has_streams(self) -> bool:
+        """Tell whether somebody may be iterating."""
+        return bool(self._streams)
+
     def open_stream(self) -> EventStream:
-        """Return an iterator that sees every event put from now on."""
-        stream = EventStream(self._limit, lambda: self.drop("iterator"))
+        """Return an iterator over every event put from now on; the first one begins with those put before."""
+        stream, self._unclaimed = self._unclaimed or EventStream(self._limit, self._dropped_by_stream), None
+        stream.claim()
         self._streams.add(stream)
+        if self._dropped_unclaimed:
+            self.drop("iterator", self._dropped_unclaimed)
+            self._dropped_unclaimed = 0
         return stream
 
-    def end_streams(self) -> None:
-        """End every iteration."""
+    def _dropped_by_stream(self) -> None:
+        if self._unclaimed is None:
+            self.drop("iterator")
+        else:
+            self._dropped_unclaimed += 1
+
+    def end_streams(self, failure: Exception | None) -> None:
+        """End every iteration, by raising `failure` if there is one."""
         for stream in list(self._streams):
-            stream.end()
+            stream.end(failure)
         self._streams.clear()
 
-    def put(self, entry: Event | Signal) -> None:
-        """Queue one entry, dropping the oldest if twice the limit wait already."""
+    def put(self, entry: Event | Signal, size: int = 0) -> None:
+        """Queue one entry of `size` bytes, dropping the oldest if twice the limit wait already."""
         if isinstance(entry, Event):
+            if self._unclaimed is not None:
+                self._unclaimed.put(entry, size)
             for stream in list(self._streams):
-                stream.put(entry)
+                stream.put(entry, size)
         if len(self._entries) >= 2 * self._limit:
             self._entries.popleft()
             self.drop("inbox")

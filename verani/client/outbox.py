@@ -34,8 +34,14 @@ class Request:
     """One question to the room, from when it is asked until `answer` is done."""
 
     number: int
+    event: str
     answer: asyncio.Future[Any]
     sent: bool = False
+
+    def succeed(self, data: Any) -> None:
+        """Return `data` where the answer is awaited, unless it is there already."""
+        if not self.answer.done():
+            self.answer.set_result(data)
 
     def fail(self, error: VeraniError) -> None:
         """Raise `error` where the answer is awaited, unless it is there already."""
@@ -53,9 +59,9 @@ class Requests:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self) -> Request:
+    def open(self, event: str) -> Request:
         """Return a new request; its caller owns it until `forget`."""
-        request = Request(next(self._numbers), asyncio.get_running_loop().create_future())
+        request = Request(next(self._numbers), event, asyncio.get_running_loop().create_future())
         self._open[request.number] = request
         return request
 
@@ -65,16 +71,9 @@ class Requests:
         if request.answer.done() and not request.answer.cancelled():
             request.answer.exception()  # seen: its caller may have been cancelled in the same tick
 
-    def resolve(self, number: int, data: Any, error: VeraniError | None) -> bool:
-        """Pass an answer on; return False if nobody waits for it."""
-        request = self._open.get(number)
-        if request is None or request.answer.done():
-            return False
-        if error is None:
-            request.answer.set_result(data)
-        else:
-            request.fail(error)
-        return True
+    def get(self, number: int) -> Request | None:
+        """Return the open request of this number, None if nobody waits for its answer."""
+        return self._open.get(number)
 
     def fail(self, error: VeraniError, *, only_sent: bool = False) -> None:
         """Fail every open request, or those whose frame has left."""

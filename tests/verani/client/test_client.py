@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
+import re
+import socket
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -13,6 +17,7 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
+from yarl import URL
 
 from verani.client import (
     ClientState,
@@ -23,6 +28,7 @@ from verani.client import (
     VeraniClient,
 )
 from verani.client.backoff import Reconnection, is_final, parse_retry_after
+from verani.client.failures import address_of, reason_of
 from verani.errors import (
     CallCycle,
     CallFailed,
@@ -89,6 +95,7 @@ class Server:
         self.url = ""
         self.handshakes = 0
         self.refusals: deque[tuple[int, dict[str, str]]] = deque()
+        self.refusal_body = b'{"error":{"code":"of_the_server"}}'
         self.hold_handshakes: asyncio.Event | None = None
         self.answers_pings = True
         self.reads = True
@@ -121,7 +128,7 @@ class Server:
             await self.hold_handshakes.wait()
         if self.refusals:
             status, headers = self.refusals.popleft()
-            return web.json_response({"error": "no"}, status=status, headers=headers)
+            return web.Response(body=self.refusal_body, status=status, headers=headers)
         ws = web.WebSocketResponse(max_msg_size=0)
         await ws.prepare(request)
         peer = Peer(ws, request)
@@ -606,7 +613,9 @@ async def test_a_request_without_an_answer_ends_at_its_deadline_and_a_late_answe
 
 
 async def test_a_request_that_never_left_is_taken_back_at_its_deadline(server: Server, make: Make) -> None:
+    server.hold_handshakes = asyncio.Event()
     client = make()
+    await client.connect(wait=False)
     with pytest.raises(DeadlineExceeded):
         await client.request("x", timeout=0.001)
     cancelled = asyncio.create_task(client.request("y"))
@@ -615,6 +624,7 @@ async def test_a_request_that_never_left_is_taken_back_at_its_deadline(server: S
     with pytest.raises(asyncio.CancelledError):
         await cancelled
     client.emit("z")
+    server.hold_handshakes.set()
     await client.connect()
     assert await (await server.accepted()).next() == '{"type":"z"}'
 
@@ -634,6 +644,7 @@ async def test_a_request_whose_connection_is_lost_is_interrupted(server: Server,
 async def test_a_request_that_was_not_sent_survives_a_reconnect(server: Server, make: Make) -> None:
     server.refusals.append((503, {}))
     client = make()
+    await client.connect(wait=False)
     asked = asyncio.create_task(client.request("x"))
     await client.connect()
     peer = await server.accepted()
@@ -645,6 +656,7 @@ async def test_a_request_that_was_not_sent_survives_a_reconnect(server: Server, 
 async def test_a_request_that_surely_did_not_run_says_so(server: Server, make: Make) -> None:
     server.refusals.append((401, {}))
     client = make(max_queue=1)
+    await client.connect(wait=False)
     dropped = asyncio.create_task(client.request("dropped"))
     await asyncio.sleep(0)
     waiting = asyncio.create_task(client.request("waiting"))
@@ -652,9 +664,9 @@ async def test_a_request_that_surely_did_not_run_says_so(server: Server, make: M
         await soon(dropped)
     with pytest.raises(HandshakeRefused):
         await client.connect()
-    with pytest.raises(NotSent, match="HTTP status 401"):
+    with pytest.raises(NotSent, match="refused the handshake with 401"):
         await soon(waiting)
-    with pytest.raises(NotSent, match="HTTP status 401"):
+    with pytest.raises(NotSent, match="refused the handshake with 401"):
         await client.request("after the end")
     await client.close()
     with pytest.raises(NotSent, match="closed"):
@@ -663,6 +675,39 @@ async def test_a_request_that_surely_did_not_run_says_so(server: Server, make: M
         client.emit("after close")
     assert issubclass(NotSent, RoomBusy)
     assert client.dropped == 0, "callers were told, nothing was lost in silence"
+
+
+async def test_a_request_of_a_client_that_was_never_connected_fails_at_once(make: Make) -> None:
+    client = make()
+    with pytest.raises(NotSent, match="the client is not connected: use `async with client`"):
+        await soon(client.request("x", timeout=None))
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a\nb", "a\u202eb", "a\ud800b"])
+async def test_an_event_name_that_the_server_does_not_take_is_refused_at_once(make: Make, name: str) -> None:
+    client = make()
+    with pytest.raises(ValueError, match="expected an event name of at most 255 characters"):
+        client.emit(name)
+    with pytest.raises(ValueError, match="expected an event name of at most 255 characters"):
+        await client.request(name)
+
+
+async def test_a_request_that_would_be_a_ping_is_refused_at_once(make: Make) -> None:
+    with pytest.raises(ValueError, match="'ping' is the keepalive"):
+        await make().request("ping")
+
+
+async def test_a_refused_request_names_the_event_and_the_path(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    for number, (path, text) in enumerate([(',"path":"$.n"', " at $.n"), ("", "")], 1):
+        asked = asyncio.create_task(client.request("chat.join"))
+        await peer.next()
+        await peer.send(f'{{"type":"ack","id":{number},"error":{{"code":"invalid"{path}}}}}')
+        with pytest.raises(InvalidArguments) as caught:
+            await soon(asked)
+        assert str(caught.value) == f"the room answered 'chat.join' with 'invalid'{text}"
 
 
 async def test_a_callback_may_await_a_request(server: Server, make: Make) -> None:
@@ -923,6 +968,8 @@ async def test_without_reconnection_a_lost_connection_is_the_end(server: Server,
     assert client.state is ClientState.DISCONNECTED
     with pytest.raises(ConnectFailed):
         await client.wait_for_connection()
+    with pytest.raises(ConnectFailed, match="ended with code 1012 'why'"):
+        await soon(anext(aiter(client)))
 
 
 def transport_of(client: VeraniClient) -> asyncio.Transport:
@@ -1049,15 +1096,105 @@ async def test_an_unreachable_server_is_a_network_error(make: Make, unused_tcp_p
     with pytest.raises(ConnectFailed) as caught:
         await soon(client.connect())
     assert not isinstance(caught.value, HandshakeRefused)
-    assert isinstance(caught.value.__cause__, OSError)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert str(caught.value) == f"no connection to 127.0.0.1:{unused_tcp_port}: Connection refused"
     assert client.state is ClientState.ERROR
-    assert "secret" not in str(caught.value)
+
+
+async def test_the_traceback_of_a_network_error_is_short(make: Make, unused_tcp_port: int) -> None:
+    client = make(
+        f"ws://127.0.0.1:{unused_tcp_port}/ws?token=secret", reconnection=Reconnection(initial_delay=0, max_attempts=3)
+    )
+    with pytest.raises(ConnectFailed) as caught:
+        await soon(client.__aenter__())
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count("Traceback (most recent call last)") == 1
+    assert shown.count("  File ") < 8
+    assert "aiohttp" not in shown
+    assert "ssl:" not in shown
+    assert "secret" not in shown
+
+
+async def test_a_server_that_goes_away_in_the_handshake_is_named(make: Make, unused_tcp_port: int) -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", unused_tcp_port)
+    client = make(f"ws://127.0.0.1:{unused_tcp_port}/ws?token=secret", reconnection=NEVER)
+    with pytest.raises(ConnectFailed) as caught:
+        await soon(client.connect())
+    assert str(caught.value).startswith(f"no connection to 127.0.0.1:{unused_tcp_port}: ")
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_server_that_speaks_no_tls_is_named_without_what_aiohttp_adds(server: Server, make: Make) -> None:
+    client = make(server.url.replace("ws://", "wss://"), reconnection=NEVER)
+    with pytest.raises(ConnectFailed) as caught:
+        await soon(client.connect())
+    assert re.match(r"no connection to 127\.0\.0\.1:\d+: .*SSL", str(caught.value))
+    assert "ssl:" not in str(caught.value)
+
+
+def test_why_a_connection_failed_is_said_in_the_words_of_the_system() -> None:
+    assert reason_of(ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed")) == "Connection refused"
+    assert reason_of(socket.gaierror(-2, "Name or service not known")) == "Name or service not known"
+    assert reason_of(OSError("odd")) == "odd"
+    assert reason_of(ConnectionResetError()) == "ConnectionResetError"
+
+
+def test_an_address_has_its_port() -> None:
+    assert address_of(URL("wss://ada:secret@host/ws?token=secret")) == "host:443"
+    assert address_of(URL("ws://[::1]:8000/ws")) == "[::1]:8000"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (401, b'{"error":{"code":"unauthorized"}}', "401 (unauthorized)"),
+        (404, b'{"error":{"code":"not_found"}}', "404 (not_found): is that the public listener and a path of a room?"),
+        (404, b"404: Not Found", "404: is that the public listener and a path of a room?"),
+        (403, b"", "403"),
+        (403, b'{"error":{"code":"evil\\nline"}}', "403"),
+        (403, b'{"error":{"code":5}}', "403"),
+        (403, b'{"error":{"code":"' + b"x" * 100_000 + b'"}}', "403"),
+    ],
+)
+async def test_a_refused_handshake_says_where_and_which_code_the_server_gave(
+    server: Server, make: Make, status: int, body: bytes, text: str
+) -> None:
+    server.refusals.append((status, {}))
+    server.refusal_body = body
+    client = make(server.url.replace("ws://", "ws://ada:secret@"))
+    with pytest.raises(HandshakeRefused) as caught:
+        await soon(client.connect())
+    assert str(caught.value) == f"{server.url.partition('?')[0]} refused the handshake with {text}"
+    assert caught.value.server_code == (text.partition("(")[2].partition(")")[0] or None)
+
+
+async def test_a_body_that_does_not_end_does_not_keep_the_refusal(make: Make, unused_tcp_port: int) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 99\r\n\r\n{")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", unused_tcp_port)
+    client = make(f"ws://127.0.0.1:{unused_tcp_port}/ws", connection_timeout=60)
+    with pytest.raises(HandshakeRefused, match="403$"):
+        await soon(client.connect())
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_refusal_over_a_given_session_has_its_status(server: Server, make: Make) -> None:
+    server.refusals.append((403, {}))
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(HandshakeRefused, match="refused the handshake with 403"):
+            await soon(make(session=session).connect())
 
 
 async def test_a_handshake_without_an_answer_ends_at_its_timeout(server: Server, make: Make) -> None:
     server.hold_handshakes = asyncio.Event()
     client = make(reconnection=NEVER, connection_timeout=0.02)
-    with pytest.raises(ConnectFailed, match=r"expected a handshake within 0\.02 s"):
+    with pytest.raises(ConnectFailed, match=r"no handshake with 127\.0\.0\.1:\d+ within 0\.02 s"):
         await soon(client.connect())
 
 
@@ -1091,6 +1228,44 @@ async def test_headers_go_with_the_handshake_and_a_given_session_stays_open(serv
         assert "Sec-WebSocket-Extensions" not in peer.request.headers
         await client.close()
         assert not session.closed
+
+
+async def test_a_token_may_be_a_string_and_goes_with_each_handshake(server: Server, make: Make) -> None:
+    client = make(token="t-1")
+    told = record(client, "verani.expiring")
+    await client.connect()
+    for _ in range(2):
+        peer = await server.accepted()
+        assert peer.request.headers["Authorization"] == "Bearer t-1"
+        await peer.send('{"type":"verani.expiring","data":{"seconds":30}}')
+        assert await soon(told.get()) == ("verani.expiring", {"seconds": 30})
+        client.emit("x")
+        assert await peer.next() == '{"type":"x"}', "there is no other token that it could send"
+        await peer.close(4001)
+
+
+@pytest.mark.parametrize("token", [b"secret", 5, ["secret"]])
+def test_a_token_that_is_none_is_refused_at_once(token: Any) -> None:
+    with pytest.raises(TypeError, match="expected a string, a function that returns one, or None, got") as caught:
+        VeraniClient("ws://localhost/ws", token=token)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["", "secret\n", "secr\u00e9t", "two words"])
+def test_a_token_that_no_header_can_carry_is_refused_at_once(token: str) -> None:
+    with pytest.raises(ValueError, match="token: expected visible ASCII characters") as caught:
+        VeraniClient("ws://localhost/ws", token=token)
+    assert "secr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", [b"secret", None, "secret\n"])
+async def test_a_function_that_returns_no_token_fails_the_attempt(
+    make: Make, token: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(token=lambda: token, reconnection=NEVER)
+    with pytest.raises(ConnectFailed, match="expected a token"):
+        await soon(client.connect())
+    assert "secret" not in caplog.text
 
 
 async def test_a_server_may_ping_and_say_unknown_things_by_websocket(server: Server, make: Make) -> None:
@@ -1284,7 +1459,9 @@ async def test_close_while_requests_are_pending(server: Server, make: Make) -> N
     with pytest.raises(Interrupted):
         await soon(asked)
 
+    server.hold_handshakes = asyncio.Event()
     offline = make()
+    await offline.connect(wait=False)
     waiting = asyncio.create_task(offline.request("x"))
     await asyncio.sleep(0)
     await soon(offline.close())
@@ -1422,6 +1599,132 @@ async def test_iteration_sees_what_the_server_says_first(server: Server, make: M
         async with make() as client:
             event = await soon(anext(aiter(client)))
             assert event == Event("welcome", 1, None)
+
+
+async def test_the_first_iterator_begins_with_what_the_server_said_since_the_first_open(
+    server: Server, make: Make
+) -> None:
+    server.greeting = ['{"type":"welcome","data":1}', '{"type":"welcome","data":2}']
+    async with make() as client:
+        peer = await server.accepted()
+        asked = asyncio.create_task(client.request("x"))
+        await peer.next()
+        await peer.send('{"type":"ack","id":1}')
+        await soon(asked)
+        await peer.close(1012)
+        peer = await server.accepted()
+        await peer.send('{"type":"end"}')
+        first = aiter(client)
+        assert [(await soon(anext(first))).data for _ in range(5)] == [1, 2, 1, 2, None]
+        second = aiter(client)
+        await peer.send('{"type":"later"}')
+        assert (await soon(anext(second))).type == "later"
+        assert (await soon(anext(first))).type == "later"
+
+
+async def test_what_no_iterator_took_is_bounded_and_its_loss_told_to_the_first(server: Server, make: Make) -> None:
+    client = make(max_inbox=3)
+    told, done = record(client, "verani.dropped"), record(client, "end")
+    await client.connect()
+    await (await server.accepted()).send(*(f'{{"type":"n","data":{n}}}' for n in range(6)), '{"type":"end"}')
+    await soon(done.get())
+    assert client.dropped == 0, "nobody iterates, so nobody misses anything"
+    events = aiter(client)
+    assert client.dropped == 4
+    assert [(await soon(anext(events))).data for _ in range(3)] == [4, 5, None]
+    assert await soon(told.get()) == ("verani.dropped", "iterator", 4)
+
+
+async def test_what_no_iterator_took_is_bounded_by_its_bytes(server: Server, make: Make) -> None:
+    client = make()
+    done = record(client, "end")
+    await client.connect()
+    peer = await server.accepted()
+    await peer.send(*['{"type":"n","data":"' + "x" * 1024 * 1024 + '"}'] * 20, '{"type":"end"}')
+    await soon(done.get())
+    aiter(client)
+    assert 4 <= client.dropped < 8
+
+
+async def test_what_arrived_before_the_end_is_iterated_over_after_it(server: Server, make: Make) -> None:
+    server.greeting = ['{"type":"welcome","data":1}']
+    client = make()
+    told = record(client, "disconnected")
+    await client.connect()
+    await (await server.accepted()).close(1000)
+    await soon(told.get())
+    assert [event.data async for event in client] == [1]
+    assert [event.data async for event in client] == []
+
+
+async def test_iteration_raises_why_the_client_gave_up_behind_what_arrived(
+    server: Server, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.greeting = ['{"type":"welcome","data":1}']
+    client = make()
+    await client.connect()
+    seen: list[Any] = []
+
+    async def consume() -> None:
+        async for event in client:
+            seen.append(event.data)
+
+    consuming = [asyncio.create_task(consume()) for _ in range(2)]
+    peer = await server.accepted()
+    await until(lambda: 1 in seen)
+    server.refusals.append((401, {}))
+    await peer.send('{"type":"n","data":2}')
+    await peer.close(4001)
+    for task in consuming:
+        with pytest.raises(HandshakeRefused, match="401"):
+            await soon(task)
+    assert 2 in seen
+    assert client.state is ClientState.ERROR
+    late = aiter(client)
+    for _ in range(2):
+        with pytest.raises(HandshakeRefused, match="401"):
+            await soon(anext(late))
+    await soon(client.close())
+    with pytest.raises(HandshakeRefused, match="401"):
+        await soon(anext(late))
+    with pytest.raises(HandshakeRefused, match="401"):
+        await soon(anext(aiter(client)))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_client_that_gives_up_while_nobody_listens_says_so_once_in_the_log(
+    server: Server, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    server.refusals.append((401, {}))
+    await peer.close(4001)
+    await until(lambda: client.state is ClientState.ERROR)
+    await soon(client.close())
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert "refused the handshake with 401" in errors[0]
+    assert "secret" not in errors[0]
+
+
+async def test_close_ends_an_iteration_like_any_other_end(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    events = aiter(client)
+    await soon(client.close(4000))
+    assert [event async for event in events] == []
+    assert [event async for event in client] == []
+
+
+async def test_a_client_that_connects_again_can_be_iterated_over_again(server: Server, make: Make) -> None:
+    server.refusals.append((401, {}))
+    client = make()
+    with pytest.raises(HandshakeRefused):
+        await client.connect()
+    server.greeting = ['{"type":"welcome","data":1}']
+    await soon(client.connect())
+    assert (await soon(anext(aiter(client)))).data == 1
 
 
 async def test_iteration_goes_on_over_reconnects_and_ends_with_the_client(server: Server, make: Make) -> None:
