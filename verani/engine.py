@@ -43,6 +43,7 @@ from .errors import (
     DeadlineExceeded,
     HookTimeout,
     InvalidArguments,
+    RateLimited,
     RoomAsleep,
     RoomBusy,
     TooLarge,
@@ -80,6 +81,9 @@ CANCEL_GRACE = 1.0
 
 # Never used twice in a process, so a late answer cannot mean a later question of the room's next incarnation.
 _tokens = itertools.count(1)
+
+# Refusals that invite to try again: answered from memory, they would never pass.
+_PASSING = frozenset({RoomBusy.code, RateLimited.code})
 
 _REPLACED = "another connection has this client id"
 
@@ -453,7 +457,7 @@ class Engine(Generic[M, S]):
             self._sink.output(gateway, messages.Reply(event.number, outcome), event.number)
 
         def conclude(outcome: messages.Outcome) -> None:
-            if event.key is not None:
+            if event.key is not None and outcome.code not in _PASSING:
                 self._answers.remember(event.key, event.method, event.arguments, outcome)
             reply(outcome)
 

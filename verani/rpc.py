@@ -23,10 +23,13 @@ from .signatures import label_of, resolve
 if TYPE_CHECKING:
     from .context import Actor
 
-__all__ = ["BUILT_IN", "CALL_OPTIONS", "Answers", "Call", "Method", "path_of", "result_of"]
+__all__ = ["BUILT_IN", "CALL_OPTIONS", "MAX_TIMEOUT", "Answers", "Call", "Method", "path_of", "result_of"]
 
 # Keywords of every call, so no method may have arguments of these names.
 CALL_OPTIONS = ("timeout", "idempotency_key")
+
+# Seconds that a call may be given; nobody waits for longer.
+MAX_TIMEOUT = 3600.0
 
 # What one awake room remembers of calls with a key, so that a repeated one is not run again.
 _MAX_ANSWERS = 256
@@ -46,6 +49,7 @@ class Method:
     __slots__ = (
         "_by_name",
         "_by_position",
+        "_only_by_name",
         "_result",
         "function",
         "name",
@@ -65,12 +69,13 @@ class Method:
         try:
             types = resolve(function, {p.name: p.annotation for p in parameters} | _result_of(function))
             self.result_type = types.pop("return", Any)
-            fields = [
-                (p.name, types[p.name]) if p.default is p.empty else (p.name, types[p.name] | UnsetType, UNSET)
+            fields = {
+                p.name: (p.name, types[p.name]) if p.default is p.empty else (p.name, types[p.name] | UnsetType, UNSET)
                 for p in parameters
-            ]
-            by_name = msgspec.defstruct(name, fields, forbid_unknown_fields=True)
-            by_position = msgspec.defstruct(name, fields, forbid_unknown_fields=True, array_like=True)
+            }
+            by_name = msgspec.defstruct(name, fields.values(), forbid_unknown_fields=True, kw_only=True)
+            positional = [fields[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+            by_position = msgspec.defstruct(name, positional, forbid_unknown_fields=True, array_like=True)
             self._by_name = msgspec.json.Decoder(by_name).decode
             self._by_position = msgspec.json.Decoder(by_position).decode
             self._result = None if self.result_type is Any else msgspec.json.Decoder(self.result_type).decode
@@ -84,13 +89,17 @@ class Method:
         self.signature = inspect.Signature(parameters)
         # Of the arguments, by name.
         self.types = types
+        self._only_by_name = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
 
     def __repr__(self) -> str:
         return f"<Method {self.name!r}>"
 
     def decode(self, payload: bytes) -> dict[str, Any]:
         """Return the arguments by name, of an object or an array; raises `InvalidArguments`."""
-        decode = self._by_position if payload.lstrip()[:1] == b"[" else self._by_name
+        is_by_position = payload.lstrip()[:1] == b"["
+        if is_by_position and self._only_by_name:
+            raise InvalidArguments(f"expected an object: {', '.join(self._only_by_name)} are given by name only")
+        decode = self._by_position if is_by_position else self._by_name
         try:
             payload.decode()  # msgspec skips what it does not keep
             arguments = decode(payload)

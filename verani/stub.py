@@ -15,6 +15,7 @@ from msgspec import UNSET
 from . import frames
 from .errors import InvalidArguments, VeraniError
 from .names import is_room_id
+from .rpc import MAX_TIMEOUT
 
 if TYPE_CHECKING:
     from .room import RoomDefinition
@@ -85,8 +86,8 @@ class RoomStub:
             raise TypeError(
                 f"{method}: expected arguments by name or by position; both need a stub made with the definition itself"
             )
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-            raise ValueError(f"timeout: expected more than 0 seconds, got {timeout!r}")
+        if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout <= MAX_TIMEOUT):
+            raise ValueError(f"timeout: expected more than 0 and at most {MAX_TIMEOUT:g} seconds, got {timeout!r}")
         payload = frames.encode(arguments or {name: value for name, value in named.items() if value is not UNSET})
         try:
             result = await self._caller.call(

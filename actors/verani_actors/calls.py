@@ -60,8 +60,9 @@ class RoomCalls(Actor):
             self.send(sender, CallRefused("busy", "no room host takes calls here", reference=call.reference))
             return
         try:
+            msgspec.convert(msgspec.structs.asdict(call), CallRoom)
             arguments = msgspec.json.encode(call.arguments)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:  # msgspec's own errors among them
             self.send(sender, CallRefused("invalid", str(error), reference=call.reference))
             return
         self._host.call(

@@ -14,11 +14,20 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from verani.errors import CallCycle, DeadlineExceeded, Interrupted, NotFound, RoomBusy, TooLarge, VeraniError
+from verani.errors import (
+    CallCycle,
+    DeadlineExceeded,
+    Interrupted,
+    InvalidArguments,
+    NotFound,
+    RoomBusy,
+    TooLarge,
+    VeraniError,
+)
 from verani.messages import Invoke, Outcome, Reply
 from verani.names import is_room_id
 from verani.room import RoomDefinition
-from verani.rpc import result_of
+from verani.rpc import MAX_TIMEOUT, result_of
 
 from .config import suggest
 
@@ -92,7 +101,7 @@ class Calls:
     ) -> int:
         """Put the call among the inputs of its room; raises the `VeraniError` it is refused with."""
         try:
-            self._check(room, method, arguments, chain)
+            self._check(room, method, arguments, timeout, chain)
         except VeraniError as error:
             self._gateway.metrics.calls[error.code] += 1
             raise
@@ -101,8 +110,10 @@ class Calls:
         self._waiting[number] = done, timer
         return number
 
-    def _check(self, room: str, method: str, arguments: bytes, chain: tuple[str, ...]) -> None:
+    def _check(self, room: str, method: str, arguments: bytes, timeout: float, chain: tuple[str, ...]) -> None:
         gateway, settings = self._gateway, self._gateway.settings
+        if not 0 < timeout <= MAX_TIMEOUT:
+            raise InvalidArguments(f"timeout: expected more than 0, at most {MAX_TIMEOUT:g} seconds, got {timeout!r}")
         name, _, room_id = room.partition("/")
         definition = self._definitions.get(name)
         if definition is None:

@@ -30,7 +30,7 @@ from verani.frames import InvalidFrame, NotUtf8
 from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
 from .intake import Intake
 from .outbox import Outbox, close_frame, control_frame, text_frame
-from .rate import InvalidFrames, Meter
+from .rate import InvalidFrames, Meter, Turns
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -82,10 +82,12 @@ class Socket(web.WebSocketResponse[Any]):
 
     _intake: Intake | None = None
 
-    def take_in_small_pieces(self, transport: asyncio.Transport) -> Intake:
+    def take_in_small_pieces(
+        self, transport: asyncio.Transport, turns: Turns, max_frame_bytes: int, endless: Callable[[], None]
+    ) -> Intake:
         """Put an `Intake` in front of what reads from the transport."""
         assert self._reader is not None, "prepare comes first"
-        self._intake = Intake.install(transport, self._reader)
+        self._intake = Intake.install(transport, self._reader, turns, max_frame_bytes, endless)
         return self._intake
 
     def receive(self, timeout: float | None = None) -> Coroutine[Any, Any, WSMessage]:
@@ -115,7 +117,9 @@ class Connection:
         self._gateway = gateway
         self._ws = ws
         self._transport = request.transport
-        self._intake = ws.take_in_small_pieces(request.transport)
+        self._intake = ws.take_in_small_pieces(
+            request.transport, gateway.turns, settings.max_frame_bytes, self._endless
+        )
         self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
         self._flow: asyncio.Future[None] | None = None
@@ -240,10 +244,19 @@ class Connection:
         now = self._gateway.now()
         if self._throttled_since is None:
             self._throttled_since = now
-        until = now + max(self._meter.reserve(now), self._meter.span(GRAIN))
+        wait = self._meter.reserve(now)
+        if wait > self._gateway.settings.max_unread:  # others of its user or address wait already
+            self._meter.give_back()
+            self._gateway.metrics.limited["max_unread"] += 1
+            self.close(1008, "too many frames")
+            return False
+        until = now + max(wait, self._meter.span(GRAIN))
         while now < until and not self._transport.is_closing() and self._closing is None:
             await self._pause(until - now)
             now = self._gateway.now()
+        if now < until:
+            self._meter.give_back()
+            return False
         await self._gateway.turns.take()
         self._throttled_at = self._gateway.now()
         return True
@@ -345,6 +358,8 @@ class Connection:
             self.resume()
             return
         self._tell_expiry(time.time())
+        if self._intake.is_behind:
+            self._give_sign(now)  # its own pings may wait behind what it sent before
         if self._blocked_since is None and now - self._throttled_at > CALM and self._flow is None:
             self._throttled_since = None
         unread = self._throttled_since or self._blocked_since
@@ -375,6 +390,10 @@ class Connection:
         if now - self._pong_at >= UNREAD_PONG:
             self._pong_at = now
             self.outbox.put(_PONG_FRAME)
+
+    def _endless(self) -> None:
+        self._gateway.metrics.limited["max_frame_bytes"] += 1
+        self.close(1009, "a message without end")
 
     def _too_slow(self) -> None:
         self._gateway.metrics.limited["max_send_buffer"] += 1

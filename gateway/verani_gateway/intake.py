@@ -4,6 +4,8 @@ Loops read up to 256 KiB at once, or as often in a row, and aiohttp parses all o
 frames that everybody else waits for. What is done with what is read remains aiohttp's business.
 
 Invariants:
+- Pieces that complete no message, of a large frame or of endless fragments, cost a turn each, and a frame that is not
+  complete after twice its limit ends the connection: fragments are no way around the rate.
 - The transport is paused when more than `HIGH` waits, and after `hold`, until `go_on` finds no more than `LOW`.
 - aiohttp pauses it, too, far above `HIGH`: by the time it is resumed here, aiohttp has nothing against it.
 """
@@ -11,8 +13,11 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
+
+from .rate import Turns
 
 __all__ = ["HIGH", "LOW", "Intake", "Queue"]
 
@@ -41,34 +46,73 @@ class Queue(Protocol):
 class Intake(asyncio.BufferedProtocol):
     """The protocol of a transport, in front of the one that it had."""
 
-    __slots__ = ("_held", "_is_large", "_protocol", "_queue", "_transport")
+    __slots__ = (
+        "_endless",
+        "_fruitless",
+        "_held",
+        "_is_large",
+        "_limit",
+        "_protocol",
+        "_queue",
+        "_transport",
+        "_turn",
+        "_turns",
+    )
 
-    def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, queue: Queue) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        protocol: asyncio.Protocol,
+        queue: Queue,
+        turns: Turns,
+        max_frame_bytes: int,
+        endless: Callable[[], None],
+    ) -> None:
         self._transport = transport
         self._protocol = protocol
         self._queue = queue
+        self._turns = turns
+        self._limit = 2 * max_frame_bytes + _SMALL
+        self._endless = endless
         self._is_large = False
         self._held = False
+        # Bytes since the last message was complete, and the turn that the next ones wait for.
+        self._fruitless = 0
+        self._turn: asyncio.Future[None] | None = None
 
     @classmethod
-    def install(cls, transport: asyncio.Transport, queue: Queue) -> Intake:
-        """Put one in front of the transport's protocol; `queue` is what it fills."""
+    def install(
+        cls,
+        transport: asyncio.Transport,
+        queue: Queue,
+        turns: Turns,
+        max_frame_bytes: int,
+        endless: Callable[[], None],
+    ) -> Intake:
+        """Put one in front of the transport's protocol, which fills `queue` with messages.
+
+        `endless` is called when a message does not end; nothing more is read then.
+        """
         protocol = transport.get_protocol()
         assert isinstance(protocol, asyncio.Protocol), "aiohttp's is not buffered"
-        intake = cls(transport, protocol, queue)
+        intake = cls(transport, protocol, queue, turns, max_frame_bytes, endless)
         transport.set_protocol(intake)
         return intake
 
+    @property
+    def is_behind(self) -> bool:
+        """True while something that was sent waits to be read or handled."""
+        return self._held or self._queue._size > 0
+
     def hold(self) -> None:
         """Leave the socket alone until `go_on`."""
-        if not self._held:
-            self._held = True
-            with suppress(RuntimeError):  # a closed transport of uvloop
-                self._transport.pause_reading()
+        self._held = True
+        with suppress(RuntimeError):  # a closed transport of uvloop
+            self._transport.pause_reading()
 
     def go_on(self) -> None:
         """Read again, if little waits to be handled."""
-        if self._held and self._queue._size <= LOW:
+        if self._held and self._queue._size <= LOW and self._turn is None:
             self._held = False
             with suppress(RuntimeError):
                 self._transport.resume_reading()
@@ -83,9 +127,29 @@ class Intake(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what was read."""
+        before = self._queue._size
         self._protocol.data_received(bytes(_buffer[:nbytes]))
-        if self._queue._size > HIGH:
+        waiting = self._queue._size
+        if waiting != before:
+            self._fruitless = 0
+            if waiting > HIGH:
+                self.hold()
+        else:
+            self._wait_for_the_rest(nbytes)
+
+    def _wait_for_the_rest(self, nbytes: int) -> None:
+        self._fruitless += nbytes
+        if self._fruitless > self._limit:
             self.hold()
+            self._endless()
+        elif self._fruitless > _SMALL:
+            self.hold()
+            self._turn = self._turns.ask()
+            self._turn.add_done_callback(self._take_turn)
+
+    def _take_turn(self, _: asyncio.Future[None]) -> None:
+        self._turn = None
+        self.go_on()
 
     def eof_received(self) -> bool | None:
         """Hand on the end."""
@@ -93,6 +157,8 @@ class Intake(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand on the loss."""
+        if self._turn is not None:
+            self._turn.cancel()
         self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:

@@ -117,7 +117,7 @@ def _limit(request: web.Request) -> float:
     text = request.query.get("limit")
     if text is None:
         return math.inf
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise InvalidArguments(f"limit: expected a number from 0 up, got {text[:20]!r}")
     return int(text)
 

@@ -14,11 +14,10 @@ import msgspec
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
 from verani.errors import error_for
 from verani.room import RoomDefinition
-from verani.rpc import Method
+from verani.rpc import MAX_TIMEOUT, Method
 from verani.version import __version__
-from verani_actors.life import RoomStatus
 
-from .rpc import MAX_TIMEOUT, MIN_TIMEOUT
+from .rpc import MIN_TIMEOUT
 
 __all__ = ["openapi_document"]
 
@@ -68,7 +67,7 @@ def openapi_document(definitions: Sequence[RoomDefinition[Any, Any]], *, with_to
     """Build the document; `with_token` says that calls need the rpc token."""
     methods = [(definition, method) for definition in definitions for method in definition.methods.values()]
     types = [kind for _, method in methods for kind in (*method.types.values(), method.result_type)]
-    schemas, components = _schemas([*types, RoomStatus])
+    schemas, components = _schemas(types)
     paths = {
         f"/rpc/{definition.name}/{{room}}/{method.name}": {"post": _operation(definition, method, schemas, with_token)}
         for definition, method in methods

@@ -41,7 +41,7 @@ class TokenBucket:
         return (1 - tokens) / self._rate
 
     def give_back(self) -> None:
-        """Undo a `take`."""
+        """Undo a `take` or a `reserve`."""
         self._tokens += 1
 
     def reserve(self, now: float) -> float:
@@ -125,6 +125,11 @@ class Meter:
         """Take one token of each bucket, whenever it comes; return in how many seconds all are there."""
         return max(bucket.reserve(now) for _, bucket in self._buckets)
 
+    def give_back(self) -> None:
+        """Undo a `reserve` that nobody waits for any more."""
+        for _, bucket in self._buckets:
+            bucket.give_back()
+
     def span(self, seconds: float) -> float:
         """Return how long to wait to use so many seconds' worth of tokens at once: no more than half a burst."""
         return min(bucket.span(seconds) for _, bucket in self._buckets)
@@ -152,15 +157,23 @@ class Turns:
 
     async def take(self) -> None:
         """Wait for a turn, in the order of asking; until the next pass at least once this one gave all of its."""
+        self._run()
+        if self._free:
+            self._free -= 1
+        else:
+            await self.ask()
+
+    def ask(self) -> asyncio.Future[None]:
+        """Ask for a turn of a later pass."""
+        self._run()
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        return turn
+
+    def _run(self) -> None:
         if not self._running:
             self._running = True
             self._loop.call_soon(self._next_pass)
-        if self._free:
-            self._free -= 1
-            return
-        turn = self._loop.create_future()
-        self._waiting.append(turn)
-        await turn
 
     def _next_pass(self) -> None:
         waiting, self._free = self._waiting, self._per_pass

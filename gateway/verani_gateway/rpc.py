@@ -15,17 +15,17 @@ from aiohttp import hdrs, web
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
 from verani.errors import DeadlineExceeded, InvalidArguments, RateLimited, RoomBusy, TooLarge, Unauthorized, VeraniError
 from verani.names import is_name
+from verani.rpc import MAX_TIMEOUT
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["MAX_TIMEOUT", "MIN_TIMEOUT", "RPC_PATH", "RpcEndpoint", "error_response"]
+__all__ = ["MIN_TIMEOUT", "RPC_PATH", "RpcEndpoint", "error_response"]
 
 RPC_PATH: Final = "/rpc/{definition}/{room}/{method}"
 
 # What a caller may ask for, in seconds; no call is over sooner than a room can have its turn.
 MIN_TIMEOUT: Final = 0.001
-MAX_TIMEOUT: Final = 3600.0
 
 
 class RpcEndpoint:
@@ -74,7 +74,7 @@ class RpcEndpoint:
         return await gateway.calls.call(
             f"{match['definition']}/{match['room']}",
             match["method"],
-            arguments or b"{}",
+            arguments if request.body_exists else b"{}",
             timeout=until - loop.time(),
             idempotency_key=key,
         )

@@ -101,6 +101,9 @@ async def test_an_actor_calls_a_room_by_message(host: RoomHost) -> None:
     [
         (Ask("chat/a", "add", {"a": 1, "b": "x"}, reference="r"), "invalid", "$.b"),
         (Ask("chat/a", "add", {"a": object()}, reference="r"), "invalid", None),
+        (Ask("chat/a", "add", [1, 2], timeout="2", reference="r"), "invalid", None),  # type: ignore[arg-type]
+        (Ask("chat/a", 5, reference="r"), "invalid", None),  # type: ignore[arg-type]
+        (Ask("chat/a", "add", "[1,2]", reference="r"), "invalid", None),  # type: ignore[arg-type]
         (Ask("chat/a", "nothing", reference="r"), "not_found", None),
         (Ask("nothing/a", "add", reference="r"), "not_found", None),
     ],

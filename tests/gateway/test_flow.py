@@ -198,7 +198,7 @@ async def test_a_throttled_connection_that_is_kicked_does_not_wait_for_its_turn(
     gone: list[int | None] = []
     room = define_room("chat", on_disconnect=lambda ctx: gone.append(ctx.close_code))
     room.on("n")(lambda ctx, data: None)
-    server = await serve(room, rate_limit=0.001, rate_burst=1)
+    server = await serve(room, rate_limit=0.05, rate_burst=1)
     client = await server.connect()
     client.send({"type": "n"}, {"type": "n"}, close(1000))
     connection = only(server)
@@ -599,3 +599,73 @@ async def test_frames_after_the_handshake_of_a_full_room_are_read_by_nobody(serv
     assert response.status == 503
     assert await client.rest() == b""
     assert not gate.entered.is_set()
+
+
+# --- what is read, and when ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+async def test_a_message_of_endless_fragments_is_closed_and_counted(serve: Serve, size: int) -> None:
+    server = await serve(define_room("chat"), max_frame_bytes=1000)
+    client, quiet = await server.connect(), await server.connect()
+    client.send(frame(Opcode.TEXT, b'"', fin=False), frame(Opcode.CONTINUATION, b"x" * size, fin=False) * 2000)
+    assert (await client.closed()).code == 1009
+    assert server.gateway.metrics.limited["max_frame_bytes"] == 1
+    await quiet.pinged()
+
+
+@pytest.mark.parametrize("size", [2000, 20_000, 60_000])
+async def test_a_large_message_in_many_fragments_arrives_whole(serve: Serve, size: int) -> None:
+    room = define_room("chat")
+    room.on("size")(lambda ctx, data: ctx.emit("sized", len(data)))
+    server = await serve(room)
+    client = await server.connect()
+    payload = b'{"type":"size","data":"%b"}' % (b"x" * size)
+    pieces = [payload[start : start + 700] for start in range(0, len(payload), 700)]
+    client.send(
+        frame(Opcode.TEXT, pieces[0], fin=False),
+        *(frame(Opcode.CONTINUATION, piece, fin=False) for piece in pieces[1:]),
+        frame(Opcode.CONTINUATION),
+    )
+    assert await client.data() == {"type": "sized", "value": size}
+
+
+async def test_frames_of_every_size_arrive_in_order_however_they_are_cut(serve: Serve) -> None:
+    seen: list[int] = []
+    room = define_room("chat")
+    room.on("n")(lambda ctx, data: seen.append(len(data)))
+    server = await serve(room, rate_limit=0)
+    client = await server.connect()
+    sizes = [0, 10, 60_000, 5, 1023, 1024, 1025, 2047, 2048, 2049, 16_384, 3, 40_000, *range(500)]
+    sent = b"".join(text({"type": "n", "data": "x" * size}) for size in sizes)
+    for start in range(0, len(sent), 1777):
+        client.writer.write(sent[start : start + 1777])
+        await client.flush()
+    await until(lambda: len(seen) == len(sizes))
+    assert seen == sizes
+
+
+async def test_who_would_wait_longer_than_may_be_is_closed_at_once_and_leaves_no_debt(serve: Serve) -> None:
+    room = define_room("chat")
+    room.on("n")(lambda ctx, data: None)
+    server = await serve(room, rate_limit_per_address=1.0, rate_burst=1, max_unread=3)
+    crowd = [await server.connect(f"/ws?userId=u{number}") for number in range(30)]
+    for client in crowd:
+        client.send({"type": "n"})
+    await until(lambda: server.gateway.metrics.limited["max_unread"] >= 26)
+    for client in crowd:
+        await client.end()
+    await until(lambda: not server.gateway.connections)
+    assert server.gateway._per_address is not None
+    bucket = server.gateway._per_address.acquire("127.0.0.1", server.gateway.now())
+    assert bucket.reserve(server.gateway.now()) <= 3 + 1
+
+
+async def test_a_client_whose_pings_wait_behind_its_own_frames_hears_that_the_server_lives(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verani_gateway.connection.UNREAD_PONG", 0.05)
+    server = await serve(define_room("chat"), ping_interval=0.2)
+    client = await server.connect()
+    only(server)._intake.hold()
+    assert await client.text() == b'{"type":"pong"}'

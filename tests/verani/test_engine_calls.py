@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from tests.verani.conftest import OpenRoom, Processed, Sent
-from verani import CallCycle, ConnectionMeta, Context, DeadlineExceeded, Forbidden, RoomDefinition, define_room
+from verani import (
+    CallCycle,
+    ConnectionMeta,
+    Context,
+    DeadlineExceeded,
+    Forbidden,
+    RateLimited,
+    RoomBusy,
+    RoomDefinition,
+    define_room,
+)
 from verani.engine import Attached
 from verani.errors import NotFound
 from verani.messages import Deliver, Outcome, Record, Reply
@@ -232,6 +242,22 @@ async def test_a_call_that_surely_did_not_run_is_not_remembered(open_room: OpenR
     assert (await lobby.call("award", ["ada", "x"], key="k")).code == "invalid"
     assert (await lobby.call("award", ["ada"], key="k", expires=1.0)).code == "deadline"
     assert await lobby.call("award", ["ada"], key="k") == Outcome(b"1")
+
+
+async def test_a_refusal_that_invites_to_try_again_is_not_remembered(open_room: OpenRoom) -> None:
+    room, runs = define_room("chat"), list[int]()
+
+    @room.rpc
+    def reserve(actor: Any) -> str:
+        runs.append(1)
+        if len(runs) < 3:
+            raise RoomBusy("no seat now") if len(runs) == 1 else RateLimited("too many")
+        return "a seat"
+
+    lobby = open_room(room)
+    codes = [(await lobby.call("reserve", key="k")).code for _ in range(4)]
+    assert codes == ["busy", "rate_limited", None, None]
+    assert len(runs) == 3
 
 
 async def test_middleware_wraps_calls(open_room: OpenRoom) -> None:

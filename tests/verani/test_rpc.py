@@ -79,6 +79,17 @@ def test_arguments_are_no_deeper_than_frames_may_be() -> None:
         method.decode(b'{"a":' + b"[" * 64 + b"]" * 64 + b"}")
 
 
+def _by_name_only(actor: Any, first: int = 0, *, a: int = 1, b: int) -> None: ...
+
+
+def test_arguments_that_are_given_by_name_only_are_no_positions() -> None:
+    method = Method("method", _by_name_only)
+    assert method.decode(b'{"b":2}') == {"b": 2}
+    assert method.decode(b'{"b":2,"a":3,"first":4}') == {"first": 4, "a": 3, "b": 2}
+    with pytest.raises(InvalidArguments, match="b are given by name only"):
+        method.decode(b"[1]")
+
+
 def test_a_result_must_be_what_was_annotated() -> None:
     assert BAN.encode({"ada": 7}) == b'{"ada":7}'
     with pytest.raises(TypeError, match="result of rpc ban: Expected `int`, got `str`"):

@@ -207,7 +207,7 @@ class JwtVerifier:
             _refuse(f"{type(error).__name__}: {error}")
 
     def check_meta(self, kind: type[ConnectionMeta]) -> None:
-        """Raise `DefinitionError` if `claims` names a field that this meta does not have; for `RoomDefinition.check`."""
+        """Raise `DefinitionError` if `claims` names a field that this meta lacks; for `RoomDefinition.check`."""
         if self._claims is None or callable(self._claims):
             return
         known = {field.name for field in msgspec.structs.fields(kind)}
