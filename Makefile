@@ -41,6 +41,7 @@ bench: $(VENV)/.installed ## print what actors, sleep and rooms cost; fails if a
 	$(BIN)/python -m benchmarks.hibernation
 	$(BIN)/python -m benchmarks.rooms
 	$(BIN)/python -m benchmarks.rooms --loop uvloop
+	$(BIN)/python -m benchmarks.flood --loop uvloop
 	$(BIN)/python -m benchmarks.flood
 
 soak: $(VENV)/.installed ## race sleep against traffic for a minute, and 100,000 cycles of sleep and wake

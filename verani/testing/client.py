@@ -106,7 +106,7 @@ class HarnessClient:
             if answer.done() and not answer.cancelled():
                 answer.exception()  # seen, even where sending failed first
         if frame.error is not None:
-            raise as_error(frame.error)
+            raise as_error(frame.error, event)
         return frame.data
 
     async def wait_for(self, event: str, *, timeout: float = 5.0) -> Event:
