@@ -92,6 +92,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_connections_per_room: Annotated[_Count, Meta(description="connections in one room; 0: no limit")] = 0
     max_connections_per_address: Annotated[_Count, Meta(description="connections from one address; 0: no limit")] = 0
 
+    header_timeout: Annotated[
+        _Seconds, Meta(description="seconds that request headers may take, and that an idle HTTP connection stays open")
+    ] = 10.0
     ping_interval: Annotated[_Seconds, Meta(description="seconds of silence after which a WebSocket ping is sent")] = (
         25.0
     )

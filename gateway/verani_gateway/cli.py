@@ -43,7 +43,7 @@ _GROUPS: Final = MappingProxyType(
         "rooms": ("hibernate_", "min_awake", "max_awake_", "hook_"),
         "calls": ("rpc_", "max_rpc_"),
         "limits": ("max_", "rate_"),
-        "connections and stopping": ("ping_", "pong_", "drain_"),
+        "connections and stopping": ("header_", "ping_", "pong_", "drain_"),
         "other settings": ("",),
     }
 )

@@ -32,10 +32,6 @@ __all__ = ["ListenError", "Service", "internal_port", "quieten_collector", "run"
 
 logger = logging.getLogger(__name__)
 
-# aiohttp has one timer for both: a connection that has sent no complete header by then is closed, and so
-# is one that stays idle after a response.
-_HEADER_TIMEOUT: Final = 10.0
-
 # What HTTP requests of the application that are still running after the drain get, before they are cut.
 _REQUEST_GRACE: Final = 5.0
 
@@ -107,7 +103,9 @@ class Service:
             application,
             access_log=None,  # it would show query strings, where tokens travel
             handle_signals=False,
-            keepalive_timeout=_HEADER_TIMEOUT,
+            # aiohttp has one timer for both: a connection that has sent no complete header by then is closed, and so
+            # is one that stays idle after a response.
+            keepalive_timeout=self._settings.header_timeout,
             shutdown_timeout=_REQUEST_GRACE,
         )
         runners.push_async_callback(runner.cleanup)

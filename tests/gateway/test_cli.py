@@ -12,6 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -516,9 +517,8 @@ async def test_a_service_that_fails_to_start_frees_its_ports() -> None:
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /health HTTP/1.1\r\nHost: loc", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"]
 )
-async def test_a_connection_without_a_whole_header_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(serve, "_HEADER_TIMEOUT", 0.1)
-    service = await _started()
+async def test_a_connection_without_a_whole_header_is_closed(sent: bytes) -> None:
+    service = await _started(header_timeout=0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(service.public_url.rpartition(":")[2]))
     writer.write(sent)
     answer = await reader.read()  # until the server closes
@@ -527,10 +527,10 @@ async def test_a_connection_without_a_whole_header_is_closed(monkeypatch: pytest
     await service.stop()
 
 
-async def _started() -> serve.Service:
+async def _started(**settings: Any) -> serve.Service:
     application = web.Application()
     setup(application, define_room("chat"))
-    service = serve.Service(application, Settings(port=0), Secrets())
+    service = serve.Service(application, Settings(port=0, **settings), Secrets())
     await service.start()
     return service
 
