@@ -358,7 +358,7 @@ class Connection:
             self.resume()
             return
         self._tell_expiry(time.time())
-        if self._intake.is_behind:
+        if self._intake.is_held:
             self._give_sign(now)  # its own pings may wait behind what it sent before
         if self._blocked_since is None and now - self._throttled_at > CALM and self._flow is None:
             self._throttled_since = None

@@ -100,9 +100,9 @@ class Intake(asyncio.BufferedProtocol):
         return intake
 
     @property
-    def is_behind(self) -> bool:
-        """True while something that was sent waits to be read or handled."""
-        return self._held or self._queue._size > 0
+    def is_held(self) -> bool:
+        """True while the socket is left alone."""
+        return self._held
 
     def hold(self) -> None:
         """Leave the socket alone until `go_on`."""

@@ -71,11 +71,14 @@ class RpcEndpoint:
         except (web.RequestPayloadError, ConnectionResetError):
             # What came is not encoded as the headers say, or the caller left and nobody reads this.
             raise InvalidArguments("the arguments could not be read") from None
+        left = until - loop.time()
+        if left <= 0:
+            raise DeadlineExceeded("no time was left when the arguments had arrived")
         return await gateway.calls.call(
             f"{match['definition']}/{match['room']}",
             match["method"],
             arguments if request.body_exists else b"{}",
-            timeout=until - loop.time(),
+            timeout=left,
             idempotency_key=key,
         )
 
