@@ -50,6 +50,9 @@ HOOKS = MappingProxyType(
     }
 )
 
+# What other libraries call when somebody comes and goes; here these are hooks.
+_HABITS = frozenset({"connect", "disconnect"})
+
 _PATH = re.compile(r"/[A-Za-z0-9_.~/-]*(?:\{room\})?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -177,6 +180,14 @@ class RoomDefinition(Generic[M, S]):
         if event == PING:
             raise DefinitionError(f"{self.name}: {PING!r} is answered by the gateway and never reaches a room")
         self.warn_of_collision(event)
+        if event in _HABITS:
+            logger.warning(
+                "event %r of room definition %r is called only if a client sends it; did you mean @%s.on_%s?",
+                event,
+                self.name,
+                self.name,
+                event,
+            )
 
         def register(function: F) -> F:
             self.handlers.setdefault(event, []).append(Handler(function))
