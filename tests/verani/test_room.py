@@ -153,13 +153,13 @@ def test_an_event_with_an_unfit_name_is_refused(event: Any, error: type[Exceptio
         define_room("chat").on(event)
 
 
-@pytest.mark.parametrize("event", ["open", "connected", "connecting", "close", "disconnected", "reconnecting"])
 @pytest.mark.parametrize("event", ["connect", "disconnect"])
 def test_the_habit_of_other_libraries_is_answered_with_a_hint(event: str, caplog: pytest.LogCaptureFixture) -> None:
     define_room("chat").on(event)
     assert f"did you mean @chat.on_{event}?" in caplog.text
 
 
+@pytest.mark.parametrize("event", ["open", "connected", "connecting", "close", "disconnected", "reconnecting"])
 def test_an_event_that_collides_with_a_listener_of_the_original_client_warns_once(
     event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
