@@ -122,7 +122,9 @@ async def latency(members: int, wakes: int) -> tuple[float, float, float]:
 
 async def memory(rooms: int) -> tuple[float, float]:
     """Return the bytes per awake and per sleeping room of two."""
-    host = RoomHost([room], Settings(hibernate_after=None, max_awake_rooms=rooms + 1))
+    host = RoomHost(
+        [room], Settings(hibernate_after=None, max_awake_rooms=rooms + 1, hook_blocked=600)
+    )  # for the collector
     await host.start()
     gateway = SyntheticGateway(host, 2)
     names = [f"bench/{n}" for n in range(rooms)]

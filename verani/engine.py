@@ -234,7 +234,8 @@ class Engine(Generic[M, S]):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drains: dict[int, asyncio.Future[None]] = {}
         self._invoked: dict[int, asyncio.Future[messages.Outcome]] = {}
-        self._answers = Answers()
+        # Made with the first call that has a key: most rooms never get one.
+        self._answers: Answers | None = None
         # The place of the session that came last.
         self._seat = 0
         self._rpc_timeout = settings.rpc_timeout
@@ -458,6 +459,7 @@ class Engine(Generic[M, S]):
 
         def conclude(outcome: messages.Outcome) -> None:
             if event.key is not None and outcome.code not in _PASSING:
+                self._answers = self._answers or Answers()
                 self._answers.remember(event.key, event.method, event.arguments, outcome)
             reply(outcome)
 
@@ -469,10 +471,11 @@ class Engine(Generic[M, S]):
             reply(messages.Outcome(code="deadline"))
             return
         try:
-            remembered = self._answers.get(event.key, event.method, event.arguments) if event.key is not None else None
-            if remembered is not None:
-                reply(remembered)
-                return
+            if event.key is not None and self._answers is not None:
+                remembered = self._answers.get(event.key, event.method, event.arguments)
+                if remembered is not None:
+                    reply(remembered)
+                    return
             arguments = method.decode(event.arguments)
         except (Conflict, InvalidArguments) as error:
             reply(messages.Outcome(code=error.code, path=_path_told(error), message=str(error)))
