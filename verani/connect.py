@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from .client.backoff import Reconnection, parse_retry_after
 from .errors import DeadlineExceeded, Interrupted, RateLimited, RoomBusy, Unauthorized, VeraniError, error_for
+from .rpc import MIN_TIMEOUT
 from .stub import RoomStub
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Service:
         if self._session is None:
             connector = aiohttp.TCPConnector(keepalive_timeout=_KEEP_ALIVE, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
-        headers = {"Content-Type": "application/json", TIMEOUT_HEADER: f"{max(timeout, 0.001):.6f}"}
+        headers = {"Content-Type": "application/json", TIMEOUT_HEADER: f"{max(timeout, MIN_TIMEOUT):.6f}"}
         if key is not None:
             headers[KEY_HEADER] = key
         url = f"{self._url}/rpc/{quote(room)}/{quote(method, safe='')}"

@@ -23,13 +23,23 @@ from .signatures import label_of, resolve
 if TYPE_CHECKING:
     from .context import Actor
 
-__all__ = ["BUILT_IN", "CALL_OPTIONS", "MAX_TIMEOUT", "Answers", "Call", "Method", "path_of", "result_of"]
+__all__ = [
+    "BUILT_IN",
+    "CALL_OPTIONS",
+    "MAX_TIMEOUT",
+    "MIN_TIMEOUT",
+    "Answers",
+    "Call",
+    "Method",
+    "path_of",
+    "result_of",
+]
 
 # Keywords of every call, so no method may have arguments of these names.
 CALL_OPTIONS = ("timeout", "idempotency_key")
 
-# Seconds that a call may be given; nobody waits for longer.
-MAX_TIMEOUT = 3600.0
+# Seconds that a call may be given: no room has its turn sooner than the first, and nobody waits for longer.
+MIN_TIMEOUT, MAX_TIMEOUT = 0.001, 3600.0
 
 # What one awake room remembers of calls with a key, so that a repeated one is not run again.
 _MAX_ANSWERS = 256

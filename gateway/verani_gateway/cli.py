@@ -17,6 +17,7 @@ from typing import Any, Final
 from msgspec import inspect
 
 from verani.errors import VeraniError
+from verani.rpc import MAX_TIMEOUT
 from verani.settings import Settings
 from verani.version import __version__
 
@@ -196,8 +197,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"expected more than 0 and at most 3600 seconds, got {text}")
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise argparse.ArgumentTypeError(f"expected more than 0 and at most {MAX_TIMEOUT:g} seconds, got {text}")
     return seconds
 
 

@@ -14,10 +14,8 @@ import msgspec
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
 from verani.errors import error_for
 from verani.room import RoomDefinition
-from verani.rpc import MAX_TIMEOUT, Method
+from verani.rpc import MAX_TIMEOUT, MIN_TIMEOUT, Method
 from verani.version import __version__
-
-from .rpc import MIN_TIMEOUT
 
 __all__ = ["openapi_document"]
 

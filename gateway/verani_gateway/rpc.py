@@ -15,17 +15,14 @@ from aiohttp import hdrs, web
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
 from verani.errors import DeadlineExceeded, InvalidArguments, RateLimited, RoomBusy, TooLarge, Unauthorized, VeraniError
 from verani.names import is_name
-from verani.rpc import MAX_TIMEOUT
+from verani.rpc import MAX_TIMEOUT, MIN_TIMEOUT
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["MIN_TIMEOUT", "RPC_PATH", "RpcEndpoint", "error_response"]
+__all__ = ["RPC_PATH", "RpcEndpoint", "error_response"]
 
 RPC_PATH: Final = "/rpc/{definition}/{room}/{method}"
-
-# What a caller may ask for, in seconds; no call is over sooner than a room can have its turn.
-MIN_TIMEOUT: Final = 0.001
 
 
 class RpcEndpoint:
