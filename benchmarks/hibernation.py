@@ -46,7 +46,6 @@ class SyntheticGateway:
         self._host = host
         self.members = members
         self._number = 0
-        self._batch = 0
         self.processed: dict[str, int] = {}
         self._awaited: tuple[str, int] | None = None
         self._done = asyncio.Event()
@@ -55,8 +54,7 @@ class SyntheticGateway:
         host.link("g", self._take)
 
     def put(self, *inputs: Input) -> None:
-        self._batch += 1
-        self._host.receive("g", InputBatch(self._batch, 0, list(inputs)))
+        self._host.receive("g", InputBatch(list(inputs)))
         self._host.run()
 
     def number(self) -> int:

@@ -118,7 +118,7 @@ class HookFailed(Struct, frozen=True):
     context: Any
 
 
-Event: TypeAlias = messages.Input | Woken | Attached | Retire | HookFailed
+Event: TypeAlias = messages.Arrival | Woken | Attached | Retire | HookFailed
 
 
 class Sink(Protocol):

@@ -1,20 +1,25 @@
 """Define what a gateway and a room host say to each other over a link.
 
-Inputs go to the host, entries come back; both directions open with `Hello` and are batched per event-loop
-tick. All are tagged structs whose fields are only ever appended, encoded as msgpack between processes and
-handed over as they are in memory. An input's `number` rises within its gateway and room; gaps mean nothing.
-How they travel is the links' business.
+Inputs go to the host, entries come back; both are batched per event-loop tick. In memory, messages are handed over
+as they are. Between processes both sides open with `Hello` and then send packets: messages of one tick, numbered
+and confirmed (see `verani.stream`), as msgpack. All are tagged structs whose fields are only ever appended. An input's
+`number` rises within its gateway and room; gaps mean nothing.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
+from .epoch import Epoch
+
 __all__ = [
     "PROTOCOL_VERSIONS",
+    "Announce",
+    "Arrival",
+    "Ask",
     "Attach",
     "Call",
     "Close",
@@ -26,23 +31,30 @@ __all__ = [
     "EntryBatch",
     "Frame",
     "GatewayMessage",
+    "GatewayPacket",
+    "GivenUp",
     "Hello",
     "HostMessage",
+    "HostPacket",
     "Input",
     "InputBatch",
+    "Interrupted",
     "Invalid",
     "Invoke",
     "Kick",
     "Outcome",
     "Output",
     "Pull",
+    "Rebuild",
     "Record",
     "Replied",
     "Reply",
     "Seat",
     "Snapshot",
-    "decode_gateway_message",
-    "decode_host_message",
+    "Told",
+    "decode_gateway_packet",
+    "decode_hello",
+    "decode_host_packet",
     "encode_message",
 ]
 
@@ -50,22 +62,28 @@ __all__ = [
 PROTOCOL_VERSIONS = (1, 1)
 
 
-class Hello(Struct, frozen=True, tag="hello"):
-    """Open a link. `received` is the highest batch number the sender has, so a broken link resumes there."""
+class Hello(Struct, frozen=True, array_like=True, tag="hello"):
+    """Open a link between processes, each side once.
+
+    `sender` is the id of the gateway or host, `incarnation` that of its process. The gateway speaks first: `resumes`
+    is the incarnation of the host whose packets up to `received` it has, empty for a new link. The host answers with
+    the `resumes` it grants, and what it has received; an empty one means that it knows nothing of an earlier link.
+    """
 
     versions: tuple[int, int]
     build: str
-    gateway: str
+    sender: str
     incarnation: str
     epoch: int = 0
     features: tuple[str, ...] = ()
     received: int = 0
+    resumes: str = ""
 
 
 # --- inputs: gateway to host ---------------------------------------------------------------------------
 
 
-class Connect(Struct, frozen=True, tag="connect"):
+class Connect(Struct, frozen=True, array_like=True, tag="connect"):
     """A client came; `attachment` is its encoded meta."""
 
     room: str
@@ -75,7 +93,7 @@ class Connect(Struct, frozen=True, tag="connect"):
     trace: str | None = None
 
 
-class Frame(Struct, frozen=True, tag="frame"):
+class Frame(Struct, frozen=True, array_like=True, tag="frame"):
     """A client frame, scanned; `event` is its type, `data` JSON text or None where absent, `request` its `id`."""
 
     room: str
@@ -88,7 +106,7 @@ class Frame(Struct, frozen=True, tag="frame"):
     trace: str | None = None
 
 
-class Close(Struct, frozen=True, tag="close"):
+class Close(Struct, frozen=True, array_like=True, tag="close"):
     """A connection is over, for whatever reason; the last input of its connection."""
 
     room: str
@@ -99,7 +117,7 @@ class Close(Struct, frozen=True, tag="close"):
     trace: str | None = None
 
 
-class Call(Struct, tag="call"):
+class Call(Struct, array_like=True, tag="call"):
     """Somebody outside calls a method of the room; answered with `Reply` under this number.
 
     `arguments` is JSON text: an object (by name) or an array (by position). `timeout`: seconds left when it was sent;
@@ -121,15 +139,42 @@ class Call(Struct, tag="call"):
 Input: TypeAlias = Connect | Frame | Close | Call
 
 
-class InputBatch(Struct, frozen=True, tag="inputs"):
-    """Inputs of one tick; `confirmed` is the highest entry batch applied."""
+class Interrupted(Struct, frozen=True, array_like=True, tag="interrupted"):
+    """An input that the room's last owner had begun, visibly, when it died: it is not run again, the room is told."""
 
-    number: int
-    confirmed: int
-    inputs: list[Input]
+    input: Input
+
+    @property
+    def room(self) -> str:
+        """Room of the input."""
+        return self.input.room
+
+    @property
+    def number(self) -> int:
+        """Number of the input."""
+        return self.input.number
 
 
-class Record(Struct, frozen=True):
+# What a batch brings.
+Arrival: TypeAlias = Input | Interrupted
+
+
+class InputBatch(Struct, frozen=True, array_like=True, tag="inputs"):
+    """Inputs of one tick, sent to the owners of their rooms in this epoch."""
+
+    inputs: list[Arrival]
+    epoch: int = 0
+
+
+class Rebuild(Struct, frozen=True, array_like=True, tag="rebuild"):
+    """Wake a room that was awake at its last owner, though nothing is there for it to handle."""
+
+    room: str
+    reason: Literal["crash", "moved"]
+    epoch: int = 0
+
+
+class Record(Struct, frozen=True, array_like=True):
     """One connection as of the last processed input: its attachment, and whether it was told to close.
 
     `order` is the last `Seat` it was given.
@@ -141,23 +186,28 @@ class Record(Struct, frozen=True):
     order: int = 0
 
 
-class Snapshot(Struct, frozen=True, tag="snapshot"):
-    """Answer to `Pull`: the records of a room; `last` is false while more chunks follow."""
+class Snapshot(Struct, frozen=True, array_like=True, tag="snapshot"):
+    """Answer to `Pull`: the records of a room; `last` is false while more chunks follow.
+
+    `processed` is the number of the last input of the room that is done: an input up to it that is still under way was
+    handled by an earlier owner.
+    """
 
     room: str
     incarnation: int
     records: list[Record]
     last: bool = True
+    processed: int = 0
 
 
-class Drained(Struct, frozen=True, tag="drained"):
+class Drained(Struct, frozen=True, array_like=True, tag="drained"):
     """Answer to `Drain`: what was written to the connection has left, or the connection is gone."""
 
     room: str
     token: int
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, array_like=True):
     """What came of a call: its result as JSON text, or a code of the error table and where in the arguments.
 
     `message` is only about the caller's own arguments; what a hook raised stays on the server.
@@ -169,7 +219,7 @@ class Outcome(Struct, frozen=True):
     message: str | None = None
 
 
-class Replied(Struct, frozen=True, tag="replied"):
+class Replied(Struct, frozen=True, array_like=True, tag="replied"):
     """Answer to `Invoke`."""
 
     room: str
@@ -177,13 +227,34 @@ class Replied(Struct, frozen=True, tag="replied"):
     outcome: Outcome
 
 
-GatewayMessage: TypeAlias = Hello | InputBatch | Snapshot | Drained | Replied
+class Ask(Struct, frozen=True, array_like=True, tag="ask"):
+    """Ask the other process about itself, or, as `relay`, a host to ask all other gateways too; answered with `Told`.
+
+    `topic` and `argument` are the questions of `verani_gateway.overview`.
+    """
+
+    token: int
+    topic: str
+    argument: str = ""
+    relay: bool = False
+
+
+class Told(Struct, frozen=True, array_like=True, tag="told"):
+    """Answer to `Ask`: what `sender` says, as JSON text; `more` names the gateways whose answers follow."""
+
+    token: int
+    sender: str
+    body: bytes
+    more: tuple[str, ...] = ()
+
+
+GatewayMessage: TypeAlias = InputBatch | Snapshot | Drained | Replied | Rebuild | Ask | Told
 
 
 # --- outputs: host to gateway --------------------------------------------------------------------------
 
 
-class Deliver(Struct, frozen=True, tag="deliver"):
+class Deliver(Struct, frozen=True, array_like=True, tag="deliver"):
     """Write one encoded frame to these connections, except the excluded ones.
 
     The same tuple object (in memory) or an equal one (decoded) in consecutive outputs means the same audience.
@@ -194,7 +265,7 @@ class Deliver(Struct, frozen=True, tag="deliver"):
     exclude: tuple[str, ...] = ()
 
 
-class Kick(Struct, frozen=True, tag="kick"):
+class Kick(Struct, frozen=True, array_like=True, tag="kick"):
     """Close a connection after everything written to it before; a refused one never had a session."""
 
     connection: str
@@ -203,34 +274,34 @@ class Kick(Struct, frozen=True, tag="kick"):
     refused: bool = False
 
 
-class Invalid(Struct, frozen=True, tag="invalid"):
+class Invalid(Struct, frozen=True, array_like=True, tag="invalid"):
     """The room could not decode a frame of this connection: it counts as an invalid frame."""
 
     connection: str
 
 
-class Drain(Struct, frozen=True, tag="drain"):
+class Drain(Struct, frozen=True, array_like=True, tag="drain"):
     """Ask for a `Drained` once what was written to the connection so far has left."""
 
     connection: str
     token: int
 
 
-class Reply(Struct, frozen=True, tag="reply"):
+class Reply(Struct, frozen=True, array_like=True, tag="reply"):
     """Answer the call with this input number."""
 
     call: int
     outcome: Outcome
 
 
-class Attach(Struct, frozen=True, tag="attach"):
+class Attach(Struct, frozen=True, array_like=True, tag="attach"):
     """Replace the attachment of a connection."""
 
     connection: str
     attachment: bytes
 
 
-class Seat(Struct, frozen=True, tag="seat"):
+class Seat(Struct, frozen=True, array_like=True, tag="seat"):
     """Note the place of a session among all of its room, so that a wake finds the order they came in."""
 
     connection: str
@@ -240,11 +311,12 @@ class Seat(Struct, frozen=True, tag="seat"):
 Output: TypeAlias = Deliver | Kick | Invalid | Drain | Reply
 
 
-class Entry(Struct, tag="entry"):
+class Entry(Struct, array_like=True, tag="entry"):
     """What one room did in one tick, applied whole: outputs, attachment updates and acknowledgement together.
 
     `processed`: every input up to this number is done. `begun`: this input's hook is running and has visible
-    outputs, so it is never replayed. `seq` rises with every entry of a room's incarnation.
+    outputs, so it is never replayed. `seq` rises with every entry of a room's incarnation. `asleep`: the room has
+    fallen asleep with this entry.
     """
 
     room: str
@@ -253,24 +325,24 @@ class Entry(Struct, tag="entry"):
     outputs: list[Output] = msgspec.field(default_factory=list)
     attachments: list[Attach | Seat] = msgspec.field(default_factory=list)
     seq: int = 0
+    asleep: bool = False
 
 
-class EntryBatch(Struct, frozen=True, tag="entries"):
-    """Entries of one tick; `confirmed` is the highest input batch received."""
+class EntryBatch(Struct, frozen=True, array_like=True, tag="entries"):
+    """Entries of one tick."""
 
-    number: int
-    confirmed: int
     entries: list[Entry]
 
 
-class Pull(Struct, frozen=True, tag="pull"):
-    """Ask a gateway for its records of a room that wakes."""
+class Pull(Struct, frozen=True, array_like=True, tag="pull"):
+    """Ask a gateway for its records of a room that wakes; it answers once it is in this epoch."""
 
     room: str
     incarnation: int
+    epoch: int = 0
 
 
-class Invoke(Struct, frozen=True, tag="invoke"):
+class Invoke(Struct, frozen=True, array_like=True, tag="invoke"):
     """Ask a gateway to call a method of another room for this one; answered with `Replied`.
 
     Gateways know which host has which room. The fields from `target` on are those of the `Call` it becomes.
@@ -286,9 +358,42 @@ class Invoke(Struct, frozen=True, tag="invoke"):
     chain: tuple[str, ...] = ()
 
 
-HostMessage: TypeAlias = Hello | EntryBatch | Pull | Invoke
+class Announce(Struct, frozen=True, array_like=True, tag="announce"):
+    """Tell a gateway the epoch that is committed; it forwards rooms to their owners in it from now on."""
+
+    epoch: Epoch
+
+
+class GivenUp(Struct, frozen=True, array_like=True, tag="given_up"):
+    """Tell a gateway that came back too late: in these rooms its connections got their `on_disconnect`."""
+
+    rooms: list[str]
+
+
+HostMessage: TypeAlias = EntryBatch | Pull | Invoke | Announce | GivenUp | Ask | Told
+
+
+# --- packets: both directions between processes --------------------------------------------------------
+
+
+class GatewayPacket(Struct, frozen=True, array_like=True):
+    """Messages of a gateway; `number` 0 only confirms. `confirmed` is the highest packet received."""
+
+    number: int
+    confirmed: int
+    messages: list[GatewayMessage]
+
+
+class HostPacket(Struct, frozen=True, array_like=True):
+    """The same of a room host."""
+
+    number: int
+    confirmed: int
+    messages: list[HostMessage]
+
 
 # For links between processes; in memory, messages are handed over as they are.
 encode_message = msgspec.msgpack.Encoder().encode
-decode_gateway_message = msgspec.msgpack.Decoder(GatewayMessage).decode
-decode_host_message = msgspec.msgpack.Decoder(HostMessage).decode
+decode_hello = msgspec.msgpack.Decoder(Hello).decode
+decode_gateway_packet = msgspec.msgpack.Decoder(GatewayPacket).decode
+decode_host_packet = msgspec.msgpack.Decoder(HostPacket).decode

@@ -43,6 +43,30 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[str, ...], Meta(description="addresses or networks whose X-Forwarded-* headers count")
     ] = ()
 
+    hosts: Annotated[
+        _Count, Meta(description="room host processes of this machine; 0: rooms live in the gateway process")
+    ] = 0
+    gateways: Annotated[_Count, Meta(description="gateway processes of this machine, which share the port")] = 1
+    machine: Annotated[
+        str | None, Meta(description="name of this machine among all of the service (default: its host name)")
+    ] = None
+    advertise: Annotated[str, Meta(description="address by which other machines reach this one")] = "127.0.0.1"
+    admin_port: Annotated[_Port, Meta(description="port of the actor system, with hosts; 0 takes a free one")] = 8100
+    link_port: Annotated[
+        _Port, Meta(description="first port of the links between machines, one for each host; 0 takes free ones")
+    ] = 8101
+    link_cert: Annotated[
+        str | None,
+        Meta(description="PEM file of the certificate that links show (default: made from the cluster secret)"),
+    ] = None
+    link_key: Annotated[str | None, Meta(description="PEM file of its private key (default: none)")] = None
+    link_ca: Annotated[
+        str | None, Meta(description="PEM file of the authority that signed the certificates of links (default: none)")
+    ] = None
+    link_compression: Annotated[bool, Meta(description="compress the links between machines")] = False
+    link_grace: Annotated[_Seconds, Meta(description="seconds that a broken link may take to come back")] = 2.0
+    lease: Annotated[_Seconds, Meta(description="seconds that a host serves without hearing of the others")] = 3.0
+
     hibernate_after: Annotated[
         _Seconds | None, Meta(description="idle seconds after which a room sleeps, or 'never'")
     ] = 10.0

@@ -33,7 +33,7 @@ from verani.context import WakeReason
 from verani.engine import Attached, Engine, HookFailed, Woken
 from verani.frames import error_ack_frame
 from verani.messages import (
-    PROTOCOL_VERSIONS,
+    Arrival,
     Attach,
     Call,
     Close,
@@ -44,10 +44,9 @@ from verani.messages import (
     EntryBatch,
     Frame,
     GatewayMessage,
-    Hello,
     HostMessage,
-    Input,
     InputBatch,
+    Interrupted,
     Invoke,
     Kick,
     Outcome,
@@ -61,7 +60,6 @@ from verani.messages import (
 )
 from verani.room import RoomDefinition
 from verani.settings import Settings
-from verani.version import __version__
 
 from .calls import RoomCalls, ServeCalls
 from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
@@ -117,10 +115,10 @@ class _Room:
         # Gateways whose snapshot is awaited: before the room is opened, and after.
         self.expected = set(host.gateways)
         self.late: set[str] = set()
-        self.held: dict[str, list[Input]] = {}
+        self.held: dict[str, list[Arrival]] = {}
         self.records: dict[str, list[Record]] = {}
-        self.waiting: list[tuple[str, Input]] = []
-        self.handed: deque[tuple[str, Input]] = deque()
+        self.waiting: list[tuple[str, Arrival]] = []
+        self.handed: deque[tuple[str, Arrival]] = deque()
         self.patience: asyncio.TimerHandle | None = None
         self.retiring_since = 0.0
         self.seq = 0
@@ -180,8 +178,6 @@ class RoomHost:
         self._to_ask: list[_Room] = []
         self._stopped = False
         self._incarnations = 0
-        self._received: dict[str, int] = {}
-        self._sent: dict[str, int] = {}
         self._pending: dict[str, dict[str, Entry]] = {}
         self._pending_bytes = 0
         # Who called a room from the actor system and waits for its outcome.
@@ -317,16 +313,6 @@ class RoomHost:
     def link(self, gateway: str, send: Callable[[HostMessage], None]) -> None:
         """Take a gateway; `send` carries messages to it."""
         self.gateways[gateway] = send
-        self._received[gateway] = 0
-        self._sent[gateway] = 0
-        send(
-            Hello(
-                versions=PROTOCOL_VERSIONS,
-                build=__version__,
-                gateway=gateway,
-                incarnation=self.incarnation,
-            )
-        )
         # It may hold connections of rooms that are awake already; what it sends for one waits for its records.
         for room in tuple(self._rooms.values()):
             if room.state is not _State.WAKING:
@@ -343,7 +329,6 @@ class RoomHost:
             return
         match message:
             case InputBatch():
-                self._received[gateway] = message.number
                 self._take(gateway, message.inputs)
             case Snapshot():
                 self._merge(gateway, message)
@@ -358,19 +343,14 @@ class RoomHost:
                 room = self._rooms.get(message.room)
                 if room is not None and room.engine is not None:
                     room.engine.replied(message.token, message.outcome)
-            case Hello():
-                if message.versions[0] > PROTOCOL_VERSIONS[1] or message.versions[1] < PROTOCOL_VERSIONS[0]:
-                    raise ValueError(
-                        f"link: expected a protocol version within {PROTOCOL_VERSIONS}, got {message.versions}"
-                    )
 
     def run(self) -> None:
         """Begin to work on what was received, without waiting for the loop's next pass; not from within a room."""
         if self._base is not None:
             self._base.run()
 
-    def _take(self, gateway: str, inputs: list[Input]) -> None:
-        ready: dict[str, list[Input]] = {}
+    def _take(self, gateway: str, inputs: list[Arrival]) -> None:
+        ready: dict[str, list[Arrival]] = {}
         for input in inputs:
             if type(input) is Call:
                 input.expires = self.clock() + input.timeout
@@ -386,8 +366,9 @@ class RoomHost:
         for name, batch in ready.items():
             self._deliver(self._rooms[name], gateway, batch)
 
-    def _refuse(self, gateway: str, input: Input) -> None:
+    def _refuse(self, gateway: str, arrival: Arrival) -> None:
         """Turn away what is for a definition that this host does not have."""
+        input = arrival.input if isinstance(arrival, Interrupted) else arrival
         entry = self._pending.setdefault(gateway, {}).setdefault(input.room, Entry(input.room))
         entry.processed = input.number
         if isinstance(input, Call):
@@ -398,7 +379,7 @@ class RoomHost:
             entry.outputs.append(Kick(input.connection, 1011, refused=True))
         self._schedule_flush()
 
-    def _deliver(self, room: _Room, gateway: str, inputs: list[Input]) -> None:
+    def _deliver(self, room: _Room, gateway: str, inputs: list[Arrival]) -> None:
         assert room.address is not None
         if not room.handed:
             self._working += 1
@@ -631,7 +612,7 @@ class RoomHost:
         if not self._rooms:
             self._empty.set()
 
-    def _left_in_hand(self, room: _Room) -> list[tuple[str, Input]]:
+    def _left_in_hand(self, room: _Room) -> list[tuple[str, Arrival]]:
         """Return the inputs a dead actor did not process; the one it had begun is not run again."""
         left = list(room.handed)
         if left:
@@ -732,8 +713,7 @@ class RoomHost:
             if send is None:
                 continue
             self._mark_begun(gateway, entries)
-            self._sent[gateway] += 1
-            send(EntryBatch(self._sent[gateway], self._received[gateway], list(entries.values())))
+            send(EntryBatch(list(entries.values())))
 
     def _mark_begun(self, gateway: str, entries: dict[str, Entry]) -> None:
         for name, entry in entries.items():

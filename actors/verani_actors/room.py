@@ -17,7 +17,7 @@ from msgspec import Struct
 from thespian.actors import Actor, ActorAddress, ActorExitRequest
 
 from verani.engine import Attached, Engine, HookFailed, Retire, Woken
-from verani.messages import Input
+from verani.messages import Arrival
 
 __all__ = ["Abandoned", "Deliver", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
 
@@ -39,7 +39,7 @@ class Deliver(Struct, frozen=True):
     """Handle these inputs of a gateway, in order."""
 
     gateway: str
-    inputs: list[Input]
+    inputs: list[Arrival]
 
 
 class Post(Struct, frozen=True):
@@ -75,7 +75,7 @@ class RoomActor(Actor):
 
     def __init__(self) -> None:
         self._engine: Engine[Any, Any] | None = None
-        self._inputs: deque[tuple[str, Input]] = deque()
+        self._inputs: deque[tuple[str, Arrival]] = deque()
         self._retiring_for: ActorAddress | None = None
         self._opening: Callable[[], None] | None = None
 

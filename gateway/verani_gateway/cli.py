@@ -39,6 +39,7 @@ _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
 # Where --help shows a setting: by the start of its name, so that a new setting always has a place.
 _GROUPS: Final = MappingProxyType(
     {
+        "processes and machines": ("hosts", "gateways", "machine", "advertise", "admin_", "link_", "lease"),
         "listeners": ("host", "port", "internal_"),
         "browsers and proxies": ("allowed_", "trusted_"),
         "rooms": ("hibernate_", "min_awake", "max_awake_", "hook_"),

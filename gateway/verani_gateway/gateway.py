@@ -21,7 +21,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from verani.messages import (
-    PROTOCOL_VERSIONS,
     Call,
     Close,
     Connect,
@@ -31,7 +30,6 @@ from verani.messages import (
     Entry,
     EntryBatch,
     Frame,
-    Hello,
     HostMessage,
     Input,
     Invalid,
@@ -46,7 +44,6 @@ from verani.messages import (
 from verani.room import RoomDefinition
 from verani.settings import Settings
 from verani.stub import RoomStub
-from verani.version import __version__
 from verani_actors.host import RoomHost
 from verani_actors.life import RoomStatus
 
@@ -127,8 +124,7 @@ class Gateway:
         self.max_connections = self._connection_limit()
         self.host = RoomHost(self.definitions, self.settings)
         await self.host.start()
-        hello = Hello(versions=PROTOCOL_VERSIONS, build=__version__, gateway=self.id, incarnation=secrets.token_hex(8))
-        self._link = MemoryLink(self.id, hello, self.host, self._receive)
+        self._link = MemoryLink(self.id, self.host, self._receive)
         settings = self.settings
         self._per_user = _shared_buckets(settings, settings.rate_limit_per_user)
         self._per_address = _shared_buckets(settings, settings.rate_limit_per_address)
@@ -377,7 +373,6 @@ class Gateway:
                 was_full = self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT
                 for entry in message.entries:
                     self._apply(entry)
-                self._link.confirmed = message.number
                 self._resume(tuple(self._congested) if was_full else [entry.room for entry in message.entries])
                 self.writer.flush()
             case Pull():
@@ -385,8 +380,6 @@ class Gateway:
                     self._link.send(snapshot)
             case Invoke():
                 self.calls.invoke(message, lambda outcome: self._answer(message, outcome))
-            case Hello():
-                logger.debug("linked to host %s, build %s", message.incarnation, message.build)
 
     def _answer(self, invoke: Invoke, outcome: Outcome) -> None:
         self._link.send(Replied(invoke.room, invoke.token, outcome))

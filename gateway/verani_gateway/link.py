@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from verani.messages import GatewayMessage, Hello, HostMessage, Input, InputBatch
+from verani.messages import Arrival, GatewayMessage, HostMessage, InputBatch
 
 __all__ = ["HostEnd", "MemoryLink"]
 
@@ -31,20 +31,16 @@ class HostEnd(Protocol):
 class MemoryLink:
     """The gateway's end of a link to the embedded host."""
 
-    def __init__(self, gateway: str, hello: Hello, host: HostEnd, receive: Callable[[HostMessage], None]) -> None:
+    def __init__(self, gateway: str, host: HostEnd, receive: Callable[[HostMessage], None]) -> None:
         """Open the link; `receive` takes what the host says."""
         self._gateway = gateway
         self._host = host
         self._loop = asyncio.get_running_loop()
-        self._inputs: list[Input] = []
+        self._inputs: list[Arrival] = []
         self._handle: asyncio.Handle | None = None
-        self._number = 0
-        # The highest entry batch applied; the gateway moves it.
-        self.confirmed = 0
         host.link(gateway, receive)
-        host.receive(gateway, hello)
 
-    def put(self, input: Input) -> None:
+    def put(self, input: Arrival) -> None:
         """Send an input at the end of the tick."""
         self._inputs.append(input)
         if self._handle is None:
@@ -65,5 +61,4 @@ class MemoryLink:
             self._handle = None
         if self._inputs:
             inputs, self._inputs = self._inputs, []
-            self._number += 1
-            self._host.receive(self._gateway, InputBatch(self._number, self.confirmed, inputs))
+            self._host.receive(self._gateway, InputBatch(inputs))

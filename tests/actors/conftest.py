@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import pytest
 
 from verani.messages import (
-    PROTOCOL_VERSIONS,
     Attach,
     Call,
     Close,
@@ -22,8 +21,9 @@ from verani.messages import (
     EntryBatch,
     Frame,
     GatewayMessage,
-    Hello,
+    GatewayPacket,
     HostMessage,
+    HostPacket,
     Input,
     InputBatch,
     Kick,
@@ -34,8 +34,8 @@ from verani.messages import (
     Reply,
     Seat,
     Snapshot,
-    decode_gateway_message,
-    decode_host_message,
+    decode_gateway_packet,
+    decode_host_packet,
     encode_message,
 )
 from verani.meta import ConnectionMeta
@@ -78,15 +78,13 @@ class FakeGateway:
         self._host = host
         self._coded = coded
         self._number = 0
-        self._sent = 0
         host.link(id, self._take)
-        self.say(Hello(versions=PROTOCOL_VERSIONS, build="test", gateway=id, incarnation="1"))
 
     # --- to the host ---
 
     def say(self, message: GatewayMessage) -> None:
         if self._coded:
-            message = decode_gateway_message(encode_message(message))
+            (message,) = decode_gateway_packet(encode_message(GatewayPacket(1, 0, [message]))).messages
         self._host.receive(self.id, message)
 
     def put(self, *inputs: Input) -> None:
@@ -98,8 +96,7 @@ class FakeGateway:
             elif isinstance(input, Close) and input.connection in records:
                 records[input.connection].gone = True
         self.unprocessed.extend(inputs)
-        self._sent += 1
-        self.say(InputBatch(self._sent, len(self.batches), list(inputs)))
+        self.say(InputBatch(list(inputs)))
 
     def number(self) -> int:
         self._number += 1
@@ -146,19 +143,16 @@ class FakeGateway:
 
     def _take(self, message: HostMessage) -> None:
         if self._coded:
-            message = decode_host_message(encode_message(message))
+            (message,) = decode_host_packet(encode_message(HostPacket(1, 0, [message]))).messages
         match message:
             case Pull():
                 self.pulls.append(message)
                 if self.answers:
                     self.answer(message)
             case EntryBatch():
-                assert message.number == len(self.batches) + 1
                 self.batches.append(message)
                 for entry in message.entries:
                     self._apply(entry)
-            case Hello():
-                assert message.versions == PROTOCOL_VERSIONS
 
     def _apply(self, entry: Entry) -> None:
         self.entries.append(entry)

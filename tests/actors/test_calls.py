@@ -141,7 +141,7 @@ async def test_a_call_carries_its_deadline_in_the_hosts_clock(start: Start) -> N
     call = Call("chat/a", 1, "add", b"[1,2]", 2.5)
     gateway.waiting[1] = Invoke("", 1, "chat/a", "add", b"", 2.5)
     gateway.answers = False
-    gateway.say(InputBatch(1, 0, [call]))
+    gateway.say(InputBatch([call]))
     await until(lambda: gateway.pulls)
     assert call.expires == 102.5
     now[0] = 102.5

@@ -14,7 +14,6 @@ from verani.messages import (
     Attach,
     Deliver,
     Drain,
-    Hello,
     Invalid,
     Kick,
     Output,
@@ -522,14 +521,6 @@ async def test_entries_count_up_within_an_incarnation_and_batches_within_the_lin
     await until(lambda: gateway.processed["chat/a"] == 6)
     sequence = [entry.seq for entry in gateway.entries]
     assert sequence == list(range(1, len(sequence) + 1))
-    assert [batch.number for batch in gateway.batches] == list(range(1, len(gateway.batches) + 1))
-    assert gateway.batches[-1].confirmed == 6
-
-
-async def test_a_version_the_host_does_not_speak_is_refused(start: Start) -> None:
-    host = await start(define_room("chat"))
-    with pytest.raises(ValueError, match="protocol version"):
-        host.receive("g1", Hello(versions=(7, 9), build="x", gateway="g1", incarnation="1"))
 
 
 # --- the same over bytes -------------------------------------------------------------------------------------

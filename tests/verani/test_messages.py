@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verani import messages
+from verani import epoch, messages
+from verani.epoch import Death, Epoch, Member
 from verani.messages import (
+    Announce,
+    Ask,
     Attach,
     Call,
     Close,
@@ -22,31 +25,36 @@ from verani.messages import (
     EntryBatch,
     Frame,
     GatewayMessage,
+    GatewayPacket,
+    GivenUp,
     Hello,
     HostMessage,
+    HostPacket,
     InputBatch,
+    Interrupted,
     Invalid,
     Invoke,
     Kick,
     Outcome,
     Pull,
+    Rebuild,
     Record,
     Replied,
     Reply,
     Seat,
     Snapshot,
-    decode_gateway_message,
-    decode_host_message,
+    Told,
+    decode_gateway_packet,
+    decode_hello,
+    decode_host_packet,
     encode_message,
 )
 
-HELLO = Hello((1, 1), "0.1", "gateway-1", "abc", 3, ("zstd",), 9)
+HELLO = Hello((1, 1), "0.1", "gateway-1", "abc", 3, ("zstd",), 9, "def")
+MEMBER = Member("a-0", "0123", "a", 77, "/run/a-0.sock", "wss://10.0.0.2:8101")
 
 FROM_GATEWAY: list[GatewayMessage] = [
-    HELLO,
     InputBatch(
-        1,
-        2,
         [
             Connect("chat/lobby", 1, "c1", b"\x01\xff", "trace"),
             Frame("chat/lobby", 2, "c1", "say", b'{"a":1}', "news", 2**53 - 1, "trace"),
@@ -54,19 +62,21 @@ FROM_GATEWAY: list[GatewayMessage] = [
             Frame("chat/lobby", 4, "c1", "say", b""),
             Close("chat/lobby", 5, "c1", 1000, "bye", None),
             Call("chat/lobby", 6, "kick", b"[]", 5.0, "key", ("chat/a",), "trace", 12.5),
+            Interrupted(Frame("chat/lobby", 7, "c1", "say")),
         ],
+        3,
     ),
-    Snapshot("chat/lobby", 4, [Record("c1", b"\x00", True), Record("c2", b"")], False),
+    Rebuild("chat/lobby", "crash", 3),
+    Snapshot("chat/lobby", 4, [Record("c1", b"\x00", True), Record("c2", b"")], False, 6),
     Drained("chat/lobby", 7),
     Replied("chat/lobby", 8, Outcome(b"1")),
     Replied("chat/lobby", 9, Outcome(code="invalid", path="$.a", message="Expected `int`")),
+    Ask(1, "rooms", "10", True),
+    Told(1, "gateway-1", b"[]", ("gateway-2",)),
 ]
 
 FROM_HOST: list[HostMessage] = [
-    HELLO,
     EntryBatch(
-        1,
-        2,
         [
             Entry("chat/lobby"),
             Entry(
@@ -82,35 +92,50 @@ FROM_HOST: list[HostMessage] = [
                 ],
                 [Attach("a", b"\x01"), Seat("b", 2)],
                 8,
+                True,
             ),
         ],
     ),
-    Pull("chat/lobby", 4),
+    Pull("chat/lobby", 4, 3),
     Invoke("chat/lobby", 8, "chat/b", "kick", b"{}", 5.0, "key", ("chat/lobby",)),
+    Announce(Epoch(3, "a", (MEMBER,), (Death("0122", "chat/lobby", "gateway-1", 5),))),
+    GivenUp(["chat/lobby"]),
+    Ask(1, "rooms"),
+    Told(1, "a-0", b"[]"),
 ]
 
 
 @pytest.mark.parametrize("message", FROM_GATEWAY, ids=lambda message: type(message).__name__)
 def test_what_a_gateway_says_arrives_as_it_was(message: GatewayMessage) -> None:
-    assert decode_gateway_message(encode_message(message)) == message
+    packet = GatewayPacket(1, 2, [message])
+    assert decode_gateway_packet(encode_message(packet)) == packet
 
 
 @pytest.mark.parametrize("message", FROM_HOST, ids=lambda message: type(message).__name__)
 def test_what_a_host_says_arrives_as_it_was(message: HostMessage) -> None:
-    assert decode_host_message(encode_message(message)) == message
+    packet = HostPacket(1, 2, [message])
+    assert decode_host_packet(encode_message(packet)) == packet
+
+
+def test_a_hello_arrives_as_it_was() -> None:
+    assert decode_hello(encode_message(HELLO)) == HELLO
 
 
 # The fields of each message in the order of version 1. New ones go to the end, with a default; none is ever removed,
 # renamed or moved, so that a process of the version before and one of the version after can share a service.
 FIELDS: dict[type[Any], tuple[str, str]] = {
-    Hello: ("hello", "versions build gateway incarnation epoch features received"),
+    Hello: ("hello", "versions build sender incarnation epoch features received resumes"),
+    GatewayPacket: ("", "number confirmed messages"),
+    HostPacket: ("", "number confirmed messages"),
     Connect: ("connect", "room number connection attachment trace"),
     Frame: ("frame", "room number connection event data channel request trace"),
     Close: ("close", "room number connection code reason trace"),
-    InputBatch: ("inputs", "number confirmed inputs"),
+    Interrupted: ("interrupted", "input"),
+    InputBatch: ("inputs", "inputs epoch"),
+    Rebuild: ("rebuild", "room reason epoch"),
     Call: ("call", "room number method arguments timeout key chain trace expires"),
     Record: ("", "connection attachment closing order"),
-    Snapshot: ("snapshot", "room incarnation records last"),
+    Snapshot: ("snapshot", "room incarnation records last processed"),
     Drained: ("drained", "room token"),
     Outcome: ("", "result code path message"),
     Replied: ("replied", "room token outcome"),
@@ -121,10 +146,17 @@ FIELDS: dict[type[Any], tuple[str, str]] = {
     Reply: ("reply", "call outcome"),
     Attach: ("attach", "connection attachment"),
     Seat: ("seat", "connection order"),
-    Entry: ("entry", "room processed begun outputs attachments seq"),
-    EntryBatch: ("entries", "number confirmed entries"),
-    Pull: ("pull", "room incarnation"),
+    Entry: ("entry", "room processed begun outputs attachments seq asleep"),
+    EntryBatch: ("entries", "entries"),
+    Pull: ("pull", "room incarnation epoch"),
     Invoke: ("invoke", "room token target method arguments timeout key chain"),
+    Ask: ("ask", "token topic argument relay"),
+    Told: ("told", "token sender body more"),
+    Announce: ("announce", "epoch"),
+    GivenUp: ("given_up", "rooms"),
+    Epoch: ("", "number registrar members deaths"),
+    Member: ("", "id incarnation machine pid path url"),
+    Death: ("", "incarnation room gateway number"),
 }
 
 
@@ -140,32 +172,35 @@ def test_fields_are_only_ever_appended_and_appended_ones_have_defaults(kind: typ
 
 
 def test_every_message_is_in_the_table() -> None:
-    kinds = {kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)}
+    names = {**vars(messages), **vars(epoch)}
+    kinds = {kind for kind in names.values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)}
     assert kinds - {msgspec.Struct} == set(FIELDS)
 
 
 def test_a_message_with_fields_of_a_newer_version_is_understood() -> None:
-    newer = {"type": "close", "room": "chat/x", "number": 1, "connection": "c", "code": 1000, "colour": "red"}
-    batch = msgspec.msgpack.encode({"type": "inputs", "number": 1, "confirmed": 0, "inputs": [newer], "more": 1})
-    assert decode_gateway_message(batch) == InputBatch(1, 0, [Close("chat/x", 1, "c", 1000)])
+    newer = ["close", "chat/x", 1, "c", 1000, "", None, "red"]
+    packet = msgspec.msgpack.encode([1, 0, [["inputs", [newer], 3, "more"]], "more"])
+    assert decode_gateway_packet(packet) == GatewayPacket(1, 0, [InputBatch([Close("chat/x", 1, "c", 1000)], 3)])
 
 
 def test_a_message_of_an_older_version_without_the_optional_fields_is_understood() -> None:
-    older = {"type": "hello", "versions": [1, 1], "build": "b", "gateway": "g", "incarnation": "i"}
-    assert decode_host_message(msgspec.msgpack.encode(older)) == Hello((1, 1), "b", "g", "i")
+    older = ["hello", [1, 1], "b", "g", "i"]
+    assert decode_hello(msgspec.msgpack.encode(older)) == Hello((1, 1), "b", "g", "i")
 
 
 @given(st.binary(max_size=100))
 def test_arbitrary_bytes_are_a_decode_error_and_nothing_else(data: bytes) -> None:
-    for decode in (decode_gateway_message, decode_host_message):
+    for decode in (decode_hello, decode_gateway_packet, decode_host_packet):
         with pytest.raises(msgspec.DecodeError):
             decode(data)
 
 
 def test_a_process_does_not_take_messages_of_the_wrong_direction() -> None:
-    for message in FROM_GATEWAY[1:]:
-        with pytest.raises(msgspec.ValidationError):
-            decode_host_message(encode_message(message))
-    for output in FROM_HOST[1:]:
-        with pytest.raises(msgspec.ValidationError):
-            decode_gateway_message(encode_message(output))
+    for message in FROM_GATEWAY:
+        if not isinstance(message, (Ask, Told)):
+            with pytest.raises(msgspec.ValidationError):
+                decode_host_packet(encode_message(GatewayPacket(1, 0, [message])))
+    for output in FROM_HOST:
+        if not isinstance(output, (Ask, Told)):
+            with pytest.raises(msgspec.ValidationError):
+                decode_gateway_packet(encode_message(HostPacket(1, 0, [output])))

@@ -1,0 +1,93 @@
+"""Name the files that the processes of one machine share: the plan, the published epoch, sockets and death notes.
+
+Invariants: the folder is readable by its owner only (0700, files 0600); a file that changes is replaced whole.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from verani.epoch import Epoch
+from verani.settings import Settings
+
+__all__ = ["Plan", "Runtime"]
+
+# A Unix socket's path holds 107 bytes (unix(7)); the names below need up to 45 of them.
+_LONGEST_FOLDER: Final = 60
+
+
+class Plan(Struct, frozen=True):
+    """What every process of a machine is to know before it starts.
+
+    `definitions` are addresses, MODULE:NAME, found from `directory`. `address` is the one others reach this machine
+    by. `leader` is the address and admin port of the leader's machine, empty on the leader itself.
+    """
+
+    settings: Settings
+    definitions: tuple[str, ...]
+    directory: str
+    machine: str
+    address: str = "127.0.0.1"
+    leader: str = ""
+
+
+class Runtime:
+    """The runtime folder of one `verani serve` or `verani join`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @classmethod
+    def create(cls) -> Runtime:
+        """Make a new folder, below XDG_RUNTIME_DIR where there is one that is short enough."""
+        base = os.environ.get("XDG_RUNTIME_DIR", "")
+        usable = base and len(base) < _LONGEST_FOLDER - 16 and os.access(base, os.W_OK)
+        return cls(tempfile.mkdtemp(prefix="verani-", dir=base if usable else "/tmp"))  # 0700, new
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write the plan, before any other process starts."""
+        self._write("plan", msgspec.msgpack.encode(plan))
+
+    def read_plan(self) -> Plan:
+        """Read the plan."""
+        return msgspec.msgpack.decode((self.folder / "plan").read_bytes(), type=Plan)
+
+    def write_epoch(self, epoch: Epoch) -> None:
+        """Publish the epoch to the gateways of this machine."""
+        self._write("epoch", msgspec.msgpack.encode(epoch))
+
+    def read_epoch(self) -> Epoch:
+        """Read the published epoch; number 0 while there is none."""
+        try:
+            return msgspec.msgpack.decode(self.epoch_file.read_bytes(), type=Epoch)
+        except FileNotFoundError:
+            return Epoch()
+
+    @property
+    def epoch_file(self) -> Path:
+        """File of the published epoch."""
+        return self.folder / "epoch"
+
+    def socket(self, incarnation: str) -> str:
+        """Path of the Unix socket on which a host takes links."""
+        return str(self.folder / f"{incarnation}.sock")
+
+    def slot(self, incarnation: str) -> Path:
+        """File in which a host keeps the input whose hook runs now."""
+        return self.folder / f"{incarnation}.slot"
+
+    def death_note(self, incarnation: str) -> Path:
+        """File that holds something only if a host died of a fault of its own, or of its watchdog."""
+        return self.folder / f"{incarnation}.death"
+
+    def _write(self, name: str, content: bytes) -> None:
+        descriptor, temporary = tempfile.mkstemp(dir=self.folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(self.folder / name)
