@@ -160,10 +160,14 @@ Arrival: TypeAlias = Input | Interrupted
 
 
 class InputBatch(Struct, frozen=True, array_like=True, tag="inputs"):
-    """Inputs of one tick, sent to the owners of their rooms in this epoch."""
+    """Inputs of one tick, sent to the owner of their rooms in this epoch.
+
+    `again`: the owner may have some of them, from an earlier link or epoch; those it has are not taken twice.
+    """
 
     inputs: list[Arrival]
     epoch: int = 0
+    again: bool = False
 
 
 class Rebuild(Struct, frozen=True, array_like=True, tag="rebuild"):

@@ -65,6 +65,7 @@ FROM_GATEWAY: list[GatewayMessage] = [
             Interrupted(Frame("chat/lobby", 7, "c1", "say")),
         ],
         3,
+        True,
     ),
     Rebuild("chat/lobby", "crash", 3),
     Snapshot("chat/lobby", 4, [Record("c1", b"\x00", True), Record("c2", b"")], False, 6),
@@ -131,7 +132,7 @@ FIELDS: dict[type[Any], tuple[str, str]] = {
     Frame: ("frame", "room number connection event data channel request trace"),
     Close: ("close", "room number connection code reason trace"),
     Interrupted: ("interrupted", "input"),
-    InputBatch: ("inputs", "inputs epoch"),
+    InputBatch: ("inputs", "inputs epoch again"),
     Rebuild: ("rebuild", "room reason epoch"),
     Call: ("call", "room number method arguments timeout key chain trace expires"),
     Record: ("", "connection attachment closing order"),
@@ -179,7 +180,7 @@ def test_every_message_is_in_the_table() -> None:
 
 def test_a_message_with_fields_of_a_newer_version_is_understood() -> None:
     newer = ["close", "chat/x", 1, "c", 1000, "", None, "red"]
-    packet = msgspec.msgpack.encode([1, 0, [["inputs", [newer], 3, "more"]], "more"])
+    packet = msgspec.msgpack.encode([1, 0, [["inputs", [newer], 3, False, "more"]], "more"])
     assert decode_gateway_packet(packet) == GatewayPacket(1, 0, [InputBatch([Close("chat/x", 1, "c", 1000)], 3)])
 
 
