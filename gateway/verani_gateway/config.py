@@ -26,6 +26,7 @@ from .access import is_host_name, is_network, is_origin
 
 __all__ = [
     "ADMIN_TOKEN",
+    "CLUSTER_SECRET",
     "CONFIG_VARIABLE",
     "RPC_TOKEN",
     "SETTINGS",
@@ -43,10 +44,14 @@ _PREFIX: Final = "VERANI_"
 CONFIG_VARIABLE: Final = "VERANI_CONFIG"
 RPC_TOKEN: Final = "VERANI_RPC_TOKEN"
 ADMIN_TOKEN: Final = "VERANI_ADMIN_TOKEN"
+CLUSTER_SECRET: Final = "VERANI_CLUSTER_SECRET"
 _SECRET_VARIABLES: Final = frozenset(
-    variable + suffix for variable in (RPC_TOKEN, ADMIN_TOKEN) for suffix in ("", "_FILE")
+    variable + suffix for variable in (RPC_TOKEN, ADMIN_TOKEN, CLUSTER_SECRET) for suffix in ("", "_FILE")
 )
 _DEFAULT_FILE: Final = "verani.toml"
+
+# The cluster secret keys what stands between a stranger and unpickling; a short one is soon guessed.
+_SHORTEST_SECRET: Final = 16
 
 # What a header can carry without quoting.
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -271,14 +276,18 @@ def suggest(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secrets:
-    """The tokens of the internal listener; None where none was given."""
+    """The tokens of the internal listener and the secret of the cluster; None where none was given."""
 
     rpc_token: str | None = None
     admin_token: str | None = None
+    cluster_secret: str | None = None
 
     def __repr__(self) -> str:
-        """Say only which tokens there are, so that no log or traceback can show one."""
-        return f"<Secrets rpc_token={_presence(self.rpc_token)} admin_token={_presence(self.admin_token)}>"
+        """Say only which secrets there are, so that no log or traceback can show one."""
+        return (
+            f"<Secrets rpc_token={_presence(self.rpc_token)} admin_token={_presence(self.admin_token)}"
+            f" cluster_secret={_presence(self.cluster_secret)}>"
+        )
 
 
 def _presence(token: str | None) -> str:
@@ -286,12 +295,21 @@ def _presence(token: str | None) -> str:
 
 
 def load_secrets(environ: Mapping[str, str]) -> Secrets:
-    """Read the tokens from `VERANI_X` or from the file that `VERANI_X_FILE` names.
+    """Read the secrets from `VERANI_X` or from the file that `VERANI_X_FILE` names.
 
-    Raises `SettingsError` for a token given both ways, an unreadable file, or a text that is no token; it
+    Raises `SettingsError` for a secret given both ways, an unreadable file, or a text that is no token; it
     names the variable and never shows the value.
     """
-    return Secrets(rpc_token=_secret(RPC_TOKEN, environ), admin_token=_secret(ADMIN_TOKEN, environ))
+    cluster_secret = _secret(CLUSTER_SECRET, environ)
+    if cluster_secret is not None and len(cluster_secret) < _SHORTEST_SECRET:
+        raise SettingsError(
+            f"{CLUSTER_SECRET}: expected at least {_SHORTEST_SECRET} characters, got {len(cluster_secret)}"
+        )
+    return Secrets(
+        rpc_token=_secret(RPC_TOKEN, environ),
+        admin_token=_secret(ADMIN_TOKEN, environ),
+        cluster_secret=cluster_secret,
+    )
 
 
 def _secret(variable: str, environ: Mapping[str, str]) -> str | None:

@@ -173,7 +173,7 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_shows_every_setting_with_its_description_and_default(capsys: pytest.CaptureFixture[str]) -> None:
     text = _printed(capsys, "serve", "--help")
     for setting in SETTINGS.values():
-        assert f"{setting.option} " in text
+        assert f"{setting.option}{',' if setting.is_flag else ''} " in text
         shown = text.partition(" ".join(setting.description.split()))[2] or pytest.fail(setting.name)
         assert "default: " in setting.description or shown.startswith(" (default: "), setting.name
     assert "(default: 8000)" in text

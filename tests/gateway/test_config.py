@@ -263,7 +263,7 @@ def test_secrets_come_from_variables_or_files() -> None:
 
 def test_secrets_never_show_themselves() -> None:
     secrets = Secrets("s3cret", None)
-    assert repr(secrets) == str(secrets) == "<Secrets rpc_token=set admin_token=absent>"
+    assert repr(secrets) == str(secrets) == "<Secrets rpc_token=set admin_token=absent cluster_secret=absent>"
 
 
 def test_a_secret_given_both_ways_is_refused() -> None:
@@ -291,7 +291,15 @@ def test_an_empty_secret_file_is_refused() -> None:
     assert _secret_refusal({"VERANI_ADMIN_TOKEN_FILE": "token"}).endswith("got an empty text")
 
 
-@pytest.mark.parametrize("key", ["admin_token", "rpc_token", "admin_token_file"])
+def test_the_secret_of_the_cluster_comes_from_the_environment_too() -> None:
+    environ = {"VERANI_CLUSTER_SECRET": "0123456789abcdef"}
+    assert load_secrets(environ).cluster_secret == "0123456789abcdef"
+    assert unknown_variables(environ) == ()
+    refusal = _secret_refusal({"VERANI_CLUSTER_SECRET": "s3cret"})
+    assert refusal == "VERANI_CLUSTER_SECRET: expected at least 16 characters, got 6"
+
+
+@pytest.mark.parametrize("key", ["admin_token", "rpc_token", "admin_token_file", "cluster_secret"])
 def test_a_secret_in_the_file_is_refused_without_being_shown(key: str) -> None:
     _write(f'{key} = "s3cret"')
     refusal = _refusal()
