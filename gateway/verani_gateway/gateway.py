@@ -1,9 +1,10 @@
-"""Tie a gateway together: its connections, its attachments, its link to the room host.
+"""Tie a gateway together: its connections, its attachments, and the placement that leads to the room hosts.
 
-The only place that knows all three. Handshakes are the end point's, sockets the connections', rooms the host's.
+The only place that knows all three. Handshakes are the end point's, sockets the connections', rooms the hosts', and
+which host has which room is the placement's.
 
 Invariants:
-- Every input is kept in the attachments before it goes to the link, and until an entry acknowledges it.
+- Every input is kept in the attachments before it goes to a host, and until an entry acknowledges it.
 - An entry is applied whole, within one call: outputs, attachments and acknowledgement become visible together.
 - Unprocessed inputs of a room and of the whole gateway are bounded: connections wait before they read on.
 """
@@ -16,7 +17,7 @@ import logging
 import resource
 import secrets
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -28,17 +29,12 @@ from verani.messages import (
     Drain,
     Drained,
     Entry,
-    EntryBatch,
     Frame,
-    HostMessage,
+    GatewayMessage,
     Input,
     Invalid,
-    Invoke,
     Kick,
-    Outcome,
     Output,
-    Pull,
-    Replied,
     Reply,
 )
 from verani.room import RoomDefinition
@@ -50,9 +46,9 @@ from verani_actors.life import RoomStatus
 from .attachments import Attachments, RoomInputs
 from .calls import Calls
 from .connection import Connection
-from .link import MemoryLink
 from .metrics import Metrics
 from .outbox import Outbox, Run, Writer, text_frame
+from .placement import Embedded, Placement
 from .rate import Meter, SharedBuckets, TokenBucket, Turns
 
 __all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Gateway"]
@@ -83,13 +79,20 @@ _DRAIN_LOOK = 0.05
 
 
 class Gateway:
-    """All connections of one process, and the embedded room host."""
+    """All connections of one process; `placement` says where their rooms live, by default in this very process."""
 
-    def __init__(self, definitions: Sequence[RoomDefinition[Any, Any]], settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        definitions: Sequence[RoomDefinition[Any, Any]],
+        settings: Settings | None = None,
+        *,
+        placement: Placement | None = None,
+    ) -> None:
         self.definitions = tuple(definitions)
         self.settings = settings if settings is not None else Settings()
         self._settings_given = settings is not None
         self.id = secrets.token_hex(4)
+        self.placement: Placement = placement if placement is not None else Embedded()
         self.accepting = False
         self.metrics = Metrics()
         self.connections: dict[str, Connection] = {}
@@ -102,11 +105,12 @@ class Gateway:
         self._serial = 0
         self._reserved = 0
         self._keepalive: asyncio.TimerHandle | None = None
+        self._stopping = False
         self._stop_at: float | None = None
         # The time limits of the handshakes that wait for `extract_meta` and the like.
         self.identifying: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
-        self._drains: list[tuple[str, Drain]] = []
+        self._drains: list[tuple[str, Drain, Callable[[GatewayMessage], None]]] = []
         self._drain_timer: asyncio.Handle | None = None
 
     def configure(self, settings: Settings) -> None:
@@ -114,24 +118,31 @@ class Gateway:
         if not self._settings_given:
             self.settings = settings
 
+    def place(self, placement: Placement) -> None:
+        """Have the rooms live there; only before the start."""
+        self.placement = placement
+
     # --- life ------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the embedded room host and take connections."""
+        """Find the room hosts, and take connections as soon as they can be reached."""
         self._loop = asyncio.get_running_loop()
         self.writer = Writer(self._loop)
         self.turns = Turns(self._loop, 2)
         self.max_connections = self._connection_limit()
-        self.host = RoomHost(self.definitions, self.settings)
-        await self.host.start()
-        self._link = MemoryLink(self.id, self.host, self._receive)
         settings = self.settings
         self._per_user = _shared_buckets(settings, settings.rate_limit_per_user)
         self._per_address = _shared_buckets(settings, settings.rate_limit_per_address)
         self._period = min(_TICK, settings.ping_interval / 4, settings.pong_timeout / 4, settings.max_unread / 4)
+        await self.placement.start(self)
+        self._send = self.placement.put
         self._tick()
-        self.calls.open()
-        self.accepting = True
+
+    def opened(self) -> None:
+        """Take connections and calls from now on: the placement reaches its hosts."""
+        if not self._stopping:
+            self.calls.open()
+            self.accepting = True
 
     def _connection_limit(self) -> int | None:
         """Return how many connections this process takes, None for any number."""
@@ -146,6 +157,7 @@ class Gateway:
 
     def stop_accepting(self) -> None:
         """Refuse new connections with 503 from now on, also those that the application is still identifying."""
+        self._stopping = True
         self.accepting = False
         for scope in self.identifying:
             scope.reschedule(self.now())
@@ -184,11 +196,14 @@ class Gateway:
             await asyncio.sleep(_DRAIN_PAUSE)
 
     async def stop(self) -> None:
-        """Put the rooms to sleep, run `on_shutdown` and end; connections that are left are aborted."""
+        """Let go of the room hosts and end; connections that are left are aborted.
+
+        An embedded host puts its rooms to sleep and runs `on_shutdown`.
+        """
         self.stop_accepting()
         for connection in tuple(self.connections.values()):
             connection.close(1012, "service restart")
-        await self.host.stop(max(_LAST_GRACE, self._deadline() - self.now()))
+        await self.placement.stop(max(_LAST_GRACE, self._deadline() - self.now()))
         self.calls.stop()
         if self._keepalive is not None:
             self._keepalive.cancel()
@@ -215,16 +230,16 @@ class Gateway:
 
     def room_names(self) -> list[str]:
         """Name the rooms that are awake or have connections, those that are awake first."""
-        return list(dict.fromkeys((*self.host.known_rooms(), *self._attachments.rooms)))
+        return list(dict.fromkeys((*self.placement.known_rooms(), *self._attachments.rooms)))
 
     def room_states(self) -> Counter[str]:
         """Count the rooms by state."""
-        return Counter(self.host.rooms().values()) + Counter(asleep=self.host.sleeping_count)
+        return self.placement.room_states()
 
     def room(self, name: str) -> RoomStatus | None:
         """Explain one room, None for one that nobody is in and that is not awake."""
         held = self._attachments.rooms.get(name)
-        status = self.host.status(name, len(held.records) if held is not None else 0)
+        status = self.placement.status(name, len(held.records) if held is not None else 0)
         if status is None and held is not None:  # all that is left are connections which it never let in
             return RoomStatus(name, name.partition("/")[0], "asleep", len(held.records))
         return status
@@ -270,6 +285,17 @@ class Gateway:
             yield Meter(buckets)
 
     @property
+    def host(self) -> RoomHost:
+        """The embedded room host; only where there is one."""
+        assert isinstance(self.placement, Embedded)
+        return self.placement.host
+
+    @property
+    def attachments(self) -> Attachments:
+        """What outlives room actors and room hosts; the placement reads and tells it."""
+        return self._attachments
+
+    @property
     def in_flight(self) -> int:
         """Bytes of inputs that no room has processed yet."""
         return self._attachments.in_flight
@@ -313,7 +339,9 @@ class Gateway:
         del self.connections[connection.id]
         del self._outboxes[connection.id]
         _count_down(self._clients, (connection.room, connection.client_id))
-        self._put(Close(connection.room, self._attachments.next_number(), connection.id, code, reason))
+        held = self._attachments.rooms.get(connection.room)
+        if held is not None and connection.id in held.records:  # else the room has been told in another way
+            self._put(Close(connection.room, self._attachments.next_number(), connection.id, code, reason))
 
     def forward(
         self, connection: Connection, event: str, data: bytes | None, channel: str | None, request: int | None
@@ -333,8 +361,9 @@ class Gateway:
         return number
 
     def _put(self, input: Input) -> int:
-        self._link.put(input)
-        return self._attachments.add(input)
+        size = self._attachments.add(input)
+        self._send(input)
+        return size
 
     # --- flow control ----------------------------------------------------------------------------------
 
@@ -365,24 +394,15 @@ class Gateway:
             for connection in tuple(self._congested.get(room, {}).values()):
                 connection.resume()
 
-    # --- what the host says ----------------------------------------------------------------------------
+    # --- what hosts say --------------------------------------------------------------------------------
 
-    def _receive(self, message: HostMessage) -> None:
-        match message:
-            case EntryBatch():
-                was_full = self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT
-                for entry in message.entries:
-                    self._apply(entry)
-                self._resume(tuple(self._congested) if was_full else [entry.room for entry in message.entries])
-                self.writer.flush()
-            case Pull():
-                for snapshot in self._attachments.snapshots(message.room, message.incarnation):
-                    self._link.send(snapshot)
-            case Invoke():
-                self.calls.invoke(message, lambda outcome: self._answer(message, outcome))
-
-    def _answer(self, invoke: Invoke, outcome: Outcome) -> None:
-        self._link.send(Replied(invoke.room, invoke.token, outcome))
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply the entries of one batch, each whole."""
+        was_full = self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT
+        for entry in entries:
+            self._apply(entry)
+        self._resume(tuple(self._congested) if was_full else [entry.room for entry in entries])
+        self.writer.flush()
 
     def _apply(self, entry: Entry) -> None:
         room = self._attachments.rooms.get(entry.room)
@@ -427,7 +447,7 @@ class Gateway:
                 if connection is not None:
                     connection.count_invalid("the room could not decode its data")
             case Drain():
-                self._drains.append((room.name, output))
+                self._drains.append((room.name, output, self.placement.answering(room)))
                 self._drain_timer = self._drain_timer or self._loop.call_soon(self._check_drains)
 
     def _join(self, room: RoomInputs, output: Deliver, frame: bytes) -> None:
@@ -444,13 +464,13 @@ class Gateway:
 
     def _check_drains(self) -> None:
         """Answer the drains whose connection has nothing left to send; look again while any has."""
-        left: list[tuple[str, Drain]] = []
-        for room, drain in self._drains:
+        left: list[tuple[str, Drain, Callable[[GatewayMessage], None]]] = []
+        for room, drain, answer in self._drains:
             outbox = self._outboxes.get(drain.connection)
             if outbox is not None and outbox.unsent:
-                left.append((room, drain))
+                left.append((room, drain, answer))
             else:
-                self._link.send(Drained(room, drain.token))
+                answer(Drained(room, drain.token))
         self._drains = left
         self._drain_timer = self._loop.call_later(_DRAIN_LOOK, self._check_drains) if left else None
 

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["CONTENT_TYPE", "Metrics", "exposition"]
+__all__ = ["CONTENT_TYPE", "Family", "Metrics", "exposition", "labelled"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
+
+
+class Family(NamedTuple):
+    """A metric with its samples, by label text; the name goes without the prefix."""
+
+    name: str
+    kind: str
+    text: str
+    samples: Mapping[str, float]
 
 
 class Metrics:
@@ -34,41 +43,39 @@ class Metrics:
 
 
 def exposition(gateway: Gateway) -> str:
-    """Write down all counters and gauges of a gateway and its embedded room host."""
-    return "".join(_lines(gateway))
+    """Write down all counters and gauges of a gateway and of what it knows of the room hosts."""
+    return "".join(line for family in _families(gateway) for line in _lines(family))
 
 
-def _lines(gateway: Gateway) -> Iterator[str]:
+def _families(gateway: Gateway) -> Iterator[Family]:
     metrics = gateway.metrics
-    host = gateway.host
-    yield from _family("connections", "gauge", "open connections", {"": len(gateway.connections)})
-    yield from _family("connections_total", "counter", "connections accepted", {"": metrics.connections})
-    yield from _family("closes_total", "counter", "connections closed, by close code", _by("code", metrics.closes))
-    yield from _family("refusals_total", "counter", "handshakes refused, by error code", _by("code", metrics.refusals))
-    yield from _family("frames_total", "counter", "frames forwarded to rooms", {"": metrics.frames})
-    yield from _family("invalid_frames_total", "counter", "invalid frames dropped", {"": metrics.invalid_frames})
-    yield from _family("dropped_frames_total", "counter", "frames dropped by the rate", {"": metrics.dropped_frames})
-    yield from _family("limited_total", "counter", "what limits did, by setting", _by("setting", metrics.limited))
-    yield from _family("calls_total", "counter", "calls answered, by error code or ok", _by("code", metrics.calls))
-    yield from _family("calls_waiting", "gauge", "calls that wait for their answer", {"": len(gateway.calls)})
-    yield from _family(
+    yield Family("connections", "gauge", "open connections", {"": len(gateway.connections)})
+    yield Family("connections_total", "counter", "connections accepted", {"": metrics.connections})
+    yield Family("closes_total", "counter", "connections closed, by close code", labelled("code", metrics.closes))
+    yield Family("refusals_total", "counter", "handshakes refused, by error code", labelled("code", metrics.refusals))
+    yield Family("frames_total", "counter", "frames forwarded to rooms", {"": metrics.frames})
+    yield Family("invalid_frames_total", "counter", "invalid frames dropped", {"": metrics.invalid_frames})
+    yield Family("dropped_frames_total", "counter", "frames dropped by the rate", {"": metrics.dropped_frames})
+    yield Family("limited_total", "counter", "what limits did, by setting", labelled("setting", metrics.limited))
+    yield Family("calls_total", "counter", "calls answered, by error code or ok", labelled("code", metrics.calls))
+    yield Family("calls_waiting", "gauge", "calls that wait for their answer", {"": len(gateway.calls)})
+    yield Family(
         "rooms",
         "gauge",
         "rooms that are awake, or sleep with connections, by state",
-        _by("state", gateway.room_states()),
+        labelled("state", gateway.room_states()),
     )
-    yield from _family("wakes_total", "counter", "rooms woken", {"": host.wakes})
-    yield from _family("sleeps_total", "counter", "rooms fallen asleep", {"": host.sleeps})
-    yield from _family("awake_excess", "gauge", "rooms awake above max_awake_rooms", {"": host.excess})
-    yield from _family("in_flight_bytes", "gauge", "bytes of inputs not yet processed", {"": gateway.in_flight})
+    yield from gateway.placement.families()
+    yield Family("in_flight_bytes", "gauge", "bytes of inputs not yet processed", {"": gateway.in_flight})
 
 
-def _by(label: str, counts: Mapping[str, int] | Mapping[int, int]) -> dict[str, int]:
+def labelled(label: str, counts: Mapping[str, int] | Mapping[int, int]) -> dict[str, int]:
     """Label counts; the values are codes, states and settings, never anything that a client chose."""
     return {f'{{{label}="{value}"}}': counts[value] for value in sorted(counts)}  # type: ignore[index]  # one of the two
 
 
-def _family(name: str, kind: str, text: str, samples: Mapping[str, float]) -> Iterator[str]:
-    yield f"# HELP verani_{name} {text}\n# TYPE verani_{name} {kind}\n"
-    for labels, value in samples.items():
-        yield f"verani_{name}{labels} {value}\n"
+def _lines(family: Family) -> Iterator[str]:
+    name = f"verani_{family.name}"
+    yield f"# HELP {name} {family.text}\n# TYPE {name} {family.kind}\n"
+    for labels, value in family.samples.items():
+        yield f"{name}{labels} {value}\n"
