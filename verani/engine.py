@@ -13,6 +13,7 @@ Invariants:
   a client: the text stays in the log.
 - A call is a hook run like any other, and its reply the last thing it causes. What it calls itself is carried and
   answered outside of the order of inputs.
+- An input that an earlier owner had visibly begun (`Interrupted`) is not run: its client and `on_error` are told.
 - A hook that ignores its cancellation is abandoned by `expire`: its origin is disarmed, so it can do nothing
   more, and the coroutine that waits for it in `handle` returns without touching anything.
 """
@@ -25,10 +26,10 @@ import inspect
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
-from types import CoroutineType
+from types import CoroutineType, coroutine
 from typing import Any, Generic, Protocol, TypeAlias
 
 import msgspec
@@ -41,6 +42,7 @@ from .errors import (
     CallCycle,
     Conflict,
     DeadlineExceeded,
+    HookInterrupted,
     HookTimeout,
     InvalidArguments,
     RateLimited,
@@ -65,6 +67,7 @@ __all__ = [
     "Engine",
     "Event",
     "HookFailed",
+    "Marker",
     "Retire",
     "Sink",
     "Woken",
@@ -127,14 +130,24 @@ class Sink(Protocol):
     def output(self, gateway: str, output: messages.Output, cause: int | None) -> None:
         """Take one output for a gateway; `cause` is the number of the input being handled, if any."""
 
-    def attach(self, gateway: str, attach: messages.Attach | messages.Seat) -> None:
-        """Take one committed attachment, or the place of a new session."""
+    def attach(self, gateway: str, attach: messages.Attach | messages.Seat, cause: int | None) -> None:
+        """Take one committed attachment, or the place of a new session; `cause` is None where a repeat does no harm."""
 
     def invoke(self, invoke: messages.Invoke) -> None:
         """Carry a call to another room; `Engine.replied` takes the outcome."""
 
     def processed(self, gateway: str, number: int) -> None:
         """Take the acknowledgement of an input: all it caused has been written before."""
+
+
+class Marker(Protocol):
+    """Where a room host notes whose code runs at this moment, should it not survive it."""
+
+    def enter(self, room: str, gateway: str, number: int) -> None:
+        """Note that a hook runs for this input; an empty gateway and 0 where it is for none."""
+
+    def leave(self) -> None:
+        """Note that no hook runs."""
 
 
 class _Origin:
@@ -203,6 +216,7 @@ class Engine(Generic[M, S]):
         post: Callable[[HookFailed], None],
         suspended: set[Engine[Any, Any]] | None = None,
         drowsy: set[Engine[Any, Any]] | None = None,
+        marker: Marker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a room that is not awake yet: `Woken` must be its first event.
@@ -221,6 +235,7 @@ class Engine(Generic[M, S]):
         self._post = post
         self._suspended = suspended if suspended is not None else set()
         self._drowsy = drowsy if drowsy is not None else set()
+        self._marker = marker
         self._awake_until = 0.0
         self._clock = clock
         self._hook_timeout = settings.hook_timeout
@@ -232,7 +247,8 @@ class Engine(Generic[M, S]):
         self._between: list[tuple[str, messages.Output]] = []
         self._between_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._drains: dict[int, asyncio.Future[None]] = {}
+        # With the gateway that is asked.
+        self._drains: dict[int, tuple[str, asyncio.Future[None]]] = {}
         self._invoked: dict[int, asyncio.Future[messages.Outcome]] = {}
         # Made with the first call that has a key: most rooms never get one.
         self._answers: Answers | None = None
@@ -258,6 +274,8 @@ class Engine(Generic[M, S]):
                     await self._closed(gateway, event)
                 case messages.Call():
                     await self._called(gateway, event)
+                case messages.Interrupted():
+                    await self._interrupted(gateway, event.input)
                 case Woken():
                     await self._woken(event)
                 case Attached():
@@ -276,7 +294,7 @@ class Engine(Generic[M, S]):
             finished = self._awake and not isinstance(error, GeneratorExit)
             raise
         finally:
-            if finished and isinstance(event, messages.Input):
+            if finished and isinstance(event, messages.Arrival):
                 self._sink.processed(gateway, event.number)
         return True
 
@@ -348,7 +366,7 @@ class Engine(Generic[M, S]):
         self._seat = max(self._seat + 1, time.time_ns() // 1000)
         session = Session(self, gateway, event.connection, meta, event.attachment, self._seat)
         self.members.add(session)
-        self._sink.attach(gateway, messages.Seat(session.id, self._seat))
+        self._sink.attach(gateway, messages.Seat(session.id, self._seat), None)
         hook = self.definition.hooks.get("on_connect")
         if hook is None:
             return
@@ -513,6 +531,43 @@ class Engine(Generic[M, S]):
             context = Context(self, session, close_code=event.code, close_reason=event.reason)
             await self._run(_Origin(context, self._clock(), gateway, event), hook, context)
 
+    async def _interrupted(self, gateway: str, event: messages.Input) -> None:
+        """Tell about an input whose hook began elsewhere and ended with its host."""
+        context: Context[M, S]
+        match event:
+            case messages.Frame():
+                session = self.members.sessions.get(event.connection)
+                if session is None:
+                    return  # kicked meanwhile: nobody waits for the answer
+                self._refuse(gateway, event, HookInterrupted.code)
+                try:
+                    data = frames.decode_data(event.data)
+                except InvalidFrame:
+                    data = None
+                context = Context(self, session, Frame(event.event, data, event.channel))
+            case messages.Connect():
+                self._turn_away(gateway, event, 1011)
+                try:
+                    meta = self._codec.decode(event.attachment)
+                except AttachmentError:
+                    context = Context(self, None)
+                else:
+                    context = Context(self, Session(self, gateway, event.connection, meta, event.attachment))
+            case messages.Close():
+                self._close_queued.discard(event.connection)
+                session = self._leaving.pop(event.connection, None) or self.members.sessions.get(event.connection)
+                if session is None:
+                    return
+                self.members.remove(session)
+                context = Context(self, session, close_code=event.code, close_reason=event.reason)
+            case messages.Call():
+                outcome = messages.Outcome(code=HookInterrupted.code)
+                self._sink.output(gateway, messages.Reply(event.number, outcome), event.number)
+                context = Context(self, None)
+        kind = type(event).__name__.lower()
+        error = HookInterrupted(f"a hook of {self.name} ({kind}) had begun when the host of the room died")
+        await self._report(error, context, gateway, event)
+
     async def _retire(self, force: bool) -> None:
         if force and self._tasks:
             for task in self._tasks:
@@ -530,7 +585,7 @@ class Engine(Generic[M, S]):
         self._drowsy.discard(self)
         for task in self._tasks:
             task.cancel()
-        for future in self._drains.values():
+        for _, future in self._drains.values():
             if not future.done():
                 future.set_result(None)
         self._drains.clear()
@@ -565,17 +620,19 @@ class Engine(Generic[M, S]):
         self._drowsy.add(self)
 
     @property
-    def is_empty(self) -> bool:
-        """True if the room has no connection, not even one that was told to close."""
-        return not self.members.sessions and not self._leaving
+    def connections(self) -> int:
+        """How many connections the room has, with those that were told to close."""
+        return len(self.members.sessions) + len(self._leaving)
 
     @property
-    def running(self) -> tuple[str, int] | None:
-        """Gateway and number of the input whose hook runs now, if one does."""
-        origin = self._current
-        if origin is None or origin.message is None:
-            return None
-        return origin.gateway, origin.message.number
+    def gateways(self) -> set[str]:
+        """Gateways that these connections are at."""
+        return {s.gateway for s in self.members.sessions.values()} | {s.gateway for s in self._leaving.values()}
+
+    def connections_of(self, gateway: str) -> list[str]:
+        """Name the connections at one gateway."""
+        sessions = (*self.members.sessions.values(), *self._leaving.values())
+        return [session.id for session in sessions if session.gateway == gateway]
 
     # --- one hook at a time ----------------------------------------------------------------------------
 
@@ -597,7 +654,7 @@ class Engine(Generic[M, S]):
         self._current = origin
         token = _origin.set(origin)
         try:
-            result = hook(*arguments)
+            result = hook(*arguments) if self._marker is None else self._mark(origin, hook, arguments)
             if result is not None and (type(result) is CoroutineType or inspect.isawaitable(result)):
                 origin.task = task
                 self._suspended.add(self)
@@ -631,6 +688,18 @@ class Engine(Generic[M, S]):
             await _absorb_cancellations(task, requests)
         self._flush_between()
         return outcome
+
+    def _mark(self, origin: _Origin, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Call the hook, with the marker set whenever code of it runs."""
+        assert self._marker is not None
+        number = origin.message.number if origin.message is not None else 0
+        enter = functools.partial(self._marker.enter, self.name, origin.gateway, number)
+        enter()
+        try:
+            result = hook(*arguments)
+        finally:
+            self._marker.leave()
+        return _marked(result, enter, self._marker.leave) if inspect.isawaitable(result) else result
 
     def _timeout(self, origin: _Origin) -> HookTimeout:
         event = type(origin.message).__name__.lower() if origin.message is not None else "room event"
@@ -746,7 +815,8 @@ class Engine(Generic[M, S]):
         for session, attachment, meta in changed:
             session.attachment = attachment
             session.live_meta = meta  # what a wake would give: nothing of it is shared with the hook any more
-            self._sink.attach(session.gateway, messages.Attach(session.id, attachment))
+            cause = origin.message.number if origin.message is not None else None
+            self._sink.attach(session.gateway, messages.Attach(session.id, attachment), cause)
 
     def _roll_back(self, origin: _Origin) -> None:
         for session in origin.touched.values():
@@ -856,7 +926,8 @@ class Engine(Generic[M, S]):
         if session.id not in self.members.sessions and session.id not in self._leaving:
             return
         token = next(_tokens)
-        future = self._drains[token] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._drains[token] = (session.gateway, future)
         try:
             self._output(session.gateway, messages.Drain(session.id, token))
             await future
@@ -865,9 +936,15 @@ class Engine(Generic[M, S]):
 
     def drained(self, token: int) -> None:
         """Resolve a `drain`."""
-        future = self._drains.get(token)
+        _, future = self._drains.get(token, (None, None))
         if future is not None and not future.done():
             future.set_result(None)
+
+    def lost(self, gateway: str) -> None:
+        """Resolve every `drain` that a gateway, which is gone, will not answer."""
+        for token, (asked, _) in tuple(self._drains.items()):
+            if asked == gateway:
+                self.drained(token)
 
     # --- calls to other rooms --------------------------------------------------------------------------
 
@@ -954,6 +1031,30 @@ async def _absorb_cancellations(task: asyncio.Task[Any], requests: int) -> None:
         task.uncancel()
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
+
+
+@coroutine
+def _marked(hook: Awaitable[Any], enter: Callable[[], None], leave: Callable[[], None]) -> Generator[Any, Any, Any]:
+    """Await a hook step by step; other rooms run between the steps."""
+    steps = hook.__await__()
+    resume: Callable[[], Any] = functools.partial(next, steps)
+    while True:
+        enter()
+        try:
+            step = resume()
+        except StopIteration as end:
+            return end.value
+        finally:
+            leave()
+        try:
+            yield step
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as error:  # the task's cancellation, for the hook to deal with  # noqa: BLE001
+            resume = functools.partial(steps.throw, error)
+        else:
+            resume = functools.partial(next, steps)
 
 
 class _Returned:

@@ -23,6 +23,7 @@ __all__ = [
     "CallCycle",
     "DeadlineExceeded",
     "Interrupted",
+    "HookInterrupted",
     "HookTimeout",
     "RoomAsleep",
     "DefinitionError",
@@ -135,6 +136,10 @@ class Interrupted(VeraniError):
 
     code = "interrupted"
     status = 502
+
+
+class HookInterrupted(Interrupted):
+    """A hook had visibly begun when its room's owner died; given to `on_error` by the next owner, never run again."""
 
 
 class HookTimeout(DeadlineExceeded):

@@ -6,11 +6,13 @@ manager's.
 Invariants:
 - A room has at most one actor. While one is being made (waking) or torn down (retiring), inputs wait in
   `waiting` and are delivered, in order, to the next one that is awake.
-- `handed` holds every input that an actor has and has not processed, in order. An actor that dies with inputs
-  in hand leaves them to the next incarnation, but the one whose hook had begun.
+- `handed` holds every input that an actor has and has not processed, in order; the first of them is the one in hand.
+  An actor that dies leaves them to the next incarnation; the one in hand as `Interrupted` if it has shown an effect.
 - No input is handled before the snapshots of all linked gateways have been merged.
 - All effects of one tick leave in one batch per gateway: entries are applied whole, so the outputs of an input
-  and its acknowledgement become visible together. An entry marks the input whose hook is still running as begun.
+  and its acknowledgement become visible together. An input in hand that has shown an effect is marked as begun.
+- Inputs of rooms that this host does not own, or has lost, are not taken: their gateways keep them and send them to
+  the owner. An input is taken once, however often it is sent.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from itertools import count, islice
 from typing import Any
@@ -30,8 +33,7 @@ import msgspec
 from thespian.actors import ActorAddress, ActorSystem
 
 from verani.context import WakeReason
-from verani.engine import Attached, Engine, HookFailed, Woken
-from verani.frames import error_ack_frame
+from verani.engine import Attached, Engine, HookFailed, Marker, Woken
 from verani.messages import (
     Arrival,
     Attach,
@@ -42,7 +44,6 @@ from verani.messages import (
     Drained,
     Entry,
     EntryBatch,
-    Frame,
     GatewayMessage,
     HostMessage,
     InputBatch,
@@ -52,6 +53,7 @@ from verani.messages import (
     Outcome,
     Output,
     Pull,
+    Rebuild,
     Record,
     Replied,
     Reply,
@@ -66,6 +68,7 @@ from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
 from .idle import IdleRooms
 from .life import RoomLife, RoomStatus
 from .messages import CALLS
+from .ownership import Ownership
 from .room import Abandoned, Open, Post
 from .room import Deliver as DeliverInputs
 from .system import AsyncioSystemBase
@@ -91,9 +94,15 @@ _LAST_WAIT = 1.0
 MAX_PENDING = 256 << 10
 
 
+# Close code of sessions whose gateway is gone (RFC 6455 7.1.5: no close frame came).
+_LOST = 1006
+
+
 class _State(Enum):
     WAKING = "waking"
     AWAKE = "awake"
+    # Awake, but another host is to have it: what is in hand is finished, nothing more is taken.
+    MOVING = "moving"
     RETIRING = "retiring"
 
 
@@ -122,16 +131,28 @@ class _Room:
         self.patience: asyncio.TimerHandle | None = None
         self.retiring_since = 0.0
         self.seq = 0
+        # Whether the input in hand has had an effect that others may see.
+        self.shown = False
+        # The highest input of each gateway that was taken, or that an earlier owner had done.
+        self.taken: dict[str, int] = {}
+        # Which gateway carries each call to another room.
+        self.carried: dict[int, str] = {}
+        # Another host is to have it: no successor, and nothing more is taken.
+        self.moving = False
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
         self.host.entry(gateway, self).outputs.append(output)
+        if cause is not None and not self.shown:
+            self.host.shows(self)
         if isinstance(output, Deliver):
             self.host.weigh(len(output.payload))
         elif isinstance(output, Reply):
             self.host.weigh(len(output.outcome.result or b""))
 
-    def attach(self, gateway: str, attach: Attach | Seat) -> None:
+    def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
         self.host.entry(gateway, self).attachments.append(attach)
+        if cause is not None and not self.shown:
+            self.host.shows(self)
 
     def invoke(self, invoke: Invoke) -> None:
         self.host.invoke(self, invoke)
@@ -141,6 +162,7 @@ class _Room:
             origin, input = self.handed.popleft()
             if origin == gateway and input.number == number:
                 break  # what was before it was skipped: its task was cancelled from outside
+        self.shown = False
         self.host.entry(gateway, self).processed = number
         if not self.handed:
             self.host.caught_up(self)
@@ -154,9 +176,14 @@ class RoomHost:
         definitions: Sequence[RoomDefinition[Any, Any]],
         settings: Settings,
         *,
+        ownership: Ownership | None = None,
+        marker: Marker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Prepare a host that owns every room, or those of `ownership`; `marker` is told whose hook runs."""
         self.clock = clock
+        self.ownership = ownership if ownership is not None else Ownership()
+        self._marker = marker
         self.incarnation = secrets.token_hex(8)
         self.gateways: dict[str, Callable[[HostMessage], None]] = {}
         self._definitions = {definition.name: definition for definition in definitions}
@@ -176,10 +203,13 @@ class RoomHost:
         # Those that want to sleep and have not been asked yet, and of them those to be asked at once.
         self._drowsy: set[Engine[Any, Any]] = set()
         self._to_ask: list[_Room] = []
+        self._stopping = False
         self._stopped = False
         self._incarnations = 0
         self._pending: dict[str, dict[str, Entry]] = {}
         self._pending_bytes = 0
+        # Rooms whose input in hand has begun to show since the last flush.
+        self._showing: list[_Room] = []
         # Who called a room from the actor system and waits for its outcome.
         self._calls: dict[int, Callable[[Outcome], None]] = {}
         self._call_tokens = count(1)
@@ -191,8 +221,8 @@ class RoomHost:
         self._base: AsyncioSystemBase | None = None
         self._manager: ActorAddress | None = None
         self._watchdog = Watchdog(settings.hook_blocked)
-        self._empty = asyncio.Event()
-        self._empty.set()
+        # A room's actor has exited.
+        self._changed = asyncio.Event()
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -227,15 +257,14 @@ class RoomHost:
         assert self._base is not None, "start comes before stop"
         assert self._manager is not None
         assert self._system is not None
+        self._stopping = True
         try:
             async with asyncio.timeout(grace):
                 while self._rooms:
                     self._tell(self._manager, RetireAll())
-                    self._empty.clear()
-                    try:
-                        await asyncio.wait_for(self._empty.wait(), _TICK)
-                    except TimeoutError:
-                        continue  # some rooms had something to do; ask again
+                    self._changed.clear()
+                    with suppress(TimeoutError):  # some rooms have something to do: ask again
+                        await asyncio.wait_for(self._changed.wait(), _TICK)
         except TimeoutError:
             logger.warning("%d rooms did not go to sleep within %g s", len(self._rooms), grace)
         if self._timer is not None:
@@ -276,11 +305,13 @@ class RoomHost:
         """How many rooms sleep with connections."""
         return len(self._lives) - len(self._rooms)
 
-    def status(self, name: str, connections: int) -> RoomStatus | None:
-        """Explain one room; None for one that this host knows nothing of."""
+    def status(self, name: str, connections: int | None = None) -> RoomStatus | None:
+        """Explain one room; None for one that this host knows nothing of. `connections` where somebody knows better."""
         life, room, now = self._lives.get(name), self._rooms.get(name), self.clock()
         if life is None:
             return None
+        if connections is None:
+            connections = room.engine.connections if room is not None and room.engine is not None else life.connections
         is_retiring = room is not None and room.state is _State.RETIRING
         return RoomStatus(
             name=name,
@@ -317,11 +348,45 @@ class RoomHost:
         for room in tuple(self._rooms.values()):
             if room.state is not _State.WAKING:
                 room.late.add(gateway)
-                send(Pull(room.name, room.incarnation))
+                send(Pull(room.name, room.incarnation, self.ownership.epoch))
             elif gateway not in room.expected:
                 room.expected.add(gateway)
                 if room.address is not None:
-                    send(Pull(room.name, room.incarnation))
+                    send(Pull(room.name, room.incarnation, self.ownership.epoch))
+
+    def unlink(self, gateway: str) -> list[str]:
+        """Give a gateway up: its sessions in rooms that are awake get their `on_disconnect`.
+
+        Returns these rooms, and those that had inputs of it, which are dropped.
+        """
+        if self.gateways.pop(gateway, None) is None:
+            return []
+        self._pending.pop(gateway, None)
+        return [room.name for room in tuple(self._rooms.values()) if self._forget_gateway(room, gateway)]
+
+    def _forget_gateway(self, room: _Room, gateway: str) -> bool:
+        """Take a gateway out of one room; False if it had nothing there."""
+        kept = [entry for entry in room.waiting if entry[0] != gateway]
+        is_in = len(kept) < len(room.waiting) or any(origin == gateway for origin, _ in room.handed)
+        is_in |= room.held.pop(gateway, None) is not None
+        is_in |= bool(room.records.pop(gateway, None))
+        room.waiting = kept
+        room.late.discard(gateway)
+        for token in [token for token, carrier in room.carried.items() if carrier == gateway]:
+            self._replied(room, token, Outcome(code="interrupted"))
+        if room.engine is not None:
+            room.engine.lost(gateway)
+            closes = [Close(room.name, 0, id, _LOST, "gateway lost") for id in room.engine.connections_of(gateway)]
+            is_in |= bool(closes)
+            if room.state is _State.AWAKE:
+                self._deliver(room, gateway, list(closes))
+            else:
+                room.waiting += [(gateway, close) for close in closes]
+        elif gateway in room.expected:
+            room.expected.discard(gateway)
+            if not room.expected and room.address is not None:
+                self._open(room)
+        return is_in
 
     def receive(self, gateway: str, message: GatewayMessage) -> None:
         """Take one message of a gateway; after the stop there is nobody to take it for."""
@@ -329,7 +394,10 @@ class RoomHost:
             return
         match message:
             case InputBatch():
-                self._take(gateway, message.inputs)
+                inputs = message.inputs
+                if message.again or message.epoch != self.ownership.epoch:
+                    inputs = [arrival for arrival in inputs if self._is_new(gateway, arrival, message.epoch)]
+                self._take(gateway, inputs)
             case Snapshot():
                 self._merge(gateway, message)
             case Drained():
@@ -341,28 +409,49 @@ class RoomHost:
                     done(message.outcome)
             case Replied():
                 room = self._rooms.get(message.room)
-                if room is not None and room.engine is not None:
-                    room.engine.replied(message.token, message.outcome)
+                if room is not None:
+                    self._replied(room, message.token, message.outcome)
+            case Rebuild():
+                if message.room not in self._rooms and self.ownership.owns(message.room):
+                    self._wake(message.room, message.reason, message.reason)
 
     def run(self) -> None:
         """Begin to work on what was received, without waiting for the loop's next pass; not from within a room."""
         if self._base is not None:
             self._base.run()
 
+    def _is_new(self, gateway: str, arrival: Arrival, epoch: int) -> bool:
+        """Tell whether to take what may have been sent before, to this host or another."""
+        room = self._rooms.get(arrival.room)
+        if room is not None and arrival.number <= room.taken.get(gateway, 0):
+            return False
+        # What came for an earlier spell of ownership is sent again; what came after it in that spell would overtake.
+        return epoch >= self.ownership.since(arrival.room)
+
     def _take(self, gateway: str, inputs: list[Arrival]) -> None:
         ready: dict[str, list[Arrival]] = {}
         for input in inputs:
             if type(input) is Call:
                 input.expires = self.clock() + input.timeout
-            room = self._rooms.get(input.room) or self._wake(input.room, type(input).__name__.lower())
+            room = self._rooms.get(input.room)
+            if room is None:
+                if not self.ownership.owns(input.room):
+                    continue
+                room = self._wake(input.room, type(input).__name__.lower())
             if room is None:
                 self._refuse(gateway, input)
-            elif room.late and gateway in room.late:
+            elif room.state is _State.AWAKE and not room.late:
+                ready.setdefault(input.room, []).append(input)
+            elif room.moving:
+                continue
+            elif gateway in room.late:
                 room.held.setdefault(gateway, []).append(input)
+                room.taken[gateway] = input.number
             elif room.state is _State.AWAKE:
                 ready.setdefault(input.room, []).append(input)
             else:
                 room.waiting.append((gateway, input))
+                room.taken[gateway] = input.number
         for name, batch in ready.items():
             self._deliver(self._rooms[name], gateway, batch)
 
@@ -387,6 +476,7 @@ class RoomHost:
             room.handed.append((gateway, input))
             if type(input) is Close and room.engine is not None:
                 room.engine.note_close(input.connection)
+        room.taken[gateway] = inputs[-1].number
         self.mark_active(room)
         self._tell(room.address, DeliverInputs(gateway, inputs))
 
@@ -425,7 +515,7 @@ class RoomHost:
         room.address = address
         self._by_address[address.actorAddressString] = room
         for gateway in list(room.expected):
-            self.gateways[gateway](Pull(name, room.incarnation))
+            self.gateways[gateway](Pull(name, room.incarnation, self.ownership.epoch))
         if room.expected:
             room.patience = self._loop.call_later(PULL_PATIENCE, self._open_without, room)
 
@@ -438,12 +528,21 @@ class RoomHost:
         room.records.setdefault(gateway, []).extend(snapshot.records)
         if not snapshot.last:
             return
+        if snapshot.processed:
+            self._drop_done(room, gateway, snapshot.processed)
         if gateway in room.late:
             self._attach(room, gateway)
         else:
             room.expected.discard(gateway)
             if not room.expected:
                 self._open(room)
+
+    def _drop_done(self, room: _Room, gateway: str, processed: int) -> None:
+        """Drop inputs that were long under way: an earlier owner has handled them."""
+        room.taken[gateway] = max(processed, room.taken.get(gateway, 0))
+        room.waiting = [(g, i) for g, i in room.waiting if g != gateway or i.number > processed]
+        if gateway in room.held:
+            room.held[gateway] = [input for input in room.held[gateway] if input.number > processed]
 
     def _open_without(self, room: _Room) -> None:
         """Wake without the gateways that do not answer; what they send for the room waits for their records."""
@@ -486,6 +585,7 @@ class RoomHost:
                 post=post,
                 suspended=self._suspended,
                 drowsy=self._drowsy,
+                marker=self._marker,
                 clock=self.clock,
             )
             for _, input in room.handed:
@@ -498,7 +598,7 @@ class RoomHost:
         room.records = {g: found for g, found in room.records.items() if g in room.late}
         logger.debug("room wakes: %s", room.reason, extra={"room": room.name})
         self._tell(address, Open(start, Woken(records, room.reason), lambda: room.life.woke(self.clock())))
-        room.state = _State.AWAKE
+        room.state = _State.MOVING if room.moving else _State.AWAKE
         self._deliver_waiting(room)
 
     def _deliver_waiting(self, room: _Room) -> None:
@@ -506,6 +606,54 @@ class RoomHost:
         for gateway, input in waiting:
             self._deliver(room, gateway, [input])
         self.mark_active(room)
+
+    # --- moving ----------------------------------------------------------------------------------------
+
+    async def release(self, grace: float) -> None:
+        """Put the rooms to sleep that this host does not own any more, and return when they are gone.
+
+        What their actors have in hand is finished, the tasks they spawned are cancelled. After `grace` seconds those
+        that are left are torn down, and what they had not finished is left to their next owner.
+        """
+        assert self._manager is not None, "start comes before release"
+        for room in self._rooms.values():
+            if not room.moving and not self.ownership.owns(room.name):
+                self._move(room)
+        try:
+            async with asyncio.timeout(grace):
+                while any(room.moving for room in self._rooms.values()):
+                    self._tell(self._manager, RetireAll())
+                    self._changed.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _TICK)
+        except TimeoutError:
+            self.abandon()
+        self._flush_now()
+
+    def _move(self, room: _Room) -> None:
+        room.moving = True
+        room.waiting.clear()
+        room.held.clear()
+        self._idle.forget(room.name)
+        if room.state is _State.AWAKE:
+            room.state = _State.MOVING
+
+    def abandon(self) -> None:
+        """Tear down at once the rooms that this host does not own any more; nothing of them leaves from now on."""
+        assert self._base is not None
+        for room in tuple(self._rooms.values()):
+            if self.ownership.owns(room.name):
+                continue
+            logger.debug("room is given up", extra={"room": room.name})
+            room.moving = True
+            room.waiting.clear()
+            room.held.clear()
+            for entries in self._pending.values():
+                entries.pop(room.name, None)
+            if room.engine is not None:
+                room.engine.end()
+            if room.address is not None:
+                self._base.kill(room.address)
 
     # --- sleeping --------------------------------------------------------------------------------------
 
@@ -567,8 +715,9 @@ class RoomHost:
         return "queued events" if room.handed or room.waiting or room.held else None
 
     def retire_all(self) -> list[ActorAddress]:
-        """The same for every awake room that has nothing to do."""
-        return [self._retire(room) for room in self._rooms.values() if room.state is _State.AWAKE and not room.handed]
+        """The same for every room that has to go, or if the host stops just every room, once it has nothing to do."""
+        states = {_State.MOVING, _State.AWAKE} if self._stopping else {_State.MOVING}
+        return [self._retire(room) for room in self._rooms.values() if room.state in states and not room.handed]
 
     def _retire(self, room: _Room) -> ActorAddress:
         assert room.address is not None
@@ -581,7 +730,7 @@ class RoomHost:
     def stayed(self, name: str) -> None:
         """The room had something to do: deliver what came meanwhile."""
         room = self._rooms[name]
-        room.state = _State.AWAKE
+        room.state = _State.MOVING if room.moving else _State.AWAKE
         self._retiring -= 1
         self._deliver_waiting(room)
 
@@ -599,33 +748,33 @@ class RoomHost:
         if room.patience is not None:
             room.patience.cancel()
         del self._rooms[room.name]
-        room.life.ended(self.clock(), slept=slept)
         left = self._left_in_hand(room) + room.waiting
         left += [(gateway, input) for gateway, inputs in room.held.items() for input in inputs]
-        if not left and (room.engine is None or room.engine.is_empty):
+        # Synthetic closes of a gateway that is gone: without the session there is nobody to say goodbye to.
+        left = [(gateway, input) for gateway, input in left if gateway in self.gateways]
+        connections = room.engine.connections if room.engine is not None else 0
+        room.life.ended(self.clock(), slept=slept, connections=connections)
+        if room.moving or (not left and not connections):
             del self._lives[room.name]
-        if left:
+        if left and not room.moving:
             woken_by = type(left[0][1]).__name__.lower() if slept else "crash"
             successor = self._wake(room.name, woken_by, "event" if slept else "crash")
             assert successor is not None
             successor.waiting.extend(left)
-        if not self._rooms:
-            self._empty.set()
+            successor.taken = {gateway: input.number for gateway, input in left}
+        elif slept and not room.moving and room.engine is not None:
+            for gateway in room.engine.gateways & self.gateways.keys():
+                self.entry(gateway, room).asleep = True
+        self._changed.set()
 
     def _left_in_hand(self, room: _Room) -> list[tuple[str, Arrival]]:
-        """Return the inputs a dead actor did not process; the one it had begun is not run again."""
+        """Return the inputs a dead actor did not process; the one it had visibly begun is not run again."""
         left = list(room.handed)
         if left:
             self._working -= 1
-        if left and room.engine is not None and room.engine.running is not None:
-            gateway, input = left.pop(0)
-            entry = self.entry(gateway, room)
-            entry.processed = input.number
-            if isinstance(input, Call):
-                entry.outputs.append(Reply(input.number, Outcome(code="interrupted")))
-            elif isinstance(input, Frame) and input.request is not None:
-                payload = error_ack_frame(input.request, "interrupted")
-                entry.outputs.append(Deliver((input.connection,), payload))
+        if room.shown:
+            gateway, input = left[0]
+            left[0] = gateway, input if isinstance(input, Interrupted) else Interrupted(input)
         return left
 
     # --- calls of rooms ------------------------------------------------------------------------------
@@ -657,10 +806,16 @@ class RoomHost:
         """Have a gateway carry a call of a room: the one it heard from last, or any."""
         gateway = room.handed[0][0] if room.handed else next(iter(self.gateways), None)
         send = self.gateways.get(gateway) if gateway is not None else None
-        if send is not None:
+        if gateway is not None and send is not None:
+            room.carried[invoke.token] = gateway
             send(invoke)
         elif room.engine is not None:
             room.engine.replied(invoke.token, Outcome(code="busy"))
+
+    def _replied(self, room: _Room, token: int, outcome: Outcome) -> None:
+        room.carried.pop(token, None)
+        if room.engine is not None:
+            room.engine.replied(token, outcome)
 
     # --- time budgets ----------------------------------------------------------------------------------
 
@@ -689,6 +844,11 @@ class RoomHost:
             entry = entries[room.name] = Entry(room.name, seq=room.seq)
         return entry
 
+    def shows(self, room: _Room) -> None:
+        """Note that the input in hand has had an effect that others may see."""
+        room.shown = True
+        self._showing.append(room)
+
     def weigh(self, size: int) -> None:
         """Count output of this tick; a lot of it leaves at once, so that no tick gathers more than memory holds."""
         self._pending_bytes += size
@@ -705,22 +865,22 @@ class RoomHost:
             self._send_entries()
 
     def _send_entries(self) -> None:
+        self._mark_begun()
         self._flush = None
         pending, self._pending = self._pending, {}
         self._pending_bytes = 0
         for gateway, entries in pending.items():
             send = self.gateways.get(gateway)
-            if send is None:
-                continue
-            self._mark_begun(gateway, entries)
-            send(EntryBatch(list(entries.values())))
+            if send is not None:
+                send(EntryBatch(list(entries.values())))
 
-    def _mark_begun(self, gateway: str, entries: dict[str, Entry]) -> None:
-        for name, entry in entries.items():
-            room = self._rooms.get(name)
-            running = room.engine.running if room is not None and room.engine is not None else None
-            if running is not None and running[0] == gateway and entry.outputs:
-                entry.begun = running[1]
+    def _mark_begun(self) -> None:
+        """Tell the gateways whose inputs are in hand what has been seen of them, by whomever."""
+        for room in self._showing:
+            if room.shown and room.handed and self._rooms.get(room.name) is room:
+                gateway, input = room.handed[0]
+                self.entry(gateway, room).begun = input.number
+        self._showing.clear()
 
 
 async def _call(hook: Callable[[], Any] | None) -> None:

@@ -13,9 +13,9 @@ __all__ = ["RoomLife", "RoomStatus"]
 class RoomStatus(Struct, frozen=True):
     """One room, for the operator. Durations are in seconds; None where there is nothing to say.
 
-    `state`: waking, awake, retiring or asleep, for `state_seconds`. `kept_awake_by`: running hook, RPC, spawned task,
-    keep_awake, queued events, recent activity, or hibernate_after never. `woken_by`: connect, frame, close, call, or
-    crash. `wake_seconds`: how long the last wake took, hooks included. `cycles`: how often it slept.
+    `state`: waking, awake, moving, retiring or asleep, for `state_seconds`. `kept_awake_by`: running hook, RPC, spawned
+    task, keep_awake, queued events, recent activity, or hibernate_after never. `woken_by`: connect, frame, close, call,
+    crash or moved. `wake_seconds`: how long the last wake took, hooks included. `cycles`: how often it slept.
     `awake_seconds`: in all.
     """
 
@@ -34,7 +34,7 @@ class RoomStatus(Struct, frozen=True):
 class RoomLife:
     """What is kept of one room, awake or asleep."""
 
-    __slots__ = ("awake_seconds", "cycles", "since", "wake_seconds", "woken_by")
+    __slots__ = ("awake_seconds", "connections", "cycles", "since", "wake_seconds", "woken_by")
 
     def __init__(self, now: float) -> None:
         # When the room woke or fell asleep last.
@@ -43,6 +43,8 @@ class RoomLife:
         self.wake_seconds: float | None = None
         self.cycles = 0
         self.awake_seconds = 0.0
+        # How many there were when it fell asleep.
+        self.connections = 0
 
     def wakes(self, now: float, woken_by: str) -> None:
         """Note that a wake begins."""
@@ -52,8 +54,9 @@ class RoomLife:
         """Note that it is over."""
         self.wake_seconds = now - self.since
 
-    def ended(self, now: float, *, slept: bool) -> None:
+    def ended(self, now: float, *, slept: bool, connections: int) -> None:
         """Note that the room is awake no more: it has fallen asleep, or something killed it."""
         self.awake_seconds += now - self.since
         self.since = now
         self.cycles += slept
+        self.connections = connections

@@ -294,6 +294,18 @@ class AsyncioSystemBase:
         self._tell_idle_waiters()
         return True
 
+    def kill(self, address: ActorAddress) -> None:
+        """End an actor now: what is awaited for it is cancelled, what waits for it becomes dead letters.
+
+        Its parent and its children are told as after an `ActorExitRequest`, which the actor itself does not see.
+        """
+        task = self.running_task(address)
+        ref = self._actors.get(address.actorAddressString)
+        if ref is not None:
+            self._exit(ref, recursive=True)
+        if task is not None:
+            task.cancel()
+
     async def idle(self) -> None:
         """Wait until no message is queued and no actor busy; later wakeups and abandoned tasks do not count."""
         while self._queue or self._busy:

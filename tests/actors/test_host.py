@@ -317,21 +317,40 @@ async def test_an_idle_room_actor_that_is_killed_wakes_with_the_next_input(start
     assert recorder.seen == [("connect", 1), ("restore", 1, "event"), 1]
 
 
-async def test_an_input_whose_hook_had_begun_is_not_run_again(start: Start) -> None:
+@pytest.mark.parametrize("shows", [True, False])
+async def test_a_hook_that_died_runs_again_unless_it_had_shown_an_effect(start: Start, shows: bool) -> None:
     recorder = Recorder()
-    recorder.hold = 1
     recorder.gate.clear()
+
+    @recorder.room.on("slow")
+    async def slow(ctx: Any, data: Any) -> str:
+        recorder.seen.append("slow")
+        if shows:
+            ctx.emit("begins")
+        await recorder.gate.wait()
+        return "done"
+
+    recorder.room.on_error(lambda error, ctx: recorder.seen.append((type(error).__name__, ctx.frame.data)))
     host = await start(recorder.room)
     gateway = FakeGateway(host)
-    gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 1), gateway.frame("c", 2))
-    await until(lambda: "held" in recorder.seen)
-    base, address = host._base, host._rooms["chat/a"].address
+    gateway.put(
+        gateway.connect(recorder.room, "c"), gateway.frame("c", 5, event="slow", request=7), gateway.frame("c", 2)
+    )
+    await until(lambda: "slow" in recorder.seen)
+    base, room = host._base, host._rooms["chat/a"]
     assert base is not None
-    assert address is not None
-    base._exit(base._actors[address.actorAddressString], recursive=True)  # as if it died in the midst of its hook
+    assert room.engine is not None
+    assert room.address is not None
+    room.engine.end()
+    base.kill(room.address)
+    recorder.gate.set()
     await until(lambda: 2 in recorder.seen)
-    assert recorder.seen == [("connect", 1), "held", ("restore", 1, "crash"), 2]
     await until(lambda: gateway.processed["chat/a"] == 3)
+    told = ("HookInterrupted", 5) if shows else "slow"
+    assert recorder.seen == [("connect", 1), "slow", ("restore", 1, "crash"), told, 2]
+    ack = b'"error":{"code":"interrupted"}' if shows else b'"data":"done"'
+    (answer,) = [text for text in gateway.texts() if b"ack" in text]
+    assert ack in answer
 
 
 async def test_what_a_room_left_is_applied_before_its_gateway_answers_the_next_incarnation(start: Start) -> None:

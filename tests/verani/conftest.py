@@ -103,7 +103,7 @@ class Recorder:
             case Reply():
                 self.replies[output.call] = output.outcome
 
-    def attach(self, gateway: str, attach: Attach | Seat) -> None:
+    def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
         if isinstance(attach, Seat):
             self.seats[attach.connection] = attach.order
             return

@@ -463,29 +463,6 @@ async def test_a_hook_may_be_cancelled_for_real_after_it_swallowed_its_budget(
     assert task.cancelled() or task.exception() is None
 
 
-def test_a_room_that_is_not_awake_yet_says_what_runs(make_room: Any) -> None:
+def test_a_room_that_is_not_awake_yet_is_not_busy(make_room: Any) -> None:
     lobby: Room = make_room(define_room("chat"))
-    assert lobby.engine.running is None
     assert lobby.engine.busy is None
-
-
-async def test_the_input_whose_hook_runs_is_known_while_it_awaits(open_room: OpenRoom) -> None:
-    room, gate, seen = define_room("chat"), asyncio.Event(), list[Any]()
-
-    @room.on("x")
-    async def handler(ctx: Context[Any, Any], data: Any) -> None:
-        await gate.wait()
-
-    @room.on_hibernate
-    async def hibernate(actor: Any) -> None:
-        seen.append(lobby.engine.running)
-
-    lobby = open_room(room)
-    await lobby.connect("a", gateway="g2")
-    number = await lobby.frame("a", "x")
-    assert lobby.engine.running == ("g2", number)
-    gate.set()
-    await lobby.settle()
-    assert lobby.engine.running is None
-    await lobby.sleep()
-    assert seen == [None]

@@ -97,7 +97,7 @@ class StandInGateway:
             case _:
                 pass  # counting invalid frames is a matter of real gateways
 
-    def attach(self, gateway: str, attach: Attach | Seat) -> None:
+    def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
         """Replace a committed attachment, or note a session's place."""
         self.effects += 1
         if (held := self._held.get(attach.connection)) is None:

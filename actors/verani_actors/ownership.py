@@ -1,0 +1,80 @@
+"""Know which rooms are this host's, now and in the epochs before.
+
+Invariants:
+- A room that the host does not own in the committed epoch, or loses in a prepared one, is not its own.
+- `since` is never later than the epoch with which the present spell of ownership began; after a spell that the host
+  knows to have ended, it is later than all of that spell. (A host that is a member prepares every epoch in which it
+  loses a room, so it knows of every end.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from verani.epoch import Epoch
+
+__all__ = ["Ownership", "Share"]
+
+# Epochs remembered; inputs that are under way for longer than so many changes take do not exist.
+_HISTORY: Final = 64
+
+
+class Ownership:
+    """Of a host that is alone: every room is its own."""
+
+    # Number of the committed epoch.
+    epoch = 0
+
+    def owns(self, room: str) -> bool:
+        """Tell whether the host may serve this room."""
+        return True
+
+    def since(self, room: str) -> int:
+        """Say from which epoch on inputs for this room are for the present spell of ownership."""
+        return 0
+
+
+class Share(Ownership):
+    """Of a member: what rendezvous hashing gives it."""
+
+    def __init__(self, incarnation: str) -> None:
+        self.committed = Epoch()
+        self._incarnation = incarnation
+        self._prepared: Epoch | None = None
+        self._history: deque[Epoch] = deque(maxlen=_HISTORY)
+
+    @property
+    def prepared(self) -> int:
+        """Number of the highest epoch that was prepared or committed."""
+        return self._prepared.number if self._prepared is not None else self.committed.number
+
+    def prepare(self, epoch: Epoch) -> bool:
+        """Give up what is lost in this epoch; False if it is not newer than all before."""
+        if epoch.number <= self.prepared:
+            return False
+        self._prepared = epoch
+        self._history.append(epoch)
+        return True
+
+    def commit(self, epoch: Epoch) -> bool:
+        """Put this epoch in force; False if it is not newer than the one that is."""
+        if epoch.number <= self.committed.number:
+            return False
+        if self._prepared is not None and self._prepared.number <= epoch.number:
+            self._prepared = None
+        self.committed = epoch
+        self.epoch = epoch.number
+        self._history.append(epoch)
+        return True
+
+    def owns(self, room: str) -> bool:
+        """Tell whether the host may serve this room."""
+        if self._prepared is not None and not self._prepared.owns(self._incarnation, room):
+            return False
+        return self.committed.owns(self._incarnation, room)
+
+    def since(self, room: str) -> int:
+        """Say from which epoch on inputs for this room are for the present spell of ownership."""
+        others = (epoch.number for epoch in self._history if not epoch.owns(self._incarnation, room))
+        return max(others, default=-1) + 1
