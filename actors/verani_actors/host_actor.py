@@ -1,0 +1,133 @@
+"""Run a room host as an actor: one process whose main thread is Thespian's, and whose second thread runs the loop.
+
+The two threads share a queue each way and nothing else: towards the loop by `call_soon_threadsafe`, from the loop
+through a queue and a socket pair that Thespian watches. No method of the actor is called on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import Any, Final
+
+from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
+
+from verani.errors import VeraniError
+
+from . import hardened
+from .control import Control, StopHost
+from .control_actor import ControlActor
+from .hosting import Hosting
+from .parcel import Parcel
+from .runtime import Runtime
+
+__all__ = ["RoomHostActor"]
+
+logger = logging.getLogger(__name__)
+
+# After an exit request that comes without `StopHost` (a SIGTERM to this very process).
+_GRACE: Final = 2.0
+
+
+class RoomHostActor(ControlActor):
+    """The shell of a room host; the loop starts with the first parcel of the launcher."""
+
+    def __init__(self, requirements: Mapping[str, Any]) -> None:
+        super().__init__(requirements)
+        self._id: str = requirements["id"]
+        self._incarnation: str = requirements["incarnation"]
+        self._name = f"host:{self._incarnation}"
+        runtime = Runtime(requirements["folder"])
+        self._plan = runtime.read_plan()
+        self._note = runtime.death_note(self._incarnation).open("wb", buffering=0)
+        faulthandler.enable(self._note)
+        # What the user's modules expect: the same as in an embedded gateway.
+        os.chdir(self._plan.directory)
+        sys.path[0] = self._plan.directory
+        self._addresses: dict[str, ActorAddress] = {}
+        self._outbox: queue.SimpleQueue[tuple[str, Control] | None] = queue.SimpleQueue()
+        self._bell, self._ringer = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ringer.setblocking(False)
+        self._hosting = Hosting(self._plan, runtime, self._id, self._incarnation, hardened.cluster_secret(), self._post)
+        self._loop = _new_loop()
+        self._thread: threading.Thread | None = None
+
+    def received(self, parcel: Parcel, message: Control, sender: ActorAddress) -> None:
+        self._addresses.update(parcel.addresses)
+        if parcel.sender.startswith("host:") or parcel.sender == "registrar":
+            self._addresses[parcel.sender] = sender
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="verani-host", daemon=True)
+            self._thread.start()
+        if isinstance(message, StopHost):
+            self._call(self._hosting.stop)
+        elif not parcel.sender.startswith("launcher:"):
+            self._call(self._hosting.receive, parcel.sender, message)
+
+    def readable(self) -> None:
+        with suppress(BlockingIOError):
+            self._bell.recv(4096)
+        while not self._outbox.empty():
+            match self._outbox.get():
+                case None:
+                    self.send(self.myAddress, ActorExitRequest())
+                case destination, message if destination in self._addresses:
+                    self.send(self._addresses[destination], Parcel(self._name, message))
+                case _:
+                    pass  # not known yet; it is said again
+
+    def exiting(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            self._call(self._hosting.stop)
+            self._thread.join(_GRACE)
+
+    def watched(self) -> ThespianWatch:
+        return ThespianWatch([self._bell.fileno()])
+
+    def _post(self, destination: str, message: Control) -> None:
+        """Send a control message; called on the loop's thread."""
+        self._outbox.put((destination, message))
+        self._ring()
+
+    def _ring(self) -> None:
+        with suppress(BlockingIOError):  # it rings already
+            self._ringer.send(b"\0")
+
+    def _call(self, function: Callable[..., object], *args: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _run(self) -> None:
+        """Run the loop; a None in the outbox tells the other thread that it is over."""
+        try:
+            _run(self._loop, self._hosting.run())
+        except VeraniError as error:
+            logger.error("host %s cannot run: %s", self._id, error)
+        except Exception:  # the bottom of a thread: it ends the process, and is told why
+            logger.exception("host %s has failed", self._id)
+        finally:
+            self._outbox.put(None)
+            self._ring()
+
+
+def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if find_spec("uvloop") is None:
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()

@@ -1,0 +1,407 @@
+"""Start the actor system of one machine and its room hosts: `python -m verani_actors.launcher RUNTIME_FOLDER`.
+
+The launcher is one thread that never imports what users write. It starts Thespian's Admin, on the leader's machine the
+registrar, creates and ends hosts as the registrar says, tells it which of them have died and how, and writes epochs
+down for the gateways. Where rooms go is none of its business.
+
+Nothing it has started outlives it: the kernel kills its processes with it (`verani_actors.lifeline`), and it ends when
+its starter does. It exits with 0 after SIGTERM or the end of its standard input, and with 1 when the actor system
+cannot start or has lost its Admin: whoever started it may start it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from verani.epoch import Death
+from verani.errors import VeraniError
+
+from .admin_port import free_port, resolve
+from .control import Control, Gone, Offer, Publish, StartHost, StopHost, Welcome
+from .environment import prepare
+from .lifeline import Announcements, Birth, die_with_parent, tie_children
+from .logs import log_to_stderr
+from .runtime import Plan, Runtime
+from .slot import read_slot
+
+if TYPE_CHECKING:
+    from thespian.actors import ActorAddress, ActorSystem
+
+    from .hardened import HardenedBase
+
+__all__ = ["SECRET", "main"]
+
+logger = logging.getLogger(__name__)
+
+SECRET: Final = "VERANI_CLUSTER_SECRET"
+
+_OFFER_PERIOD: Final = 1.0
+# How long a death is told again, as messages may be lost.
+_TELL_DEATHS: Final = 5.0
+# For hosts when nobody waits any more, and for Admin and registrar, which have nothing to finish.
+_GRACE: Final = 2.0
+
+_HOST: Final = "verani_actors.host_actor.RoomHostActor"
+_REGISTRAR: Final = "verani_actors.registration.RegistrarActor"
+
+
+class _Host:
+    """A host process of this machine."""
+
+    def __init__(self, id: str, incarnation: str, address: ActorAddress) -> None:
+        self.id = id
+        self.incarnation = incarnation
+        self.address = address
+        self.process: Birth | None = None
+        self.kill_at: float | None = None
+
+
+class Launcher:
+    """What one launcher knows: its processes, and where the registrar is."""
+
+    def __init__(
+        self, runtime: Runtime, plan: Plan, base: HardenedBase, system: ActorSystem, births: Announcements, port: int
+    ) -> None:
+        from . import hardened, parcel
+
+        self._parcel = parcel.Parcel
+        self._runtime = runtime
+        self._plan = plan
+        self._base = base
+        self._system = system
+        self._births = births
+        self._name = f"launcher:{plan.machine}"
+        self._offer = Offer(plan.machine, f"{plan.address}:{port}", plan.settings.hosts)
+        self._leader = base.adminAddr
+        if plan.leader:
+            host, _, leader_port = plan.leader.rpartition(":")
+            self._leader = hardened.actor_address(resolve(host), int(leader_port))
+        self._processes: dict[int, Birth] = {}
+        self._hosts: dict[str, _Host] = {}
+        self._registrar: ActorAddress | None = None
+        self._own_registrar: Birth | None = None
+        self._creating_registrar_at = 0.0
+        self._deaths: list[tuple[float, Gone]] = []
+        # Hosts of a launcher that was here before: they were killed with it, and nobody told the registrar.
+        self._predecessors = [each for each in runtime.read_epoch().members if each.machine == plan.machine]
+        self._admin: Birth | None = None
+        self._stops = 0
+        self._orphaned = False
+        self._failed = False
+        self._bell, self._ringer = socket.socketpair()
+        self._lifeline = _pipe_of_starter()
+
+    def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        self._take_signals()
+        self._take_births()
+        if self._admin is None:
+            self._admin = next(iter(self._processes.values()))
+        next_offer = 0.0
+        while not (self._stops or self._orphaned or self._failed):
+            now = time.monotonic()
+            if now >= next_offer:
+                next_offer = now + _OFFER_PERIOD
+                self._say_all(now)
+            self._kill_overdue(now)
+            self._step(max(0.0, next_offer - now))
+        self._stop()
+        return 1 if self._failed else 0
+
+    # --- what comes ---------------------------------------------------------------------------------------
+
+    def _step(self, seconds: float) -> None:
+        self._base.watch(self._descriptors())
+        match self._base.receive(seconds):
+            case list() as ready:
+                self._look_at(ready)
+            case (self._parcel() as parcel, sender):
+                self._obey(parcel.open(), sender)
+            case _:
+                pass  # nothing, or Thespian's own news
+
+    def _descriptors(self) -> list[int]:
+        own = [self._bell.fileno(), self._births.descriptor, *self._processes]
+        return own if self._lifeline is None else [*own, self._lifeline]
+
+    def _look_at(self, ready: list[int]) -> None:
+        if self._bell.fileno() in ready:
+            self._bell.recv(4096)
+        if self._lifeline in ready and self._lifeline is not None and not os.read(self._lifeline, 4096):
+            self._lifeline = None
+            self._orphaned = True
+        # Births first: a process may have said its name and died since.
+        self._take_births()
+        for descriptor in ready:
+            if (process := self._processes.pop(descriptor, None)) is not None:
+                self._died(process)
+
+    def _take_births(self) -> None:
+        for birth in self._births.take():
+            known = next((each for each in self._processes.values() if each.pid == birth.pid), None)
+            if known is not None:
+                known.name = birth.name
+                birth.close()
+                birth = known
+            else:
+                self._processes[birth.descriptor] = birth
+            if birth.name == "registrar":
+                self._own_registrar = birth
+            for host in self._hosts.values():
+                if birth.name == host.incarnation:
+                    host.process = birth
+
+    def _died(self, process: Birth) -> None:
+        process.close()
+        if process is self._admin:
+            logger.error("the actor system has lost its Admin, process %d", process.pid)
+            self._failed = True
+        elif process is self._own_registrar:
+            logger.warning("the registrar, process %d, has died", process.pid)
+            self._own_registrar = None
+            self._registrar = None
+        elif (host := next((each for each in self._hosts.values() if each.process is process), None)) is not None:
+            self._gone(host, process.pid)
+
+    def _gone(self, host: _Host, pid: int) -> None:
+        del self._hosts[host.id]
+        death = _read_death(self._runtime, host.incarnation)
+        if host.kill_at is None:
+            logger.warning("host %s, process %d, has died%s", host.id, pid, _by(death))
+        self._tell_death(Gone(host.id, host.incarnation, death))
+
+    def _tell_death(self, gone: Gone) -> None:
+        self._deaths.append((time.monotonic(), gone))
+        self._tell_registrar(gone)
+
+    # --- what the registrar says --------------------------------------------------------------------------
+
+    def _obey(self, message: Control, sender: ActorAddress) -> None:
+        match message:
+            case Welcome():
+                self._meet(sender)
+            case StartHost(id):
+                if id not in self._hosts:
+                    self._start_host(id)
+            case StopHost(id, incarnation):
+                host = self._hosts.get(id)
+                if host is not None and host.incarnation == incarnation and host.kill_at is None:
+                    self._stop_host(host, self._plan.settings.drain_seconds)
+            case Publish(epoch):
+                # The registrar of the same machine writes it, too, and before anything of it is sent.
+                if epoch.number > self._runtime.read_epoch().number:
+                    self._runtime.write_epoch(epoch)
+            case _:
+                logger.error("expected a message for a launcher, got %s", type(message).__name__)
+
+    def _meet(self, registrar: ActorAddress) -> None:
+        if self._registrar != registrar:
+            self._registrar = registrar
+            for host in self._hosts.values():
+                self._introduce(host)
+
+    def _introduce(self, host: _Host) -> None:
+        """Tell a host where the registrar is; the first time, this lets it begin."""
+        if self._registrar is not None:
+            addresses = {"registrar": self._registrar}
+            self._base.post(host.address, self._parcel(self._name, Welcome(self._plan.machine), addresses))
+
+    def _start_host(self, id: str) -> None:
+        incarnation = secrets.token_hex(8)
+        address = self._create(_HOST, {"name": incarnation, "id": id, "incarnation": incarnation})
+        if address is not None:
+            host = self._hosts[id] = _Host(id, incarnation, address)
+            self._take_births()
+            host.process = next((each for each in self._processes.values() if each.name == incarnation), None)
+            self._introduce(host)
+
+    def _stop_host(self, host: _Host, seconds: float) -> None:
+        host.kill_at = time.monotonic() + seconds
+        self._base.post(host.address, self._parcel(self._name, StopHost(host.id, host.incarnation)))
+
+    def _create(self, actor: str, requirements: dict[str, Any]) -> ActorAddress | None:
+        from thespian.actors import ActorSystemException
+
+        try:
+            return self._system.createActor(actor, {**requirements, "folder": str(self._runtime.folder)})
+        except (ActorSystemException, ImportError) as error:
+            logger.error("the actor system created no %s: %s", actor.rpartition(".")[2], error)
+            return None
+
+    # --- what is said every second ------------------------------------------------------------------------
+
+    def _say_all(self, now: float) -> None:
+        if not self._plan.leader:
+            self._keep_registrar(now)
+            self._tell_registrar(self._offer)
+        else:
+            # The one address of the leader's machine that stays; its Admin passes the offer on.
+            addresses = {self._name: self._base.address}
+            self._base.post(self._leader, self._parcel(self._name, self._offer, addresses))
+        self._deaths = [(told, gone) for told, gone in self._deaths if now - told < _TELL_DEATHS]
+        for _, gone in self._deaths:
+            self._tell_registrar(gone)
+        for member in [each for each in self._predecessors if _has_ended(each.pid)]:
+            self._predecessors.remove(member)
+            self._tell_death(Gone(member.id, member.incarnation, _read_death(self._runtime, member.incarnation)))
+        for host in self._hosts.values():
+            self._introduce(host)
+
+    def _keep_registrar(self, now: float) -> None:
+        if self._own_registrar is None and now >= self._creating_registrar_at:
+            # Its claim comes a moment later; one that never comes must not make a second registrar at once.
+            self._creating_registrar_at = now + 5 * _OFFER_PERIOD
+            self._registrar = self._create(_REGISTRAR, {"name": "registrar"})
+        if self._registrar is not None:
+            addresses = {"launcher:": self._leader}
+            self._base.post(self._registrar, self._parcel("launcher:", Welcome(self._plan.machine), addresses))
+
+    def _tell_registrar(self, message: Control) -> None:
+        if self._registrar is not None:
+            addresses = {self._name: self._base.address}
+            self._base.post(self._registrar, self._parcel(self._name, message, addresses))
+
+    def _kill_overdue(self, now: float) -> None:
+        for host in self._hosts.values():
+            if host.kill_at is not None and now >= host.kill_at and host.process is not None:
+                host.process.kill()
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        # Only now: what was forked before must not inherit the handler.
+        self._bell.setblocking(False)
+        self._ringer.setblocking(False)
+        signal.set_wakeup_fd(self._ringer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._told_to_stop)
+
+    def _told_to_stop(self, *_: object) -> None:
+        self._stops += 1
+
+    def _stop(self) -> None:
+        """End every process: hosts in their own time, then the actor system, then what is left."""
+        if not self._failed:
+            grace = _GRACE if self._orphaned else max(_GRACE, self._plan.settings.drain_seconds)
+            for host in self._hosts.values():
+                self._stop_host(host, grace)
+            told, deadline = self._stops, time.monotonic() + grace
+            while self._hosts and self._stops == told and (left := deadline - time.monotonic()) > 0:
+                self._step(left)
+            self._base.begin_shutdown()
+            deadline = time.monotonic() + _GRACE
+            while self._processes and not self._failed and (left := deadline - time.monotonic()) > 0:
+                self._step_quietly(left)
+        self._take_births()
+        for process in self._processes.values():
+            process.kill()
+        waiting = select.poll()
+        for descriptor in self._processes:
+            waiting.register(descriptor, select.POLLIN)
+        deadline = time.monotonic() + _GRACE
+        while self._processes and (left := deadline - time.monotonic()) > 0:
+            for descriptor, _ in waiting.poll(left * 1000):
+                waiting.unregister(descriptor)
+                self._processes.pop(descriptor).close()
+
+    def _step_quietly(self, seconds: float) -> None:
+        """Wait for processes that are meant to end."""
+        self._base.watch([self._births.descriptor, *self._processes])
+        ready = self._base.receive(seconds)
+        if isinstance(ready, list):
+            self._take_births()
+            for descriptor in ready:
+                if (process := self._processes.pop(descriptor, None)) is not None:
+                    process.close()
+
+
+def _read_death(runtime: Runtime, incarnation: str) -> Death | None:
+    """Read what a dead host was doing, if it died of that, and remove its files."""
+    note, slot = runtime.death_note(incarnation), runtime.slot(incarnation)
+    death = read_slot(slot) if note.exists() and note.stat().st_size > 0 else None
+    for path in (note, slot, Path(runtime.socket(incarnation))):
+        path.unlink(missing_ok=True)
+    return death
+
+
+def _has_ended(pid: int) -> bool:
+    """Tell whether no process has this pid, or only what is left of one that nobody waited for."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)
+
+
+def _by(death: Death | None) -> str:
+    return "" if death is None else f" in a hook of {death.room}"
+
+
+def _pipe_of_starter() -> int | None:
+    """Return standard input if it is a pipe or a socket: it ends when the process that started this one does."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return None
+    return 0 if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
+
+
+def main(arguments: list[str]) -> int:
+    """Run a launcher for this runtime folder; whatever prevents it is told in one sentence."""
+    starter = os.getppid()
+    if len(arguments) != 1:
+        print("usage: python -m verani_actors.launcher RUNTIME_FOLDER", file=sys.stderr)  # noqa: T201
+        return 2
+    # Before anything of the user's can run, and before anything is forked.
+    secret = os.environ.pop(SECRET, "")
+    runtime = Runtime(arguments[0])
+    try:
+        plan = runtime.read_plan()
+    except OSError as error:
+        print(f"no plan in {arguments[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 1
+    log_to_stderr(plan.settings.log_level)
+    # The terminal's Ctrl-C is for the supervisor.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(starter)
+    try:
+        return _launch(runtime, plan, secret.encode(), starter)
+    except VeraniError as error:
+        logger.error("%s", error)
+        return 1
+
+
+def _launch(runtime: Runtime, plan: Plan, secret: bytes, starter: int) -> int:
+    if not secret:
+        raise VeraniError(f"expected a cluster secret in {SECRET}")
+    address = resolve(plan.address)
+    port = free_port(address, plan.settings.admin_port)
+    prepare(address)
+    # Only now, because Thespian reads the environment when it is imported. The rest is imported for the hosts: they
+    # are forked with it.
+    from . import hardened, host_actor, registration  # noqa: F401
+
+    hardened.harden(secret)
+    births = tie_children()
+    capabilities = {"Admin Port": port, "Verani Machine": plan.machine}
+    if plan.leader:
+        host, _, leader_port = plan.leader.rpartition(":")
+        capabilities["Convention Address.IPv4"] = f"{resolve(host)}:{leader_port}"
+    base, system = hardened.start(capabilities, plan.settings.log_level)
+    return Launcher(runtime, plan, base, system, births, port).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

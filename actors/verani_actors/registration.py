@@ -1,0 +1,110 @@
+"""Run the registrar as an actor: the core decides (`verani_actors.registrar`), this knows clocks and addresses.
+
+Launchers find it through the Admin of the leader's machine, whose port is fixed: the Admin passes their offers on, and
+every offer is answered with `Welcome`, which comes from the registrar itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from thespian.actors import ActorAddress
+
+from verani.epoch import Epoch
+
+from .control import Beaten, Commit, Control, Gone, Offer, Publish, Welcome
+from .control_actor import ControlActor
+from .parcel import Parcel
+from .registrar import Registrar
+from .runtime import Runtime
+
+__all__ = ["RegistrarActor"]
+
+_TICK: Final = 0.05
+# After so many seconds of silence an address is forgotten.
+_SILENCE: Final = 60.0
+
+
+class _Party:
+    """A launcher or host as it was last heard."""
+
+    def __init__(self, address: ActorAddress, heard: float) -> None:
+        self.address = address
+        self.heard = heard
+
+
+class RegistrarActor(ControlActor):
+    """The shell of the registrar."""
+
+    def __init__(self, requirements: Mapping[str, Any]) -> None:
+        super().__init__(requirements)
+        self._runtime = Runtime(requirements["folder"])
+        plan = self._runtime.read_plan()
+        known = self._runtime.read_epoch()
+        self._written = known.number
+        self._machine = plan.machine
+        self._launcher = f"launcher:{plan.machine}"
+        self._core = Registrar(
+            plan.machine,
+            plan.settings.lease,
+            plan.settings.drain_seconds,
+            now=time.monotonic(),
+            known=known if known.number else None,
+        )
+        self._parties: dict[str, _Party] = {}
+        self._started = False
+
+    def received(self, parcel: Parcel, message: Control, sender: ActorAddress) -> None:
+        now = time.monotonic()
+        address = parcel.addresses.get(parcel.sender, sender)
+        if parcel.sender == "launcher:" and isinstance(message, Welcome):
+            return self._start(address)
+        letters = self._core.receive(parcel.sender, message, now)
+        match message:
+            case Gone():
+                pass
+            case Offer() if self._core.addresses.get(message.machine) != message.address:
+                return None  # another machine has that name
+            case _:
+                self._parties[parcel.sender] = _Party(address, now)
+        if isinstance(message, Offer):
+            self.send(address, Parcel("registrar", Welcome(self._machine)))
+        self._carry_out(letters)
+        return None
+
+    def woken(self) -> None:
+        self.wakeupAfter(_TICK)
+        now = time.monotonic()
+        self._parties = {name: party for name, party in self._parties.items() if now - party.heard < _SILENCE}
+        self._carry_out(self._core.tick(now))
+
+    def _start(self, admin: ActorAddress) -> None:
+        """Make the registrar known to the Admin of its machine, as often as the launcher asks for it."""
+        self.send(admin, Parcel("registrar", Welcome(self._machine)))
+        if not self._started:
+            self._started = True
+            self.wakeupAfter(_TICK)
+
+    def _write(self, epoch: Epoch) -> None:
+        if epoch.number > self._written:
+            self._runtime.write_epoch(epoch)
+            self._written = epoch.number
+
+    def _carry_out(self, messages: Iterable[tuple[str, Control]]) -> None:
+        hosts: dict[str, ActorAddress] | None = None
+        for destination, message in messages:
+            if isinstance(message, Publish) and destination == self._launcher:
+                # The next registrar is to know of what anybody may have heard of.
+                self._write(message.epoch)
+            party = self._parties.get(destination)
+            if party is None:
+                continue  # it will be told again once it is heard
+            addresses = {}
+            if isinstance(message, Beaten | Commit):
+                # Hosts speak to each other when they have lost the registrar.
+                if hosts is None:
+                    hosts = {name: each.address for name, each in self._parties.items() if name.startswith("host:")}
+                addresses = hosts
+            self.send(party.address, Parcel("registrar", message, addresses))
