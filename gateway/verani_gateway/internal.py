@@ -6,21 +6,22 @@ be this listener's own. Callers and operators show a token. The application's ow
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-import math
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import hdrs, web
+from msgspec import Struct
 
 from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, Unauthorized, VeraniError
 from verani.settings import Settings
+from verani_actors.overview import RoomsQuestion
 
 from .access import host_allowed, is_loopback, origin_allowed
 from .config import ADMIN_TOKEN, RPC_TOKEN, Secrets
-from .metrics import CONTENT_TYPE, exposition
+from .metrics import CONTENT_TYPE
 from .openapi import openapi_document
+from .overview import Alone, Answers
 from .rpc import RPC_PATH, RpcEndpoint, error_response
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ __all__ = ["check_tokens", "internal_application"]
 
 _READY_PATH: Final = "/ready"
 
-# Rooms that are looked at before the event loop has its next turn: there may be a hundred thousand.
-_SLICE: Final = 200
+_JSON: Final = "application/json"
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -54,8 +54,18 @@ def check_tokens(settings: Settings, secrets: Secrets) -> None:
         )
 
 
-def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets) -> web.Application:
-    """Build the application of the internal listener of one gateway."""
+class _Drain(Struct, frozen=True):
+    target: str
+
+
+def internal_application(
+    gateway: Gateway, settings: Settings, secrets: Secrets, answers: Answers | None = None
+) -> web.Application:
+    """Build the application of the internal listener of one gateway, which answers for the whole service.
+
+    Without `answers` the gateway is the whole service.
+    """
+    service: Answers = answers if answers is not None else Alone(gateway)
 
     async def ready(_: web.Request) -> web.Response:
         if gateway.accepting:
@@ -64,32 +74,45 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
 
     async def rooms(request: web.Request) -> web.StreamResponse:
         _require(secrets.admin_token, request)
-        limit, state = _limit(request), request.query.get("state")
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json"})
+        question = RoomsQuestion(_limit(request), request.query.get("state"))
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: _JSON})
         await response.prepare(request)
-        separator, written = b"[", 0
-        for number, name in enumerate(gateway.room_names()):
-            if written >= limit:
-                break
-            if number % _SLICE == 0:
-                await asyncio.sleep(0)
-            status = gateway.room(name)
-            if status is not None and state in (None, status.state):
-                await response.write(separator + msgspec.json.encode(status))
-                separator, written = b",", written + 1
-        await response.write(b"]" if written else b"[]")
+        separator = b"["
+        async for status in service.rooms(question):
+            await response.write(separator + msgspec.json.encode(status))
+            separator = b","
+        await response.write(b"]" if separator == b"," else b"[]")
         return response
 
     async def room(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
-        found = gateway.room(f"{request.match_info['definition']}/{request.match_info['room']}")
+        found = await service.room(f"{request.match_info['definition']}/{request.match_info['room']}")
         if found is None:
             raise NotFound("no such room is awake or has connections")
-        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+        return _json(found)
 
     async def metrics(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
-        return web.Response(text=exposition(gateway), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+        return web.Response(text=await service.metrics(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
+    async def cluster(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        return _json(await service.cluster())
+
+    async def quarantine(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        return _json(await service.quarantine())
+
+    async def drain(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        if request.content_type != _JSON:  # which a page of another origin cannot send unasked
+            raise InvalidArguments(f"expected Content-Type: {_JSON}, got {request.content_type}")
+        try:
+            order = msgspec.json.decode(await request.read(), type=_Drain)
+        except msgspec.DecodeError as error:
+            raise InvalidArguments(f"expected a JSON object with a target: {error}") from error
+        await service.drain(order.target)
+        return _json(order, status=202)
 
     call_room = RpcEndpoint(gateway)
 
@@ -100,7 +123,7 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
     async def openapi(request: web.Request) -> web.Response:
         _require(secrets.rpc_token, request)
         document = openapi_document(gateway.definitions, with_token=secrets.rpc_token is not None)
-        return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+        return _json(document)
 
     application = web.Application(middlewares=[_guard(settings)], client_max_size=settings.max_rpc_bytes)
     application.on_response_prepare.append(_add_headers)
@@ -110,13 +133,20 @@ def internal_application(gateway: Gateway, settings: Settings, secrets: Secrets)
     application.router.add_get("/metrics", metrics)
     application.router.add_get("/admin/rooms", rooms)
     application.router.add_get("/admin/rooms/{definition}/{room}", room)
+    application.router.add_get("/admin/cluster", cluster)
+    application.router.add_get("/admin/quarantine", quarantine)
+    application.router.add_post("/admin/drain", drain)
     return application
 
 
-def _limit(request: web.Request) -> float:
+def _json(content: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type=_JSON, status=status)
+
+
+def _limit(request: web.Request) -> int | None:
     text = request.query.get("limit")
     if text is None:
-        return math.inf
+        return None
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise InvalidArguments(f"limit: expected a number from 0 up, got {text[:20]!r}")
     return int(text)

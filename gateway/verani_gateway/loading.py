@@ -1,6 +1,7 @@
 """Find what `MODULE:NAME` means: room definitions, or an application that mounts some.
 
 Whatever is wrong with a target is told in one sentence, a `DefinitionError`. Nothing is started here.
+Where rooms live in processes of their own, a definition must have an address that each of them finds it by.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from aiohttp import web
+from msgspec import Struct
 
 from verani.errors import DefinitionError
 from verani.room import RoomDefinition
@@ -22,9 +24,43 @@ from verani.settings import Settings
 from .application import GATEWAY, setup
 from .config import suggest
 
-__all__ = ["load_application", "load_target"]
+__all__ = ["Served", "describe", "load_application", "load_target"]
 
 _EXPECTED = "a room definition (define_room) or an aiohttp application with rooms (verani_gateway.setup)"
+
+
+class Served(Struct, frozen=True):
+    """One room definition, told to who does not import it; `address` is MODULE:NAME, empty where none is needed."""
+
+    name: str
+    path: str
+    is_public: bool
+    address: str = ""
+
+
+def describe(targets: Sequence[str], settings: Settings) -> list[Served]:
+    """Import every target and give the room definitions it serves, with the addresses that room hosts find them by."""
+    application = load_application(targets, settings)
+    served = []
+    for definition in application[GATEWAY].definitions:
+        address = _address(definition, targets)
+        served.append(Served(definition.name, definition.websocket_path, definition.is_public, address))
+    return served
+
+
+def _address(definition: RoomDefinition[Any, Any], targets: Sequence[str]) -> str:
+    """Find a module that has the definition as an attribute: that of a target first, since it registers handlers."""
+    own = [target.partition(":")[0] for target in targets]
+    for module_name in dict.fromkeys([*own, *sorted(sys.modules)]):
+        # Whatever is there: some packages put objects of their own in sys.modules.
+        attributes = getattr(sys.modules.get(module_name), "__dict__", {})
+        for name, value in attributes.items():
+            if value is definition and module_name != "__main__":
+                return f"{module_name}:{name}"
+    raise DefinitionError(
+        f"room definition {definition.name!r} of {', '.join(targets)} cannot be found by room hosts: expected it to be"
+        " assigned to a name at the top of an importable module, not made inside a function or in __main__"
+    )
 
 
 def load_application(targets: Sequence[str], settings: Settings) -> web.Application:

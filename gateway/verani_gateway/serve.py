@@ -13,11 +13,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from types import FrameType
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from verani.errors import VeraniError
@@ -27,8 +28,23 @@ from .access import is_loopback
 from .application import GATEWAY
 from .config import Secrets, check
 from .internal import check_tokens, internal_application
+from .loading import Served
 
-__all__ = ["ListenError", "Service", "internal_port", "quieten_collector", "run", "serve"]
+__all__ = [
+    "ListenError",
+    "Service",
+    "announce",
+    "at_end_of_input",
+    "internal_port",
+    "loop_factory",
+    "quieten_collector",
+    "reserve",
+    "run",
+    "serve",
+    "stop_signals",
+    "url",
+    "warn_of_public",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +60,10 @@ _COLLECTOR: Final = (10_000, 10, 20)
 # What tasks that outlived the stop get to end.
 _LAST_WAIT: Final = 1.0
 
+# The settings that errors of the two listeners name.
+_PUBLIC: Final = "host, port"
+_INTERNAL: Final = "internal_host, internal_port"
+
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -54,10 +74,13 @@ class ListenError(VeraniError):
 class Service:
     """Both listeners of one process, from `start` to `stop`; each is called once.
 
-    `public_url` and `internal_url` are known after `start`.
+    `public_url` and `internal_url` are known after `start`. With `shared`, other processes listen on the same ports.
     """
 
-    def __init__(self, application: web.Application, settings: Settings, secrets: Secrets) -> None:
+    def __init__(
+        self, application: web.Application, settings: Settings, secrets: Secrets, *, shared: bool = False
+    ) -> None:
+        self._shared = shared
         self._application = application
         self._gateway = application[GATEWAY]
         self._settings = settings
@@ -76,9 +99,9 @@ class Service:
         check(settings)
         check_tokens(settings, self._secrets)
         with ExitStack() as sockets:
-            public = await _listen(settings.host, settings.port, "host, port")
+            public = await _listen(settings.host, settings.port, _PUBLIC, shared=self._shared)
             sockets.callback(_close, public)
-            internal = await _listen(settings.internal_host, internal_port(settings), "internal_host, internal_port")
+            internal = await _listen(settings.internal_host, internal_port(settings), _INTERNAL, shared=self._shared)
             sockets.callback(_close, internal)
             async with AsyncExitStack() as runners:
                 await self._open(runners, self._application, public)
@@ -133,12 +156,13 @@ async def serve(
     """
     stop = asyncio.Event()
     service = Service(application, settings, secrets)
-    with _stop_signals(stop.set):
+    with stop_signals(stop.set):
         if until_eof:
-            _at_end_of_input(stop.set)
+            at_end_of_input(stop.set)
         await service.start()
         quieten_collector()
-        _announce(service, application, settings)
+        served = [Served(each.name, each.websocket_path, each.is_public) for each in application[GATEWAY].definitions]
+        announce(service.public_url, service.internal_url, served, settings)
         if ready is not None:
             ready.set()
         await stop.wait()
@@ -149,7 +173,7 @@ async def serve(
 
 def run(application: web.Application, settings: Settings, secrets: Secrets, *, until_eof: bool = False) -> None:
     """Run `serve` in an event loop of its own: uvloop's where it is installed."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(application, settings, secrets, until_eof=until_eof))
         if left := runner.run(_cancel_leftovers()):
             # A hook or a task of the application that ignores its cancellation; the runner would wait for it for
@@ -169,7 +193,7 @@ async def _cancel_leftovers() -> int:
     return len(left)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         from uvloop import new_event_loop  # an extra
     except ImportError:
@@ -178,7 +202,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 @contextmanager
-def _stop_signals(stop: Callable[[], object]) -> Iterator[None]:
+def stop_signals(stop: Callable[[], object]) -> Iterator[None]:
     """Call `stop` in the event loop at the first stop signal; end the process at the second.
 
     These are handlers of the interpreter, not of the loop: a hook that blocks the loop must not keep the
@@ -205,7 +229,7 @@ def _stop_signals(stop: Callable[[], object]) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _at_end_of_input(stop: Callable[[], object]) -> None:
+def at_end_of_input(stop: Callable[[], object]) -> None:
     loop, descriptor = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def readable() -> None:
@@ -216,7 +240,45 @@ def _at_end_of_input(stop: Callable[[], object]) -> None:
     loop.add_reader(descriptor, readable)
 
 
-async def _listen(host: str, port: int, names: str) -> list[socket.socket]:
+async def reserve(settings: Settings) -> tuple[Settings, list[socket.socket]]:
+    """Take both ports for the gateways of this process; return them in the settings, and what keeps them.
+
+    Sockets that are bound and do not listen: they get no connection, and nobody else gets the ports. Raises
+    `ListenError`.
+    """
+    kept: list[socket.socket] = []
+    try:
+        public = await _reserve(settings.host, settings.port, _PUBLIC, kept)
+        internal = await _reserve(settings.internal_host, internal_port(settings), _INTERNAL, kept)
+    except BaseException:
+        _close(kept)
+        raise
+    return msgspec.structs.replace(settings, port=public, internal_port=internal), kept
+
+
+async def _reserve(host: str, port: int, names: str, kept: list[socket.socket]) -> int:
+    # Sharing a port with another service of the same user would succeed in silence, so it is tried unshared first.
+    tried = await _listen(host, port, names)
+    addresses = [each.getsockname() for each in tried]
+    families = [each.family for each in tried]
+    _close(tried)
+    for family, address in zip(families, addresses, strict=True):
+        keeping = socket.socket(family, socket.SOCK_STREAM)
+        kept.append(keeping)
+        if family == socket.AF_INET6:
+            keeping.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            keeping.bind(address)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {_authority(host, port)} ({names}): {_reason(error)}") from error
+        # It was only to get past connections of an earlier service that linger; from here on it would let others in.
+        keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return int(addresses[0][1])
+
+
+async def _listen(host: str, port: int, names: str, *, shared: bool = False) -> list[socket.socket]:
     """Listen on every address of `host`, before anything else starts, so that a port in use is told at once.
 
     Until the application has started, clients wait in the backlog instead of being refused.
@@ -230,7 +292,9 @@ async def _listen(host: str, port: int, names: str) -> list[socket.socket]:
             # With port 0 the first address takes a free port and the others take the same one.
             taken = sockets[0].getsockname()[1] if sockets else address[1]
             sockets.append(
-                socket.create_server((str(address[0]), taken, *address[2:]), family=family, backlog=_BACKLOG)
+                socket.create_server(
+                    (str(address[0]), taken, *address[2:]), family=family, backlog=_BACKLOG, reuse_port=shared
+                )
             )
     except OSError as error:
         _close(sockets)
@@ -261,7 +325,12 @@ def _authority(host: str, port: int) -> str:
 
 
 def _url(host: str, sockets: list[socket.socket]) -> str:
-    return f"http://{_authority(host, sockets[0].getsockname()[1])}"
+    return url(host, sockets[0].getsockname()[1])
+
+
+def url(host: str, port: int) -> str:
+    """Give the address of a listener."""
+    return f"http://{_authority(host, port)}"
 
 
 def quieten_collector() -> None:
@@ -275,14 +344,18 @@ def quieten_collector() -> None:
     gc.set_threshold(*_COLLECTOR)
 
 
-def _announce(service: Service, application: web.Application, settings: Settings) -> None:
-    definitions = application[GATEWAY].definitions
-    logger.info("public listener: %s", service.public_url)
-    for definition in definitions:
-        url = service.public_url.replace("http", "ws", 1) + definition.websocket_path
-        logger.info("room definition %s: %s", definition.name, url)
-    logger.info("internal listener: %s", service.internal_url)
-    public = [definition.name for definition in definitions if definition.is_public]
+def announce(public_url: str, internal_url: str, served: Sequence[Served], settings: Settings) -> None:
+    """Say once, for the whole service, that it is ready, and where."""
+    logger.info("public listener: %s", public_url)
+    for each in served:
+        logger.info("room definition %s: %s", each.name, public_url.replace("http", "ws", 1) + each.path)
+    logger.info("internal listener: %s", internal_url)
+    warn_of_public(served, settings)
+
+
+def warn_of_public(served: Sequence[Served], settings: Settings) -> None:
+    """Warn of rooms that believe whatever clients say, where others than this machine's can reach them."""
+    public = [each.name for each in served if each.is_public]
     if public and not is_loopback(settings.host):
         logger.warning(
             "host %s is reachable from other machines, and without extract_meta clients may claim any user id in: %s",

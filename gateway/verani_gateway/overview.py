@@ -1,0 +1,384 @@
+"""Answer for the whole service, whichever gateway an operator has reached.
+
+`Alone` is the gateway whose rooms live in its own process. `Overview` asks all room hosts over the links, and has one
+of them ask the other gateways; who does not answer within two seconds is named as missing. `merge_rooms` and
+`merge_metrics` put together what came; the rest is told as it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from verani.epoch import Epoch, Member
+from verani.errors import InvalidArguments, NotFound, RoomBusy
+from verani.messages import Ask, Told
+from verani_actors.life import RoomStatus
+from verani_actors.overview import ALL, GatewayStatus, HostStatus, RoomHeld, RoomsQuestion, gateway_target, host_target
+
+from .metrics import exposition
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+__all__ = [
+    "Alone",
+    "Answers",
+    "Asking",
+    "Collected",
+    "Overview",
+    "ServiceStatus",
+    "answer",
+    "merge_metrics",
+    "merge_rooms",
+]
+
+logger = logging.getLogger(__name__)
+
+# Seconds that the other processes get to answer.
+PATIENCE: Final = 2.0
+
+# Rooms that are looked at before the event loop has its next turn: there may be a hundred thousand.
+_SLICE: Final = 200
+
+
+class ServiceStatus(Struct, frozen=True):
+    """All processes of a service that take part in serving; `missing` did not answer."""
+
+    epoch: int
+    registrar: str
+    members: list[HostStatus]
+    gateways: list[GatewayStatus]
+    missing: list[str]
+
+
+class Answers(Protocol):
+    """What the internal listener is asked about the service."""
+
+    def rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
+        """List rooms, those that are awake first."""
+
+    async def room(self, name: str) -> RoomStatus | None:
+        """Explain one room; None for one that nobody is in and that is not awake."""
+
+    async def metrics(self) -> str:
+        """Write down all counters and gauges."""
+
+    async def cluster(self) -> ServiceStatus:
+        """Describe the processes."""
+
+    async def quarantine(self) -> list[msgspec.Raw]:
+        """List the inputs that are kept from rooms."""
+
+    async def drain(self, target: str) -> None:
+        """Begin to take a process, or all, out of service; raises `NotFound` and `InvalidArguments`."""
+
+
+class Alone:
+    """The one gateway of a service, with the rooms in its own process."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
+        """List the rooms in slices, so that a hundred thousand do not hold up the event loop."""
+        left = question.limit
+        for number, name in enumerate(self._gateway.room_names()):
+            if left == 0:
+                return
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            status = self._gateway.room(name)
+            if status is not None and question.state in (None, status.state):
+                yield status
+                left = None if left is None else left - 1
+
+    async def room(self, name: str) -> RoomStatus | None:
+        """Explain one room."""
+        return self._gateway.room(name)
+
+    async def metrics(self) -> str:
+        """Write down the counters of gateway and host together, without labels."""
+        return exposition(self._gateway)
+
+    async def cluster(self) -> ServiceStatus:
+        """Describe the one process."""
+        gateway = self._gateway
+        status = GatewayStatus(
+            id=gateway.id,
+            machine="",
+            pid=os.getpid(),
+            epoch=0,
+            connections=len(gateway.connections),
+            links={},
+            draining=not gateway.accepting,
+        )
+        return ServiceStatus(0, "", [], [status], [])
+
+    async def quarantine(self) -> list[msgspec.Raw]:
+        """Say that there is nothing: what kills the room host kills its gateway too."""
+        return []
+
+    async def drain(self, target: str) -> None:
+        """Refuse: the one process is drained by stopping it."""
+        _check_target(target)
+        raise NotFound("the service is one process; SIGTERM drains it")
+
+
+class Asking(Protocol):
+    """What answering for the service needs of the placement."""
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch in force here."""
+
+    def ask(self, member: Member, ask: Ask) -> bool:
+        """Send a question to a room host; False where there is no link to it."""
+
+
+class Collected:
+    """The answers of one question, as JSON by id of the process."""
+
+    def __init__(self, own: str) -> None:
+        self.own = own
+        self.hosts: dict[str, bytes] = {}
+        self.gateways: dict[str, bytes] = {}
+        self.missing: list[str] = []
+
+    def decoded(self, kind: Any) -> list[Any]:
+        """Read what the gateways said, without those that say nothing."""
+        return _decoded(self.gateways, kind)
+
+    def decoded_hosts(self, kind: Any) -> list[Any]:
+        """Read what the hosts said."""
+        return _decoded(self.hosts, kind)
+
+
+def _decoded(bodies: Mapping[str, bytes], kind: Any) -> list[Any]:
+    return [msgspec.json.decode(body, type=kind) for body in bodies.values() if body != b"null"]
+
+
+class _Question:
+    """One question on its way."""
+
+    def __init__(self, collected: Collected, hosts: Iterable[str], relay: str) -> None:
+        self.collected = collected
+        self.hosts = set(hosts)
+        # Of the other gateways nothing is known before the host that passes the question on has answered.
+        self.relay = relay
+        self.gateways: set[str] = set()
+        self.done = asyncio.Event()
+
+    def take(self, told: Told) -> None:
+        if told.sender in self.hosts:
+            self.hosts.discard(told.sender)
+            self.collected.hosts[told.sender] = told.body
+        else:
+            self.gateways.discard(told.sender)
+            self.collected.gateways[told.sender] = told.body
+        if told.sender == self.relay:
+            self.gateways |= {name for name in told.more if name not in self.collected.gateways}
+        if not self.hosts and not self.gateways:
+            self.done.set()
+
+
+class Overview:
+    """The answers of a gateway whose rooms live in other processes. The placement gives it every `Ask` and `Told`.
+
+    `answer` is what this gateway itself says to a topic and argument; `stop` ends the whole service.
+    """
+
+    def __init__(
+        self, own: str, asking: Asking, answer: Callable[[str, str], bytes], *, patience: float = PATIENCE
+    ) -> None:
+        self._own = own
+        self._asking = asking
+        self._answer = answer
+        self._patience = patience
+        self._tokens = count(1)
+        self._questions: dict[int, _Question] = {}
+
+    # --- what comes over links -------------------------------------------------------------------------
+
+    def asked(self, ask: Ask) -> Told:
+        """Answer a host that asks in the name of another gateway."""
+        return Told(ask.token, self._own, self._answer(ask.topic, ask.argument))
+
+    def told(self, told: Told) -> None:
+        """Take an answer; one that comes too late is nobody's any more."""
+        if (question := self._questions.get(told.token)) is not None:
+            question.take(told)
+
+    async def collect(self, topic: str, argument: str = "") -> Collected:
+        """Ask every process of the service, this one included."""
+        collected = Collected(self._own)
+        token = next(self._tokens)
+        members = {member.id: member for member in self._asking.epoch.members}
+        asked: list[str] = []
+        question = self._questions[token] = _Question(collected, members, "")
+        try:
+            for id, member in members.items():
+                # The first that has a link passes the question on.
+                if self._asking.ask(member, Ask(token, topic, argument, relay=not asked)):
+                    asked.append(id)
+                    question.relay = question.relay or id
+            if asked:
+                try:
+                    # Those without a link may still get one, but not in time.
+                    question.hosts &= set(asked)
+                    async with asyncio.timeout(self._patience):
+                        await question.done.wait()
+                except TimeoutError:
+                    logger.warning(
+                        "no answer to %s from %s", topic, ", ".join(sorted(question.hosts | question.gateways))
+                    )
+        finally:
+            del self._questions[token]
+        collected.gateways[self._own] = self._answer(topic, argument)
+        collected.missing = sorted((set(members) - set(collected.hosts)) | question.gateways)
+        return collected
+
+    # --- answers ---------------------------------------------------------------------------------------
+
+    async def rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
+        """List the rooms of all hosts, then those that only gateways know of."""
+        collected = await self.collect("rooms", msgspec.json.encode(question).decode())
+        hosts = {id: msgspec.json.decode(body, type=list[RoomStatus]) for id, body in collected.hosts.items()}
+        held = collected.decoded(list[RoomHeld])
+        left = question.limit
+        for number, status in enumerate(merge_rooms(self._asking.epoch, hosts, held)):
+            if left == 0:
+                return
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            if question.state in (None, status.state):
+                yield status
+                left = None if left is None else left - 1
+
+    async def room(self, name: str) -> RoomStatus | None:
+        """Explain one room."""
+        collected = await self.collect("room", name)
+        hosts = {
+            id: [status]
+            for id, body in collected.hosts.items()
+            if (status := msgspec.json.decode(body, type=RoomStatus | None)) is not None
+        }
+        found = merge_rooms(self._asking.epoch, hosts, [[held] for held in collected.decoded(RoomHeld)])
+        return found[0] if found else None
+
+    async def metrics(self) -> str:
+        """Write down what all processes count, labelled with who says it."""
+        collected = await self.collect("metrics")
+        texts = {("gateway", id): msgspec.json.decode(body, type=str) for id, body in collected.gateways.items()}
+        texts |= {("host", id): msgspec.json.decode(body, type=str) for id, body in collected.hosts.items()}
+        return merge_metrics(texts, missing=collected.missing)
+
+    async def cluster(self) -> ServiceStatus:
+        """Describe all processes."""
+        collected = await self.collect("cluster")
+        epoch = self._asking.epoch
+        return ServiceStatus(
+            epoch.number,
+            epoch.registrar,
+            sorted(collected.decoded_hosts(HostStatus), key=lambda status: str(status.id)),
+            sorted(collected.decoded(GatewayStatus), key=lambda status: str(status.id)),
+            collected.missing,
+        )
+
+    async def quarantine(self) -> list[msgspec.Raw]:
+        """List what all gateways keep from rooms."""
+        collected = await self.collect("quarantine")
+        return [each for kept in collected.decoded(list[msgspec.Raw]) for each in kept]
+
+    async def drain(self, target: str) -> None:
+        """Have a process, or all, stop: it is known first, so that a wrong name is told at once."""
+        _check_target(target)
+        status = await self.cluster()
+        known = [
+            *(host_target(each.id) for each in status.members),
+            *(gateway_target(each.id) for each in status.gateways),
+        ]
+        if target != ALL and target not in known:
+            raise NotFound(f"{target} is not part of the service: expected {ALL}, {', '.join(known)}")
+        if target != gateway_target(self._own) and not self._asking.epoch.members:
+            raise RoomBusy("there is no room host that could pass it on")
+        await self.collect("drain", target)
+
+
+def _check_target(target: str) -> None:
+    kind, _, id = target.partition(":")
+    if target != ALL and (kind not in ("host", "gateway") or not id):
+        raise InvalidArguments(f"target: expected host:ID, gateway:ID or {ALL}, got {target[:80]!r}", path="$.target")
+
+
+def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], GatewayStatus]) -> bytes:
+    """Say as JSON what a gateway itself knows; `null` for a topic that it has nothing to say to."""
+    rooms = gateway.attachments.rooms
+    match topic:
+        case "rooms":
+            return msgspec.json.encode([RoomHeld(room.name, len(room.records)) for room in rooms.values()])
+        case "room":
+            held = rooms.get(argument)
+            return msgspec.json.encode(RoomHeld(argument, len(held.records)) if held is not None else None)
+        case "metrics":
+            return msgspec.json.encode(exposition(gateway))
+        case "cluster":
+            return msgspec.json.encode(status())
+        case _:
+            return b"null"
+
+
+# --- putting together ----------------------------------------------------------------------------------
+
+
+def merge_rooms(
+    epoch: Epoch, hosts: Mapping[str, Sequence[RoomStatus]], held: Iterable[Sequence[RoomHeld]]
+) -> list[RoomStatus]:
+    """Give one status for each room: its owner's, else that of a host that has it awake, else what gateways know."""
+    connections: dict[str, int] = {}
+    for rooms in held:
+        for room in rooms:
+            connections[room.name] = connections.get(room.name, 0) + room.connections
+    found: dict[str, RoomStatus] = {}
+    for id, statuses in hosts.items():
+        for status in statuses:
+            owner = epoch.owner(status.name)
+            if owner is not None and owner.id == id:
+                found[status.name] = status
+            elif status.state != "asleep":  # it is on its way; of a room that slept there nothing is left
+                found.setdefault(status.name, status)
+    for name, number in connections.items():
+        if name not in found:
+            found[name] = RoomStatus(name, name.partition("/")[0], "asleep", number)
+    return sorted(found.values(), key=lambda status: status.state == "asleep")
+
+
+def merge_metrics(texts: Mapping[tuple[str, str], str], *, missing: Iterable[str] = ()) -> str:
+    """Join expositions, each labelled with its process; a family is described once."""
+    families: dict[str, list[str]] = {}
+    described: dict[str, list[str]] = {}
+    for (kind, id), text in texts.items():
+        label = f'{kind}="{id}"'
+        for line in text.splitlines():
+            if line.startswith("# "):
+                name = line.split(" ", 3)[2]
+                if len(described.setdefault(name, [])) < 2:  # HELP and TYPE, of whoever came first
+                    described[name].append(line)
+                continue
+            name, brace, rest = line.partition("{")
+            if brace:
+                families.setdefault(name, []).append(f"{name}{{{label},{rest}")
+            else:
+                name, _, value = line.partition(" ")
+                families.setdefault(name, []).append(f"{name}{{{label}}} {value}")
+    lines = [line for name, header in described.items() for line in (*header, *families.get(name, []))]
+    lines += ["# HELP verani_missing processes that did not answer", "# TYPE verani_missing gauge"]
+    lines += [f"verani_missing {len(list(missing))}"]
+    return "".join(f"{line}\n" for line in lines)
