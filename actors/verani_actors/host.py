@@ -178,9 +178,13 @@ class RoomHost:
         *,
         ownership: Ownership | None = None,
         marker: Marker | None = None,
+        blocked: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare a host that owns every room, or those of `ownership`; `marker` is told whose hook runs."""
+        """Prepare a host that owns every room, or those of `ownership`.
+
+        `marker` is told whose hook runs; `blocked`, in another thread, the stack of a hook that blocks the loop.
+        """
         self.clock = clock
         self.ownership = ownership if ownership is not None else Ownership()
         self._marker = marker
@@ -220,7 +224,7 @@ class RoomHost:
         self._system: ActorSystem | None = None
         self._base: AsyncioSystemBase | None = None
         self._manager: ActorAddress | None = None
-        self._watchdog = Watchdog(settings.hook_blocked)
+        self._watchdog = Watchdog(settings.hook_blocked, blocked)
         # A room's actor has exited.
         self._changed = asyncio.Event()
 
@@ -378,7 +382,7 @@ class RoomHost:
             room.engine.lost(gateway)
             closes = [Close(room.name, 0, id, _LOST, "gateway lost") for id in room.engine.connections_of(gateway)]
             is_in |= bool(closes)
-            if room.state is _State.AWAKE:
+            if closes and room.state in (_State.AWAKE, _State.MOVING):
                 self._deliver(room, gateway, list(closes))
             else:
                 room.waiting += [(gateway, close) for close in closes]

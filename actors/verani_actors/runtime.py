@@ -5,6 +5,7 @@ Invariants: the folder is readable by its owner only (0700, files 0600); a file 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tempfile
 from pathlib import Path
@@ -35,6 +36,15 @@ class Plan(Struct, frozen=True):
     machine: str
     address: str = "127.0.0.1"
     leader: str = ""
+
+    @property
+    def spans_machines(self) -> bool:
+        """True if other machines can reach this one: then links between machines are served, too."""
+        return not ipaddress.ip_address(self.address).is_loopback
+
+    def authority(self, port: int) -> str:
+        """Write the address with a port, as URLs do."""
+        return f"[{self.address}]:{port}" if ":" in self.address else f"{self.address}:{port}"
 
 
 class Runtime:

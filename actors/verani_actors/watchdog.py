@@ -1,6 +1,7 @@
-"""Notice that the event loop is blocked, and log the stack that blocks it.
+"""Notice that the event loop is blocked, log the stack that blocks it, and tell whoever can do something about it.
 
-A blocking hook cannot be cut. The watchdog is a thread that looks at a heartbeat of the loop; it stops nothing.
+A blocking hook cannot be cut. The watchdog is a thread that looks at a heartbeat of the loop; it stops nothing itself.
+Time in which the whole process stands still (SIGSTOP, a suspended machine) does not count.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from math import ceil
 
 __all__ = ["Watchdog"]
 
@@ -20,8 +23,10 @@ logger = logging.getLogger(__name__)
 class Watchdog:
     """Log once per blockage longer than `patience` seconds."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, blocked: Callable[[str], None] | None = None) -> None:
+        """Be patient for so many seconds; `blocked` is called in the watchdog's thread, with the stack."""
         self._patience = patience
+        self._blocked = blocked
         self._period = min(1.0, patience / 4)
         self._beat = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -49,12 +54,16 @@ class Watchdog:
         self._timer = loop.call_later(self._period, self._heart, loop)
 
     def _watch(self, watched: int) -> None:
-        reported: float | None = None
+        last, missed = self._beat, 0
         while not self._stopped.wait(self._period):
             beat = self._beat
-            if time.monotonic() - beat <= self._patience or beat == reported:
+            missed = missed + 1 if beat == last else 0
+            last = beat
+            # Looks that were missed, and not only the time since: this thread may have stood still itself.
+            if missed != ceil(self._patience / self._period):
                 continue
-            reported = beat
             frame = sys._current_frames().get(watched)
             stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
             logger.error("the event loop has been blocked for more than %g s:\n%s", self._patience, stack)
+            if self._blocked is not None:
+                self._blocked(stack)

@@ -42,6 +42,7 @@ from verani.meta import ConnectionMeta
 from verani.room import RoomDefinition, define_room
 from verani.settings import Settings
 from verani_actors.host import RoomHost
+from verani_actors.ownership import Ownership
 
 Room = RoomDefinition[Any, Any]
 
@@ -214,16 +215,18 @@ class FakeGateway:
 class Start(Protocol):
     """The fixture `start`."""
 
-    def __call__(self, *rooms: Room, clock: Any = ..., **settings: Any) -> Awaitable[RoomHost]: ...
+    def __call__(
+        self, *rooms: Room, clock: Any = ..., ownership: Ownership | None = ..., **settings: Any
+    ) -> Awaitable[RoomHost]: ...
 
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
     hosts: list[RoomHost] = []
 
-    async def start(*rooms: Room, clock: Any = None, **settings: Any) -> RoomHost:
+    async def start(*rooms: Room, clock: Any = None, ownership: Ownership | None = None, **settings: Any) -> RoomHost:
         arguments = {} if clock is None else {"clock": clock}
-        host = RoomHost(rooms, Settings(**settings), **arguments)
+        host = RoomHost(rooms, Settings(**settings), ownership=ownership, **arguments)
         await host.start()
         hosts.append(host)
         return host

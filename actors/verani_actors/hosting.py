@@ -1,0 +1,257 @@
+"""Be the asyncio half of a room host process: rooms, links and lease, told what to do by the registrar.
+
+The other half is Thespian's actor, in the main thread; control messages pass between them. Which epochs there are is
+the registrar's decision.
+
+Invariants:
+- Nothing is processed and nothing leaves unless this host is a member of its committed epoch and its lease holds.
+- `Prepared` is said when no room that is lost is left, and every gateway has what they last said.
+- A room that the committed epoch gives to another host is gone before anything else is done in that epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import itertools
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from verani.epoch import Epoch, Member
+from verani.errors import DefinitionError
+from verani.room import RoomDefinition
+
+from .control import Beat, Beaten, Commit, Control, DrainHost, Knock, Prepare, Prepared, Vouch
+from .host import RoomHost
+from .lease import Lease
+from .links import LinkServer
+from .overview import HostOverview, HostStatus
+from .ownership import Share
+from .runtime import Plan, Runtime
+from .slot import Slot
+from .tls import server_context
+
+__all__ = ["REGISTRAR", "Hosting"]
+
+logger = logging.getLogger(__name__)
+
+# Where `post` takes what is for the registrar; other destinations are ``host:`` and an incarnation.
+REGISTRAR: Final = "registrar"
+
+# Beats in one lease: two may be lost and the third late.
+_BEATS: Final = 6
+
+
+def _clock() -> float:
+    """Seconds that run on while the process is stopped and while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Hosting:
+    """One room host process, from `run` to its end; every method is called in the loop's thread."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        runtime: Runtime,
+        member_id: str,
+        incarnation: str,
+        secret: bytes,
+        post: Callable[[str, Control], None],
+    ) -> None:
+        """Prepare a host; `post` takes control messages for the registrar and for other hosts."""
+        self._plan = plan
+        self._runtime = runtime
+        self._id = member_id
+        self._incarnation = incarnation
+        self._secret = secret
+        self._post = post
+        self._share = Share(incarnation)
+        self._lease = Lease(plan.machine, plan.settings.lease, _clock)
+        self._preparations: asyncio.Queue[Epoch] = asyncio.Queue()
+        # The highest epoch of which `Prepared` was said.
+        self._said = 0
+        self._served = False
+        self._draining = False
+        self._stopping = asyncio.Event()
+        self._knocks = itertools.count()
+        self._beat_timer: asyncio.TimerHandle | None = None
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until `stop`; raises what keeps the host from starting: an import, a start-up hook, a port."""
+        self._loop = asyncio.get_running_loop()
+        settings = self._plan.settings
+        definitions = self._load()
+        slot = Slot(self._runtime.slot(self._incarnation), self._incarnation)
+        self._host = RoomHost(
+            definitions, settings, ownership=self._share, marker=slot, blocked=self._die_of_a_blocking_hook
+        )
+        self._overview = HostOverview(self._id, self._host, self)
+        self._links = LinkServer(
+            self._host,
+            self._id,
+            self._incarnation,
+            grace=settings.link_grace,
+            compression=settings.link_compression,
+            serves=self._serves,
+            ask=self._overview.asked,
+            told=lambda gateway, told: self._overview.told(told),
+        )
+        await self._host.start()
+        try:
+            await self._listen()
+            preparing = asyncio.create_task(self._prepare_in_turn())
+            self._beat()
+            await self._stopping.wait()
+            preparing.cancel()
+        finally:
+            await self._end()
+            slot.close()
+
+    def _load(self) -> list[RoomDefinition[Any, Any]]:
+        sys.path.insert(0, self._plan.directory)
+        return [_definition(address) for address in self._plan.definitions]
+
+    async def _listen(self) -> None:
+        settings, path, url = self._plan.settings, self._runtime.socket(self._incarnation), ""
+        if self._plan.spans_machines:
+            place = int(self._id.rpartition("-")[2])
+            port = settings.link_port + place if settings.link_port else 0
+            await self._links.start(path, (self._plan.address, port), server_context(settings, self._secret))
+            url = f"wss://{self._plan.authority(self._links.port or 0)}"
+        else:
+            await self._links.start(path)
+        self._member = Member(self._id, self._incarnation, self._plan.machine, os.getpid(), path, url)
+
+    def stop(self) -> None:
+        """Begin to end: rooms go to sleep, links close, `on_shutdown` runs."""
+        self._stopping.set()
+
+    async def _end(self) -> None:
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
+        await self._host.stop(self._plan.settings.drain_seconds)
+        await self._links.stop()
+
+    # --- control ---------------------------------------------------------------------------------------
+
+    def receive(self, sender: str, message: Control) -> None:
+        """Take a control message; `sender` is where an answer goes."""
+        match message:
+            case Beaten():
+                self._lease.beaten(message.sent)
+                self._look_at_lease()
+            case Prepare():
+                if self._share.prepare(message.epoch):
+                    self._preparations.put_nowait(message.epoch)
+                elif message.epoch.number == self._said:  # the registrar has not heard it
+                    self._say_prepared()
+            case Commit():
+                self._commit(message.epoch)
+            case Knock() if self._lease.may_vouch(message.epoch, self._share.prepared):
+                self._post(sender, Vouch(self._plan.machine, message.sent))
+            case Vouch():
+                self._lease.vouched(message.machine, message.sent)
+                self._look_at_lease()
+            case _:
+                pass  # a knock that is not answered, or what is for others
+
+    def _beat(self) -> None:
+        # First, so that nothing that goes wrong below ends it.
+        self._beat_timer = self._loop.call_later(self._plan.settings.lease / _BEATS, self._beat)
+        now = _clock()
+        epoch = self._share.committed
+        self._post(
+            REGISTRAR, Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago)
+        )
+        if self._lease.lost_registrar:
+            self._knock(epoch, now)
+        self._look_at_lease()
+
+    def _knock(self, epoch: Epoch, now: float) -> None:
+        """Knock at one host of every other machine, another one each time."""
+        turn = next(self._knocks)
+        for machine in epoch.machines - {self._plan.machine}:
+            there = [member for member in epoch.members if member.machine == machine]
+            if there:
+                self._post(f"host:{there[turn % len(there)].incarnation}", Knock(self._plan.machine, now, epoch.number))
+
+    def _serves(self) -> bool:
+        epoch = self._share.committed
+        return self._lease.serves(epoch) and any(m.incarnation == self._incarnation for m in epoch.members)
+
+    def _look_at_lease(self) -> None:
+        serves = self._serves()
+        if serves and not self._served:
+            self._links.resume()
+        elif self._served and not serves:
+            logger.warning("host %s has lost its lease and waits", self._id)
+        self._served = serves
+
+    async def _prepare_in_turn(self) -> None:
+        while True:
+            epoch = await self._preparations.get()
+            await self._host.release(self._plan.settings.drain_seconds)
+            await self._links.confirmed()
+            self._said = epoch.number
+            self._say_prepared()
+
+    def _say_prepared(self) -> None:
+        self._post(REGISTRAR, Prepared(self._id, self._incarnation, self._said))
+
+    def _commit(self, epoch: Epoch) -> None:
+        if not self._share.commit(epoch):
+            return
+        logger.debug("epoch %d is committed, with %d hosts", epoch.number, len(epoch.members))
+        self._host.abandon()
+        self._links.announce(epoch)
+        self._look_at_lease()
+
+    # --- what operators ask ----------------------------------------------------------------------------
+
+    def status(self) -> HostStatus:
+        """Describe this host."""
+        rooms = [*self._host.rooms().values(), *["asleep"] * self._host.sleeping_count]
+        return HostStatus(
+            id=self._id,
+            machine=self._plan.machine,
+            incarnation=self._incarnation,
+            pid=os.getpid(),
+            epoch=self._share.committed.number,
+            rooms={state: rooms.count(state) for state in sorted(set(rooms))},
+            links={link.gateway: "linked" if link.connected else "broken" for link in self._links.states()},
+            draining=self._draining,
+        )
+
+    def drain(self, id: str) -> None:
+        """Ask the registrar to drain a host, or all."""
+        self._draining |= id in ("", self._id)
+        self._post(REGISTRAR, DrainHost(id))
+
+    # --- the end of a hook that blocks -----------------------------------------------------------------
+
+    def _die_of_a_blocking_hook(self, stack: str) -> None:
+        """End this process, leaving a note; called in the watchdog's thread.
+
+        Its rooms wake at other hosts, and the input that blocked counts as suspect.
+        """
+        with Path(self._runtime.death_note(self._incarnation)).open("a", encoding="utf-8") as note:
+            note.write(f"a hook blocked the event loop:\n{stack}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _definition(address: str) -> RoomDefinition[Any, Any]:
+    """Import the room definition at MODULE:NAME; that it is there was checked before any host started."""
+    module, _, name = address.partition(":")
+    found = getattr(importlib.import_module(module), name, None)
+    if not isinstance(found, RoomDefinition):
+        raise DefinitionError(f"{address}: expected a room definition, got {type(found).__name__}")
+    return found
