@@ -7,6 +7,7 @@ Invariants:
 - Input numbers rise within a room. They are drawn from one counter of the gateway, so a room that was
   forgotten and comes back never uses a number twice.
 - A room without records and unprocessed inputs is forgotten.
+- What every input below the first unprocessed one was for is done, or given up: no host is to handle it any more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 
 from verani.messages import Attach, Call, Close, Connect, Entry, Frame, Input, Kick, Record, Seat, Snapshot
 
+from .link import Link
 from .outbox import Run
 
 __all__ = ["Attachments", "RoomInputs", "SNAPSHOT_CHUNK", "size_of"]
@@ -54,7 +56,18 @@ class _Held:
 class RoomInputs:
     """One room as its gateway sees it."""
 
-    __slots__ = ("in_flight", "name", "records", "run", "unprocessed")
+    __slots__ = (
+        "awake",
+        "begun",
+        "in_flight",
+        "last_owner",
+        "name",
+        "owner",
+        "records",
+        "run",
+        "unprocessed",
+        "waits_after",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,6 +78,16 @@ class RoomInputs:
         self.in_flight = 0
         # The broadcasts of this tick that are still being joined.
         self.run: Run | None = None
+        # The rest is for hosts in other processes. The link to the room's owner, None while none can be reached;
+        # and the incarnation of the owner that was last given its inputs.
+        self.owner: Link | None = None
+        self.last_owner = ""
+        # Whether the room is awake at its owner, and was at the last one if that has just gone.
+        self.awake = False
+        # Number of the input that the room had visibly begun at last; 0 for none.
+        self.begun = 0
+        # Inputs after this one are not sent yet; None if all are.
+        self.waits_after: int | None = None
 
 
 class Attachments:
@@ -131,17 +154,58 @@ class Attachments:
         if not room.records and not unprocessed:
             self.rooms.pop(room.name, None)
 
+    def set_aside(self, room: RoomInputs, number: int) -> list[tuple[Input, int]]:
+        """Take an input from those that are to be processed, and return it with its size, nothing if it is not there.
+
+        Of a connect, all later inputs of its connection follow, and of a close, its record goes too: what they were
+        about is over.
+        """
+        taken: list[tuple[Input, int]] = []
+        left: deque[tuple[Input, int]] = deque()
+        lost: str | None = None
+        for input, size in room.unprocessed:
+            if input.number == number or (
+                lost is not None and not isinstance(input, Call) and input.connection == lost
+            ):
+                taken.append((input, size))
+                if isinstance(input, Connect):
+                    lost = input.connection
+                if isinstance(input, Connect | Close):
+                    room.records.pop(input.connection, None)
+            else:
+                left.append((input, size))
+        self._drop(room, taken)
+        room.unprocessed = left
+        if not room.records and not left:
+            self.rooms.pop(room.name, None)
+        return taken
+
+    def forget(self, room: RoomInputs) -> list[tuple[Input, int]]:
+        """Drop all records and inputs of a room, and return the inputs with their sizes."""
+        dropped = list(room.unprocessed)
+        self._drop(room, dropped)
+        room.unprocessed.clear()
+        room.records.clear()
+        self.rooms.pop(room.name, None)
+        return dropped
+
+    def _drop(self, room: RoomInputs, inputs: list[tuple[Input, int]]) -> None:
+        size = sum(size for _, size in inputs)
+        room.in_flight -= size
+        self.in_flight -= size
+
     def snapshots(self, name: str, incarnation: int) -> Iterator[Snapshot]:
         """Yield the records of a room in chunks, the last one marked."""
         room = self.rooms.get(name)
+        processed = room.unprocessed[0][0].number - 1 if room is not None and room.unprocessed else self._number
         chunk: list[Record] = []
         size = 0
         for connection, held in room.records.items() if room is not None else ():
             if not held.connected or held.refused:
                 continue
             if chunk and size + len(held.attachment) > SNAPSHOT_CHUNK:
-                yield Snapshot(name, incarnation, chunk, last=False)
+                yield Snapshot(name, incarnation, chunk, last=False, processed=processed)
                 chunk, size = [], 0
             chunk.append(Record(connection, held.attachment, held.closing, held.order))
             size += len(held.attachment) + len(connection)
-        yield Snapshot(name, incarnation, chunk)
+        yield Snapshot(name, incarnation, chunk, processed=processed)

@@ -21,6 +21,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
+from verani.errors import Interrupted
+from verani.frames import error_ack_frame
 from verani.messages import (
     Call,
     Close,
@@ -34,6 +36,7 @@ from verani.messages import (
     Input,
     Invalid,
     Kick,
+    Outcome,
     Output,
     Reply,
 )
@@ -92,6 +95,7 @@ class Gateway:
         self.settings = settings if settings is not None else Settings()
         self._settings_given = settings is not None
         self.id = secrets.token_hex(4)
+        self.incarnation = secrets.token_hex(8)
         self.placement: Placement = placement if placement is not None else Embedded()
         self.accepting = False
         self.metrics = Metrics()
@@ -403,6 +407,51 @@ class Gateway:
             self._apply(entry)
         self._resume(tuple(self._congested) if was_full else [entry.room for entry in entries])
         self.writer.flush()
+
+    def set_aside(self, room: RoomInputs, number: int) -> tuple[Input, int] | None:
+        """Have an input never handled, and tell its sender; return it with its size, None if it is not there."""
+        taken = self._attachments.set_aside(room, number)
+        for input, size in taken:
+            self._interrupt(input, size, Interrupted.code)
+        self._moved_on(room)
+        return taken[0] if taken else None
+
+    def forget(self, room: RoomInputs, code: int, reason: str, outcome: str) -> None:
+        """Close the connections of a room that is not to hear of it; its callers get the `outcome`, an error code."""
+        connections = [self.connections.get(connection) for connection in room.records]
+        for input, size in self._attachments.forget(room):
+            self._interrupt(input, size, outcome)
+        for connection in connections:
+            if connection is not None:
+                connection.close(code, reason)
+        self._moved_on(room)
+
+    def close_room(self, room: RoomInputs, code: int, reason: str) -> None:
+        """Close the connections of a room."""
+        for id in tuple(room.records):
+            if (connection := self.connections.get(id)) is not None:
+                connection.close(code, reason)
+
+    def _interrupt(self, input: Input, size: int, outcome: str) -> None:
+        """Tell who sent an input that it will not be handled."""
+        if isinstance(input, Call):
+            self.calls.replied(Reply(input.number, Outcome(code=outcome)))
+            return
+        connection = self.connections.get(input.connection)
+        if connection is None:
+            return
+        match input:
+            case Frame():
+                if input.request is not None:
+                    connection.outbox.put(text_frame(error_ack_frame(input.request, outcome)))
+                connection.released(size)
+            case Connect():
+                connection.close(1011, "the room could not take the connection")
+
+    def _moved_on(self, room: RoomInputs) -> None:
+        self._resume((room.name,))
+        if not self._attachments.rooms:
+            self._idle.set()
 
     def _apply(self, entry: Entry) -> None:
         room = self._attachments.rooms.get(entry.room)

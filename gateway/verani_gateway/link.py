@@ -1,7 +1,7 @@
-"""Carry batches between a gateway and a room host in the same process.
+"""Say what the gateway's end of a link to a room host is, and be one to a host in the same process.
 
-The messages are the ones that a link between processes carries; here they are handed over as they are.
-Inputs of one tick leave together.
+The messages are the ones that a link between processes carries (`verani_gateway.remote`); in memory they are handed
+over as they are. Inputs of one tick leave together.
 """
 
 from __future__ import annotations
@@ -10,9 +10,52 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from verani.epoch import Member
 from verani.messages import Arrival, GatewayMessage, HostMessage, InputBatch
 
-__all__ = ["HostEnd", "MemoryLink"]
+__all__ = ["HostEnd", "Link", "MemoryLink"]
+
+
+class Link(Protocol):
+    """The gateway's end of the link to a host in another process, over as many connections as it takes.
+
+    What is put and sent while its connection is broken waits. A session that cannot be resumed takes all that with it:
+    what is put before its owner is told that it is open, is lost.
+    """
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch in which inputs are put; those that wait keep theirs."""
+
+    @epoch.setter
+    def epoch(self, number: int, /) -> None: ...
+
+    @property
+    def member(self) -> Member:
+        """Give the host at the other end."""
+
+    @property
+    def state(self) -> str:
+        """Name what the link does now: connecting, linked or broken."""
+
+    @property
+    def unconfirmed(self) -> int:
+        """Count the bytes that the host has not confirmed."""
+
+    def put(self, arrival: Arrival, /) -> None:
+        """Send an input at the end of the tick."""
+
+    def send(self, message: GatewayMessage, /) -> None:
+        """Send anything but inputs, after the inputs that wait."""
+
+    def start(self) -> None:
+        """Connect, and connect again whenever it breaks."""
+
+    def close_now(self) -> None:
+        """End at once: nothing is sent or received from now on."""
+
+    async def close(self) -> None:
+        """End after what waits has left, within a moment."""
 
 
 class HostEnd(Protocol):
