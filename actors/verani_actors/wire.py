@@ -18,11 +18,11 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
-from aiohttp import ClientError, ClientWebSocketResponse, WSMsgType, web
+from aiohttp import ClientError, ClientResponse, ClientWebSocketResponse, WSMsgType, web
 
 from verani.stream import MAX_PACKET, Stream
 
-__all__ = ["LINK_PATH", "MAX_MESSAGE", "REFUSED", "Socket", "Wire", "WireError"]
+__all__ = ["LINK_PATH", "MAX_MESSAGE", "REFUSED", "ClientSocket", "Socket", "Wire", "WireError"]
 
 # Where a host takes links.
 LINK_PATH = "/link"
@@ -38,6 +38,16 @@ REFUSED = 4400
 _SILENCE, _BETWEEN, _PROBES, _UNACKNOWLEDGED = 5, 1, 5, 10_000
 
 Socket: TypeAlias = web.WebSocketResponse[Any] | ClientWebSocketResponse[Any]
+
+
+class ClientSocket(ClientWebSocketResponse[Any]):
+    """aiohttp's WebSocket of a client, which may let go of its connection: it does not by itself if that was reset."""
+
+    def __init__(
+        self, reader: Any, writer: Any, protocol: str | None, response: ClientResponse, *rest: Any, **more: Any
+    ):
+        super().__init__(reader, writer, protocol, response, *rest, **more)
+        self.response = response
 
 
 class WireError(Exception):

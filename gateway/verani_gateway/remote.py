@@ -35,7 +35,7 @@ from verani.messages import (
 )
 from verani.stream import MAX_STALLED, STALLED_AFTER, Stream, StreamError, gateway_stream
 from verani.version import __version__
-from verani_actors.wire import LINK_PATH, MAX_MESSAGE, Wire, WireError
+from verani_actors.wire import LINK_PATH, MAX_MESSAGE, ClientSocket, Wire, WireError
 
 __all__ = ["RemoteLink"]
 
@@ -218,7 +218,9 @@ class RemoteLink:
     async def _run(self) -> None:
         """Connect, again and again."""
         breaks = 0
-        async with aiohttp.ClientSession(connector=self._connector(), cookie_jar=aiohttp.DummyCookieJar()) as session:
+        async with aiohttp.ClientSession(
+            connector=self._connector(), cookie_jar=aiohttp.DummyCookieJar(), ws_response_class=ClientSocket
+        ) as session:
             while True:
                 since = self._loop.time()
                 try:
@@ -253,9 +255,13 @@ class RemoteLink:
                 compress=_WINDOW if self._compression else 0,
                 decode_text=False,
             ) as ws:
-                hello = await self._greet(ws)
-                patience.reschedule(None)
-                await self._keep(ws, hello)
+                assert isinstance(ws, ClientSocket)
+                try:
+                    hello = await self._greet(ws)
+                    patience.reschedule(None)
+                    await self._keep(ws, hello)
+                finally:
+                    ws.response.close()
 
     async def _greet(self, ws: aiohttp.ClientWebSocketResponse[Any]) -> Hello:
         """Exchange the hellos; raises WireError if these two cannot be linked."""

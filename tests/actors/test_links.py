@@ -1,0 +1,559 @@
+"""The host's end of links, and gateways that speak packet by packet: in order, within bounds, when it may."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.links import FakeHost, frame
+from tests.raw import PATIENCE, until
+from verani.epoch import Epoch
+from verani.messages import (
+    PROTOCOL_VERSIONS,
+    Announce,
+    Ask,
+    Drained,
+    EntryBatch,
+    GatewayMessage,
+    GivenUp,
+    Hello,
+    HostMessage,
+    HostPacket,
+    InputBatch,
+    Pull,
+    Rebuild,
+    Told,
+    decode_hello,
+    decode_host_packet,
+    encode_message,
+)
+from verani.stream import CONFIRM_PACKETS, gateway_stream
+from verani_actors import links
+from verani_actors.links import LinkServer
+from verani_actors.wire import MAX_MESSAGE, REFUSED, ClientSocket
+
+
+class Peer:
+    """A gateway, one packet at a time."""
+
+    def __init__(self, path: str, gateway: str, incarnation: str = "g1") -> None:
+        self.path = path
+        self.gateway = gateway
+        self.incarnation = incarnation
+        self.stream = gateway_stream(0.0)
+        self.heard: list[HostMessage] = []
+        self._open: list[tuple[aiohttp.ClientSession, ClientSocket]] = []
+
+    async def open(self) -> ClientSocket:
+        session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(self.path), ws_response_class=ClientSocket)
+        ws = await session.ws_connect("http://link/link", max_msg_size=MAX_MESSAGE)
+        assert isinstance(ws, ClientSocket)
+        self._open.append((session, ws))
+        self.ws = ws
+        return ws
+
+    async def greet(
+        self, *, resumes: str = "", versions: tuple[int, int] = PROTOCOL_VERSIONS, received: int | None = None
+    ) -> Hello:
+        await self.open()
+        received = self.stream.received if received is None else received
+        hello = Hello(versions, "test", self.gateway, self.incarnation, received=received, resumes=resumes)
+        await self.ws.send_bytes(encode_message(hello))
+        return decode_hello(await self.ws.receive_bytes(timeout=PATIENCE))
+
+    async def say(self, *messages: GatewayMessage) -> None:
+        self.stream.put(list(messages), 0.0)
+        await self.write()
+
+    async def write(self) -> None:
+        while (data := self.stream.next()) is not None:
+            await self.ws.send_bytes(data)
+
+    async def confirm(self) -> None:
+        await self.ws.send_bytes(self.stream.confirmation())
+
+    async def hear(self) -> HostPacket:
+        """Take one packet."""
+        data = await self.ws.receive_bytes(timeout=PATIENCE)
+        self.heard += self.stream.take(data, 0.0)
+        return decode_host_packet(data)
+
+    async def heard_of(self, kind: type[HostMessage]) -> Any:
+        """Take packets until a message of this kind was among them."""
+        while not (found := [message for message in self.heard if isinstance(message, kind)]):
+            await self.hear()
+        self.heard.remove(found[0])
+        return found[0]
+
+    async def closed(self) -> int | None:
+        """Read to the end of the connection and return its close code."""
+        while (message := await self.ws.receive(timeout=PATIENCE)).type is aiohttp.WSMsgType.BINARY:
+            pass
+        assert message.type is not aiohttp.WSMsgType.TEXT
+        return self.ws.close_code
+
+    async def leave(self) -> None:
+        while self._open:
+            session, ws = self._open.pop()
+            ws.response.close()
+            await session.close()
+
+
+class Service:
+    """A link server before a host that only pretends."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.path = path
+        self.host = FakeHost()
+        self.serving = True
+        self.asked: list[tuple[str, Ask]] = []
+        self.told: list[tuple[str, Told]] = []
+        self.peers: list[Peer] = []
+        self.server = LinkServer(
+            self.host,
+            "m-0",
+            "h1",
+            **{"grace": PATIENCE, **options},
+            serves=lambda: self.serving,
+            ask=lambda gateway, ask: self.asked.append((gateway, ask)),
+            told=lambda gateway, told: self.told.append((gateway, told)),
+        )
+
+    def peer(self, gateway: str = "g", incarnation: str = "g1") -> Peer:
+        self.peers.append(Peer(self.path, gateway, incarnation))
+        return self.peers[-1]
+
+    async def linked(self, gateway: str = "g") -> Peer:
+        peer = self.peer(gateway)
+        await peer.greet()
+        await peer.hear()
+        return peer
+
+    def counts(self) -> dict[str, int]:
+        return dict(self.server.refusals.counts)
+
+
+Begin = Callable[..., Any]
+
+
+@pytest.fixture
+async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
+    services: list[Service] = []
+
+    async def begin(**options: Any) -> Service:
+        services.append(Service(str(tmp_path / f"{len(services)}.sock"), **options))
+        await services[-1].server.start(services[-1].path)
+        return services[-1]
+
+    yield begin
+    for service in services:
+        for peer in service.peers:
+            await peer.leave()
+        await service.server.stop()
+
+
+# --- greeting ------------------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_is_greeted_and_told_the_epoch_first(begin: Begin) -> None:
+    service = await begin()
+    service.server.announce(Epoch(7))
+    peer = service.peer()
+    hello = await peer.greet()
+    assert (hello.sender, hello.incarnation, hello.epoch, hello.resumes) == ("m-0", "h1", 7, "")
+    packet = await peer.hear()
+    assert packet == HostPacket(1, 0, [Announce(Epoch(7))])
+    assert list(service.host.gateways) == ["g"]
+
+
+async def test_the_first_packet_comes_even_if_there_is_nothing_to_tell(begin: Begin) -> None:
+    peer = (await begin()).peer()
+    await peer.greet()
+    assert await peer.hear() == HostPacket(1, 0, [])
+
+
+async def test_the_socket_is_for_its_owner_only(begin: Begin) -> None:
+    service = await begin()
+    assert _mode(service.path) == 0o600
+
+
+def _mode(path: str) -> int:
+    return Path(path).stat().st_mode & 0o777
+
+
+@pytest.mark.threat(73)
+@pytest.mark.parametrize("versions", [(2, 3), (0, 0)])
+async def test_a_gateway_without_a_version_in_common_is_refused_and_counted(
+    begin: Begin, versions: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await begin()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            peer = service.peer()
+            hello = await peer.greet(versions=versions)
+            assert hello.versions == PROTOCOL_VERSIONS
+            assert await peer.closed() == REFUSED
+    assert service.counts() == {"no version in common": 3}
+    assert len(caplog.records) == 1
+    assert service.host.gateways == {}
+
+
+@pytest.mark.threat(73)
+async def test_a_gateway_that_speaks_later_versions_as_well_is_taken(begin: Begin) -> None:
+    service = await begin()
+    await service.peer().greet(versions=(1, 9))
+    assert list(service.host.gateways) == ["g"]
+
+
+@pytest.mark.parametrize("words", [b"", b"\xc1", encode_message(["hello", 1]), "hello"])
+async def test_who_says_no_hello_is_refused(begin: Begin, words: bytes | str) -> None:
+    service = await begin()
+    peer = service.peer()
+    ws = await peer.open()
+    await (ws.send_str(words) if isinstance(words, str) else ws.send_bytes(words))
+    assert await peer.closed() == REFUSED
+    assert service.counts() == {"the first message is no hello": 1}
+
+
+async def test_who_leaves_without_a_word_hurts_nobody(begin: Begin) -> None:
+    service = await begin()
+    silent = service.peer()
+    await silent.open()
+    await silent.leave()
+    await service.linked()
+
+
+async def test_who_says_nothing_is_refused(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_PATIENCE", 0.01)
+    service = await begin()
+    peer = service.peer()
+    await peer.open()
+    assert await peer.closed() == REFUSED
+    assert service.counts() == {"no hello came": 1}
+
+
+# --- carrying ------------------------------------------------------------------------------------------------
+
+
+async def test_inputs_are_handed_over_and_entries_of_a_tick_come_back_as_one_packet(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    await peer.say(InputBatch([frame(n) for n in range(60)]), Drained("chat/a", 1))
+    packet = await peer.hear()
+    (batch,) = packet.messages
+    assert isinstance(batch, EntryBatch)
+    assert [entry.processed for entry in batch.entries] == list(range(60))
+    assert packet.confirmed == 1
+    assert service.host.numbers() == list(range(60))
+    assert service.host.runs == 2
+
+
+async def test_what_the_host_says_on_its_own_leaves_at_the_end_of_the_tick(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    for number in range(50):
+        service.host.gateways["g"](Pull("chat/a", number))
+    service.server.send("g", Told(1, "m-0", b"{}"))
+    service.server.send("unknown", Told(1, "m-0", b"{}"))
+    packet = await peer.hear()
+    assert packet.messages == [*(Pull("chat/a", number) for number in range(50)), Told(1, "m-0", b"{}")]
+
+
+async def test_questions_and_answers_for_the_process_do_not_reach_the_rooms(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    await peer.say(Ask(1, "rooms"), Told(2, "g", b"{}"))
+    await until(lambda: service.told)
+    assert service.asked == [("g", Ask(1, "rooms"))]
+    assert service.told == [("g", Told(2, "g", b"{}"))]
+    assert service.host.received == []
+
+
+async def test_what_is_received_is_confirmed_even_if_there_is_nothing_to_say(begin: Begin) -> None:
+    service = await begin()
+    service.host.answers = False
+    peer = await service.linked()
+    for number in range(CONFIRM_PACKETS + 1):
+        await peer.say(InputBatch([frame(number)]))
+    while peer.stream.unconfirmed:
+        assert (await peer.hear()).number == 0
+    assert peer.stream.confirmed == CONFIRM_PACKETS + 1
+
+
+async def test_confirmed_waits_for_every_gateway_that_is_not_given_up(begin: Begin) -> None:
+    service = await begin(grace=0.01)
+    await service.server.confirmed()
+    one, two = await service.linked("one"), await service.linked("two")
+    for gateway in ("one", "two"):
+        service.server.send(gateway, Pull("chat/a", 1))
+    waiting = asyncio.create_task(service.server.confirmed())
+    await one.hear()
+    await one.confirm()
+    await until(lambda: service.server.states()[0].unconfirmed == 0)
+    assert not waiting.done()
+    await two.leave()
+    async with asyncio.timeout(PATIENCE):
+        await waiting
+    assert service.host.unlinked == ["two"]
+
+
+# --- resuming and giving up ----------------------------------------------------------------------------------
+
+
+async def test_a_gateway_that_comes_back_goes_on_where_it_was(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    await peer.say(InputBatch([frame(1)]))
+    await peer.hear()
+    await peer.leave()
+    await until(lambda: not service.server.states()[0].connected)
+    service.host.gateways["g"](Pull("chat/a", 1))
+    peer.stream.put([InputBatch([frame(2)])], 0.0)
+    hello = await peer.greet(resumes="h1")
+    assert (hello.resumes, hello.received) == ("h1", 1)
+    peer.stream.resume(hello.received, 0.0)
+    await peer.write()
+    assert await peer.heard_of(Pull) == Pull("chat/a", 1)
+    await until(lambda: service.host.numbers() == [1, 2])
+    assert service.server.states()[0].resumed == 1
+    assert service.host.unlinked == []
+
+
+async def test_a_gateway_may_come_back_before_its_old_connection_is_known_to_be_broken(begin: Begin) -> None:
+    service = await begin()
+    first = await service.linked()
+    second = service.peer()
+    second.stream = first.stream
+    assert (await second.greet(resumes="h1")).resumes == "h1"
+    await first.closed()
+    await second.say(InputBatch([frame(1)]))
+    await second.heard_of(EntryBatch)
+    assert service.server.states() == [links.LinkState("g", True, service.server.states()[0].unconfirmed, 1)]
+
+
+async def test_a_gateway_that_stays_away_is_given_up_and_told_so_when_it_comes_back(begin: Begin) -> None:
+    service = await begin(grace=0.01)
+    service.server.announce(Epoch(1))
+    service.host.rooms = ["chat/a", "chat/b"]
+    peer = await service.linked()
+    await peer.leave()
+    await until(lambda: service.host.unlinked == ["g"])
+    assert service.server.states() == []
+    # The first time it leaves again before it can have heard of it.
+    await peer.greet(resumes="h1")
+    await peer.leave()
+    service.host.rooms = ["chat/c"]
+    await until(lambda: service.host.unlinked == ["g", "g"])
+    back = service.peer()
+    assert (await back.greet(resumes="h1")).resumes == ""
+    assert (await back.hear()).messages == [GivenUp(["chat/a", "chat/b", "chat/c"]), Announce(Epoch(1))]
+
+
+async def test_a_new_process_of_a_gateway_is_told_nothing_of_the_old_one(begin: Begin) -> None:
+    service = await begin()
+    service.host.rooms = ["chat/a"]
+    await service.linked()
+    successor = service.peer(incarnation="g2")
+    assert (await successor.greet()).resumes == ""
+    assert service.host.unlinked == ["g"]
+    assert (await successor.hear()).messages == []
+
+
+async def test_only_the_last_gateways_that_were_given_up_are_remembered(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_REMEMBERED", 2)
+    service = await begin(grace=0.001)
+    service.host.rooms = ["chat/a"]
+    for name in ("one", "two", "three"):
+        await (await service.linked(name)).leave()
+        await until(partial(service.host.unlinked.__contains__, name))
+    told = {}
+    for name in ("one", "two", "three"):
+        peer = service.peer(name)
+        await peer.greet()
+        told[name] = (await peer.hear()).messages
+    assert told == {"one": [], "two": [GivenUp(["chat/a"])], "three": [GivenUp(["chat/a"])]}
+
+
+async def test_a_gateway_that_resumes_from_what_cannot_be_begins_anew(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    assert (await peer.greet(resumes="h1", received=99)).resumes == ""
+    assert service.counts() == {"the link cannot be resumed": 1}
+
+
+# --- bounds --------------------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_that_reads_nothing_is_given_up_and_holds_up_no_other(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verani.stream.MAX_STALLED", 1 << 20)
+    monkeypatch.setattr("verani.stream.STALLED_AFTER", 0.05)
+    monkeypatch.setattr(links, "MAX_STALLED", 1 << 20)
+    monkeypatch.setattr(links, "STALLED_AFTER", 0.05)
+    service = await begin()
+    await service.linked("frozen")
+    reader = await service.linked("reader")
+    for number in range(300):
+        service.server.send("frozen", Told(number, "m-0", bytes(10_000)))
+    number = 0
+    while "frozen" not in service.host.unlinked:
+        number += 1
+        await reader.say(InputBatch([frame(number)]))
+        await reader.heard_of(EntryBatch)
+    assert [state.gateway for state in service.server.states()] == ["reader"]
+
+
+async def test_what_waits_for_a_gateway_is_bounded(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "MAX_UNCONFIRMED", 1 << 20)
+    service = await begin()
+    await service.linked()
+    service.server.send("g", Told(1, "m-0", bytes(2 << 20)))
+    await until(lambda: service.host.unlinked == ["g"])
+    assert service.server.states() == []
+
+
+async def test_no_inputs_are_handed_over_while_a_gateway_that_reads_has_much_to_read(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "MAX_AHEAD", 1 << 20)
+    monkeypatch.setattr(links, "_PROGRESS", PATIENCE)
+    service = await begin()
+    slow, other = await service.linked("slow"), await service.linked("other")
+    service.server.send("slow", Told(1, "m-0", bytes(2 << 20)))
+    await other.say(Ask(1, "first"), InputBatch([frame(1)]))
+    await other.say(InputBatch([frame(2)]))
+    await until(lambda: service.asked)
+    while other.stream.unconfirmed:  # both were received
+        await other.hear()
+    assert service.host.numbers("other") == []
+    await slow.heard_of(Told)
+    await slow.confirm()
+    await until(lambda: service.host.numbers("other") == [1, 2])
+
+
+async def test_a_flood_is_answered_in_order_and_the_host_never_gets_far_ahead_of_its_gateway(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await begin()
+    service.host.size = 100_000
+    peer = await service.linked()
+    highest = 0
+
+    async def flood() -> None:
+        for number in range(1000):
+            await peer.say(InputBatch([frame(number)]))
+
+    flooding = asyncio.create_task(flood())
+    numbers: list[int | None] = []
+    while len(numbers) < 1000:
+        batch = await peer.heard_of(EntryBatch)
+        numbers += [entry.processed for entry in batch.entries]
+        await peer.confirm()
+        highest = max(highest, service.server.states()[0].unconfirmed)
+    await flooding
+    assert numbers == list(range(1000))
+    assert highest < links.MAX_AHEAD + 1_000_000
+
+
+async def test_a_gateway_that_makes_no_progress_does_not_hold_up_the_inputs_of_others(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "MAX_AHEAD", 1 << 20)
+    service = await begin()
+    await service.linked("frozen")
+    other = await service.linked("other")
+    service.server.send("frozen", Told(1, "m-0", bytes(2 << 20)))
+    await other.say(InputBatch([frame(1)]))
+    await until(lambda: service.host.numbers("other") == [1])
+
+
+# --- when it may ---------------------------------------------------------------------------------------------
+
+
+async def test_while_it_does_not_serve_nothing_is_said_but_confirmations_and_nothing_handed_over(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    service.serving = False
+    service.host.gateways["g"](Pull("chat/a", 1))
+    await peer.say(InputBatch([frame(1)]))
+    assert await peer.hear() == HostPacket(0, 1, [])
+    assert service.host.received == []
+    service.serving = True
+    service.server.resume()
+    assert await peer.heard_of(Pull) == Pull("chat/a", 1)
+    await until(lambda: service.host.numbers() == [1])
+
+
+async def test_what_was_sent_in_a_later_epoch_waits_for_its_commit_and_so_does_what_follows(begin: Begin) -> None:
+    service = await begin()
+    service.server.announce(Epoch(1))
+    peer, other = await service.linked("peer"), await service.linked("other")
+    rebuild = Rebuild("chat/b", "moved", 2)
+    await peer.say(InputBatch([frame(1)], 1), rebuild, InputBatch([frame(2)], 1), Drained("chat/a", 1))
+    await other.say(InputBatch([frame(1)], 1))
+    await until(lambda: service.host.numbers("other") == [1])
+    await until(lambda: service.host.numbers("peer") == [1])
+    service.server.announce(Epoch(2))
+    assert [message for gateway, message in service.host.received if gateway == "peer"][1:] == [
+        rebuild,
+        InputBatch([frame(2)], 1),
+        Drained("chat/a", 1),
+    ]
+    assert await peer.heard_of(Announce) == Announce(Epoch(1))
+    assert await peer.heard_of(Announce) == Announce(Epoch(2))
+
+
+# --- bad input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(b"\xc1", id="no msgpack"),
+        pytest.param(encode_message([3, 0, []]), id="a gap"),
+        pytest.param(encode_message(HostPacket(1, 0, [Pull("chat/a", 1)])), id="the other direction"),
+        pytest.param("text", id="a text message"),
+        pytest.param(bytes(MAX_MESSAGE), id="too long"),
+    ],
+)
+async def test_what_is_no_packet_ends_that_connection_and_nothing_else(begin: Begin, words: bytes | str) -> None:
+    service = await begin()
+    other, bad = await service.linked("other"), await service.linked("bad")
+    with suppress(ConnectionError):
+        await (bad.ws.send_str(words) if isinstance(words, str) else bad.ws.send_bytes(words))
+    await bad.closed()
+    await until(lambda: service.counts() == {"what came is no packet of this link": 1})
+    await other.say(InputBatch([frame(1)]))
+    await other.heard_of(EntryBatch)
+    assert service.host.numbers("bad") == []
+    # It may go on, if it can.
+    assert (await bad.greet(resumes="h1")).resumes == "h1"
+
+
+async def test_a_message_that_the_host_fails_on_does_not_end_the_link(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await begin()
+    peer = await service.linked()
+    receive = service.host.receive
+
+    def fail(gateway: str, message: GatewayMessage) -> None:
+        receive(gateway, message)
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(service.host, "receive", fail)
+    await peer.say(Drained("chat/a", 1), Drained("chat/a", 2))
+    await until(lambda: len(service.host.received) == 2)
+    assert caplog.text.count("RuntimeError: a defect") == 2
+    assert service.server.states()[0].connected
