@@ -66,6 +66,7 @@ _INCOMING_PERIOD: Final = timedelta(seconds=30)
 # Lines of Thespian's own log within so many seconds; the rest is counted.
 _LINES: Final = 20
 _LINES_PERIOD: Final = 60.0
+_PEER_IS_GONE: Final = ("Socket error sending", "Socket connect failure", "Socket Error waiting", "Remote %s closed")
 
 
 _secret = b""
@@ -199,11 +200,15 @@ class _Log:
         self._begun = clock()
         self._lines = 0
         # Not known to any manager: Thespian replaces them, and its forwarder must never get these lines.
-        self._logger = logging.Logger("thespian", logging.WARNING)
+        self._logger = logging.Logger("thespian", logging.root.level)
         self._logger.handlers = logging.getLogger().handlers
 
     def __call__(self, text: str, *args: object, level: int = logging.INFO, **_: object) -> None:
         if level < logging.WARNING:
+            return
+        # Processes end and machines go; what that means is said by those who know. The rest is no error of ours.
+        level = logging.DEBUG if text.startswith(_PEER_IS_GONE) else logging.WARNING
+        if not self._logger.isEnabledFor(level):
             return
         now = self._clock()
         if now - self._begun >= _LINES_PERIOD:

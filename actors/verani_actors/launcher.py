@@ -96,6 +96,7 @@ class Launcher:
         self._predecessors = [each for each in runtime.read_epoch().members if each.machine == plan.machine]
         self._admin: Birth | None = None
         self._stops = 0
+        self._stopping = False
         self._orphaned = False
         self._failed = False
         self._bell, self._ringer = socket.socketpair()
@@ -191,7 +192,7 @@ class Launcher:
             case Welcome():
                 self._meet(sender)
             case StartHost(id):
-                if id not in self._hosts:
+                if id not in self._hosts and not self._stopping:
                     self._start_host(id)
             case StopHost(id, incarnation):
                 host = self._hosts.get(id)
@@ -290,6 +291,7 @@ class Launcher:
 
     def _stop(self) -> None:
         """End every process: hosts in their own time, then the actor system, then what is left."""
+        self._stopping = True
         if not self._failed:
             grace = _GRACE if self._orphaned else max(_GRACE, self._plan.settings.drain_seconds)
             for host in self._hosts.values():

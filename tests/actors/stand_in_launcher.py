@@ -6,6 +6,7 @@ The stand-in beats and says what it is told in files of the runtime folder; it o
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,9 +29,8 @@ class Hosting:
         secret: bytes,
         post: Callable[[str, Control], None],
     ) -> None:
-        import os
-
         assert secret
+        (runtime.folder / f"{member_id}.environment").write_text("\n".join(os.environ))
         self._post = post
         self._member = Member(member_id, incarnation, plan.machine, os.getpid(), runtime.socket(incarnation))
         self._epoch = Epoch()

@@ -1,0 +1,218 @@
+"""The launcher in real processes, with real signals: it starts what it should, and nothing outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from verani.epoch import Death
+from verani_actors.slot import Slot
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from launched import Launched, until
+
+Launch = Callable[..., Launched]
+
+
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    started: list[Launched] = []
+
+    def start(**options: object) -> Launched:
+        started.append(Launched(**options))  # type: ignore[arg-type]  # as it takes them
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_launcher_starts_its_hosts_and_publishes_them(launch: Launch) -> None:
+    launched = launch(hosts=2)
+    epoch = launched.epoch(2)
+    assert [member.id for member in epoch.members] == ["m1-0", "m1-1"]
+    assert {member.pid for member in epoch.members} < set(launched.pids())
+
+
+@pytest.mark.threat(61)
+def test_sigterm_of_the_launcher_ends_everything_with_exit_code_0(launch: Launch) -> None:
+    launched = launch(hosts=2)
+    launched.epoch(2)
+    launched.process.terminate()
+    assert launched.process.wait(10) == 0
+    assert launched.pids() == []
+    assert "ERROR" not in launched.log
+
+
+def test_the_end_of_its_standard_input_ends_the_launcher(launch: Launch) -> None:
+    launched = launch()
+    launched.epoch(1)
+    assert launched.process.stdin is not None
+    launched.process.stdin.close()
+    assert launched.process.wait(10) == 0
+    assert launched.pids() == []
+
+
+@pytest.mark.threat(61)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_dead_admin_ends_the_launcher_with_an_error_and_no_orphan(launch: Launch, how: int) -> None:
+    launched = launch()
+    os.kill(launched.parts()["admin"], how)
+    assert launched.process.wait(10) == 1
+    until(lambda: not launched.pids(), 10)
+    assert "has lost its Admin" in launched.log
+
+
+@pytest.mark.threat(61)
+def test_a_killed_launcher_leaves_no_orphan_and_its_successor_starts_on_the_same_port(launch: Launch) -> None:
+    port = free_port()
+    launched = launch(admin_port=port)
+    launched.epoch(1)
+    launched.process.kill()
+    successor = launch(admin_port=port, runtime=launched.runtime)
+    launched.process.wait()
+    assert successor.epoch(1, after=1).members[0].pid in successor.pids()
+
+
+@pytest.mark.threat(61)
+def test_a_killed_launcher_leaves_no_orphan(launch: Launch) -> None:
+    launched = launch()
+    launched.epoch(1)
+    launched.process.kill()
+    launched.process.wait()
+    until(lambda: not launched.pids(), 10)
+
+
+@pytest.mark.threat(61)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("part", ["host", "registrar", "logger"])
+def test_a_part_that_dies_is_replaced(launch: Launch, part: str, how: int) -> None:
+    launched = launch()
+    parts = launched.parts()
+    before = launched.runtime.read_epoch()
+    os.kill(parts[part], how)
+    until(lambda: parts[part] not in launched.pids())
+    until(lambda: len(launched.pids()) == 5)
+    if part == "host":
+        assert launched.epoch(1, after=before.number + 1).members != before.members
+    # A host that dies now shows that all parts work together.
+    host = launched.epoch(1).members[0]
+    os.kill(host.pid, signal.SIGKILL)
+    until(lambda: launched.runtime.read_epoch().members and launched.runtime.read_epoch().members[0].pid != host.pid)
+    launched.process.terminate()
+    assert launched.process.wait(10) == 0
+    assert launched.pids() == []
+
+
+@pytest.mark.threat(62)
+def test_a_foreign_process_on_the_admin_port_is_named_at_once(launch: Launch) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+        launched = launch(admin_port=port)
+        assert launched.process.wait(10) == 1
+    (line,) = launched.log.splitlines()
+    assert f"port {port} of the actor system (admin_port) is in use by process {os.getpid()} (" in line
+    assert launched.pids() == []
+
+
+def test_a_launcher_without_a_secret_says_so(launch: Launch) -> None:
+    launched = launch(secret=None)
+    assert launched.process.wait(10) == 1
+    assert "expected a cluster secret in VERANI_CLUSTER_SECRET" in launched.log
+
+
+def test_an_address_that_is_not_of_this_machine_is_refused(launch: Launch) -> None:
+    launched = launch(address="192.0.2.1")
+    assert launched.process.wait(10) == 1
+    assert "cannot listen on 192.0.2.1" in launched.log
+
+
+def test_the_secret_is_in_the_environment_of_no_code_of_the_user(launch: Launch) -> None:
+    launched = launch()
+    host = launched.epoch(1).members[0]
+    assert (launched.folder / f"{host.id}.environment").read_text().count("VERANI_CLUSTER_SECRET") == 0
+
+
+def test_a_host_that_its_hook_has_killed_is_published_with_its_death(launch: Launch) -> None:
+    launched = launch()
+    host = launched.epoch(1).members[0]
+    slot = Slot(launched.runtime.slot(host.incarnation), host.incarnation)
+    slot.enter("chat/lobby", "gateway", 7)
+    os.kill(host.pid, signal.SIGSEGV)
+    epoch = until(lambda: (epoch := launched.runtime.read_epoch()).deaths and epoch)
+    assert epoch.deaths == (Death(host.incarnation, "chat/lobby", "gateway", 7),)
+    assert "in a hook of chat/lobby" in launched.log
+
+
+def test_a_host_that_was_killed_from_outside_has_no_death(launch: Launch) -> None:
+    launched = launch()
+    host = launched.epoch(1).members[0]
+    Slot(launched.runtime.slot(host.incarnation), host.incarnation).enter("chat/lobby", "gateway", 7)
+    os.kill(host.pid, signal.SIGKILL)
+    assert launched.epoch(1, after=2).deaths == ()
+
+
+@pytest.mark.threat(72)
+def test_where_and_how_thespian_would_log_does_not_matter(launch: Launch, tmp_path: Path) -> None:
+    environment = {
+        "THESPLOG_FILE": "/nowhere/at/all",
+        "THESPLOG_THRESHOLD": "debug",
+        "THESPLOG_FILE_MAXSIZE": "x",
+        "TMPDIR": str(tmp_path),
+    }
+    launched = launch(environment=environment)
+    os.kill(launched.parts()["host"], signal.SIGKILL)
+    launched.epoch(1, after=2)
+    launched.process.terminate()
+    assert launched.process.wait(10) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert "Actor System" in launched.log
+    assert all(line.startswith(("20", "    ")) for line in launched.log.splitlines())
+
+
+def test_a_second_machine_joins_and_its_hosts_are_members(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    leader.epoch(1)
+    member = launch(machine="two", address="127.0.0.2", leader=f"127.0.0.1:{port}")
+    assert {each.machine for each in member.epoch(2).members} == {"one", "two"}
+    leader.epoch(2)
+
+
+def test_a_machine_with_another_secret_cannot_join(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    leader.epoch(1)
+    member = launch(machine="two", address="127.0.0.2", leader=f"127.0.0.1:{port}", secret="another secret")
+    until(lambda: "without a valid MAC" in leader.log)
+    assert len(leader.epoch(1).members) == 1
+    assert member.runtime.read_epoch().number == 0
+    assert member.process.poll() is None
+
+
+def test_a_machine_finds_a_leader_that_was_killed_and_came_back(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    leader.epoch(1)
+    member = launch(machine="two", address="127.0.0.2", leader=f"127.0.0.1:{port}")
+    old = member.epoch(2)
+    leader.process.kill()
+    leader.process.wait()
+    successor = launch(machine="one", address="127.0.0.1", admin_port=port, runtime=leader.runtime)
+    epoch = until(
+        lambda: (epoch := member.epoch(2, after=old.number)).members[0].pid in successor.pids() and epoch, 60
+    )
+    assert {each.machine for each in epoch.members} == {"one", "two"}
