@@ -93,7 +93,7 @@ def gateway_target(id: str) -> str:
 
 
 class Hosting(Protocol):
-    """The process around a room host, as operators see it."""
+    """The process around a room host, as operators see it (`verani_actors.hosting`)."""
 
     def status(self) -> HostStatus:
         """Describe it."""
@@ -128,7 +128,7 @@ class HostOverview:
         for name in others:
             self._send(name, Ask(token, ask.topic, ask.argument))
 
-    def told(self, _: str, told: Told) -> None:
+    def told(self, told: Told) -> None:
         """Pass the answer of a gateway on to the one that asked; one that comes too late is dropped."""
         if (asker := self._relayed.get(told.token)) is not None:
             gateway, token = asker

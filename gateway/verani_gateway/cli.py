@@ -1,7 +1,8 @@
-"""Read the command line: `verani serve`, `verani rooms`, `verani call` and `verani --version`.
+"""Read the command line: `verani serve`, `join`, `rooms`, `cluster`, `drain`, `call` and `--version`.
 
 Options are made from the fields of `Settings`. A wrong name, value or target ends with exit code 2, a
-service that cannot start with 1, both with one sentence on standard error.
+service that cannot start with 1, both with one sentence on standard error. What the supervisor of several processes
+starts is not shown in the help.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 from msgspec import inspect
 
 from verani.errors import VeraniError
 from verani.rpc import MAX_TIMEOUT
 from verani.settings import Settings
 from verani.version import __version__
+from verani_actors.lifeline import die_with_parent
 
 from .call import call_room
 from .config import CONFIG_VARIABLE, SETTINGS, Setting, load, load_secrets, suggest, unknown_variables
 from .logs import printable, set_up_logging
-from .rooms import ServiceError, show_rooms
+from .members import check_target, drain, show_cluster
+from .rooms import ServiceError, show_quarantine, show_rooms
 from .serve import ListenError, run
 
 __all__ = ["main"]
@@ -54,7 +58,15 @@ _DESCRIPTION: Final = """\
 Serve rooms. Every setting below is also a key of verani.toml (rate_limit) and an environment variable
 (VERANI_RATE_LIMIT); options win over the environment, the environment over the file. Tokens of the
 internal listener come only from VERANI_RPC_TOKEN and VERANI_ADMIN_TOKEN, or from the files that
-VERANI_RPC_TOKEN_FILE and VERANI_ADMIN_TOKEN_FILE name.
+VERANI_RPC_TOKEN_FILE and VERANI_ADMIN_TOKEN_FILE name. With --hosts, rooms live in processes of their own; a service
+on several machines needs VERANI_CLUSTER_SECRET (or VERANI_CLUSTER_SECRET_FILE), the same on all of them.
+"""
+
+
+_JOIN_DESCRIPTION: Final = """\
+Serve more of the rooms of a service whose leader runs on another machine: --hosts is the number of room hosts that
+this machine adds, --gateways that of gateways. Both machines need the same VERANI_CLUSTER_SECRET, and --advertise
+with an address by which the others reach this one. Settings are those of verani serve.
 """
 
 
@@ -62,12 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; argparse raises `SystemExit` for its own errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        match arguments:
+            case ["definitions", *targets]:
+                return _definitions(targets)
+            case ["gateway", folder, *targets]:
+                return _gateway(folder, targets)
         parsed = _parse(arguments)
         match parsed.command:
-            case "serve":
+            case "serve" | "join":
                 return _serve(parsed, arguments)
             case "rooms":
                 return _rooms(parsed)
+            case "cluster":
+                return _cluster(parsed)
+            case "drain":
+                return _drain(parsed)
             case _:
                 return _call(parsed)
     except (ListenError, ServiceError) as error:
@@ -93,13 +114,56 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
         # The prefix they share makes all of them alike.
         named = ", ".join(name + suggest(name, known, likeness=0.85) for name in unknown)
         logger.warning("unknown environment variable, ignored: %s", named)
+    leader = parsed.leader if parsed.command == "join" else ""
+    if leader or settings.hosts or settings.gateways != 1:
+        from .supervisor import leader_address, supervise
+
+        leader = leader_address(leader) if leader else ""
+        return supervise(parsed.targets, settings, secrets, leader=leader, until_eof=parsed.until_eof)
     from .loading import load_application  # here, so that a wrong option is told without importing everything
 
     run(load_application(parsed.targets, settings), settings, secrets, until_eof=parsed.until_eof)
     return 0
 
 
+def _definitions(targets: Sequence[str]) -> int:
+    """Import the targets for the supervisor, and print what they serve as JSON."""
+    die_with_parent(os.getppid())
+    # What the targets print while they are imported must not get in between.
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    from .loading import describe
+
+    served = msgspec.json.encode(describe(targets, Settings()))
+    with os.fdopen(answer, "wb") as file:
+        file.write(served)
+    # Threads that the targets have started would go on.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _gateway(folder: str, targets: Sequence[str]) -> int:
+    from .process import run_gateway
+
+    run_gateway(folder, targets, load_secrets(os.environ))
+    return 0
+
+
+def _cluster(parsed: argparse.Namespace) -> int:
+    show_cluster(parsed.url, load_secrets(os.environ), as_json=parsed.json, watch=parsed.watch)
+    return 0
+
+
+def _drain(parsed: argparse.Namespace) -> int:
+    drain(parsed.url, load_secrets(os.environ), check_target(parsed.target, everything=parsed.all))
+    return 0
+
+
 def _rooms(parsed: argparse.Namespace) -> int:
+    if parsed.quarantine:
+        show_quarantine(parsed.url, load_secrets(os.environ), as_json=parsed.json)
+        return 0
     show_rooms(parsed.url, load_secrets(os.environ), as_json=parsed.json, watch=parsed.watch, limit=parsed.limit)
     return 0
 
@@ -141,6 +205,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         argument_default=argparse.SUPPRESS,
     )
     _add_serve_arguments(serve)
+    join = commands.add_parser(
+        "join",
+        help="add this machine to a service that runs on another",
+        usage="%(prog)s [options] LEADER MODULE:NAME [MODULE:NAME ...]",
+        description=_JOIN_DESCRIPTION,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    join.add_argument(
+        "leader", metavar="LEADER", help="HOST or HOST:PORT of the machine that runs verani serve (default port: 8100)"
+    )
+    _add_serve_arguments(join)
     rooms = commands.add_parser(
         "rooms",
         help="show the rooms of a running service",
@@ -153,6 +229,28 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--limit", type=_count, default=1000, metavar="N", help="rooms shown at most, awake ones first (default: 1000)"
     )
     rooms.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    rooms.add_argument(
+        "--quarantine", action="store_true", help="show what is kept from rooms because it killed room hosts twice"
+    )
+    cluster = commands.add_parser(
+        "cluster",
+        help="show the processes of a running service",
+        description="Show the room hosts and gateways, their epoch, rooms, connections and links.",
+        allow_abbrev=False,
+    )
+    _add_url(cluster)
+    cluster.add_argument("--watch", action="store_true", help="print again every second")
+    cluster.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    drained = commands.add_parser(
+        "drain",
+        help="take processes out of a running service",
+        description="Let a room host hand over its rooms, or a gateway say goodbye to its clients, and end; return when"
+        " it has. verani cluster shows their names.",
+        allow_abbrev=False,
+    )
+    drained.add_argument("target", nargs="?", metavar="host:ID|gateway:ID", help="what to drain")
+    drained.add_argument("--all", action="store_true", help="stop the whole service, on every machine")
+    _add_url(drained)
     call = commands.add_parser(
         "call",
         help="call a room of a running service",
@@ -172,7 +270,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         # Only the option's name: what follows it may be a secret that someone tried to pass this way.
-        command = {"rooms": rooms, "call": call}.get(parsed.command, serve)
+        command = {
+            "join": join,
+            "rooms": rooms,
+            "cluster": cluster,
+            "drain": drained,
+            "call": call,
+        }.get(parsed.command, serve)
         known = [option for action in command._actions for option in action.option_strings]
         names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or ["(not an option)"]
         command.error(f"unknown option {', '.join(name + suggest(name, known) for name in names)}")

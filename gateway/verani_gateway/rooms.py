@@ -1,4 +1,4 @@
-"""Show an operator the rooms of a running service: `verani rooms`.
+"""Show an operator the rooms of a running service, or what is kept from them: `verani rooms`.
 
 It asks the internal listener over HTTP and prints a table or JSON; it changes nothing.
 """
@@ -7,28 +7,51 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import aiohttp
 import msgspec
+from msgspec import Struct
 
 from verani.errors import VeraniError
 from verani_actors.life import RoomStatus
 
 from .config import Secrets
 
-__all__ = ["ServiceError", "show_rooms", "table"]
+__all__ = ["CLEAR", "PERIOD", "ServiceError", "ask", "columns", "session", "show_quarantine", "show_rooms", "table"]
 
 # How often `--watch` asks.
-_PERIOD: Final = 1.0
+PERIOD: Final = 1.0
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 
+_QUARANTINE_HEADER: Final = ("ROOM", "EVENT", "BYTES", "CONNECTION", "SINCE", "REASON")
+
+
+class _Kept(Struct, frozen=True):
+    room: str
+    connection: str
+    event: str
+    size: int
+    since: float
+    reason: str
+
+
+class _Told(Struct, frozen=True):
+    message: str
+
+
+class _Refused(Struct, frozen=True):
+    error: _Told
+
+
+_decode_quarantine = msgspec.json.Decoder(list[_Kept]).decode
 _decode = msgspec.json.Decoder(list[RoomStatus]).decode
 
 # Clear the screen and go to its upper left corner (ECMA-48 ED and CUP).
-_CLEAR: Final = "\x1b[2J\x1b[H"
+CLEAR: Final = "\x1b[2J\x1b[H"
 
 _HEADER: Final = (
     "ROOM",
@@ -64,6 +87,11 @@ def table(rooms: Sequence[RoomStatus]) -> str:
                 _duration(room.awake_seconds),
             )
         )
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows of cells out in columns as wide as their widest cell."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(lines)
@@ -79,17 +107,22 @@ def _duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
+def session(secrets: Secrets) -> aiohttp.ClientSession:
+    """Open what asks the internal listener, with the admin token where there is one."""
+    headers = {"Authorization": f"Bearer {secrets.admin_token}"} if secrets.admin_token is not None else {}
+    return aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers)
+
+
 def show_rooms(url: str, secrets: Secrets, *, as_json: bool, watch: bool, limit: int) -> None:
     """Print the rooms once, or every second until interrupted; raises `ServiceError`."""
     asyncio.run(_show(url, secrets, as_json=as_json, watch=watch, limit=limit))
 
 
 async def _show(url: str, secrets: Secrets, *, as_json: bool, watch: bool, limit: int) -> None:
-    clear = _CLEAR if watch and not as_json and sys.stdout.isatty() else ""
-    headers = {"Authorization": f"Bearer {secrets.admin_token}"} if secrets.admin_token is not None else {}
-    async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
+    clear = CLEAR if watch and not as_json and sys.stdout.isatty() else ""
+    async with session(secrets) as http:
         while True:
-            body = await _ask(session, f"{url.rstrip('/')}/admin/rooms?limit={limit}")
+            body = await ask(http, f"{url.rstrip('/')}/admin/rooms?limit={limit}")
             try:
                 text = table(_decode(body)) if not as_json else body.decode()
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -98,12 +131,32 @@ async def _show(url: str, secrets: Secrets, *, as_json: bool, watch: bool, limit
             sys.stdout.flush()
             if not watch:
                 return
-            await asyncio.sleep(_PERIOD)
+            await asyncio.sleep(PERIOD)
 
 
-async def _ask(session: aiohttp.ClientSession, url: str) -> bytes:
+def show_quarantine(url: str, secrets: Secrets, *, as_json: bool) -> None:
+    """Print the inputs that are kept from rooms because they killed their hosts; raises `ServiceError`."""
+    asyncio.run(_show_quarantine(url, secrets, as_json=as_json))
+
+
+async def _show_quarantine(url: str, secrets: Secrets, *, as_json: bool) -> None:
+    async with session(secrets) as http:
+        body = await ask(http, f"{url.rstrip('/')}/admin/quarantine")
     try:
-        async with session.get(url) as response:
+        kept = _decode_quarantine(body)
+    except msgspec.DecodeError as error:
+        raise ServiceError(f"{url} answered no list of inputs; is that the internal listener?") from error
+    rows = [_QUARANTINE_HEADER]
+    for each in kept:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.since))
+        rows.append((each.room, each.event, str(each.size), each.connection or "-", since, each.reason))
+    sys.stdout.write(f"{body.decode() if as_json else columns(rows)}\n")
+
+
+async def ask(http: aiohttp.ClientSession, url: str, order: Mapping[str, str] | None = None) -> bytes:
+    """Ask the internal listener, or give it an order, and return its answer; raises `ServiceError`."""
+    try:
+        async with http.request("GET" if order is None else "POST", url, json=order) as response:
             body = await response.read()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ServiceError(
@@ -113,6 +166,16 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> bytes:
         raise ServiceError(
             f"{url} wants a token: expected VERANI_ADMIN_TOKEN, or VERANI_ADMIN_TOKEN_FILE, to be set to it"
         )
-    if response.status != 200:
-        raise ServiceError(f"{url} answered {response.status}; expected the internal listener of a Verani service")
+    if response.status not in (200, 202):
+        raise ServiceError(
+            _refusal(body) or f"{url} answered {response.status}; expected the internal listener of a Verani service"
+        )
     return body
+
+
+def _refusal(body: bytes) -> str | None:
+    """Find the sentence with which a service refuses an order."""
+    try:
+        return msgspec.json.decode(body, type=_Refused).error.message
+    except msgspec.DecodeError:
+        return None

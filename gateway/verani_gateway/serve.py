@@ -13,10 +13,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -29,6 +29,7 @@ from .application import GATEWAY
 from .config import Secrets, check
 from .internal import check_tokens, internal_application
 from .loading import Served
+from .overview import Answers
 
 __all__ = [
     "ListenError",
@@ -36,10 +37,10 @@ __all__ = [
     "announce",
     "at_end_of_input",
     "internal_port",
-    "loop_factory",
     "quieten_collector",
     "reserve",
     "run",
+    "run_loop",
     "serve",
     "stop_signals",
     "url",
@@ -74,12 +75,20 @@ class ListenError(VeraniError):
 class Service:
     """Both listeners of one process, from `start` to `stop`; each is called once.
 
-    `public_url` and `internal_url` are known after `start`. With `shared`, other processes listen on the same ports.
+    `public_url` and `internal_url` are known after `start`. With `shared`, other processes listen on the same ports,
+    and `answers` answers for all of them.
     """
 
     def __init__(
-        self, application: web.Application, settings: Settings, secrets: Secrets, *, shared: bool = False
+        self,
+        application: web.Application,
+        settings: Settings,
+        secrets: Secrets,
+        *,
+        answers: Answers | None = None,
+        shared: bool = False,
     ) -> None:
+        self._answers = answers
         self._shared = shared
         self._application = application
         self._gateway = application[GATEWAY]
@@ -106,7 +115,7 @@ class Service:
             async with AsyncExitStack() as runners:
                 await self._open(runners, self._application, public)
                 # Last, so that whoever gets an answer from `/ready` finds the public listener open.
-                guarded = internal_application(self._gateway, settings, self._secrets)
+                guarded = internal_application(self._gateway, settings, self._secrets, self._answers)
                 await self._open(runners, guarded, internal)
                 self._runners = runners.pop_all()
             sockets.pop_all()
@@ -172,9 +181,14 @@ async def serve(
 
 
 def run(application: web.Application, settings: Settings, secrets: Secrets, *, until_eof: bool = False) -> None:
-    """Run `serve` in an event loop of its own: uvloop's where it is installed."""
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(application, settings, secrets, until_eof=until_eof))
+    """Run `serve` in an event loop of its own."""
+    run_loop(serve(application, settings, secrets, until_eof=until_eof))
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run what serves in an event loop of its own: uvloop's where it is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main)
         if left := runner.run(_cancel_leftovers()):
             # A hook or a task of the application that ignores its cancellation; the runner would wait for it for
             # ever, and so would threads it may have started. Everything that has to be done is done.
@@ -193,7 +207,7 @@ async def _cancel_leftovers() -> int:
     return len(left)
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         from uvloop import new_event_loop  # an extra
     except ImportError:

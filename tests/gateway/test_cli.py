@@ -194,7 +194,8 @@ def test_help_shows_every_setting_with_its_description_and_default(capsys: pytes
         (["serve"], "the following arguments are required: MODULE:NAME"),
         (["serve", "app:chat", "--internal-host", "0.0.0.0"], "internal_host '0.0.0.0' is reachable from other"),
         ([], "the following arguments are required: COMMAND"),
-        (["join"], "argument COMMAND: invalid choice: 'join'"),
+        (["join"], "the following arguments are required: LEADER, MODULE:NAME"),
+        (["jion"], "argument COMMAND: invalid choice: 'jion'"),
     ],
 )
 async def test_wrong_use_ends_with_one_sentence_and_exit_code_2(

@@ -1,0 +1,114 @@
+"""Be one of the gateway processes that share the ports of a service: `verani gateway`, which the supervisor starts.
+
+It says on its standard input, a socket, when it takes connections, and stops when the other end is gone. The log says
+nothing of addresses: the supervisor does, once for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from verani_actors.lifeline import die_with_parent
+from verani_actors.overview import ALL, GatewayStatus, gateway_target
+from verani_actors.runtime import Plan, Runtime
+
+from .application import GATEWAY
+from .cluster import Cluster, remote_links
+from .config import Secrets
+from .epoch_file import EpochFile
+from .gateway import Gateway
+from .loading import load_application
+from .logs import set_up_logging
+from .overview import Overview, answer
+from .serve import Service, at_end_of_input, quieten_collector, run_loop, stop_signals
+from .supervisor import READY, STOP
+
+__all__ = ["run_gateway"]
+
+logger = logging.getLogger(__name__)
+
+# How often the gateway is asked whether it takes connections, in seconds.
+_LOOK: Final = 0.01
+
+
+def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> None:
+    """Serve the targets in this process, their rooms in those that the runtime folder tells of."""
+    die_with_parent(os.getppid())
+    runtime = Runtime(folder)
+    plan = runtime.read_plan()
+    set_up_logging(plan.settings)
+    application = load_application(targets, plan.settings)
+    cluster = Cluster(remote_links(plan.machine), epochs=EpochFile(runtime))
+    gateway = application[GATEWAY]
+    gateway.place(cluster)
+    process = _Process(plan, gateway, cluster)
+    cluster.overview = process.overview
+    service = Service(application, plan.settings, secrets, answers=process.overview, shared=True)
+    run_loop(process.serve(service))
+
+
+class _Process:
+    """One gateway process: what it says of itself, and how it ends."""
+
+    def __init__(self, plan: Plan, gateway: Gateway, cluster: Cluster) -> None:
+        self.overview = Overview(gateway.id, cluster, self._answer)
+        self._plan = plan
+        self._gateway = gateway
+        self._cluster = cluster
+        self._stop = asyncio.Event()
+
+    async def serve(self, service: Service) -> None:
+        """Serve until told to stop, by a signal, the end of standard input or an operator; drain and return."""
+        with stop_signals(self._stop.set):
+            at_end_of_input(self._stop.set)
+            await service.start()
+            quieten_collector()
+            telling = asyncio.create_task(self._tell_when_ready())
+            await self._stop.wait()
+            telling.cancel()
+            await service.stop()
+
+    async def _tell_when_ready(self) -> None:
+        while not self._gateway.accepting:  # noqa: ASYNC110  # a plain attribute, which nothing waits for
+            await asyncio.sleep(_LOOK)
+        logger.info("gateway %s takes connections", self._gateway.id)
+        _tell(READY)
+
+    def _answer(self, topic: str, argument: str) -> bytes:
+        match topic, argument:
+            case "drain", target if target == gateway_target(self._gateway.id):
+                logger.info("gateway %s: draining", self._gateway.id)
+                self._stop.set()
+                return b"true"
+            case "drain", target if target == ALL:
+                _tell(STOP)
+                return b"true"
+            case "quarantine", _:
+                return msgspec.json.encode(self._cluster.suspects.listed())
+            case _:
+                return answer(topic, argument, self._gateway, self._status)
+
+    def _status(self) -> GatewayStatus:
+        return GatewayStatus(
+            id=self._gateway.id,
+            machine=self._plan.machine,
+            pid=os.getpid(),
+            epoch=self._cluster.epoch.number,
+            connections=len(self._gateway.connections),
+            links={link.member.id: link.state for link in self._cluster.links},
+            draining=self._stop.is_set(),
+        )
+
+
+def _tell(line: bytes) -> None:
+    """Say something to the supervisor."""
+    with suppress(OSError):  # it is gone, and this process about to end
+        os.write(sys.stdin.fileno(), line)

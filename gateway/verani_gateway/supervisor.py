@@ -1,0 +1,395 @@
+"""Keep the processes of one machine running: the launcher of its room hosts, and its gateways.
+
+`verani serve --hosts N` and `verani join` run it. What the processes do is their business; code of the user is never
+imported here, an import check does that first in a process of its own.
+
+Invariants:
+- Nothing outlives this process: the kernel kills each child with it, and the child reads the end of its standard
+  input; what the children leave behind becomes a child of this process and is killed at the end.
+- Gateways stop before the launcher: a room has a host as long as anybody may be in it.
+- The log says where the service listens once, when it is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets as randomness
+import shutil
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from verani.errors import SettingsError
+from verani.settings import Settings
+from verani_actors.admin_port import resolve
+from verani_actors.runtime import Plan, Runtime
+
+from .access import is_loopback
+from .config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets, check
+from .family import adopt_orphans, kill_children, reap
+from .internal import check_tokens
+from .loading import Served
+from .serve import announce, at_end_of_input, reserve, url
+
+__all__ = ["READY", "STOP", "Keeper", "check_shape", "leader_address", "supervise"]
+
+logger = logging.getLogger(__name__)
+
+# What a gateway says on its standard input, which is a socket: that it takes connections, and that all are to stop.
+READY: Final = b"ready\n"
+STOP: Final = b"stop\n"
+
+# Seconds that importing the targets may take.
+_IMPORT_PATIENCE: Final = 30.0
+
+# How much longer than its drain a process may take to stop before it is killed.
+_STOP_GRACE: Final = 12.0
+
+# Delays before a process that goes on ending is started again; one that ran for a while begins anew.
+_FIRST_DELAY: Final = 0.1
+_LONGEST_DELAY: Final = 10.0
+_RAN_WELL: Final = 60.0
+
+# How often the runtime folder is looked at for the first epoch.
+_LOOK: Final = 0.02
+
+_DEFAULT_ADMIN_PORT: Final = 8100
+_LOCK: Final = "lock"
+
+_decode_served = msgspec.json.Decoder(list[Served]).decode
+
+
+def check_shape(settings: Settings, secrets: Secrets, *, leader: str) -> None:
+    """Refuse what cannot work before anything starts; raises `SettingsError`."""
+    check(settings)
+    if settings.gateways:
+        check_tokens(settings, secrets)
+    if not settings.hosts and not leader:
+        raise SettingsError(
+            f"hosts 0 keeps the rooms in the one gateway process: expected --hosts of at least 1 with"
+            f" --gateways {settings.gateways}"
+        )
+    if not settings.hosts and not settings.gateways:
+        raise SettingsError("expected --hosts or --gateways of at least 1, got 0 of both")
+    if (leader or not is_loopback(settings.advertise)) and secrets.cluster_secret is None:
+        raise SettingsError(f"a service on several machines needs one secret: expected {CLUSTER_SECRET} to be set")
+    if leader and is_loopback(settings.advertise):
+        raise SettingsError(
+            f"the other machines cannot reach this one at {settings.advertise}: expected --advertise with an address"
+            " that they can reach"
+        )
+
+
+def leader_address(text: str) -> str:
+    """Read HOST or HOST:PORT, the port being that of the leader's actor system; raises `SettingsError`."""
+    host, separator, port = text.rpartition(":")
+    if not separator or text.endswith("]"):
+        host, port = text, str(_DEFAULT_ADMIN_PORT)
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise SettingsError(f"expected the leader as HOST or HOST:PORT, got {text!r}")
+    return f"{host}:{port}"
+
+
+def supervise(
+    targets: Sequence[str], settings: Settings, secrets: Secrets, *, leader: str = "", until_eof: bool = False
+) -> int:
+    """Run the service until SIGTERM or SIGINT, or its failure to start, and return the exit code.
+
+    With `until_eof` the end of standard input stops it too. A second signal ends everything at once.
+    """
+    check_shape(settings, secrets, leader=leader)
+    return asyncio.run(_Supervisor(targets, settings, secrets, leader, until_eof).run())
+
+
+class Keeper:
+    """Keeps one process running: whenever it ends unasked it is started again, at once and then more and more slowly.
+
+    `heard` is called with each line that the process writes to its standard input, a socket pair, whose end tells it
+    that this process is gone.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], environ: Mapping[str, str], *, heard: Callable[[bytes], None]
+    ) -> None:
+        self.name = name
+        # Set by whoever knows; an ending before it is not retried where the exit code says that it told why.
+        self.was_ready = False
+        self._command = command
+        self._environ = environ
+        self._heard = heard
+        self._process: Process | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the process that runs now."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def run(self) -> int:
+        """Return the exit code of a process that is not started again."""
+        delay = 0.0
+        while True:
+            began = time.monotonic()
+            code = await self._run_once()
+            reap()
+            # 0: it was asked to end, by its operator. 1 and 2: it has written a sentence that says why it cannot run.
+            if self._stopping.is_set() or code == 0 or (not self.was_ready and code in (1, 2)):
+                return code
+            delay = 0.0 if time.monotonic() - began > _RAN_WELL else delay
+            after = f" in {delay:g} s" if delay else ""
+            logger.error("%s ended with %s: starting it again%s", self.name, _ending(code), after)
+            if delay:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), delay)
+                    return code
+            delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
+
+    async def _run_once(self) -> int:
+        ours, theirs = socket.socketpair()
+        try:
+            # A process group of its own keeps the terminal's Ctrl-C from it.
+            self._process = process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=theirs.fileno(), env=self._environ, process_group=0
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        if self._stopping.is_set():  # since it was decided to start it
+            self.send(signal.SIGTERM)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        listening = asyncio.create_task(self._listen(reader))
+        try:
+            return await process.wait()
+        finally:
+            listening.cancel()
+            writer.close()
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError, ValueError):  # a line without end: nobody of ours
+            async for line in reader:
+                self._heard(line)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it runs, and start it no more."""
+        self._stopping.set()
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+
+class _Supervisor:
+    """One service on this machine, from start to stop."""
+
+    def __init__(
+        self, targets: Sequence[str], settings: Settings, secrets: Secrets, leader: str, until_eof: bool
+    ) -> None:
+        self._targets = targets
+        self._settings = settings
+        self._secrets = secrets
+        self._leader = leader
+        self._until_eof = until_eof
+        self._stop = asyncio.Event()
+        self._ready = 0
+        self._all_ready = asyncio.Event()
+        self._folder: Path | None = None
+        self._environ = {
+            **{name: value for name, value in os.environ.items() if name != f"{CLUSTER_SECRET}_FILE"},
+            CLUSTER_SECRET: secrets.cluster_secret or randomness.token_hex(32),
+        }
+
+    async def run(self) -> int:
+        adopt_orphans()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        if self._until_eof:
+            at_end_of_input(self._stop.set)
+        with ExitStack() as held:
+            kept: list[socket.socket] = []
+            if self._settings.gateways:
+                self._settings, kept = await reserve(self._settings)
+            for each in kept:
+                held.enter_context(each)
+            code, served = await self._check_imports()
+            if code or self._stop.is_set():
+                return code
+            runtime = held.enter_context(_runtime_folder())
+            self._folder = runtime.folder
+            held.callback(kill_children)  # before the folder is removed
+            runtime.write_plan(self._plan(served))
+            return await self._serve(runtime, served)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """Stop at the first signal; end everything at the second."""
+        if self._stop.is_set():
+            kill_children()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            os._exit(128 + number)
+        self._stop.set()
+
+    # --- before the start ------------------------------------------------------------------------------
+
+    async def _check_imports(self) -> tuple[int, list[Served]]:
+        """Have the targets imported elsewhere; returns an exit code, 0 if all is well, and what they serve."""
+        process = await asyncio.create_subprocess_exec(
+            *_command("definitions", *self._targets), stdout=PIPE, stdin=asyncio.subprocess.DEVNULL, process_group=0
+        )
+        answered = asyncio.create_task(process.communicate())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((answered, stopped), timeout=_IMPORT_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not answered.done():
+            process.kill()
+            await answered
+            if self._stop.is_set():
+                return 0, []
+            raise SettingsError(f"importing {', '.join(self._targets)} did not end within {_IMPORT_PATIENCE:g} s")
+        output, _ = answered.result()
+        if process.returncode in (1, 2):  # it has said why
+            return process.returncode, []
+        if process.returncode != 0:
+            raise SettingsError(f"importing {', '.join(self._targets)} ended with {_ending(process.returncode or 0)}")
+        return 0, _decode_served(output)
+
+    def _plan(self, served: Sequence[Served]) -> Plan:
+        settings = self._settings
+        return Plan(
+            settings=settings,
+            definitions=tuple(each.address for each in served),
+            directory=str(Path.cwd()),
+            machine=settings.machine or socket.gethostname(),
+            address=resolve(settings.advertise),
+            leader=self._leader,
+        )
+
+    # --- serving ---------------------------------------------------------------------------------------
+
+    async def _serve(self, runtime: Runtime, served: Sequence[Served]) -> int:
+        # What the launcher and its hosts need not know: the tokens are the gateways' business.
+        tokens = {f"{variable}{suffix}" for variable in (RPC_TOKEN, ADMIN_TOKEN) for suffix in ("", "_FILE")}
+        environ = {name: value for name, value in self._environ.items() if name not in tokens}
+        launcher = Keeper(
+            "the launcher",
+            [sys.executable, "-m", "verani_actors.launcher", str(runtime.folder)],
+            environ,
+            heard=lambda line: None,
+        )
+        gateways = [self._gateway(runtime, number) for number in range(self._settings.gateways)]
+        running = {asyncio.create_task(keeper.run()): keeper for keeper in (launcher, *gateways)}
+        stopped = asyncio.create_task(self._stop.wait())
+        ready = asyncio.create_task(self._wait_until_ready(runtime, launcher))
+        failed = 0
+        try:
+            waiting: set[asyncio.Task[object]] = {stopped, ready, *running}
+            while not stopped.done() and not failed and any(not task.done() for task in running):
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if ready in done:
+                    self._announce(served)
+                failed = next((task.result() for task in running if task in done and task.result()), 0)
+                if any(task.done() for task, keeper in running.items() if keeper is launcher):
+                    break  # without hosts there is no service
+        finally:
+            ready.cancel()
+            stopped.cancel()
+        if not failed:
+            logger.info("stopping: draining connections for up to %g s", self._settings.drain_seconds)
+        await self._end({task: keeper for task, keeper in running.items() if keeper is not launcher})
+        await self._end({task: keeper for task, keeper in running.items() if keeper is launcher})
+        if not failed:
+            logger.info("stopped")
+        return failed
+
+    def _gateway(self, runtime: Runtime, number: int) -> Keeper:
+        def heard(line: bytes) -> None:
+            if line == STOP:
+                self._stop.set()
+            elif line == READY and not keeper.was_ready:
+                keeper.was_ready = True
+                self._ready += 1
+                if self._ready == self._settings.gateways:
+                    self._all_ready.set()
+
+        command = _command("gateway", str(runtime.folder), *self._targets)
+        keeper = Keeper(f"gateway process {number + 1}", command, self._environ, heard=heard)
+        return keeper
+
+    async def _wait_until_ready(self, runtime: Runtime, launcher: Keeper) -> None:
+        """Return once there is an epoch and every gateway takes connections."""
+        while not runtime.read_epoch().number:  # noqa: ASYNC110  # the launcher replaces a file, which nothing waits for
+            await asyncio.sleep(_LOOK)
+        launcher.was_ready = True
+        if self._settings.gateways:
+            await self._all_ready.wait()
+
+    def _announce(self, served: Sequence[Served]) -> None:
+        settings = self._settings
+        if settings.gateways:
+            assert settings.internal_port is not None, "the ports were reserved"
+            internal = url(settings.internal_host, settings.internal_port)
+            announce(url(settings.host, settings.port), internal, served, settings)
+        if self._leader:
+            logger.info("joined %s with %d room hosts", self._leader, settings.hosts)
+        elif not settings.gateways:
+            logger.info("ready with %d room hosts and no gateway", settings.hosts)
+
+    async def _end(self, running: Mapping[asyncio.Task[int], Keeper]) -> None:
+        """Ask processes to end, and kill those that do not."""
+        for keeper in running.values():
+            keeper.send(signal.SIGTERM)
+        if not running:
+            return
+        _, left = await asyncio.wait(running, timeout=self._settings.drain_seconds + _STOP_GRACE)
+        for task in left:
+            logger.warning("%s did not stop in time: killing it", running[task].name)
+            running[task].send(signal.SIGKILL)
+        if left:
+            await asyncio.wait(left)
+
+
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "verani_gateway", *words]
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+@contextmanager
+def _runtime_folder() -> Iterator[Runtime]:
+    """Make the runtime folder and remove it at the end, and those of services that were killed."""
+    runtime = Runtime.create()
+    try:
+        # Complete before it has its name, so that nobody takes the folder for abandoned.
+        new = runtime.folder / f"{_LOCK}.new"
+        with new.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            new.rename(runtime.folder / _LOCK)
+            _sweep(runtime.folder.parent)
+            yield runtime
+    finally:
+        shutil.rmtree(runtime.folder, ignore_errors=True)
+
+
+def _sweep(base: Path) -> None:
+    """Remove runtime folders whose service is gone: nobody holds their lock."""
+    for folder in base.glob("verani-*"):
+        with suppress(OSError), (folder / _LOCK).open("r+") as lock:
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
