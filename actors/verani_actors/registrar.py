@@ -22,6 +22,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from urllib.parse import urlsplit
 
 from verani.epoch import Death, Epoch, Member
 
@@ -241,8 +242,14 @@ class Registrar:
         self._top = max(self._top, beat.epoch.number, beat.prepared)
 
     def _prepared(self, answer: Prepared, now: float) -> Letters:
-        if self._proposal is not None and answer.number == self._proposal.epoch.number:
-            self._proposal.answered.add(answer.incarnation)
+        proposal = self._proposal
+        if proposal is None or answer.number != proposal.epoch.number:
+            return self._advance(now)
+        proposal.answered.add(answer.incarnation)
+        for host in self._successors(proposal):
+            if host.member.incarnation == answer.incarnation:
+                (dead,) = (member.incarnation for member in self.committed.members if member.id == answer.id)
+                return self._ended(Gone(answer.id, dead), now)
         return self._advance(now)
 
     def _ended(self, gone: Gone, now: float) -> Letters:
@@ -253,7 +260,8 @@ class Registrar:
         self._outcasts.discard(gone.incarnation)
         if gone.death is not None:
             self._deaths = [*self._deaths, (now, gone.death)][-DEATHS_KEPT:]
-        self._plan_restart(gone.id, now)
+        if all(host.member.id != gone.id for host in self._hosts.values()):
+            self._plan_restart(gone.id, now)
         letters: Letters = []
         if self._is_member(gone.incarnation):
             left = (member for member in self.committed.members if member.incarnation != gone.incarnation)
@@ -442,8 +450,21 @@ class Registrar:
         assert self._proposal is not None
         then = self._proposal.epoch.members
         if self._proposal.change is Change.EVICTION:
-            return list(then)
+            return [*then, *(host.member for host in self._successors(self._proposal))]
         return [*self.committed.members, *(member for member in then if member not in self.committed.members)]
+
+    def _successors(self, proposal: _Proposal) -> list[_Host]:
+        """Find processes that have the id of one that is being evicted: such a one's answer proves the other's death.
+
+        A launcher runs one process of an id at a time, also after its own restart. The evicted one was alive before
+        this number was proposed, and who prepared it after, so the latter is the later one. Another machine of the same
+        name proves nothing.
+        """
+        if proposal.change is not Change.EVICTION:
+            return []
+        places = {_place(member) for member in self.committed.members if member not in proposal.epoch.members}
+        members = {member.incarnation for member in self.committed.members}
+        return [host for key, host in self._hosts.items() if key not in members and _place(host.member) in places]
 
     def _ask_again(self, member: Member) -> Letters:
         proposal = self._proposal
@@ -510,3 +531,7 @@ class Registrar:
 
 def _to(member: Member) -> str:
     return f"host:{member.incarnation}"
+
+
+def _place(member: Member) -> tuple[str, str, str | None]:
+    return member.id, member.machine, urlsplit(member.url).hostname
