@@ -160,6 +160,7 @@ def sleeps(actor: Chat) -> None:
 @chat.on_hibernation_restore
 def restored(actor: Chat) -> None:
     actor.state.restored = actor.get_connected_user_ids()
+    actor.emit_to_channel("life", "restored", {"users": actor.state.restored, "reason": actor.wake_reason})
 
 
 @chat.on("echo")
@@ -336,12 +337,13 @@ async def quit_then_wait(ctx: Ctx, gate: str) -> None:
 
 
 @chat.on("spawn")
-def spawn(ctx: Ctx, gate: str) -> None:
+def spawn(ctx: Ctx, gate: str) -> str:
     async def task() -> None:
         await pass_gate(ctx.actor, gate, "task")
         ctx.emit("done", {"incarnation": ctx.actor.state.incarnation})
 
     ctx.actor.spawn(task())
+    return ctx.actor.state.incarnation
 
 
 @chat.on("keep")

@@ -67,12 +67,14 @@ async def test_a_room_s_status_says_what_it_does_and_why(
     number = await guest.request("wait", {"gate": gate.name})
     await gate.reached("0")
     status = await service.until(f"chat/{room}", kept_awake_by="running hook")
-    assert (status["state"], status["connections"], status["woken_by"]) == ("awake", 2, "connect")
+    assert (status["state"], status["connections"]) == ("awake", 2)
+    assert status["woken_by"] in ("connect", "frame"), "on a slow machine it has slept before"
     await gate.open()
     await guest.answer(number)
     await service.asleep(f"chat/{room}")
     asleep = await service.status(f"chat/{room}")
-    assert (asleep["connections"], asleep["kept_awake_by"], asleep["cycles"]) == (2, None, 1)
+    assert (asleep["connections"], asleep["kept_awake_by"]) == (2, None)
+    assert asleep["cycles"] == status["cycles"] + 1
     assert asleep["awake_seconds"] > 0
 
 
