@@ -288,6 +288,9 @@ class LinkServer:
         )
         try:
             await ws.prepare(request)
+        except ConnectionError:
+            return web.Response(status=503)  # it has ended: there is nobody to read this
+        try:
             hello = await self._greet(ws)
             if hello is not None:
                 await self._keep(ws, hello)

@@ -35,9 +35,10 @@ from verani.messages import (
 )
 from verani.stream import MAX_STALLED, STALLED_AFTER, Stream, StreamError, gateway_stream
 from verani.version import __version__
+from verani_actors.refusals import Refusals
 from verani_actors.wire import LINK_PATH, MAX_MESSAGE, ClientSocket, Wire, WireError
 
-__all__ = ["RemoteLink"]
+__all__ = ["RemoteLink", "delay_after"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +99,9 @@ class RemoteLink:
         self._stall: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        # Times that the session went on over a new connection.
+        # Times that the session went on over a new connection, and what connections were ended for.
         self.resumed = 0
+        self.refusals = Refusals(logger)
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -226,23 +228,17 @@ class RemoteLink:
                 try:
                     await self._connect(session)
                 except StreamError as error:
-                    logger.error("link begun anew: %s", error, extra=self._about())
+                    self.refusals.add("what came is no packet of this link", f"{self.member.id}: {error}")
                     self._forget()
                 except (aiohttp.ClientError, OSError, TimeoutError, WireError) as error:
                     logger.debug("link broken: %s", error, extra=self._about())
                 breaks = 0 if self._loop.time() - since >= _SETTLED else breaks + 1
-                await asyncio.sleep(self._delay(breaks))
+                await asyncio.sleep(delay_after(breaks, self._random()))
 
     def _connector(self) -> aiohttp.BaseConnector:
         if self._local:
             return aiohttp.UnixConnector(self.member.path, force_close=True)
         return aiohttp.TCPConnector(ssl=self._ssl or True, force_close=True)
-
-    def _delay(self, breaks: int) -> float:
-        """Choose how long to wait, with full jitter, after so many connections in a row that did not last."""
-        if breaks < 2:
-            return 0.0
-        return self._random() * min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(breaks - 2, 16))
 
     async def _connect(self, session: aiohttp.ClientSession) -> None:
         """Make one connection, and use it up."""
@@ -277,7 +273,8 @@ class RemoteLink:
             raise WireError(f"the host said no hello: {error}") from error
         lowest, highest = PROTOCOL_VERSIONS
         if hello.versions[0] > highest or hello.versions[1] < lowest:
-            logger.error("no link: the host speaks versions %d to %d", *hello.versions, extra=self._about())
+            spoken = f"{hello.sender} speaks {hello.versions[0]} to {hello.versions[1]}"
+            self.refusals.add("no version in common", f"{spoken}, this gateway {lowest} to {highest}")
             raise WireError("no version in common")
         if hello.incarnation != self.member.incarnation:
             raise WireError("another process answers there")
@@ -333,3 +330,10 @@ class RemoteLink:
 
     def _about(self) -> dict[str, str]:
         return {"host": self.member.id}
+
+
+def delay_after(breaks: int, random: float) -> float:
+    """Choose how long to wait after so many connections in a row that did not last, with full jitter."""
+    if breaks < 2:
+        return 0.0
+    return random * min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(breaks - 2, 16))
