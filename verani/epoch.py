@@ -56,7 +56,15 @@ class Epoch(Struct, frozen=True, array_like=True):
         A member that comes or goes moves its own share of the rooms and no other.
         """
         name = room.encode()
-        return max(self.members, key=lambda member: (_score(member.id, name), member.id), default=None)
+        owner, best = None, b""
+        # Asked for every input: a loop takes two thirds of the time of `max` with a key.
+        for member in self.members:
+            hash = _seed(member.id).copy()
+            hash.update(name)
+            score = hash.digest()
+            if owner is None or score > best or (score == best and member.id > owner.id):
+                owner, best = member, score
+        return owner
 
     def owns(self, incarnation: str, room: str) -> bool:
         """Tell whether this process owns a room."""
@@ -67,12 +75,6 @@ class Epoch(Struct, frozen=True, array_like=True):
     def machines(self) -> frozenset[str]:
         """Machines that have a say: those of the members and the registrar's."""
         return frozenset({self.registrar, *(member.machine for member in self.members)})
-
-
-def _score(member: str, room: bytes) -> bytes:
-    hash = _seed(member).copy()
-    hash.update(room)
-    return hash.digest()
 
 
 @lru_cache(maxsize=1024)
