@@ -63,6 +63,7 @@ _MAC: Final = 32
 # Connections on which a message is under way; more are a flood, and the oldest goes.
 _MOST_INCOMING: Final = 256
 _INCOMING_PERIOD: Final = timedelta(seconds=30)
+_BACKLOG: Final = 512
 # Lines of Thespian's own log within so many seconds; the rest is counted.
 _LINES: Final = 20
 _LINES_PERIOD: Final = 60.0
@@ -144,6 +145,11 @@ class Admin(multiprocCommon.MultiProcAdmin):
     """Thespian's Admin, which passes control messages on to the registrar of its machine."""
 
     _registrar: ActorAddress | None = None
+
+    @property
+    def logDefs(self) -> dict[str, Any] | None:
+        """What Thespian looks for when its logger has died, and misses: it is called `logdefs` elsewhere."""
+        return self.logdefs
 
     def handleIncoming(self, envelope: ReceiveEnvelope) -> bool:
         if not isinstance(envelope.message, Parcel):
@@ -227,12 +233,13 @@ def harden(secret: bytes) -> None:
     _secret = secret
     seal = Seal(secret)
     tcp.serializer = seal
-    tcp.ReceiveBuffer = BoundedBuffer
+    tcp.ReceiveBuffer = BoundedBuffer  # type: ignore[misc]  # looked up again at each use
     tcp.ackMsg = toSendBuffer(ackPacket, seal.dumps)
     tcp.ackDataErrMsg = toSendBuffer(ackDataErrPacket, seal.dumps)
     tcp.MAX_INCOMING_SOCKET_PERIOD = _INCOMING_PERIOD
+    tcp.LISTEN_DEPTH = _BACKLOG
     IPActorAddress.bindArgs = property(lambda self: (self.sockname,))
-    multiprocCommon.MultiProcAdmin = Admin
+    multiprocCommon.MultiProcAdmin = Admin  # type: ignore[misc]  # looked up again at each use
     multiprocCommon.startAdmin = _start_admin
     _redirect_logs()
 

@@ -65,7 +65,7 @@ class Announcements:
 
     def take(self) -> list[Birth]:
         """Return what has come; a process comes once when it is forked, and again when it claims its name."""
-        births = []
+        births: list[Birth] = []
         while True:
             try:
                 content, descriptors, _, _ = socket.recv_fds(self._reader, _LONGEST_NAME, 1)

@@ -34,7 +34,8 @@ class Parcel:
 
     def open(self) -> Control:
         """Decode the message."""
-        return decode_control(self._content)
+        message: Control = decode_control(self._content)
+        return message
 
     def __str__(self) -> str:
         return "a control message"

@@ -22,7 +22,7 @@ STAND_IN = Path(__file__).parent / "stand_in_launcher.py"
 T = TypeVar("T")
 
 
-def until(probe: Callable[[], T], seconds: float = 30.0) -> T:
+def until(probe: Callable[[], T | None], seconds: float = 30.0) -> T:
     """Return the first true result of a probe; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (result := probe()):
@@ -83,7 +83,7 @@ class Launched:
             epoch = self.runtime.read_epoch()
             return epoch if len(epoch.members) == hosts and epoch.number > after else None
 
-        return until(probe)  # type: ignore[return-value]  # true, hence no None
+        return until(probe)
 
     def parts(self) -> dict[str, int]:
         """The pid of each part of a leader with one host that is ready; forked in this order."""

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 
 from verani.epoch import Epoch, Member
@@ -41,10 +42,8 @@ class Hosting:
     async def run(self) -> None:
         while not self._stopped.is_set():
             self._post("registrar", Beat(self._member, time.monotonic(), self._epoch, self._prepared))
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), self._period)
-            except TimeoutError:
-                pass
 
     def receive(self, sender: str, message: Control) -> None:
         match message:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.actors.launched import Launched, until
 from verani.epoch import Death
 from verani_actors.slot import Slot
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from launched import Launched, until
 
 Launch = Callable[..., Launched]
 
@@ -212,7 +208,5 @@ def test_a_machine_finds_a_leader_that_was_killed_and_came_back(launch: Launch) 
     leader.process.kill()
     leader.process.wait()
     successor = launch(machine="one", address="127.0.0.1", admin_port=port, runtime=leader.runtime)
-    epoch = until(
-        lambda: (epoch := member.epoch(2, after=old.number)).members[0].pid in successor.pids() and epoch, 60
-    )
+    epoch = until(lambda: (epoch := member.epoch(2, after=old.number)).members[0].pid in successor.pids() and epoch, 60)
     assert {each.machine for each in epoch.members} == {"one", "two"}
