@@ -27,6 +27,7 @@ from verani.errors import CallFailed
 from verani.errors import Interrupted as InterruptedError
 from verani.messages import (
     Announce,
+    Arrival,
     Ask,
     Call,
     Entry,
@@ -35,6 +36,7 @@ from verani.messages import (
     GivenUp,
     HostMessage,
     Input,
+    InputBatch,
     Interrupted,
     Invoke,
     Outcome,
@@ -58,6 +60,9 @@ if TYPE_CHECKING:
 __all__ = ["Answering", "Cluster", "OpenLink", "remote_links"]
 
 logger = logging.getLogger(__name__)
+
+# Bytes of the inputs that are sent again in one message, unless one input alone has more.
+_BATCH = 1 << 20
 
 # The host ran `on_disconnect` for the connections of a gateway that it heard nothing from.
 _GIVEN_UP = 1012, "the room has lost this connection"
@@ -194,11 +199,14 @@ class Cluster:
         else:
             self.suspects.ignore(epoch.deaths)
         joined = {member.id for member in epoch.members} - {member.id for member in before.members}
+        # A host that has prepared an epoch which then was not committed has let go of rooms that it keeps.
+        skipped = 0 < before.number < epoch.number - 1
         # Without a new member, rooms whose owner is still there stay with it.
+        rooms = tuple(self._attachments.rooms.values())
+        everything = skipped or bool(joined)
         self._place(
-            room
-            for room in tuple(self._attachments.rooms.values())
-            if joined or room.owner is None or self._peer(room.owner) is None
+            (room for room in rooms if everything or room.owner is None or self._peer(room.owner) is None),
+            again=skipped,
         )
         pulls, self._pulls = self._pulls, []
         for link, pull in pulls:
@@ -226,25 +234,29 @@ class Cluster:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    def _place(self, rooms: Iterable[RoomInputs]) -> None:
-        """Give rooms to their owners, as far as these can be reached, with all their unprocessed inputs."""
-        moved: list[RoomInputs] = []
+    def _place(self, rooms: Iterable[RoomInputs], *, again: bool = False) -> None:
+        """Give rooms to their owners, as far as these can be reached, with all their unprocessed inputs.
+
+        Those that stay with their owner are given to it only with `again`.
+        """
+        placed: list[RoomInputs] = []
         for room in rooms:
             owner = self._link_to(room.name)
-            if owner is room.owner:
+            if owner is room.owner and not again:
                 continue
             room.owner = owner
-            if owner is None:
-                continue
-            last, room.last_owner = room.last_owner, owner.member.incarnation
-            if last not in ("", room.last_owner):
-                self._counts["moved"] += 1
-                if room.awake:
-                    reason = "moved" if last in self._peers else "crash"
-                    owner.send(Rebuild(room.name, reason, self.epoch.number))  # type: ignore[arg-type]  # one of the two
-            moved.append(room)
-        for room in moved:
-            self._send_after(room, 0)
+            if owner is not None:
+                self._hand_over(room, owner)
+                placed.append(room)
+        self._send_again((room, 0) for room in placed)
+
+    def _hand_over(self, room: RoomInputs, owner: Link) -> None:
+        """Have a room that was awake at its last owner wake at this one."""
+        last, room.last_owner = room.last_owner, owner.member.incarnation
+        if last not in ("", room.last_owner):
+            self._counts["moved"] += 1
+        if last and room.awake:
+            owner.send(Rebuild(room.name, "moved" if last in self._peers else "crash", self.epoch.number))
 
     def _link_to(self, room: str) -> Link | None:
         """Find the link to the owner of a room, None if it cannot take inputs yet."""
@@ -269,32 +281,54 @@ class Cluster:
         room = self._attachments.rooms[input.room]
         if type(input) is Call:
             input.expires = self._now() + input.timeout
-        if room.owner is None:
-            self._place((room,))  # it is new, or has to wait
-        elif room.waits_after is None:
-            room.owner.put(input)
+        owner = room.owner
+        if owner is None:
+            owner = self._link_to(room.name)
+            if owner is None:
+                return
+            # It is new: what had to wait for its owner was given to it as soon as that was there.
+            room.owner, room.last_owner = owner, owner.member.incarnation
+        if room.waits_after is None:
+            owner.put(input)
 
-    def _send_after(self, room: RoomInputs, number: int) -> None:
-        """Send what is unprocessed after this number, but nothing after an input that goes alone."""
+    def _send_again(self, rooms: Iterable[tuple[RoomInputs, int]]) -> None:
+        """Send what is unprocessed of each room after a number, though its owner may have some of it."""
+        batches: dict[Link, list[Arrival]] = {}
+        sizes: Counter[Link] = Counter()
+        for room, number in rooms:
+            link = room.owner
+            if link is None:
+                continue
+            for arrival, size in self._due(room, number):
+                sizes[link] += size
+                if sizes[link] > _BATCH and link in batches:
+                    self._send_batch(link, batches.pop(link))
+                    sizes[link] = size
+                batches.setdefault(link, []).append(arrival)
+        for link, batch in batches.items():
+            self._send_batch(link, batch)
+
+    def _send_batch(self, link: Link, batch: list[Arrival]) -> None:
+        self._counts["replayed"] += len(batch)
+        link.send(InputBatch(batch, self.epoch.number, again=True))
+
+    def _due(self, room: RoomInputs, number: int) -> Iterator[tuple[Arrival, int]]:
+        """Yield, with their sizes, what is unprocessed after a number, but nothing after an input that goes alone."""
         alone = self.suspects.of(room.name)
         room.waits_after = None
-        for input, _ in room.unprocessed:
-            if input.number > number:
-                self._send_again(room, input)
-                if input.number in alone:
-                    room.waits_after = input.number
-                    return
-
-    def _send_again(self, room: RoomInputs, input: Input) -> None:
-        assert room.owner is not None
-        self._counts["replayed"] += 1
-        if type(input) is Call:
-            input = msgspec.structs.replace(input, timeout=max(0.0, input.expires - self._now()))
-        if input.number == room.begun:
-            self._counts["interrupted"] += 1
-            room.owner.put(Interrupted(input))
-        else:
-            room.owner.put(input)
+        for input, size in room.unprocessed:
+            if input.number <= number:
+                continue
+            if type(input) is Call:
+                input = msgspec.structs.replace(input, timeout=max(0.0, input.expires - self._now()))
+            if input.number == room.begun:
+                self._counts["interrupted"] += 1
+                yield Interrupted(input), size
+            else:
+                yield input, size
+            if input.number in alone:
+                room.waits_after = input.number
+                return
 
     # --- suspects --------------------------------------------------------------------------------------
 
@@ -317,7 +351,7 @@ class Cluster:
             if number <= processed:
                 self.suspects.settle(room.name, number)
         if room.waits_after is not None and room.waits_after <= processed and room.owner is not None:
-            self._send_after(room, room.waits_after)
+            self._send_again([(room, room.waits_after)])
 
     # --- what hosts say --------------------------------------------------------------------------------
 
@@ -333,9 +367,7 @@ class Cluster:
             self._look_ready()
         else:  # what was under way is lost
             self._pulls = [(other, pull) for other, pull in self._pulls if other is not link]
-            for room in self._attachments.rooms.values():
-                if room.owner is link:
-                    self._send_after(room, 0)
+            self._send_again((room, 0) for room in self._attachments.rooms.values() if room.owner is link)
 
     def _receive(self, link: Link, message: HostMessage) -> None:
         if self._peer(link) is None:
