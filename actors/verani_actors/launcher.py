@@ -90,7 +90,8 @@ class Launcher:
         self._hosts: dict[str, _Host] = {}
         self._registrar: ActorAddress | None = None
         self._own_registrar: Birth | None = None
-        self._creating_registrar_at = 0.0
+        self._created_registrar = float("-inf")
+        self._next_offer = 0.0
         self._deaths: list[tuple[float, Gone]] = []
         # Hosts of a launcher that was here before: they were killed with it, and nobody told the registrar.
         self._predecessors = [each for each in runtime.read_epoch().members if each.machine == plan.machine]
@@ -108,14 +109,13 @@ class Launcher:
         self._take_births()
         if self._admin is None:
             self._admin = next(iter(self._processes.values()))
-        next_offer = 0.0
         while not (self._stops or self._orphaned or self._failed):
             now = time.monotonic()
-            if now >= next_offer:
-                next_offer = now + _OFFER_PERIOD
+            if now >= self._next_offer:
+                self._next_offer = now + _OFFER_PERIOD
                 self._say_all(now)
             self._kill_overdue(now)
-            self._step(max(0.0, next_offer - now))
+            self._step(max(0.0, self._next_offer - now))
         self._stop()
         return 1 if self._failed else 0
 
@@ -171,6 +171,7 @@ class Launcher:
             logger.warning("the registrar, process %d, has died", process.pid)
             self._own_registrar = None
             self._registrar = None
+            self._next_offer = 0.0
         elif (host := next((each for each in self._hosts.values() if each.process is process), None)) is not None:
             self._gone(host, process.pid)
 
@@ -259,9 +260,10 @@ class Launcher:
             self._introduce(host)
 
     def _keep_registrar(self, now: float) -> None:
-        if self._own_registrar is None and now >= self._creating_registrar_at:
-            # Its claim comes a moment later; one that never comes must not make a second registrar at once.
-            self._creating_registrar_at = now + 5 * _OFFER_PERIOD
+        # Its claim comes a moment later; one that never comes must not make a second registrar at once.
+        patience = _OFFER_PERIOD if self._registrar is None else 5 * _OFFER_PERIOD
+        if self._own_registrar is None and now - self._created_registrar >= patience:
+            self._created_registrar = now
             self._registrar = self._create(_REGISTRAR, {"name": "registrar"})
         if self._registrar is not None:
             addresses = {"launcher:": self._leader}
