@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import compose_spec
 import msgspec
 
-__all__ = ["DEPLOY", "REQUEST_GRACE", "ROOT", "Tool", "changed", "check", "compose", "environments", "objects", "pods"]
+__all__ = ["DEPLOY", "ROOT", "STOP_GRACE", "Tool", "changed", "check", "compose", "environments", "objects", "pods"]
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 
-# What HTTP requests get after `drain_seconds` when a service stops: verani_gateway.serve.
-REQUEST_GRACE = 5.0
+# What processes get beyond `drain_seconds` before they are killed: verani_gateway.supervisor.
+STOP_GRACE = 12.0
 
 
 class Tool(Protocol):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from compose_spec import parse_duration
 
-from tests.deploy.files import DEPLOY, REQUEST_GRACE, compose, environments, pods
+from tests.deploy.files import DEPLOY, STOP_GRACE, compose, environments, pods
 from verani.settings import Settings
 from verani_gateway import cli
 from verani_gateway.access import is_loopback
@@ -25,8 +26,8 @@ DEFAULTS = Settings()
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and "secrets" not in path.parts)
 FILES = [path for path in FILES if path.suffix != ".pyc"]
 
-# A drain waits for `drain_seconds`, and then for requests.
-STOP = DEFAULTS.drain_seconds + REQUEST_GRACE
+# Gateways stop first, then the room hosts.
+STOP = 2 * (DEFAULTS.drain_seconds + STOP_GRACE)
 
 
 def named(path: Path) -> str:
@@ -105,15 +106,9 @@ def test_the_ports_are_those_of_the_settings() -> None:
     }
 
 
-def seconds(text: str) -> float:
-    found = re.fullmatch(r"(\d+)s?", text)
-    assert found, text
-    return float(found[1])
-
-
 def test_containers_and_units_may_stop_for_longer_than_a_drain_takes() -> None:
     for name in environments().keys() - pods().keys():
-        assert seconds(compose()["services"][name]["stop_grace_period"]) > STOP
+        assert parse_duration(compose()["services"][name]["stop_grace_period"]) > STOP
     for unit in (DEPLOY / "systemd").glob("*.service"):
         found = re.search(r"^TimeoutStopSec=(\d+)$", unit.read_text(), re.MULTILINE)
         assert found
@@ -166,3 +161,10 @@ def test_prometheus_scrapes_the_internal_listener() -> None:
     gateway = environments()["gateway"]
     targets = f'["{gateway["VERANI_INTERNAL_HOST"]}:{internal_port(DEFAULTS)}"]'
     assert f"targets: {targets}" in (DEPLOY / "prometheus" / "prometheus.yml").read_text()
+
+
+def test_every_link_of_the_guide_leads_somewhere() -> None:
+    guide = DEPLOY / "README.md"
+    links = re.findall(r"\]\(([^)]+)\)", guide.read_text())
+    assert links
+    assert [link for link in links if not (guide.parent / link).exists()] == []
