@@ -30,7 +30,7 @@ from verani_actors.control import (
 from verani_actors.lease import Lease
 from verani_actors.registrar import Registrar
 
-__all__ = ["Cluster", "HostProcess", "LEASE", "ROOMS"]
+__all__ = ["LEASE", "REGISTRAR", "ROOMS", "Cluster", "TwoOwners"]
 
 LEASE = 3.0
 ROOMS = [f"chat/{n}" for n in range(48)]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.actors.membership import LEASE, REGISTRAR, ROOMS, Cluster, HostProcess
+from tests.actors.membership import LEASE, REGISTRAR, ROOMS, Cluster
 
 EXAMPLES = int(os.environ.get("VERANI_TEST_EXAMPLES", "40"))
 ACTIONS = [
@@ -128,6 +128,7 @@ def test_long_random_scripts_leave_one_owner_too(seed: int) -> None:
 
 
 def whole(machines: dict[str, int], seed: int = 1) -> Cluster:
+    """A service that has run for a while."""
     cluster = Cluster(machines, seed)
     cluster.run_until(cluster.is_whole, 15)
     cluster.run(2 * LEASE)
@@ -138,4 +139,134 @@ def serving(cluster: Cluster) -> set[str]:
     return {host.member.id for host in cluster.hosts() if host.serving()}
 
 
-__all__ = ["HostProcess", "ROOMS", "serving", "whole"]
+@pytest.mark.threat(66)
+@pytest.mark.parametrize("seed", range(5))
+def test_hosts_that_all_start_at_once_agree_on_one_owner_of_each_room(seed: int) -> None:
+    cluster = Cluster({"a": 3, "b": 3, "c": 2}, seed)
+    cluster.run_until(cluster.is_whole, 15)
+    assert len(cluster.members) == 8
+
+
+@pytest.mark.threat(67)
+@pytest.mark.parametrize("seed", range(5))
+def test_after_half_a_minute_of_partition_the_lone_side_serves_nothing_and_then_converges(seed: int) -> None:
+    cluster = whole({"a": 1, "b": 1, "c": 2}, seed)
+    cluster.cut("b", "a")
+    cluster.cut("b", "c")
+    cluster.run_until(lambda: "b-0" not in cluster.members, LEASE + 2)
+    assert serving(cluster) == {"a-0", "c-0", "c-1"}
+    cluster.run_until(lambda: cluster.served() == frozenset(ROOMS), 0.5)
+    cluster.run(30)
+    cluster.heal()
+    cluster.run_until(cluster.is_whole, 5)
+
+
+@pytest.mark.threat(67)
+def test_where_the_registrar_is_the_lone_one_the_others_serve_on() -> None:
+    cluster = whole({"a": 1, "b": 1, "c": 1})
+    cluster.cut("a", "b")
+    cluster.cut("a", "c")
+    cluster.run(30)
+    assert {"b-0", "c-0"} <= serving(cluster)
+    assert cluster.members == {"a-0", "b-0", "c-0"}, "without a majority nobody is removed"
+    cluster.heal()
+    cluster.run_until(cluster.is_whole, 5)
+
+
+@pytest.mark.threat(68)
+def test_the_leader_s_machine_dies_and_returns_and_rooms_elsewhere_are_served_all_the_time() -> None:
+    cluster = whole({"a": 1, "b": 1, "c": 1})
+    cluster.kill_machine("a")
+    for _ in range(200):
+        cluster.run(0.1)
+        assert serving(cluster) == {"b-0", "c-0"}
+    cluster.heal()
+    cluster.run_until(cluster.is_whole, 3 * LEASE)
+
+
+@pytest.mark.threat(69)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_host_that_is_stopped_loses_its_rooms_and_serves_none_when_it_runs_on(seed: int) -> None:
+    cluster = whole({"a": 2, "b": 2, "c": 1}, seed)
+    stopped = cluster.host("b-1")
+    stopped.stop()
+    cluster.run_until(lambda: "b-1" not in cluster.members, LEASE + 2)
+    cluster.run(1.0)
+    assert cluster.served() == frozenset(ROOMS)
+    stopped.go_on()
+    assert not stopped.serving()
+    cluster.run_until(cluster.is_whole, 5)
+    assert not stopped.alive
+
+
+@pytest.mark.threat(69)
+def test_a_host_that_only_the_registrar_cannot_reach_is_removed_although_others_vouch_until_then() -> None:
+    cluster = whole({"a": 1, "b": 1, "c": 1})
+    cluster.cut(REGISTRAR, "b-0")
+    cluster.run_until(lambda: "b-0" not in cluster.members, LEASE + 2)
+    cluster.run(1.0)
+    assert cluster.served() == frozenset(ROOMS)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_voucher_s_colleague_on_the_same_machine_votes_in_its_stead(seed: int) -> None:
+    cluster = whole({"a": 1, "b": 1, "c": 2}, seed)
+    # b-0 and c-0 have lost the registrar but not one another, while c-1 hears it.
+    for lost in ("b-0", "c-0"):
+        cluster.cut(REGISTRAR, lost)
+    cluster.cut("b-0", "c-1")
+    cluster.run(30)
+    assert {"b-0", "c-0", "c-1"} <= serving(cluster)
+    cluster.heal()
+    cluster.run_until(cluster.is_whole, 3 * LEASE)
+
+
+def test_a_host_that_is_killed_is_replaced_well_before_a_lease_is_over() -> None:
+    cluster = whole({"a": 3})
+    cluster.kill(cluster.host("a-1"))
+    assert cluster.run_until(lambda: cluster.served() == frozenset(ROOMS), LEASE) < 0.3
+    assert cluster.run_until(cluster.is_whole, LEASE) < 2.0
+
+
+def test_a_registrar_that_is_killed_comes_back_and_nobody_stops_serving() -> None:
+    cluster = whole({"a": 2})
+    cluster.kill(cluster.registrar)
+    cluster.run(1.0)
+    cluster.start_registrar()
+    for _ in range(100):
+        cluster.run(0.1)
+        assert cluster.served() == frozenset(ROOMS)
+    assert cluster.registrar.registrar.committed.number >= 1000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_registrar_that_is_stopped_for_a_minute_removes_nobody(seed: int) -> None:
+    cluster = whole({"a": 1, "b": 1, "c": 1}, seed)
+    incarnations = {host.key for host in cluster.hosts()}
+    cluster.registrar.stop()
+    cluster.run(60)
+    assert {"b-0", "c-0"} <= serving(cluster)
+    cluster.registrar.go_on()
+    cluster.run_until(cluster.is_whole, 5)
+    assert {host.key for host in cluster.hosts()} == incarnations
+
+
+def test_a_drained_host_gives_up_its_rooms_and_is_not_started_again() -> None:
+    cluster = whole({"a": 2, "b": 1})
+    drained = cluster.host("a-1")
+    cluster.drain("a-1")
+    cluster.run_until(lambda: not drained.alive, 5)
+    cluster.run(10)
+    assert cluster.members == {"a-0", "b-0"}
+    assert cluster.is_whole()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hosts_of_two_machines_that_died_unseen_do_not_block_the_rest(seed: int) -> None:
+    cluster = whole({"a": 1, "b": 1, "c": 1}, seed)
+    cluster.kill(cluster.registrar)
+    cluster.kill_machine("b")
+    cluster.kill_machine("c")
+    cluster.run(1.0)
+    cluster.heal()
+    cluster.run_until(cluster.is_whole, 3 * LEASE)
