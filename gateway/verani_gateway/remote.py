@@ -230,6 +230,8 @@ class RemoteLink:
                 except StreamError as error:
                     self.refusals.add("what came is no packet of this link", f"{self.member.id}: {error}")
                     self._forget()
+                except aiohttp.ClientSSLError as error:
+                    self.refusals.add("the TLS handshake failed", f"{self.member.id}: {error}")
                 except (aiohttp.ClientError, OSError, TimeoutError, WireError) as error:
                     logger.debug("link broken: %s", error, extra=self._about())
                 breaks = 0 if self._loop.time() - since >= _SETTLED else breaks + 1
