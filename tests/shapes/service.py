@@ -12,14 +12,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 
-from tests.netns import Network
+from tests.netns import Machine, Network
 from tests.raw import PATIENCE
 from tests.shapes.app import ON_PURPOSE
 
@@ -43,6 +44,9 @@ OPTIONS: Final = (
     *("--port", "0", "--internal-port", "0", "--hibernate-after", "0.3", "--rate-limit", "0", "--drain-seconds", "3"),
 )
 
+# What a machine without gateways says when it is ready.
+_JOINED: Final = "[Verani] joined "
+
 _LISTENER = re.compile(r"(public|internal) listener: (http://\S+)")
 _RECORD = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 
@@ -50,12 +54,13 @@ _RECORD = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 class Node:
     """One `verani serve` or `verani join`, and what it has written to standard error."""
 
-    def __init__(self, process: subprocess.Popen[bytes], *, listens: bool = True) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, gateways: int = 1) -> None:
         self.process = process
         self.public = ""
         self.internal = ""
         self.lines: list[str] = []
-        self._listens = listens
+        self._joined = False
+        self._gateways = gateways
         self._said = threading.Condition()
         self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -66,6 +71,7 @@ class Node:
         for raw in self.process.stderr:
             with self._said:
                 self.lines.append(raw.decode(errors="replace").rstrip("\n"))
+                self._joined |= _JOINED in self.lines[-1]
                 if match := _LISTENER.search(self.lines[-1]):
                     if match[1] == "public":
                         self.public = self.public or match[2]
@@ -76,14 +82,14 @@ class Node:
             self._ended = True
             self._said.notify_all()
 
+    def _is_ready(self) -> bool:
+        return bool(self.public and self.internal) if self._gateways else self._joined
+
     def wait(self) -> None:
-        """Wait until it listens."""
+        """Wait until it is ready."""
         with self._said:
-            ready = self._said.wait_for(
-                lambda: self._ended or not self._listens or (self.public and self.internal), START_PATIENCE
-            )
-        assert ready, "it does not listen:\n" + "\n".join(self.lines)
-        assert not self._ended, "it ended without listening:\n" + "\n".join(self.lines)
+            self._said.wait_for(lambda: self._ended or self._is_ready(), START_PATIENCE)
+            assert self._is_ready(), "it is not ready:\n" + "\n".join(self.lines)
 
     def stop(self) -> int:
         """Ask it to stop and return its exit code."""
@@ -191,30 +197,43 @@ def _command(*arguments: str) -> list[str]:
 
 
 @contextmanager
-def _run(shape: str, nodes: list[Node], *, hosts: int, gateways: int) -> Iterator[Service]:
-    """Wait for the nodes, hand out the service, stop all of it; nothing it logged may be a surprise."""
+def _run(shape: str, *starts: Callable[[], Node], hosts: int, gateways: int) -> Iterator[Service]:
+    """Start the nodes, the leader first; hand out the service; stop all of it; nothing it logged may be a surprise."""
+    nodes: list[Node] = []
     with ExitStack() as stack:
-        for node in nodes:
-            stack.callback(node.kill)
+        for start in starts:
+            nodes.append(start())
+            stack.callback(nodes[-1].kill)
+            nodes[0].wait()
         for node in nodes:
             node.wait()
         yield Service(shape, nodes, hosts=hosts, gateways=gateways)
-        # The leader, which is the first, goes last.
+        # The leader goes last.
         codes = [node.stop() for node in reversed(nodes)]
     errors = [error for node in nodes for error in node.errors()]
     assert not errors, "\n".join(errors)
     assert codes == [0] * len(nodes)
 
 
-def _start(*options: str) -> Node:
+def _serve(*options: str) -> Node:
     command = _command("serve", TARGET, *OPTIONS, *options)
     return Node(subprocess.Popen(command, cwd=ROOT, env=_environment(), stderr=subprocess.PIPE))
+
+
+def _serve_on(machine: Machine, gateways: int, *command: str) -> Node:
+    # Tests reach both listeners from outside of the machine.
+    at = ("--host", machine.address, "--internal-host", machine.address, "--advertise", machine.address)
+    many = ("--hosts", "1", "--gateways", str(gateways), "--machine", machine.name)
+    process = machine.popen(
+        _command(*command, TARGET, *OPTIONS, *at, *many), cwd=ROOT, env=_environment(), stderr=subprocess.PIPE
+    )
+    return Node(process, gateways=gateways)
 
 
 @contextmanager
 def embedded() -> Iterator[Service]:
     """One process."""
-    with _run("embedded", [_start()], hosts=1, gateways=1) as service:
+    with _run("embedded", _serve, hosts=1, gateways=1) as service:
         yield service
 
 
@@ -222,7 +241,7 @@ def embedded() -> Iterator[Service]:
 def processes() -> Iterator[Service]:
     """Two hosts and two gateways, which share their ports."""
     options = ("--hosts", "2", "--gateways", "2", "--admin-port", "0", "--link-port", "0")
-    with _run("processes", [_start(*options)], hosts=2, gateways=2) as service:
+    with _run("processes", partial(_serve, *options), hosts=2, gateways=2) as service:
         yield service
 
 
@@ -230,21 +249,13 @@ def processes() -> Iterator[Service]:
 def machines() -> Iterator[Service]:
     """Three machines with a host each, the first and the last with a gateway."""
     with Network(3) as network:
-        leader, *others = network.machines
-        nodes: list[Node] = []
-        for machine, gateways in zip(network.machines, (1, 0, 1), strict=True):
-            command = ["serve", TARGET] if machine is leader else ["join", leader.address, TARGET]
-            # Tests reach both listeners from outside of the machine.
-            at = ("--host", machine.address, "--internal-host", machine.address, "--advertise", machine.address)
-            many = ("--hosts", "1", "--gateways", str(gateways), "--machine", machine.name)
-            process = machine.popen(
-                _command(*command, *OPTIONS, *at, *many), cwd=ROOT, env=_environment(), stderr=subprocess.PIPE
-            )
-            nodes.append(Node(process, listens=gateways > 0))
-            # Who joins may find the leader still starting; that it waits for it is tested where joining is.
-            nodes[0].wait()
-        assert len(nodes) == 1 + len(others)
-        with _run("machines", nodes, hosts=3, gateways=2) as service:
+        one, two, three = network.machines
+        starts = (
+            partial(_serve_on, one, 1, "serve"),
+            partial(_serve_on, two, 0, "join", one.address),
+            partial(_serve_on, three, 1, "join", one.address),
+        )
+        with _run("machines", *starts, hosts=3, gateways=2) as service:
             yield service
 
 
