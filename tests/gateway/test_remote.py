@@ -33,6 +33,7 @@ from verani.meta import ConnectionMeta
 from verani.settings import Settings
 from verani_actors.host import RoomHost
 from verani_actors.links import LinkServer
+from verani_actors.tls import client_context, server_context
 from verani_gateway import remote
 from verani_gateway.remote import RemoteLink
 
@@ -95,7 +96,14 @@ class World:
         self._closing: list[Callable[[], Any]] = []
 
     async def host(
-        self, host: Any = None, *, incarnation: str = "h1", tcp: bool = False, grace: float = PATIENCE, **options: Any
+        self,
+        host: Any = None,
+        *,
+        incarnation: str = "h1",
+        tcp: bool = False,
+        secret: str = "",
+        grace: float = PATIENCE,
+        **options: Any,
     ) -> tuple[LinkServer, Member]:
         server = LinkServer(
             host or FakeHost(),
@@ -108,9 +116,10 @@ class World:
             **options,
         )
         path = str(self.folder / f"{incarnation}.sock")
-        await server.start(path, ("127.0.0.1", 0) if tcp else None)
+        context = server_context(Settings(), secret, refusals=server.refusals) if secret else None
+        await server.start(path, ("127.0.0.1", 0) if tcp else None, context)
         self._closing.append(server.stop)
-        url = f"ws://127.0.0.1:{server.port}" if tcp else ""
+        url = f"{'wss' if secret else 'ws'}://127.0.0.1:{server.port}" if tcp else ""
         return server, Member("m-0", incarnation, "other" if tcp else "m", 1, path, url)
 
     async def proxy(self, member: Member) -> tuple[Proxy, Member]:
@@ -168,12 +177,19 @@ async def world(tmp_path: Path, clean_log: list[str]) -> AsyncIterator[World]:
 # --- a session -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
-async def test_inputs_of_a_tick_leave_together_and_what_is_sent_follows_them(world: World, tcp: bool) -> None:
-    host = FakeHost()
-    _, member = await world.host(host, tcp=tcp)
+@pytest.mark.parametrize(
+    ("tcp", "secret", "compression"),
+    [(False, "", False), (True, "", False), (True, "a secret", False), (True, "a secret", True)],
+    ids=["unix", "tcp", "tls", "compressed"],
+)
+async def test_inputs_of_a_tick_leave_together_and_what_is_sent_follows_them(
+    world: World, tcp: bool, secret: str, compression: bool
+) -> None:
+    host = FakeHost(size=50_000)
+    _, member = await world.host(host, tcp=tcp, secret=secret, compression=compression)
     gateway = world.gateway()
-    link = gateway.open(member)
+    context = client_context(Settings(), secret) if secret else None
+    link = gateway.open(member, ssl=context, compression=compression)
     states: list[str] = [link.state]
     await until(lambda: gateway.order == ["opened"])
     states.append(link.state)
@@ -190,6 +206,14 @@ async def test_inputs_of_a_tick_leave_together_and_what_is_sent_follows_them(wor
     ]
     assert gateway.order == ["opened", "EntryBatch"] or gateway.order == ["opened", "EntryBatch", "EntryBatch"]
     await until(lambda: link.unconfirmed == 0)
+
+
+async def test_a_host_of_another_secret_is_not_linked_to(world: World) -> None:
+    server, member = await world.host(tcp=True, secret="a secret")
+    gateway = world.gateway()
+    link = gateway.open(member, ssl=client_context(Settings(), "another secret"))
+    await until(lambda: link.refusals.counts["the TLS handshake failed"] > 1)
+    assert server.states() == []
 
 
 async def test_inputs_keep_the_epoch_in_which_they_were_put(world: World) -> None:
