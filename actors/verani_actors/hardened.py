@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from thespian.actors import ActorAddress, ActorSystem, WatchMessage
-from thespian.system import multiprocCommon
+from thespian.system import multiprocCommon, systemBase
 from thespian.system.messages.admin import SystemShutdown
 from thespian.system.multiprocTCPBase import ActorSystemBase
 from thespian.system.transport import ReceiveEnvelope, TransmitIntent, asyncTransportBase
@@ -61,9 +61,11 @@ LARGEST: Final = 1 << 20
 _LONGEST_HEADER: Final = 8
 _MAC: Final = 32
 # Connections on which a message is under way; more are a flood, and the oldest goes.
-_MOST_INCOMING: Final = 256
+_MOST_INCOMING: Final = 128
 _INCOMING_PERIOD: Final = timedelta(seconds=30)
 _BACKLOG: Final = 512
+# An actor takes 15 ms to create; the launcher does nothing else meanwhile.
+_CREATION: Final = timedelta(seconds=5)
 # Lines of Thespian's own log within so many seconds; the rest is counted.
 _LINES: Final = 20
 _LINES_PERIOD: Final = 60.0
@@ -238,6 +240,7 @@ def harden(secret: bytes) -> None:
     tcp.ackDataErrMsg = toSendBuffer(ackDataErrPacket, seal.dumps)
     tcp.MAX_INCOMING_SOCKET_PERIOD = _INCOMING_PERIOD
     tcp.LISTEN_DEPTH = _BACKLOG
+    systemBase.MAX_CHILD_ACTOR_CREATE_DELAY = _CREATION
     IPActorAddress.bindArgs = property(lambda self: (self.sockname,))
     multiprocCommon.MultiProcAdmin = Admin  # type: ignore[misc]  # looked up again at each use
     multiprocCommon.startAdmin = _start_admin

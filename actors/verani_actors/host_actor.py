@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # After an exit request that comes without `StopHost` (a SIGTERM to this very process).
 _GRACE: Final = 2.0
+_LINGER: Final = 1.0
 
 
 class RoomHostActor(ControlActor):
@@ -48,7 +49,7 @@ class RoomHostActor(ControlActor):
         self._name = f"host:{self._incarnation}"
         runtime = Runtime(requirements["folder"])
         self._plan = runtime.read_plan()
-        self._note = runtime.death_note(self._incarnation).open("wb", buffering=0)
+        self._note = os.open(runtime.death_note(self._incarnation), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         faulthandler.enable(self._note)
         # What the user's modules expect: the same as in an embedded gateway.
         os.chdir(self._plan.directory)
@@ -87,6 +88,10 @@ class RoomHostActor(ControlActor):
                     pass  # not known yet; it is said again
 
     def exiting(self) -> None:
+        # A thread of the user's that does not end must not keep the process.
+        end = threading.Timer(_GRACE + _LINGER, os._exit, (1,))
+        end.daemon = True
+        end.start()
         if self._thread is not None and self._thread.is_alive():
             self._call(self._hosting.stop)
             self._thread.join(_GRACE)

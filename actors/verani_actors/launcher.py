@@ -48,6 +48,9 @@ SECRET: Final = "VERANI_CLUSTER_SECRET"
 _OFFER_PERIOD: Final = 1.0
 # How long a death is told again, as messages may be lost.
 _TELL_DEATHS: Final = 5.0
+_UNCLAIMED: Final = 10.0
+# A registrar that does not answer for so long is told of, once in so many seconds.
+_SILENCE: Final = 15.0
 # For hosts when nobody waits any more, and for Admin and registrar, which have nothing to finish.
 _GRACE: Final = 2.0
 
@@ -63,6 +66,7 @@ class _Host:
         self.incarnation = incarnation
         self.address = address
         self.process: Birth | None = None
+        self.created = time.monotonic()
         self.kill_at: float | None = None
 
 
@@ -92,7 +96,11 @@ class Launcher:
         self._own_registrar: Birth | None = None
         self._created_registrar = float("-inf")
         self._next_offer = 0.0
+        # When the registrar was last heard, and from when on its silence is worth a word.
+        self._heard = self._silent = time.monotonic()
         self._deaths: list[tuple[float, Gone]] = []
+        # Incarnations that were given up before they had claimed their name.
+        self._abandoned: set[str] = set()
         # Hosts of a launcher that was here before: they were killed with it, and nobody told the registrar.
         self._predecessors = [each for each in runtime.read_epoch().members if each.machine == plan.machine]
         self._admin: Birth | None = None
@@ -149,13 +157,16 @@ class Launcher:
 
     def _take_births(self) -> None:
         for birth in self._births.take():
+            # A process without a name has just been forked, whoever had its pid before.
             known = next((each for each in self._processes.values() if each.pid == birth.pid), None)
-            if known is not None:
+            if birth.name and known is not None:
                 known.name = birth.name
                 birth.close()
                 birth = known
             else:
                 self._processes[birth.descriptor] = birth
+            if birth.name in self._abandoned:
+                birth.kill()
             if birth.name == "registrar":
                 self._own_registrar = birth
             for host in self._hosts.values():
@@ -207,8 +218,10 @@ class Launcher:
                 logger.error("expected a message for a launcher, got %s", type(message).__name__)
 
     def _meet(self, registrar: ActorAddress) -> None:
+        now = self._heard = self._silent = time.monotonic()
         if self._registrar != registrar:
             self._registrar = registrar
+            self._deaths = [(now, gone) for _, gone in self._deaths]
             for host in self._hosts.values():
                 self._introduce(host)
 
@@ -221,7 +234,9 @@ class Launcher:
     def _start_host(self, id: str) -> None:
         incarnation = secrets.token_hex(8)
         address = self._create(_HOST, {"name": incarnation, "id": id, "incarnation": incarnation})
-        if address is not None:
+        if address is None:
+            self._abandoned.add(incarnation)
+        else:
             host = self._hosts[id] = _Host(id, incarnation, address)
             self._take_births()
             host.process = next((each for each in self._processes.values() if each.name == incarnation), None)
@@ -250,7 +265,14 @@ class Launcher:
             # The one address of the leader's machine that stays; its Admin passes the offer on.
             addresses = {self._name: self._base.address}
             self._base.post(self._leader, self._parcel(self._name, self._offer, addresses))
-        self._deaths = [(told, gone) for told, gone in self._deaths if now - told < _TELL_DEATHS]
+        if now - self._heard < _TELL_DEATHS:
+            self._deaths = [(told, gone) for told, gone in self._deaths if now - told < _TELL_DEATHS]
+        elif now - self._silent > _SILENCE and self._plan.leader:
+            self._silent = now
+            logger.warning(
+                "the registrar at %s does not answer: is it there, and has it the same cluster secret?",
+                self._plan.leader,
+            )
         for _, gone in self._deaths:
             self._tell_registrar(gone)
         for member in [each for each in self._predecessors if _has_ended(each.pid)]:
@@ -275,8 +297,12 @@ class Launcher:
             self._base.post(self._registrar, self._parcel(self._name, message, addresses))
 
     def _kill_overdue(self, now: float) -> None:
-        for host in self._hosts.values():
-            if host.kill_at is not None and now >= host.kill_at and host.process is not None:
+        for host in list(self._hosts.values()):
+            if host.process is None and now - host.created > _UNCLAIMED:
+                # It has died before it could say its name, hence before it could beat: nobody knows of it.
+                del self._hosts[host.id]
+                self._abandoned.add(host.incarnation)
+            elif host.process is not None and host.kill_at is not None and now >= host.kill_at:
                 host.process.kill()
 
     # --- the end ------------------------------------------------------------------------------------------
@@ -381,13 +407,15 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(starter)
     try:
-        return _launch(runtime, plan, secret.encode(), starter)
+        return _launch(runtime, plan, secret.encode())
     except VeraniError as error:
         logger.error("%s", error)
         return 1
 
 
-def _launch(runtime: Runtime, plan: Plan, secret: bytes, starter: int) -> int:
+def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
+    if sys.platform != "linux":
+        raise VeraniError(f"several processes (hosts) need Linux, this is {sys.platform}")
     if not secret:
         raise VeraniError(f"expected a cluster secret in {SECRET}")
     address = resolve(plan.address)
@@ -395,6 +423,8 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes, starter: int) -> int:
     prepare(address)
     # Only now, because Thespian reads the environment when it is imported. The rest is imported for the hosts: they
     # are forked with it.
+    from thespian.actors import ActorSystemException
+
     from . import hardened, host_actor, registration  # noqa: F401
 
     hardened.harden(secret)
@@ -403,7 +433,10 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes, starter: int) -> int:
     if plan.leader:
         host, _, leader_port = plan.leader.rpartition(":")
         capabilities["Convention Address.IPv4"] = f"{resolve(host)}:{leader_port}"
-    base, system = hardened.start(capabilities, plan.settings.log_level)
+    try:
+        base, system = hardened.start(capabilities, plan.settings.log_level)
+    except ActorSystemException as error:
+        raise VeraniError(f"the actor system did not start at {address}:{port}: {error}") from error
     return Launcher(runtime, plan, base, system, births, port).run()
 
 
