@@ -127,10 +127,15 @@ async def test_on_error_is_told_what_a_handler_raised(visit: Visit) -> None:
     assert await watcher.next() == {"type": "error", "kind": "RuntimeError"}
 
 
-async def test_users_are_listed_once_each_in_the_order_they_came(visit: Visit) -> None:
-    for user in ("cid", "ann", "bob", "ann"):
+async def test_users_are_listed_once_each_in_the_order_they_came_also_after_a_sleep(
+    service: Service, visit: Visit, room: str
+) -> None:
+    users = ["cid", "ann", "fay", "bob", "eve", "dan"]
+    for user in (*users, "ann"):
         guest = await visit(userId=user)
-    assert await guest.ask("users") == ["cid", "ann", "bob"]
+    assert await guest.ask("users") == users
+    await service.asleep(f"chat/{room}")
+    assert await guest.ask("users") == users
 
 
 async def test_members_hear_who_comes_and_who_leaves_and_how(visit: Visit) -> None:

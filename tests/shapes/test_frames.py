@@ -11,6 +11,7 @@ from verani.errors import VeraniError
 
 if TYPE_CHECKING:
     from tests.shapes.conftest import Gates, Visit
+    from tests.shapes.service import Service
 
 pytestmark = pytest.mark.shapes
 
@@ -165,12 +166,19 @@ async def test_a_frame_over_the_limit_closes_with_1009_and_harms_nobody_else(vis
     assert told["code"] == 1009
 
 
-async def test_drain_lets_a_hook_send_more_than_a_client_could_be_owed(visit: Visit) -> None:
-    """All at once would be ten times what a client may leave unread."""
-    guest = await visit()
-    number = await guest.request("load", {"frames": 24, "size": 500_000})
+async def test_a_hook_that_drains_waits_for_a_client_that_does_not_read(
+    service: Service, visit: Visit, room: str
+) -> None:
+    """Without draining, the client would be owed more than it may be and be closed as too slow."""
+    guest, other = await visit(), await visit("/plain", room=room)
+    number = await guest.request("load", {"frames": 100, "size": 100_000})
+    await service.until(f"chat/{room}", kept_awake_by="running hook")
+    # Nothing is read for as long as another room takes to fall asleep.
+    await other.ask("echo")
+    await service.asleep(f"plain/{room}")
+    assert (await service.status(f"chat/{room}"))["kept_awake_by"] == "running hook"
     await guest.answer(number)
-    assert [event["n"] for event in await guest.heard()] == list(range(24))
+    assert [event["n"] for event in await guest.heard()] == list(range(100))
 
 
 async def test_pings_are_answered_while_a_handler_waits_and_never_reach_the_room(
