@@ -40,7 +40,7 @@ _FIRST = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _LAST = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
-def server_context(settings: Settings, secret: str, *, refusals: Refusals | None = None) -> ssl.SSLContext:
+def server_context(settings: Settings, secret: bytes, *, refusals: Refusals | None = None) -> ssl.SSLContext:
     """Make the context of a host; handshakes that fail are counted in `refusals`.
 
     Raises SettingsError for files that cannot be used, or without `cryptography` where certificates are to be made.
@@ -66,12 +66,12 @@ def server_context(settings: Settings, secret: str, *, refusals: Refusals | None
     return context
 
 
-def client_context(settings: Settings, secret: str) -> ssl.SSLContext:
+def client_context(settings: Settings, secret: bytes) -> ssl.SSLContext:
     """Make the context of a gateway; raises as `server_context` does."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, settings, secret)
 
 
-def _context(protocol: int, settings: Settings, secret: str) -> ssl.SSLContext:
+def _context(protocol: int, settings: Settings, secret: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
@@ -99,7 +99,7 @@ def _no_password() -> str:
     raise ValueError("the key has a password")
 
 
-def _use_secret(context: ssl.SSLContext, secret: str) -> None:
+def _use_secret(context: ssl.SSLContext, secret: bytes) -> None:
     if not secret:
         raise SettingsError("links between machines need the cluster secret, or link_cert, link_key and link_ca")
     try:
@@ -114,7 +114,7 @@ def _use_secret(context: ssl.SSLContext, secret: str) -> None:
         context.load_cert_chain(path)
 
 
-def _certificates(secret: str) -> tuple[str, bytes, bytes]:
+def _certificates(secret: bytes) -> tuple[str, bytes, bytes]:
     """Derive the authority's certificate from the secret; make a certificate signed by it, and its key. All PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
@@ -124,7 +124,7 @@ def _certificates(secret: str) -> tuple[str, bytes, bytes]:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     pem = serialization.Encoding.PEM
-    seed = HKDF(SHA256(), 32, salt=None, info=_PURPOSE).derive(secret.encode())
+    seed = HKDF(SHA256(), 32, salt=None, info=_PURPOSE).derive(secret)
     authority_key = Ed25519PrivateKey.from_private_bytes(seed)
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "verani links")])
     identity = x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key())

@@ -28,7 +28,7 @@ from verani.settings import Settings
 from verani_actors.links import LinkServer
 from verani_actors.tls import client_context, server_context
 
-SECRET = "a secret of the whole cluster"
+SECRET = b"a secret of the whole cluster"
 
 Listen = Callable[..., Awaitable[LinkServer]]
 
@@ -37,7 +37,7 @@ Listen = Callable[..., Awaitable[LinkServer]]
 async def listen(tmp_path: Path) -> AsyncIterator[Listen]:
     servers: list[LinkServer] = []
 
-    async def listen(settings: Settings | None = None, secret: str = SECRET) -> LinkServer:
+    async def listen(settings: Settings | None = None, secret: bytes = SECRET) -> LinkServer:
         server = LinkServer(
             FakeHost(),
             "m-0",
@@ -94,7 +94,7 @@ async def test_who_has_the_secret_links(listen: Listen) -> None:
 @pytest.mark.parametrize(
     "context",
     [
-        pytest.param(lambda: unlooking(client_context(Settings(), "another secret")), id="wrong secret"),
+        pytest.param(lambda: unlooking(client_context(Settings(), b"another secret")), id="wrong secret"),
         pytest.param(bare, id="no certificate"),
         pytest.param(lambda: bare(maximum_version=ssl.TLSVersion.TLSv1_2), id="TLS 1.2"),
         pytest.param(lambda: None, id="no TLS"),
@@ -119,7 +119,7 @@ def _has_refused(server: LinkServer, times: int) -> bool:
 
 
 async def test_a_gateway_looks_at_the_certificate_of_the_host_as_well(listen: Listen) -> None:
-    impostor = await listen(secret="another secret")
+    impostor = await listen(secret=b"another secret")
     with pytest.raises(aiohttp.ClientConnectorCertificateError):
         await link(impostor, client_context(Settings(), SECRET))
 
@@ -127,14 +127,14 @@ async def test_a_gateway_looks_at_the_certificate_of_the_host_as_well(listen: Li
 def test_the_secret_makes_the_same_authority_everywhere_and_every_process_its_own_certificate() -> None:
     one, two = client_context(Settings(), SECRET), server_context(Settings(), SECRET)
     assert one.get_ca_certs(binary_form=True) == two.get_ca_certs(binary_form=True)
-    assert one.get_ca_certs(binary_form=True) != client_context(Settings(), "other").get_ca_certs(binary_form=True)
+    assert one.get_ca_certs(binary_form=True) != client_context(Settings(), b"other").get_ca_certs(binary_form=True)
     (authority,) = one.get_ca_certs()
     assert (authority["notBefore"], authority["notAfter"]) == ("Jan  1 00:00:00 1970 GMT", "Dec 31 23:59:59 9999 GMT")
 
 
 def test_links_between_machines_need_something_to_trust() -> None:
     with pytest.raises(SettingsError, match="need the cluster secret"):
-        client_context(Settings(), "")
+        client_context(Settings(), b"")
 
 
 def test_without_cryptography_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +189,8 @@ class Authority:
 
 async def test_certificates_of_files_link_whatever_the_secret(listen: Listen, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "company")
-    server = await listen(authority.settings("host"), "")
-    assert (await link(server, client_context(authority.settings("gateway"), ""))).sender == "m-0"
+    server = await listen(authority.settings("host"), b"")
+    assert (await link(server, client_context(authority.settings("gateway"), b""))).sender == "m-0"
 
 
 async def test_a_certificate_of_another_authority_does_not_link(listen: Listen, tmp_path: Path) -> None:

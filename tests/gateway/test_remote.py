@@ -101,7 +101,7 @@ class World:
         *,
         incarnation: str = "h1",
         tcp: bool = False,
-        secret: str = "",
+        secret: bytes = b"",
         grace: float = PATIENCE,
         **options: Any,
     ) -> tuple[LinkServer, Member]:
@@ -179,11 +179,11 @@ async def world(tmp_path: Path, clean_log: list[str]) -> AsyncIterator[World]:
 
 @pytest.mark.parametrize(
     ("tcp", "secret", "compression"),
-    [(False, "", False), (True, "", False), (True, "a secret", False), (True, "a secret", True)],
+    [(False, b"", False), (True, b"", False), (True, b"a secret", False), (True, b"a secret", True)],
     ids=["unix", "tcp", "tls", "compressed"],
 )
 async def test_inputs_of_a_tick_leave_together_and_what_is_sent_follows_them(
-    world: World, tcp: bool, secret: str, compression: bool
+    world: World, tcp: bool, secret: bytes, compression: bool
 ) -> None:
     host = FakeHost(size=50_000)
     _, member = await world.host(host, tcp=tcp, secret=secret, compression=compression)
@@ -209,9 +209,9 @@ async def test_inputs_of_a_tick_leave_together_and_what_is_sent_follows_them(
 
 
 async def test_a_host_of_another_secret_is_not_linked_to(world: World) -> None:
-    server, member = await world.host(tcp=True, secret="a secret")
+    server, member = await world.host(tcp=True, secret=b"a secret")
     gateway = world.gateway()
-    link = gateway.open(member, ssl=client_context(Settings(), "another secret"))
+    link = gateway.open(member, ssl=client_context(Settings(), b"another secret"))
     await until(lambda: link.refusals.counts["the TLS handshake failed"] > 1)
     assert server.states() == []
 
