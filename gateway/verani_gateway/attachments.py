@@ -63,6 +63,7 @@ class RoomInputs:
         "last_owner",
         "name",
         "owner",
+        "pull_after",
         "records",
         "run",
         "unprocessed",
@@ -82,6 +83,8 @@ class RoomInputs:
         # and the incarnation of the owner that was last given its inputs.
         self.owner: Link | None = None
         self.last_owner = ""
+        # What the owner says counts once it has pulled in an epoch later than this one; None if it has.
+        self.pull_after: int | None = None
         # Whether the room is awake at its owner, and was at the last one if that has just gone.
         self.awake = False
         # Number of the input that the room had visibly begun at last; 0 for none.

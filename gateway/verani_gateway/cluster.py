@@ -5,6 +5,7 @@ Which hosts there are is the registrar's business; connections under a link are 
 Invariants:
 - Only an epoch moves a room. A broken link is waited for, and what is to be sent over it waits, too.
 - What a host says of a room counts only while it is the owner: its link is closed before another gets the inputs.
+- It counts only from the pull on with which a new owner begins: whoever had the room before may still be heard.
 - A room's inputs are sent in order, each to one owner at a time; one that the room had visibly begun is not run again.
 - Inputs for a room whose owner cannot be reached yet stay in the attachments.
 """
@@ -206,6 +207,7 @@ class Cluster:
         everything = skipped or bool(joined)
         self._place(
             (room for room in rooms if everything or room.owner is None or self._peer(room.owner) is None),
+            before=before.number,
             again=skipped,
         )
         pulls, self._pulls = self._pulls, []
@@ -234,16 +236,20 @@ class Cluster:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    def _place(self, rooms: Iterable[RoomInputs], *, again: bool = False) -> None:
+    def _place(self, rooms: Iterable[RoomInputs], *, before: int | None = None, again: bool = False) -> None:
         """Give rooms to their owners, as far as these can be reached, with all their unprocessed inputs.
 
-        Those that stay with their owner are given to it only with `again`.
+        In the epoch `before`, those that move were not theirs; None for owners that have only now been reached. Those
+        that stay with their owner are given to it only with `again`.
         """
         placed: list[RoomInputs] = []
         for room in rooms:
             owner = self._link_to(room.name)
             if owner is room.owner and not again:
                 continue
+            if owner is not room.owner:
+                # An owner may have had the room once before, and left words of that time on their way.
+                room.pull_after = before
             room.owner = owner
             if owner is not None:
                 self._hand_over(room, owner)
@@ -410,7 +416,8 @@ class Cluster:
             room = self._attachments.rooms.get(entry.room)
             if room is None:
                 continue
-            if room.owner is not link:
+            # What turns inputs away, without a number, does so without a pull.
+            if room.owner is not link or (room.pull_after is not None and entry.seq):
                 self._counts["foreign"] += 1
                 continue
             if entry.begun is not None:
@@ -432,6 +439,9 @@ class Cluster:
         if owner is not link:
             return
         if room is not None:
+            if room.pull_after is not None and pull.epoch <= room.pull_after:
+                return
+            room.pull_after = None
             room.awake = True
         for snapshot in self._attachments.snapshots(pull.room, pull.incarnation):
             link.send(snapshot)
