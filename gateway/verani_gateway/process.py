@@ -19,6 +19,7 @@ import msgspec
 from verani_actors.lifeline import die_with_parent
 from verani_actors.overview import ALL, GatewayStatus, gateway_target
 from verani_actors.runtime import Plan, Runtime
+from verani_actors.tls import client_context
 
 from .application import GATEWAY
 from .cluster import Cluster, remote_links
@@ -46,7 +47,11 @@ def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> None:
     plan = runtime.read_plan()
     set_up_logging(plan.settings)
     application = load_application(targets, plan.settings)
-    cluster = Cluster(remote_links(plan.machine), epochs=EpochFile(runtime))
+    ssl = None
+    if plan.spans_machines:
+        assert secrets.cluster_secret is not None, "the supervisor hands it over"
+        ssl = client_context(plan.settings, secrets.cluster_secret.encode())
+    cluster = Cluster(remote_links(plan.machine, ssl), epochs=EpochFile(runtime))
     gateway = application[GATEWAY]
     gateway.place(cluster)
     process = _Process(plan, gateway, cluster)
