@@ -7,12 +7,12 @@ from typing import TypeVar
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verani.messages import Attach, Close, Connect, Entry, Frame, Input, Kick, Record
+from verani.messages import Attach, Call, Close, Connect, Entry, Frame, Input, Kick, Record
 from verani_gateway.attachments import SNAPSHOT_CHUNK, Attachments, size_of
 
 ROOM = "chat/a"
 
-AnInput = TypeVar("AnInput", Connect, Frame, Close)
+AnInput = TypeVar("AnInput", Connect, Frame, Close, Call)
 
 
 class Desk:
@@ -29,6 +29,9 @@ class Desk:
 
     def close(self, connection: str, room: str = ROOM) -> Close:
         return self._add(Close(room, self.attachments.next_number(), connection, 1000))
+
+    def call(self) -> Call:
+        return self._add(Call(ROOM, self.attachments.next_number(), "m", b"[]", 1.0))
 
     def _add(self, input: AnInput) -> AnInput:
         self.attachments.add(input)
@@ -143,6 +146,58 @@ def test_the_weight_of_inputs_is_what_their_payloads_hold_and_something_for_them
     assert size_of(Frame(ROOM, 1, "c", "n" * 10, b"x" * 90)) == small + 100
     assert size_of(Connect(ROOM, 1, "c", b"x" * 100)) == small + 100
     assert size_of(Close(ROOM, 1, "c", 1000)) == small
+
+
+def test_a_snapshot_says_up_to_which_number_nothing_is_left_to_handle() -> None:
+    desk = Desk()
+    first, second = desk.connect("c1"), desk.connect("c2", room="chat/b")
+    third = desk.frame("c1")
+
+    def processed(room: str = ROOM) -> set[int]:
+        return {chunk.processed for chunk in desk.attachments.snapshots(room, 1)}
+
+    assert processed() == {first.number - 1}
+    desk.acknowledge(first.number)
+    assert processed() == {third.number - 1}, "numbers between are of other rooms"
+    assert processed("chat/b") == {second.number - 1}
+    desk.acknowledge(third.number)
+    assert processed() == {third.number}
+    assert processed("chat/none") == {third.number}, "whatever was there is done, or given up"
+
+
+def test_an_input_that_is_set_aside_leaves_the_others_in_order() -> None:
+    desk = Desk()
+    connect, frame, call, close = desk.connect("c1"), desk.frame("c1"), desk.call(), desk.close("c1")
+    room = desk.attachments.rooms[ROOM]
+    assert desk.attachments.set_aside(room, frame.number) == [(frame, size_of(frame))]
+    assert desk.attachments.set_aside(room, frame.number) == []
+    assert [input for input, _ in room.unprocessed] == [connect, call, close]
+    assert room.in_flight == desk.attachments.in_flight == size_of(connect) + size_of(call) + size_of(close)
+    assert [input for input, _ in desk.attachments.set_aside(room, connect.number)] == [connect, close]
+    assert room.records == {}
+    assert [input for input, _ in room.unprocessed] == [call]
+    assert [input for input, _ in desk.attachments.set_aside(room, call.number)] == [call]
+    assert desk.attachments.rooms == {}
+    assert desk.attachments.in_flight == 0
+
+
+def test_a_close_that_is_set_aside_ends_its_record() -> None:
+    desk = Desk()
+    desk.acknowledge(desk.connect("c1").number)
+    desk.acknowledge(desk.connect("c2").number)
+    desk.attachments.set_aside(desk.attachments.rooms[ROOM], desk.close("c1").number)
+    assert [record.connection for record in desk.records()] == ["c2"]
+
+
+def test_a_room_that_is_forgotten_leaves_no_record_and_no_weight() -> None:
+    desk = Desk()
+    desk.acknowledge(desk.connect("c1").number)
+    frame, other = desk.frame("c1"), desk.connect("c2", room="chat/b")
+    room = desk.attachments.rooms[ROOM]
+    assert desk.attachments.forget(room) == [(frame, size_of(frame))]
+    assert (room.in_flight, room.records, list(room.unprocessed)) == (0, {}, [])
+    assert list(desk.attachments.rooms) == ["chat/b"]
+    assert desk.attachments.in_flight == size_of(other)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["connect", "frame", "close", "ack"]), st.integers(0, 5)), max_size=60))

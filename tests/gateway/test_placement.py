@@ -819,6 +819,60 @@ async def test_a_drain_waits_for_every_close_and_the_links_go_last(service: Serv
     assert all(cast("Cable", cable).closed for cable in cables)
 
 
+async def test_what_an_owner_said_in_an_earlier_spell_does_not_count_in_this_one(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0")
+    both = Epoch(1, "m", (Member("m-0", "", "", 0, ""), Member("m-1", "", "", 0, "")))
+    name = next(name for name in map("chat/{}".format, itertools.count()) if both.owner(name) == both.members[1])
+    guest = Guest(gateway, diary.room, name)
+    await until(lambda: diary.seen)
+    process, cable = service.processes["m-0"], service.cable(gateway, "m-0")
+    cable.cut()
+    await service.join("m-1")
+    service.publish()
+    say = process.host.gateways[gateway.id]
+    say(Pull(name, 1, 1))
+    say(EntryBatch([Entry(name, processed=10**6, outputs=[Deliver((guest.id,), b'{"type":"x"}')], seq=9)]))
+    service.kill("m-1")
+    service.publish()
+    guest.send("say", 1)
+    cable.mend()
+    await until(lambda: guest.heard == [1])
+    assert gateway.in_flight == 0
+    assert "verani_foreign_entries_total 1\n" in exposition(gateway)
+
+
+async def test_the_links_and_what_became_of_rooms_can_be_measured(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("begin", 1)
+    guest.send("say", 2)
+    await until(lambda: guest.heard == [1])
+    service.cable(gateway, "m-0").cut()
+    service.cable(gateway, "m-0").mend()
+    service.kill("m-0")
+    await service.join("m-1", "m-2")
+    service.publish()
+    await until(lambda: guest.heard == [1, 2])
+    other = next(id for id, process in service.processes.items() if process is not service.owner("chat/a"))
+    service.cable(gateway, other).cut()
+    samples = {line for line in exposition(gateway).splitlines() if not line.startswith("#")}
+    assert samples >= {
+        "verani_epoch 2",
+        'verani_links{state="broken"} 1',
+        'verani_links{state="linked"} 1',
+        "verani_links_resumed_total 1",
+        "verani_link_unconfirmed_bytes 0",
+        "verani_moved_rooms_total 1",
+        "verani_replayed_inputs_total 2",
+        "verani_interrupted_inputs_total 1",
+        "verani_quarantined_inputs_total 0",
+        "verani_foreign_entries_total 0",
+        'verani_rooms{state="awake"} 1',
+    }
+
+
 # --- inputs that kill ----------------------------------------------------------------------------------
 
 
