@@ -89,10 +89,10 @@ class Wire:
     async def read(self) -> bytes | None:
         """Return the next message, None at the end; raises WireError for what is not binary or too long."""
         message = await self._ws.receive()
+        if message.type is WSMsgType.BINARY:
+            data: bytes = message.data
+            return data
         match message.type:
-            case WSMsgType.BINARY:
-                data: bytes = message.data
-                return data
             case WSMsgType.CLOSE | WSMsgType.CLOSING | WSMsgType.CLOSED:
                 return None
             case WSMsgType.ERROR:

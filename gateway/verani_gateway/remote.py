@@ -125,6 +125,7 @@ class RemoteLink:
 
     def _end(self) -> None:
         self._closed = True
+        self._forget()
         for timer in (self._flushing, self._stall):
             if timer is not None:
                 timer.cancel()
@@ -133,8 +134,8 @@ class RemoteLink:
 
     @property
     def state(self) -> Literal["connecting", "linked", "broken"]:
-        """Tell whether a session has not begun yet, goes on, or waits for a connection."""
-        if not self._begun:
+        """Tell whether a session has not begun yet, goes on, or waits for a connection; a closed link is broken."""
+        if not self._begun and not self._closed:
             return "connecting"
         return "linked" if self._wire is not None else "broken"
 
@@ -318,7 +319,7 @@ class RemoteLink:
         lost = [message for message in messages if isinstance(message, GivenUp)]
         for message in lost:
             self._call(self._receive, message)
-        self._begun = True
+        self._begun = not self._closed
         self._call(self._opened, False)
         return [message for message in messages if not isinstance(message, GivenUp)]
 
