@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -80,12 +80,8 @@ class _Packet(Protocol[_Taken_co]):
     def messages(self) -> Sequence[_Taken_co]: ...
 
 
-class _Kept(NamedTuple):
-    """A packet that is not confirmed; `confirmed` is what it confirms itself."""
-
-    number: int
-    confirmed: int
-    data: bytes
+# A packet that is not confirmed: its number, what it confirms itself, its bytes. Plain, for one is made for each packet.
+_Kept: TypeAlias = tuple[int, int, bytes]
 
 
 class Stream(Generic[_Sent, _Taken]):
@@ -141,7 +137,7 @@ class Stream(Generic[_Sent, _Taken]):
         self.numbered += 1
         if not self.unconfirmed:
             self.progress = now
-        self._unsent.append(_Kept(self.numbered, self.received, data))
+        self._unsent.append((self.numbered, self.received, data))
         self.unconfirmed += len(data)
 
     def next(self) -> bytes | None:
@@ -150,9 +146,10 @@ class Stream(Generic[_Sent, _Taken]):
             return None
         packet = self._unsent.popleft()
         self._sent.append(packet)
-        if packet.confirmed == self.received:
+        _, confirmed, data = packet
+        if confirmed == self.received:
             self._owed = 0
-        return packet.data
+        return data
 
     @property
     def has_unsent(self) -> bool:
@@ -187,8 +184,8 @@ class Stream(Generic[_Sent, _Taken]):
         self.confirmed = number
         self.progress = now
         for kept in (self._sent, self._unsent):
-            while kept and kept[0].number <= number:
-                self.unconfirmed -= len(kept.popleft().data)
+            while kept and kept[0][0] <= number:
+                self.unconfirmed -= len(kept.popleft()[2])
 
     # --- confirming ------------------------------------------------------------------------------------
 
