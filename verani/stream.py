@@ -80,7 +80,7 @@ class _Packet(Protocol[_Taken_co]):
     def messages(self) -> Sequence[_Taken_co]: ...
 
 
-# A packet that is not confirmed: its number, what it confirms itself, its bytes. Plain, for one is made for each packet.
+# A packet that is not confirmed: its number, what it confirms itself, its bytes. Plain: one is made for every packet.
 _Kept: TypeAlias = tuple[int, int, bytes]
 
 
