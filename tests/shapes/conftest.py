@@ -38,6 +38,15 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture(autouse=True)
+def log(service: Service) -> Iterator[None]:
+    """Print what the service has logged in the course of a test; pytest shows it where the test fails."""
+    before = [len(node.lines) for node in service.nodes]
+    yield
+    for node, start in zip(service.nodes, before, strict=True):
+        print(*node.lines[start:], sep="\n")  # noqa: T201
+
+
 @pytest.fixture
 def room() -> str:
     """Name a room id that no other test uses."""
