@@ -218,9 +218,10 @@ class Registrar:
         self._note(beat, now)
         if beat.epoch.number > self.committed.number:
             self._adopt(beat.epoch, now)
+        # First: a proposal to remove who is heard again is taken back before there is a new lease.
         letters = self._advance(now)
         if self._is_member(incarnation):
-            if self._sure and not self._being_evicted(incarnation):
+            if self._sure:
                 letters.append((_to(beat.member), Beaten(beat.sent)))
             if beat.epoch.number < self.committed.number:
                 letters.append((_to(beat.member), Commit(self.committed)))
@@ -326,14 +327,6 @@ class Registrar:
         """Tell whether this process was a member and is none any more: evicted, drained, or of another service."""
         known = beat.member.incarnation in self._outcasts or beat.epoch.number > 0
         return known and self._collecting is None
-
-    def _being_evicted(self, incarnation: str) -> bool:
-        proposal = self._proposal
-        return (
-            proposal is not None
-            and proposal.change is Change.EVICTION
-            and all(member.incarnation != incarnation for member in proposal.epoch.members)
-        )
 
     def _keep_quiet(self, now: float) -> None:
         # With one or two machines nobody can serve by vouches.

@@ -270,7 +270,7 @@ def test_deaths_by_a_hook_are_told_for_a_minute_and_at_most_32() -> None:
     fresh = member("r-0", "fresh")
     bench.beat(fresh, EMPTY)
     bench.wait(0.2)
-    assert bench.epoch.deaths == ()
+    assert not bench.epoch.deaths
     assert bench.ids == ["r-0"]
 
 
@@ -419,6 +419,26 @@ def test_who_was_removed_and_comes_back_is_told_and_stopped_and_never_gets_a_lea
     assert sent(letters, Commit, "host:a-0") == [Commit(bench.epoch)]
     assert sent(letters, StopHost, "launcher:a") == [StopHost("a-0", "a-0")]
     assert sent(bench.gone(A0), StartHost, "launcher:a") == [StartHost("a-0")]
+
+
+def test_who_was_removed_before_it_heard_of_its_membership_is_stopped_too() -> None:
+    bench = three_machines()
+    evicted_after(bench, "a-0", R0, B0)
+    letters = bench.beat(A0, EMPTY)
+    assert not sent(letters, Beaten)
+    assert sent(letters, StopHost, "launcher:a") == [StopHost("a-0", "a-0")]
+    begin = len(bench.told)
+    for _ in range(4):
+        bench.beat(A0, EMPTY)
+        bench.wait(0.5, R0, B0)
+    assert not sent(bench.told[begin:], Prepare)
+
+
+def test_after_a_death_nobody_is_removed_until_the_vouches_of_the_dead_have_ended() -> None:
+    bench = three_machines()
+    bench.wait(3.5, R0, B0)
+    bench.gone(B0)
+    assert 4.0 <= evicted_after(bench, "a-0", R0) <= 4.2
 
 
 def test_a_successor_that_prepares_proves_that_the_silent_one_is_dead() -> None:
