@@ -522,6 +522,20 @@ def test_a_registrar_without_memory_adopts_what_hosts_tell_and_gives_no_lease_fo
     assert sent(bench.beat(A0), Beaten)
 
 
+def test_a_host_that_the_adopted_epoch_does_not_have_is_stopped_and_not_let_in() -> None:
+    seven, nine = Epoch(7, "r", (A0, R0)), Epoch(9, "r", (A0, B0))
+    bench = Bench()
+    for _ in range(7):
+        bench.beat(R0, seven)
+        bench.beat(B0, nine)
+        bench.beat(A0, nine)
+        bench.wait(0.5)
+    assert bench.epoch.number == 1000
+    assert sent(bench.beat(R0, seven), StopHost, "launcher:r")
+    bench.wait(0.3)
+    assert not sent(bench.told, Prepare)
+
+
 def test_messages_that_are_not_for_a_registrar_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     assert Bench().say("host:x", Knock("a", 1.0, 1)) == []
     assert Bench().say("host:x", Beat(R0, 1.0, EMPTY)) == []
