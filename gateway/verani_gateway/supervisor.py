@@ -117,13 +117,20 @@ class Keeper:
     """Keeps one process running: whenever it ends unasked it is started again, at once and then more and more slowly.
 
     `heard` is called with each line that the process writes to its standard input, a socket pair, whose end tells it
-    that this process is gone.
+    that this process is gone. With `may_end`, an operator may ask it to end: exit code 0 is its last.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environ: Mapping[str, str], *, heard: Callable[[bytes], None]
+        self,
+        name: str,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        heard: Callable[[bytes], None],
+        may_end: bool = False,
     ) -> None:
         self.name = name
+        self._may_end = may_end
         # Set by whoever knows; an ending before it is not retried where the exit code says that it told why.
         self.was_ready = False
         self._command = command
@@ -144,8 +151,9 @@ class Keeper:
             began = time.monotonic()
             code = await self._run_once()
             reap()
-            # 0: it was asked to end, by its operator. 1 and 2: it has written a sentence that says why it cannot run.
-            if self._stopping.is_set() or code == 0 or (not self.was_ready and code in (1, 2)):
+            if self._stopping.is_set() or (self._may_end and code == 0):
+                return code
+            if not self.was_ready and code in (1, 2):  # it has written a sentence that says why it cannot run
                 return code
             delay = 0.0 if time.monotonic() - began > _RAN_WELL else delay
             after = f" in {delay:g} s" if delay else ""
@@ -301,8 +309,6 @@ class _Supervisor:
                 if ready in done:
                     self._announce(served)
                 failed = next((task.result() for task in running if task in done and task.result()), 0)
-                if any(task.done() for task, keeper in running.items() if keeper is launcher):
-                    break  # without hosts there is no service
         finally:
             ready.cancel()
             stopped.cancel()
@@ -325,7 +331,7 @@ class _Supervisor:
                     self._all_ready.set()
 
         command = _command("gateway", str(runtime.folder), *self._targets)
-        keeper = Keeper(f"gateway process {number + 1}", command, self._environ, heard=heard)
+        keeper = Keeper(f"gateway process {number + 1}", command, self._environ, heard=heard, may_end=True)
         return keeper
 
     async def _wait_until_ready(self, runtime: Runtime, launcher: Keeper) -> None:

@@ -1,0 +1,389 @@
+"""Several processes are one service: they start and stop together, and none outlives it."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import uuid
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from verani.errors import SettingsError
+from verani.settings import Settings
+from verani_gateway.config import Secrets
+from verani_gateway.supervisor import READY, Keeper, check_shape, leader_address
+
+ROOT = Path(__file__).parents[2]
+
+APP = """
+import os, sys
+from verani.room import define_room
+print("what a module prints while it is imported is no answer")
+chat = define_room("chat", websocket_path="/ws/{room}")
+
+@chat.on("echo")
+def echo(ctx, data):
+    ctx.emit("echo", {"pid": os.getpid()})
+
+def make():
+    return define_room("hidden")
+
+from aiohttp import web
+from verani_gateway.application import setup
+hidden = web.Application()
+setup(hidden, make())
+"""
+
+# A loaded machine may take seconds to import everything; nothing waits this long when all is well.
+PATIENCE = 60
+SECRET = "0123456789abcdef"
+
+
+class Service:
+    """A started `verani`, and what it has written."""
+
+    def __init__(self, process: Process, mark: str) -> None:
+        self.process = process
+        self.mark = mark.encode()
+        self.lines: list[str] = []
+        self.public = self.internal = ""
+
+    async def line(self, pattern: str) -> re.Match[str]:
+        assert self.process.stderr is not None
+        while raw := await self.process.stderr.readline():
+            self.lines.append(raw.decode().rstrip("\n"))
+            if match := re.search(pattern, self.lines[-1]):
+                return match
+        raise AssertionError(f"ended without a line like {pattern!r}:\n" + "\n".join(self.lines))
+
+    async def started(self) -> "Service":
+        self.public = (await self.line(r"public listener: (http://\S+)"))[1]
+        self.internal = (await self.line(r"internal listener: (http://\S+)"))[1]
+        return self
+
+    async def end(self) -> int:
+        """Read until nobody holds the pipe any more, and return the exit code."""
+        assert self.process.stderr is not None
+        self.lines += (await self.process.stderr.read()).decode().splitlines()
+        return await self.process.wait()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def pids(self, *words: str) -> list[int]:
+        """Find the processes of the service, by what they inherit, in whose command line a word is."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark in (entry / "environ").read_bytes():
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if not words or any(word in command for word in words):
+                        found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    async def nothing_left(self) -> None:
+        """Wait until no process of the service is there."""
+        while self.pids():  # noqa: ASYNC110  # nobody tells of the end of processes that are not one's own
+            await asyncio.sleep(0.02)
+
+
+Start = Callable[..., Awaitable[Service]]
+
+
+@pytest.fixture(autouse=True)
+async def _limit() -> AsyncIterator[None]:
+    async with asyncio.timeout(PATIENCE):
+        yield
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    (tmp_path / "app.py").write_text(APP, encoding="utf-8")
+    services: list[Service] = []
+
+    async def start(*arguments: str, environ: Mapping[str, str] | None = None) -> Service:
+        mark = uuid.uuid4().hex
+        paths = [str(ROOT), str(ROOT / "actors"), str(ROOT / "gateway"), os.environ.get("PYTHONPATH", "")]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("VERANI_")}
+        inherited |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "TEST_MARK": mark}
+        # Whatever the defaults are, tests run side by side.
+        inherited |= {"VERANI_PORT": "0", "VERANI_ADMIN_PORT": "0", "VERANI_LINK_PORT": "0", **(environ or {})}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "verani_gateway", *arguments), cwd=tmp_path, env=inherited, stderr=PIPE
+        )
+        services.append(Service(process, mark))
+        return services[-1]
+
+    yield start
+    for service in services:
+        if service.process.returncode is None:
+            service.process.kill()
+        await service.nothing_left()
+        await service.end()
+
+
+async def _echo(ws: aiohttp.ClientWebSocketResponse) -> int:
+    """Have the room answer, and return the id of its process."""
+    await ws.send_str('{"type":"echo"}')
+    return int((await ws.receive_json())["data"]["pid"])
+
+
+# --- start and stop ------------------------------------------------------------------------------------
+
+
+async def test_several_processes_are_one_service_that_leaves_nothing_behind(start: Start) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "2", "--gateways", "2")).started()
+    gateways = service.pids("verani_gateway gateway")
+    assert len(gateways) == 2
+    hosts = set()
+    async with aiohttp.ClientSession() as session:
+        for room in range(8):
+            async with session.ws_connect(f"{service.public}/ws/{room}") as ws:
+                hosts.add(await _echo(ws))
+        assert len(hosts) == 2
+        assert not hosts & {*gateways, service.process.pid}
+        async with session.get(f"{service.internal}/admin/cluster") as response:
+            status = await response.json()
+    assert {member["pid"] for member in status["members"]} == hosts
+    assert {gateway["pid"] for gateway in status["gateways"]} == set(gateways)
+    assert status["missing"] == []
+    folder = next(iter(re.findall(r"gateway (\S+) app", _command(gateways[0]))))
+    service.process.terminate()
+    assert await service.end() == 0
+    await service.nothing_left()
+    assert not _exists(folder)
+    for text in ("public listener: ", "internal listener: ", "room definition chat: ", "[Verani] stopped"):
+        assert service.output.count(text) == 1
+    assert "Traceback" not in service.output
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+@pytest.mark.threat(60)
+async def test_a_signal_closes_websockets_with_1012_while_their_rooms_still_live(start: Start) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1")).started()
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{service.public}/ws/lobby") as ws:
+        await _echo(ws)
+        service.process.terminate()
+        assert (await ws.receive()).type is aiohttp.WSMsgType.CLOSE
+        assert ws.close_code == 1012
+    assert await service.end() == 0
+
+
+@pytest.mark.threat(60)
+async def test_a_second_signal_ends_everything_at_once(start: Start) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1")).started()
+    host, _, port = service.public.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    # A client that never answers the close frame holds up the drain.
+    writer.write(
+        b"GET /ws/lobby HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    service.process.terminate()
+    await service.line("stopping: draining connections")
+    service.process.terminate()
+    assert await service.end() == 128 + signal.SIGTERM
+    await service.nothing_left()
+    writer.close()
+
+
+@pytest.mark.threat(61)
+async def test_a_service_that_is_killed_leaves_nothing_and_can_start_again_on_its_ports(start: Start) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "2", "--gateways", "2")).started()
+    folder = re.findall(r"gateway (\S+) app", _command(service.pids("verani_gateway gateway")[0]))[0]
+    service.process.kill()
+    await service.nothing_left()
+    port = service.public.rpartition(":")[2]
+    again = await (await start("serve", "app:chat", "--hosts", "1", "--port", port)).started()
+    assert again.public == service.public
+    assert not _exists(folder)  # the successor has cleared it away
+
+
+# --- what ends and is started again --------------------------------------------------------------------
+
+
+@pytest.mark.threat(59)
+async def test_a_gateway_that_is_killed_is_replaced_on_the_same_port(start: Start) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1")).started()
+    (gateway,) = service.pids("verani_gateway gateway")
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect(f"{service.public}/ws/lobby") as ws:
+            host = await _echo(ws)
+            os.kill(gateway, signal.SIGKILL)
+            assert (await ws.receive()).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+        await service.line("gateway process 1 ended with SIGKILL: starting it again")
+        await service.line("takes connections")
+        async with session.ws_connect(f"{service.public}/ws/lobby") as ws:
+            assert await _echo(ws) == host
+
+
+@pytest.mark.threat(61)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_clients_stay_connected_while_the_launcher_is_replaced(start: Start, number: signal.Signals) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1")).started()
+    (launcher, *_) = sorted(service.pids("verani_actors.launcher"))
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{service.public}/ws/lobby") as ws:
+        host = await _echo(ws)
+        os.kill(launcher, number)
+        await service.line("the launcher ended with")
+        await service.line(r"epoch \d+: 1 room hosts")
+        assert await _echo(ws) != host
+
+
+async def test_a_gateway_that_was_drained_is_not_started_again(start: Start) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1", "--gateways", "2")).started()
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{service.internal}/admin/cluster") as response:
+            first, second = [gateway["id"] for gateway in (await response.json())["gateways"]]
+        drained = await start("drain", f"gateway:{first}", "--url", service.internal)
+        assert await drained.end() == 0
+        async with session.get(f"{service.internal}/admin/cluster") as response:
+            assert [gateway["id"] for gateway in (await response.json())["gateways"]] == [second]
+    assert len(service.pids("verani_gateway gateway")) == 1
+    everything = await start("drain", "--all", "--url", service.internal)
+    assert await everything.end() == 0
+    assert await service.end() == 0
+    assert "starting it again" not in service.output
+
+
+async def test_a_process_that_goes_on_ending_is_started_more_and_more_slowly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[bytes] = []
+
+    def hear(line: bytes) -> None:
+        heard.append(line)
+        keeper.was_ready = True
+        if len(heard) == 4:
+            keeper.send(signal.SIGKILL)
+
+    script = f"import os, time; os.write(0, {READY!r}); time.sleep(0.2); os._exit(3)"
+    keeper = Keeper("it", [sys.executable, "-c", script], os.environ, heard=hear)
+    await keeper.run()
+    assert heard == [READY] * 4
+    assert [record.getMessage() for record in caplog.records] == [
+        "it ended with exit code 3: starting it again",
+        "it ended with exit code 3: starting it again in 0.1 s",
+        "it ended with exit code 3: starting it again in 0.2 s",
+    ]
+    assert keeper.pid is None
+
+
+# --- what cannot start ---------------------------------------------------------------------------------
+
+
+@pytest.mark.threat(62)
+async def test_a_stranger_on_the_port_of_the_actor_system_ends_it_with_one_sentence(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        service = await start("serve", "app:chat", "--hosts", "1", "--admin-port", str(port))
+        assert await service.end() == 1
+    assert f"port {port} of the actor system (admin_port) is in use by process {os.getpid()}" in service.output
+    assert "Traceback" not in service.output
+    await service.nothing_left()
+
+
+async def test_a_port_that_another_service_shares_is_in_use(start: Start) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1")).started()
+    port = service.public.rpartition(":")[2]
+    for options in ([], ["--hosts", "1"]):
+        other = await start("serve", "app:chat", "--port", port, *options)
+        assert await other.end() == 1
+        assert other.lines == [f"verani: error: cannot listen on 127.0.0.1:{port} (host, port): address already in use"]
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "expected"),
+    [
+        ("", "app:chta", "app:chta: module app has no 'chta'"),
+        ("", "app:hidden", "room definition 'hidden' of app:hidden cannot be found by room hosts"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "bad:x", "importing bad:x ended with SIGKILL"),
+    ],
+)
+async def test_what_cannot_be_imported_ends_it_before_anything_starts(
+    start: Start, tmp_path: Path, module: str, target: str, expected: str
+) -> None:
+    (tmp_path / "bad.py").write_text(module, encoding="utf-8")
+    service = await start("serve", target, "--hosts", "1")
+    assert await service.end() == 2
+    assert expected in service.lines[-1]
+    assert "Traceback" not in service.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["serve", "app:chat", "--gateways", "2"], "expected --hosts of at least 1 with --gateways 2"),
+        (["serve", "app:chat", "--gateways", "0"], "expected --hosts of at least 1 with --gateways 0"),
+        (["join", "a:b:c", "app:chat", "--hosts", "1"], "expected the leader as HOST or HOST:PORT, got 'a:b:c'"),
+        (["join", "leader", "app:chat", "--hosts", "1"], "expected VERANI_CLUSTER_SECRET to be set"),
+        (["drain"], "expected one of host:ID, gateway:ID and --all"),
+        (["drain", "vm-0"], "expected one of host:ID, gateway:ID and --all, got 'vm-0'"),
+    ],
+)
+async def test_wrong_use_is_one_sentence(start: Start, arguments: list[str], expected: str) -> None:
+    service = await start(*arguments)
+    assert await service.end() == 2
+    (line,) = service.lines
+    assert line.startswith("verani: error: ")
+    assert expected in line
+
+
+def test_machines_need_one_secret_and_an_address_that_others_reach() -> None:
+    loopback, reachable = Settings(hosts=1), Settings(hosts=1, advertise="10.0.0.1")
+    check_shape(loopback, Secrets(), leader="")
+    check_shape(reachable, Secrets(cluster_secret=SECRET), leader="")
+    check_shape(reachable, Secrets(cluster_secret=SECRET), leader="10.0.0.2:8100")
+    check_shape(Settings(advertise="10.0.0.1"), Secrets(cluster_secret=SECRET), leader="10.0.0.2:8100")
+    with pytest.raises(SettingsError, match="expected VERANI_CLUSTER_SECRET to be set"):
+        check_shape(reachable, Secrets(), leader="")
+    with pytest.raises(SettingsError, match="expected --advertise with an address"):
+        check_shape(loopback, Secrets(cluster_secret=SECRET), leader="10.0.0.2:8100")
+    with pytest.raises(SettingsError, match="got 0 of both"):
+        check_shape(Settings(gateways=0), Secrets(cluster_secret=SECRET), leader="10.0.0.2:8100")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10.0.0.1", "10.0.0.1:8100"),
+        ("leader.internal:9000", "leader.internal:9000"),
+        ("[fd00::1]", "[fd00::1]:8100"),
+        ("[fd00::1]:9000", "[fd00::1]:9000"),
+    ],
+)
+def test_a_leader_has_a_default_port(text: str, expected: str) -> None:
+    assert leader_address(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":8100", "leader:", "leader:0", "leader:65536", "leader:x", "fd00::1"])
+def test_what_is_no_leader_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="expected the leader as HOST or HOST:PORT"):
+        leader_address(text)
+
+
+@pytest.mark.threat(47)
+async def test_no_secret_is_on_a_command_line_or_in_the_log(start: Start) -> None:
+    environ = {"VERANI_CLUSTER_SECRET": "cluster-s3cret-0123456789", "VERANI_ADMIN_TOKEN": "admin-s3cret"}
+    service = await (await start("serve", "app:chat", "--hosts", "1", environ=environ)).started()
+    assert all("s3cret" not in _command(pid) for pid in service.pids())
+    service.process.terminate()
+    assert await service.end() == 0
+    assert "s3cret" not in service.output
