@@ -61,7 +61,7 @@ LARGEST: Final = 1 << 20
 _LONGEST_HEADER: Final = 8
 _MAC: Final = 32
 # Connections on which a message is under way; more are a flood, and the oldest goes.
-_MOST_INCOMING: Final = 128
+_MOST_INCOMING: Final = 64
 _INCOMING_PERIOD: Final = timedelta(seconds=30)
 _BACKLOG: Final = 512
 # An actor takes 15 ms to create; the launcher does nothing else meanwhile.

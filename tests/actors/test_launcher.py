@@ -187,6 +187,16 @@ def test_a_second_machine_joins_and_its_hosts_are_members(launch: Launch) -> Non
     leader.epoch(2)
 
 
+def test_a_second_machine_of_the_same_name_is_refused(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    epoch = leader.epoch(1)
+    second = launch(machine="one", address="127.0.0.2", leader=f"127.0.0.1:{port}")
+    until(lambda: "is refused" in leader.log)
+    assert leader.runtime.read_epoch() == epoch
+    assert second.runtime.read_epoch().number == 0
+
+
 def test_a_machine_with_another_secret_cannot_join(launch: Launch) -> None:
     port = free_port()
     leader = launch(machine="one", address="127.0.0.1", admin_port=port)
