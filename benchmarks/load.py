@@ -24,6 +24,7 @@ class _Event(msgspec.Struct):
     data: _Data
 
 
+_PONG = b'{"type":"pong"}'
 _decode = msgspec.json.Decoder(_Event).decode
 
 
@@ -118,7 +119,8 @@ class Client(asyncio.Protocol):
                 length, start = int.from_bytes(data[start : start + 2], "big"), start + 2
             if size - start < length:
                 break
-            if data[position] == 0x81:
+            # A sign of life, which unread clients get, has no data.
+            if data[position] == 0x81 and data[start : start + length] != _PONG:
                 self._take(data[start : start + length])
             position = start + length
         self._buffer = data[position:]

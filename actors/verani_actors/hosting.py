@@ -17,7 +17,6 @@ import itertools
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +103,7 @@ class Hosting:
             serves=self._serves,
             ask=self._overview.asked,
             told=lambda gateway, told: self._overview.told(told),
+            given_up=self._overview.unlinked,
         )
         await self._host.start()
         try:
@@ -117,7 +117,6 @@ class Hosting:
             slot.close()
 
     def _load(self) -> list[RoomDefinition[Any, Any]]:
-        sys.path.insert(0, self._plan.directory)
         return [_definition(address) for address in self._plan.definitions]
 
     async def _listen(self) -> None:
@@ -125,7 +124,9 @@ class Hosting:
         if self._plan.spans_machines:
             place = int(self._id.rpartition("-")[2])
             port = settings.link_port + place if settings.link_port else 0
-            await self._links.start(path, (self._plan.address, port), server_context(settings, self._secret))
+            await self._links.start(
+                path, (self._plan.address, port), server_context(settings, self._secret, refusals=self._links.refusals)
+            )
             url = f"wss://{self._plan.authority(self._links.port or 0)}"
         else:
             await self._links.start(path)
@@ -169,9 +170,7 @@ class Hosting:
         self._beat_timer = self._loop.call_later(self._plan.settings.lease / _BEATS, self._beat)
         now = _clock()
         epoch = self._share.committed
-        self._post(
-            REGISTRAR, Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago)
-        )
+        self._post(REGISTRAR, Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago))
         if self._lease.lost_registrar:
             self._knock(epoch, now)
         self._look_at_lease()
@@ -186,13 +185,16 @@ class Hosting:
 
     def _serves(self) -> bool:
         epoch = self._share.committed
-        return self._lease.serves(epoch) and any(m.incarnation == self._incarnation for m in epoch.members)
+        return self._lease.serves(epoch) and self._is_member(epoch)
+
+    def _is_member(self, epoch: Epoch) -> bool:
+        return any(member.incarnation == self._incarnation for member in epoch.members)
 
     def _look_at_lease(self) -> None:
         serves = self._serves()
         if serves and not self._served:
             self._links.resume()
-        elif self._served and not serves:
+        elif self._served and not serves and self._is_member(self._share.committed):
             logger.warning("host %s has lost its lease and waits", self._id)
         self._served = serves
 
@@ -212,6 +214,8 @@ class Hosting:
             return
         logger.debug("epoch %d is committed, with %d hosts", epoch.number, len(epoch.members))
         self._host.abandon()
+        if not self._is_member(epoch):
+            self._links.forget()
         self._links.announce(epoch)
         self._look_at_lease()
 

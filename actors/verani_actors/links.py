@@ -146,9 +146,13 @@ class LinkServer:
         serves: Callable[[], bool],
         ask: Callable[[str, Ask], None],
         told: Callable[[str, Told], None],
+        given_up: Callable[[], None] = lambda: None,
         compression: bool = False,
     ) -> None:
-        """Serve `host`; `ask` and `told` take the questions and answers that gateways address to this process."""
+        """Serve `host`; `ask` and `told` take the questions and answers that gateways address to this process.
+
+        `given_up` is called whenever a gateway was.
+        """
         self._host = host
         self._member_id = member_id
         self._incarnation = incarnation
@@ -156,6 +160,7 @@ class LinkServer:
         self._serves = serves
         self._ask = ask
         self._told = told
+        self._gave_up = given_up
         self._compression = compression
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[str, _Session] = {}
@@ -202,6 +207,11 @@ class LinkServer:
             self._put(session, Announce(epoch))
         self._flush_all()
         self._hand_over_all()
+
+    def forget(self) -> None:
+        """Begin anew with every gateway: this host has lost its place, and all its rooms with it."""
+        for session in tuple(self._sessions.values()):
+            self._give_up(session)
 
     def resume(self) -> None:
         """Go on, if this process serves again."""
@@ -326,6 +336,10 @@ class LinkServer:
 
     async def _keep(self, ws: web.WebSocketResponse[Any], hello: Hello) -> None:
         """Have a session go over this connection until it ends."""
+        known = self._sessions.get(hello.sender)
+        is_new = (hello.incarnation, hello.resumes) != (known and known.incarnation, self._incarnation)
+        if known is not None and is_new and not self._serves():
+            return  # no hook may run now to say goodbye to its sessions; the gateway comes again
         session = self._resume(hello)
         resumes = "" if session is None else self._incarnation
         if session is None:
@@ -397,7 +411,14 @@ class LinkServer:
 
     def _begin_grace(self, session: _Session) -> None:
         if session.grace is None and self._sessions.get(session.gateway) is session:
-            session.grace = self._loop.call_later(self._grace, self._give_up, session)
+            session.grace = self._loop.call_later(self._grace, self._end_grace, session)
+
+    def _end_grace(self, session: _Session) -> None:
+        session.grace = None
+        if self._serves():
+            self._give_up(session)
+        else:  # its rooms may have another owner by now, at which its connections live
+            self._begin_grace(session)
 
     def _give_up(self, session: _Session) -> None:
         """End the session of a gateway; its incarnation is told so if it comes back."""
@@ -413,6 +434,7 @@ class LinkServer:
             self._given_up[key] = list(dict.fromkeys([*untold, *rooms]))
         while len(self._given_up) > _REMEMBERED:
             self._given_up.popitem(last=False)
+        self._gave_up()
         if not self._handing:
             self._host.run()
             self._hand_over_all()

@@ -391,6 +391,39 @@ async def test_a_gateway_that_resumes_from_what_cannot_be_begins_anew(begin: Beg
     assert service.counts() == {"the link cannot be resumed": 1}
 
 
+async def test_a_host_that_does_not_serve_gives_no_gateway_up(begin: Begin) -> None:
+    service = await begin(grace=0.01)
+    peer = await service.linked()
+    service.serving = False
+    await peer.leave()
+    (session,) = service.server._sessions.values()
+    await until(lambda: session.grace is not None)
+    first = session.grace
+    await until(lambda: session.grace is not first)  # the time was over, and begins again
+    newcomer = service.peer()
+    await newcomer.open()
+    await newcomer.ws.send_bytes(encode_message(Hello(PROTOCOL_VERSIONS, "test", "g", "g1")))
+    await newcomer.closed()
+    assert service.host.unlinked == []
+    service.serving = True
+    await until(lambda: service.host.unlinked == ["g"])
+
+
+async def test_a_host_that_has_lost_its_place_begins_anew_with_every_gateway(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    service.serving = False
+    service.host.gateways["g"](Pull("chat/a", 1))
+    service.server.forget()
+    await peer.closed()
+    assert service.server.states() == []
+    back = service.peer()
+    assert (await back.greet(resumes="h1")).resumes == ""
+    service.serving = True
+    service.server.resume()
+    assert (await back.hear()).messages == [], "what it had to say is of no use any more"
+
+
 # --- bounds --------------------------------------------------------------------------------------------------
 
 
