@@ -1,0 +1,272 @@
+"""One answer for the whole service: every process is asked once, and who is silent is named."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from verani.epoch import Epoch, Member
+from verani.errors import InvalidArguments, NotFound
+from verani.messages import Ask, HostMessage, Told
+from verani_actors.host import RoomHost
+from verani_actors.life import RoomStatus
+from verani_actors.overview import GatewayStatus, HostOverview, HostStatus, RoomHeld, RoomsQuestion
+from verani_gateway.members import check_target, members_table
+from verani_gateway.overview import Overview, ServiceStatus, merge_metrics, merge_rooms
+
+Answer = Callable[[str, str], bytes]
+
+
+def _member(id: str) -> Member:
+    return Member(id, f"incarnation of {id}", "here", 1, "")
+
+
+class FakeHost:
+    """A room host that has no rooms, only gateways that are linked to it."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.gateways: dict[str, Callable[[HostMessage], None]] = {}
+        self.wakes, self.sleeps, self.excess, self.sleeping_count = 3, 2, 0, 0
+        self.drained: list[str] = []
+        self.overview = HostOverview(id, cast(RoomHost, self), self)
+
+    def rooms(self) -> dict[str, str]:
+        return {"chat/a": "awake"}
+
+    def known_rooms(self) -> list[str]:
+        return ["chat/a", "chat/b", "chat/c"]
+
+    def status(self, name: str = "") -> Any:
+        if name:
+            return RoomStatus(name, "chat", "awake" if name == "chat/a" else "asleep", 1)
+        return HostStatus(
+            id=self.id, machine="here", incarnation="", pid=1, epoch=1, rooms={"awake": 1}, links={}, draining=False
+        )
+
+    def drain(self, id: str) -> None:
+        self.drained.append(id)
+
+
+class Service:
+    """Hosts and gateways that hear each other in the loop's next turn; the silent ones do not answer."""
+
+    def __init__(self, *, hosts: tuple[str, ...], gateways: tuple[str, ...], silent: tuple[str, ...] = ()) -> None:
+        self.epoch = Epoch(7, "here", tuple(map(_member, hosts)))
+        self.hosts = {id: FakeHost(id) for id in hosts}
+        self.silent = silent
+        self.unlinked: set[str] = set()
+        self.asked: list[tuple[str, str, str]] = []
+        self.gateways = {id: Overview(id, _Links(self, id), self._answer(id), patience=0.05) for id in gateways}
+        for host in self.hosts.values():
+            for id in gateways:
+                host.gateways[id] = self._to_gateway(host, id)
+
+    def _answer(self, id: str) -> Answer:
+        def answer(topic: str, argument: str) -> bytes:
+            self.asked.append((id, topic, argument))
+            match topic:
+                case "cluster":
+                    status = GatewayStatus(id=id, machine="here", pid=2, epoch=7, connections=0, links={})
+                    return msgspec.json.encode(status)
+                case "rooms":
+                    return msgspec.json.encode([RoomHeld("chat/a", 1), RoomHeld("chat/only-here", 2)])
+                case "metrics":
+                    return msgspec.json.encode("# HELP verani_x text\n# TYPE verani_x gauge\nverani_x 1\n")
+                case _:
+                    return b"null"
+
+        return answer
+
+    def _to_gateway(self, host: FakeHost, id: str) -> Callable[[HostMessage], None]:
+        def send(message: HostMessage) -> None:
+            asyncio.get_running_loop().call_soon(self._arrive, host, id, message)
+
+        return send
+
+    def _arrive(self, host: FakeHost, id: str, message: HostMessage) -> None:
+        match message:
+            case Told():
+                self.gateways[id].told(message)
+            case Ask() if id not in self.silent:
+                host.overview.told(self.gateways[id].asked(message))
+            case _:
+                pass
+
+
+class _Links:
+    def __init__(self, service: Service, gateway: str) -> None:
+        self._service = service
+        self._gateway = gateway
+
+    @property
+    def epoch(self) -> Epoch:
+        return self._service.epoch
+
+    def ask(self, member: Member, ask: Ask) -> bool:
+        if member.id in self._service.unlinked:
+            return False
+        if member.id not in self._service.silent:
+            host = self._service.hosts[member.id]
+            asyncio.get_running_loop().call_soon(host.overview.asked, self._gateway, ask)
+        return True
+
+
+async def test_every_process_is_asked_once() -> None:
+    service = Service(hosts=("h-0", "h-1", "h-2"), gateways=("a", "b", "c"))
+    status = await service.gateways["b"].cluster()
+    assert [host.id for host in status.members] == ["h-0", "h-1", "h-2"]
+    assert [gateway.id for gateway in status.gateways] == ["a", "b", "c"]
+    assert (status.epoch, status.registrar, status.missing) == (7, "here", [])
+    assert sorted(service.asked) == [("a", "cluster", ""), ("b", "cluster", ""), ("c", "cluster", "")]
+
+
+@pytest.mark.parametrize("silent", ["h-1", "c"])
+async def test_who_does_not_answer_in_time_is_missing(silent: str) -> None:
+    service = Service(hosts=("h-0", "h-1"), gateways=("a", "b", "c"), silent=(silent,))
+    status = await service.gateways["a"].cluster()
+    assert status.missing == [silent]
+    assert len(status.members) + len(status.gateways) == 4
+
+
+async def test_a_host_without_a_link_is_missing_and_another_passes_the_question_on() -> None:
+    service = Service(hosts=("h-0", "h-1"), gateways=("a", "b"))
+    service.unlinked.add("h-0")
+    status = await service.gateways["a"].cluster()
+    assert status.missing == ["h-0"]
+    assert [gateway.id for gateway in status.gateways] == ["a", "b"]
+
+
+async def test_a_gateway_that_reaches_no_host_answers_for_itself() -> None:
+    service = Service(hosts=("h-0",), gateways=("a", "b"))
+    service.unlinked.add("h-0")
+    status = await service.gateways["a"].cluster()
+    assert [gateway.id for gateway in status.gateways] == ["a"]
+    assert status.missing == ["h-0"]
+
+
+async def test_an_answer_to_an_old_question_is_dropped() -> None:
+    service = Service(hosts=("h-0",), gateways=("a",))
+    service.gateways["a"].told(Told(99, "h-0", b"{}"))
+    assert (await service.gateways["a"].cluster()).missing == []
+
+
+async def test_two_questions_at_a_time_get_their_own_answers() -> None:
+    service = Service(hosts=("h-0", "h-1"), gateways=("a", "b"))
+    statuses = await asyncio.gather(*(service.gateways[id].cluster() for id in ("a", "b", "a")))
+    assert all(not status.missing and len(status.gateways) == 2 for status in statuses)
+
+
+async def test_rooms_are_those_of_their_owners_and_those_that_only_gateways_know() -> None:
+    service = Service(hosts=("h-0",), gateways=("a", "b"))
+    listed = [room async for room in service.gateways["a"].rooms(RoomsQuestion())]
+    assert [(room.name, room.state, room.connections) for room in listed] == [
+        ("chat/a", "awake", 1),
+        ("chat/b", "asleep", 1),
+        ("chat/c", "asleep", 1),
+        ("chat/only-here", "asleep", 4),
+    ]
+    cut = [room async for room in service.gateways["a"].rooms(RoomsQuestion(limit=1))]
+    assert [room.name for room in cut] == ["chat/a"]
+    asleep = [room async for room in service.gateways["a"].rooms(RoomsQuestion(limit=2, state="asleep"))]
+    assert [room.name for room in asleep] == ["chat/b", "chat/c"]
+
+
+async def test_metrics_say_which_process_counts_what() -> None:
+    service = Service(hosts=("h-0",), gateways=("a", "b"))
+    lines = (await service.gateways["a"].metrics()).splitlines()
+    assert 'verani_x{gateway="a"} 1' in lines
+    assert 'verani_x{gateway="b"} 1' in lines
+    assert 'verani_wakes_total{host="h-0"} 3' in lines
+    assert 'verani_rooms{host="h-0",state="awake"} 1' in lines
+    assert lines.count("# TYPE verani_x gauge") == 1
+    assert lines[-1] == "verani_missing 0"
+
+
+@pytest.mark.parametrize(("target", "drained"), [("host:h-1", ["h-1"]), ("gateway:b", []), ("all", [])])
+async def test_a_drain_reaches_whom_it_is_for(target: str, drained: list[str]) -> None:
+    service = Service(hosts=("h-0", "h-1"), gateways=("a", "b"))
+    await service.gateways["a"].drain(target)
+    # Every host tells the registrar, which takes it once.
+    assert service.hosts["h-0"].drained == drained
+    assert ("a", "drain", target) in service.asked
+    assert ("b", "drain", target) in service.asked
+
+
+async def test_hosts_end_with_the_service_only_after_its_last_gateway() -> None:
+    service = Service(hosts=("h-0",), gateways=("a", "b"))
+    host = service.hosts["h-0"]
+    await service.gateways["a"].drain("all")
+    for gateway in ("a", "b"):
+        assert host.drained == []
+        del host.gateways[gateway]
+        host.overview.unlinked()
+    assert host.drained == [""]
+
+
+@pytest.mark.parametrize("target", ["", "host", "host:", "room:x", "gateway"])
+async def test_what_is_no_target_is_refused(target: str) -> None:
+    service = Service(hosts=("h-0",), gateways=("a",))
+    with pytest.raises(InvalidArguments, match="expected host:ID, gateway:ID or all"):
+        await service.gateways["a"].drain(target)
+
+
+async def test_an_unknown_target_is_told_with_those_there_are() -> None:
+    service = Service(hosts=("h-0",), gateways=("a",))
+    with pytest.raises(NotFound, match="host:h-9 is not part of the service: expected all, host:h-0, gateway:a"):
+        await service.gateways["a"].drain("host:h-9")
+
+
+def _statuses(**states: str) -> list[RoomStatus]:
+    return [RoomStatus(f"chat/{name}", "chat", state, 5) for name, state in states.items()]
+
+
+def _merged(epoch: Epoch, hosts: Mapping[str, list[RoomStatus]]) -> dict[str, str]:
+    return {room.name: room.state for room in merge_rooms(epoch, hosts, [])}
+
+
+def test_the_owner_knows_best_and_what_slept_elsewhere_is_past() -> None:
+    epoch = Epoch(1, "here", (_member("h-0"), _member("h-1")))
+    owner, other = ("h-0", "h-1") if epoch.owns("incarnation of h-0", "chat/x") else ("h-1", "h-0")
+    assert _merged(epoch, {owner: _statuses(x="awake"), other: _statuses(x="asleep")}) == {"chat/x": "awake"}
+    assert _merged(epoch, {other: _statuses(x="retiring"), owner: _statuses(x="asleep")}) == {"chat/x": "asleep"}
+    assert _merged(epoch, {other: _statuses(x="retiring")}) == {"chat/x": "retiring"}
+    assert _merged(epoch, {other: _statuses(x="asleep")}) == {}
+
+
+def test_labels_are_added_to_those_there_are() -> None:
+    text = '# HELP verani_y t\n# TYPE verani_y counter\nverani_y{code="1000"} 4\n'
+    merged = merge_metrics({("gateway", "a"): text, ("gateway", "b"): text}, missing=["h"])
+    assert merged.splitlines()[:4] == [
+        "# HELP verani_y t",
+        "# TYPE verani_y counter",
+        'verani_y{gateway="a",code="1000"} 4',
+        'verani_y{gateway="b",code="1000"} 4',
+    ]
+    assert merged.endswith("verani_missing 1\n")
+
+
+def test_the_table_of_members_shows_broken_links_and_who_is_missing() -> None:
+    host = HostStatus(
+        id="vm-0",
+        machine="vm",
+        incarnation="i",
+        pid=10,
+        epoch=3,
+        rooms={"awake": 2, "waking": 1, "asleep": 4},
+        links={"a": "linked", "b": "broken"},
+        draining=True,
+    )
+    gateway = GatewayStatus(id="a", machine="vm", pid=11, epoch=3, connections=7, links={"vm-0": "linked"})
+    lines = members_table(ServiceStatus(3, "vm", [host], [gateway], ["vm-1"])).splitlines()
+    assert lines[0].split() == ["MEMBER", "MACHINE", "PID", "EPOCH", "STATE", "AWAKE", "CONNECTIONS", "LINKS"]
+    assert lines[1].split() == ["host:vm-0", "vm", "10", "3", "draining", "3", "-", "1/2", "(b", "broken)"]
+    assert lines[2].split() == ["gateway:a", "vm", "11", "3", "serving", "-", "7", "1/1"]
+    assert lines[3:] == ["epoch 3, published by vm", "no answer from vm-1"]
+
+
+def test_a_drain_has_one_target() -> None:
+    assert check_target("host:vm-0", everything=False) == "host:vm-0"
+    assert check_target(None, everything=True) == "all"
