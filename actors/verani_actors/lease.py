@@ -13,7 +13,8 @@ more." R's memory survives it (see `verani_actors.registrar`) and clocks run equ
 2. H serves by the word of others only with V, more than half of the machines of H's own epoch e. The registrar's
    machine is never in V: that vote is R's own. R commits k only with M, its own machine and at least half of all in
    all, where *every* member of such a machine prepared k, and none is among the removed. Whoever prepared k vouches
-   for no epoch below k, and then tells in a Beat when it vouched last; R waits until those vouches have ended.
+   for no epoch below k, not for itself either (`voted`), and then tells in a Beat when it vouched last; R waits until
+   those vouches have ended.
 3. V and M share a machine x other than R's, so V cannot hold. Between e and R's epoch before k (a) known deaths may
    have taken machines away: the dead do not vouch, and the rest of V is more than half of the fewer machines too;
    (b) a planned change has been prepared by every member, so nobody vouches for e; (c) after an eviction 2. holds
@@ -48,6 +49,7 @@ class Lease:
         self._beaten = float("-inf")
         self._vouches: dict[str, float] = {}
         self._number = -1
+        self._voted = 0
         self._since = float("-inf")
 
     def beaten(self, sent: float) -> None:
@@ -59,6 +61,10 @@ class Lease:
         """Note that a member of another machine answered the Knock sent at this time."""
         if sent >= self._since:
             self._vouches[machine] = max(sent, self._vouches.get(machine, sent))
+
+    def voted(self, number: int) -> None:
+        """Note that the host begins to prepare this epoch: it does not even vouch for itself in an older one."""
+        self._voted = max(self._voted, number)
 
     def serves(self, epoch: Epoch) -> bool:
         """Tell whether the host may serve now what it owns in `epoch`, the one it committed."""
@@ -101,6 +107,8 @@ class Lease:
 
     def _majority(self, epoch: Epoch) -> float:
         """Find the time of the Knock with which a majority of the epoch's machines agrees; own machine included."""
+        if self._voted > epoch.number:
+            return float("-inf")
         others = epoch.machines - {self.machine, epoch.registrar}
         times = sorted((self._vouches[machine] for machine in others if machine in self._vouches), reverse=True)
         own = self.machine != epoch.registrar and self.machine in epoch.machines

@@ -145,6 +145,7 @@ class HostProcess(Process):
 
     def prepare(self, epoch: Epoch) -> None:
         if epoch.number > self.prepared:
+            self.lease.voted(epoch.number)
             self.preparing.append(epoch)
             self.after(self.cluster.chance.choice([0.0, 0.05, 0.4]), lambda: self.done(epoch.number))
         elif epoch.number == self.ready:

@@ -140,6 +140,15 @@ def test_a_new_epoch_forgets_the_vouches_for_the_last_one(lease: Lease, clock: C
     assert lease.serves(later)
 
 
+@pytest.mark.threat(67)
+def test_a_host_that_prepared_a_newer_epoch_does_not_count_itself_for_the_older_one(lease: Lease) -> None:
+    entered(lease, THREE).vouched("b", 100.0)
+    lease.voted(8)
+    assert not lease.serves(THREE)
+    lease.beaten(100.0)
+    assert lease.serves(THREE), "the registrar's word holds all the same"
+
+
 def test_no_host_vouches_while_it_hears_the_registrar(lease: Lease, clock: Clock) -> None:
     lease.beaten(100.0)
     clock.now = 101.0

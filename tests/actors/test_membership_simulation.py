@@ -116,7 +116,8 @@ def test_at_most_one_process_serves_a_room_whatever_fails_and_everything_is_serv
     play(shape, seed, script)
 
 
-@pytest.mark.parametrize("seed", range(EXAMPLES))
+# The last two found a host that counted itself for an epoch although it had voted for its successor.
+@pytest.mark.parametrize("seed", [*range(EXAMPLES), 1552, 1669])
 def test_long_random_scripts_leave_one_owner_too(seed: int) -> None:
     chance = random.Random(seed)
     shape = [chance.randint(1, 2) for _ in range(chance.choice([2, 3, 3, 4, 5]))]
