@@ -90,7 +90,7 @@ class SyntheticGateway:
 
 
 async def until_asleep(host: RoomHost) -> None:
-    while host.rooms():  # noqa: ASYNC110  # the loop's next pass is what is waited for
+    while host.rooms():  # the loop's next pass is what is waited for
         await asyncio.sleep(0)
 
 

@@ -152,6 +152,7 @@ class Hosting:
                 self._look_at_lease()
             case Prepare():
                 if self._share.prepare(message.epoch):
+                    self._lease.voted(message.epoch.number)
                     self._preparations.put_nowait(message.epoch)
                 elif message.epoch.number == self._said:  # the registrar has not heard it
                     self._say_prepared()

@@ -1,7 +1,8 @@
 """Know which rooms are this host's, now and in the epochs before.
 
 Invariants:
-- A room that the host does not own in the committed epoch, or loses in a prepared one, is not its own.
+- A room that the host does not own in the committed epoch, or loses in any that it prepared since, is not its own:
+  what was given up is not taken back before a commit says so.
 - `since` is never later than the epoch with which the present spell of ownership began; after a spell that the host
   knows to have ended, it is later than all of that spell. (A host that is a member prepares every epoch in which it
   loses a room, so it knows of every end.)
@@ -41,19 +42,20 @@ class Share(Ownership):
     def __init__(self, incarnation: str) -> None:
         self.committed = Epoch()
         self._incarnation = incarnation
-        self._prepared: Epoch | None = None
+        # Those that are newer than the committed one, in order.
+        self._prepared: list[Epoch] = []
         self._history: deque[Epoch] = deque(maxlen=_HISTORY)
 
     @property
     def prepared(self) -> int:
         """Number of the highest epoch that was prepared or committed."""
-        return self._prepared.number if self._prepared is not None else self.committed.number
+        return self._prepared[-1].number if self._prepared else self.committed.number
 
     def prepare(self, epoch: Epoch) -> bool:
         """Give up what is lost in this epoch; False if it is not newer than all before."""
         if epoch.number <= self.prepared:
             return False
-        self._prepared = epoch
+        self._prepared.append(epoch)
         self._history.append(epoch)
         return True
 
@@ -61,8 +63,7 @@ class Share(Ownership):
         """Put this epoch in force; False if it is not newer than the one that is."""
         if epoch.number <= self.committed.number:
             return False
-        if self._prepared is not None and self._prepared.number <= epoch.number:
-            self._prepared = None
+        self._prepared = [prepared for prepared in self._prepared if prepared.number > epoch.number]
         self.committed = epoch
         self.epoch = epoch.number
         self._history.append(epoch)
@@ -70,9 +71,7 @@ class Share(Ownership):
 
     def owns(self, room: str) -> bool:
         """Tell whether the host may serve this room."""
-        if self._prepared is not None and not self._prepared.owns(self._incarnation, room):
-            return False
-        return self.committed.owns(self._incarnation, room)
+        return all(epoch.owns(self._incarnation, room) for epoch in (self.committed, *self._prepared))
 
     def since(self, room: str) -> int:
         """Say from which epoch on inputs for this room are for the present spell of ownership."""

@@ -76,6 +76,18 @@ def test_a_prepared_epoch_that_is_skipped_ends_with_a_later_commit() -> None:
     assert share.since(THEIRS) == 3, "what came in epoch 2 or before was refused meanwhile"
 
 
+def test_what_was_given_up_is_not_taken_back_by_preparing_something_else() -> None:
+    share = Share("A")
+    share.commit(epoch(1, "a"))
+    share.prepare(epoch(2, "a", "b"))
+    share.prepare(epoch(3, "a"))
+    assert not share.owns(THEIRS), "the other one may have it already"
+    share.commit(epoch(2, "a", "b"))
+    assert not share.owns(THEIRS)
+    share.commit(epoch(3, "a"))
+    assert share.owns(THEIRS)
+
+
 def test_an_older_commit_does_not_undo_a_newer_preparation() -> None:
     share = Share("A")
     share.prepare(epoch(3, "a", "b"))
