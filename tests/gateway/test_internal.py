@@ -108,6 +108,51 @@ async def test_prometheus_reads_it_with_the_admin_token(open_client: Open) -> No
         assert "verani_connections 0" in (await response.text()).splitlines()
 
 
+async def test_one_process_describes_itself_as_a_service(open_client: Open, gateway: Gateway) -> None:
+    client = await open_client()
+    async with client.get("/admin/cluster") as response:
+        status = await response.json()
+    assert (status["members"], status["missing"]) == ([], [])
+    assert [each["id"] for each in status["gateways"]] == [gateway.id]
+    async with client.get("/admin/quarantine") as response:
+        assert await response.json() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"target": "host:a-0"}, (404, "the service is one process; SIGTERM drains it")),
+        ({"target": "a-0"}, (400, "target: expected host:ID, gateway:ID or all, got 'a-0'")),
+        ({"goal": "all"}, (400, "expected a JSON object with a target")),
+        ([], (400, "expected a JSON object with a target")),
+    ],
+)
+async def test_an_order_to_drain_that_cannot_be_carried_out_says_why(
+    open_client: Open, body: object, expected: tuple[int, str]
+) -> None:
+    client = await open_client()
+    async with client.post("/admin/drain", json=body) as response:
+        assert response.status == expected[0]
+        assert expected[1] in (await response.json())["error"]["message"]
+
+
+@pytest.mark.threat(49)
+async def test_members_and_orders_need_the_admin_token(open_client: Open) -> None:
+    client = await open_client(secrets=TOKEN)
+    assert await _status(client, "/admin/cluster") == 401
+    assert await _status(client, "/admin/quarantine") == 401
+    async with client.post("/admin/drain", json={"target": "all"}) as response:
+        assert response.status == 401
+
+
+@pytest.mark.threat(51)
+async def test_an_order_that_a_page_could_send_unasked_is_refused(open_client: Open) -> None:
+    client = await open_client()
+    headers = {"Content-Type": "text/plain"}
+    async with client.post("/admin/drain", data='{"target":"all"}', headers=headers) as response:
+        assert response.status == 400
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/ws", "/ws/lobby", "/admin", "/admin/", "/debug", "/verani.js"])
 async def test_everything_else_is_not_there(open_client: Open, path: str) -> None:
     assert await _status(await open_client(), path) == 404

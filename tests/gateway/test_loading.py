@@ -12,7 +12,7 @@ from verani.errors import DefinitionError
 from verani.room import define_room
 from verani.settings import Settings
 from verani_gateway.application import GATEWAY
-from verani_gateway.loading import load_application, load_target
+from verani_gateway.loading import Served, describe, load_application, load_target
 
 Write = Callable[[str, str], None]
 
@@ -197,3 +197,29 @@ def test_an_application_stands_alone(write: Write) -> None:
 def test_definitions_are_what_the_core_makes() -> None:
     assert isinstance(define_room("any").name, str)
     assert GATEWAY not in web.Application()
+
+
+# --- addresses -----------------------------------------------------------------------------------------
+
+
+def test_room_hosts_find_definitions_by_module_and_name(write: Write) -> None:
+    write("rooms.py", ROOMS)
+    assert describe(["rooms:chat", "rooms:game"], Settings()) == [
+        Served("chat", "/ws/{room}", True, "rooms:chat"),
+        Served("game", "/game", True, "rooms:game"),
+    ]
+
+
+def test_a_definition_is_looked_for_where_the_application_is_first(write: Write) -> None:
+    write("rooms.py", ROOMS)
+    mount = "from aiohttp import web\nfrom verani_gateway.application import setup\napp = web.Application()\n"
+    write("site_a.py", f"from rooms import chat as talk\n{mount}setup(app, talk)\n")
+    write("site_b.py", f"import rooms\n{mount}setup(app, rooms.game)\n")
+    assert [served.address for served in describe(["site_a:app"], Settings())] == ["site_a:talk"]
+    assert [served.address for served in describe(["site_b:app"], Settings())] == ["rooms:game"]
+
+
+def test_a_definition_that_no_module_has_is_refused_by_name(write: Write) -> None:
+    write("made.py", APPLICATION)
+    with pytest.raises(DefinitionError, match=r"room definition 'chat' of made:app cannot be found by room hosts: "):
+        describe(["made:app"], Settings())
