@@ -563,7 +563,9 @@ class Engine(Generic[M, S]):
             case messages.Call():
                 outcome = messages.Outcome(code=HookInterrupted.code)
                 self._sink.output(gateway, messages.Reply(event.number, outcome), event.number)
-                context = Context(self, None)
+                method = self.definition.methods.get(event.method)
+                arguments = method.decode(event.arguments) if method is not None else {}
+                context = Context(self, None, call=Call(event.method, arguments))
         kind = type(event).__name__.lower()
         error = HookInterrupted(f"a hook of {self.name} ({kind}) had begun when the host of the room died")
         await self._report(error, context, gateway, event)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SECRET", "main"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("verani_actors.launcher")  # not __main__, as which it runs
 
 SECRET: Final = "VERANI_CLUSTER_SECRET"
 
