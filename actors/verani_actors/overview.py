@@ -51,10 +51,11 @@ class RoomsQuestion(Struct, frozen=True):
 
 
 class RoomHeld(Struct, frozen=True, array_like=True):
-    """A room as a gateway knows it: only how many of its connections are here."""
+    """A room as a gateway knows it: how many of its connections are here, and whether its owner has it awake."""
 
     name: str
     connections: int
+    awake: bool = False
 
 
 class HostStatus(Struct, frozen=True, kw_only=True):
@@ -174,14 +175,10 @@ def answer(topic: str, argument: str, host: RoomHost, status: Callable[[], HostS
 
 
 def _rooms(host: RoomHost, question: RoomsQuestion) -> Iterator[RoomStatus]:
-    left = question.limit
-    for name in host.known_rooms():
-        if left == 0:
-            return
-        status = host.status(name)
-        if status is not None and question.state in (None, status.state):
-            yield status
-            left = None if left is None else left - 1
+    """Explain rooms; which are in what state is chosen by the asker, who must know what the others are."""
+    limit = question.limit if question.state is None else None
+    statuses = (host.status(name) for name in host.known_rooms()[:limit])
+    return (status for status in statuses if status is not None)
 
 
 def _exposition(host: RoomHost) -> Iterator[str]:

@@ -323,10 +323,11 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
     rooms = gateway.attachments.rooms
     match topic:
         case "rooms":
-            return msgspec.json.encode([RoomHeld(room.name, len(room.records)) for room in rooms.values()])
+            return msgspec.json.encode([RoomHeld(room.name, len(room.records), room.awake) for room in rooms.values()])
         case "room":
             held = rooms.get(argument)
-            return msgspec.json.encode(RoomHeld(argument, len(held.records)) if held is not None else None)
+            known = RoomHeld(argument, len(held.records), held.awake) if held is not None else None
+            return msgspec.json.encode(known)
         case "metrics":
             return msgspec.json.encode(exposition(gateway))
         case "cluster":
@@ -343,9 +344,12 @@ def merge_rooms(
 ) -> list[RoomStatus]:
     """Give one status for each room: its owner's, else that of a host that has it awake, else what gateways know."""
     connections: dict[str, int] = {}
+    awake: set[str] = set()
     for rooms in held:
         for room in rooms:
             connections[room.name] = connections.get(room.name, 0) + room.connections
+            if room.awake:
+                awake.add(room.name)
     found: dict[str, RoomStatus] = {}
     for id, statuses in hosts.items():
         for status in statuses:
@@ -356,7 +360,7 @@ def merge_rooms(
                 found.setdefault(status.name, status)
     for name, number in connections.items():
         if name not in found:
-            found[name] = RoomStatus(name, name.partition("/")[0], "asleep", number)
+            found[name] = RoomStatus(name, name.partition("/")[0], "awake" if name in awake else "asleep", number)
     return sorted(found.values(), key=lambda status: status.state == "asleep")
 
 

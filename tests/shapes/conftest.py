@@ -22,7 +22,7 @@ from verani import RoomStub, connect
 from verani import Service as Caller
 from verani.client import VeraniClient
 
-_DEFAULT = "embedded"
+_DEFAULT = "embedded,processes,machines"
 _CHOSEN = [name.strip() for name in os.environ.get("VERANI_TEST_SHAPES", _DEFAULT).split(",") if name.strip()]
 
 if _UNKNOWN := sorted({*_CHOSEN} - {*SHAPES}):
