@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -137,10 +138,9 @@ def _definitions(targets: Sequence[str]) -> int:
     served = msgspec.json.encode(describe(targets, Settings()))
     with os.fdopen(answer, "wb") as file:
         file.write(served)
-    # Threads that the targets have started would go on.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    with suppress(OSError):  # nobody reads what the targets have printed, or there is no room for it
+        sys.stdout.flush()
+    os._exit(0)  # threads that the targets have started would go on
 
 
 def _gateway(folder: str, targets: Sequence[str]) -> int:

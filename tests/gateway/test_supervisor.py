@@ -9,6 +9,7 @@ import sys
 import uuid
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -69,8 +70,8 @@ class Service:
 
     async def end(self) -> int:
         """Read until nobody holds the pipe any more, and return the exit code."""
-        assert self.process.stderr is not None
-        self.lines += (await self.process.stderr.read()).decode().splitlines()
+        if self.process.stderr is not None:
+            self.lines += (await self.process.stderr.read()).decode().splitlines()
         return await self.process.wait()
 
     @property
@@ -110,7 +111,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     (tmp_path / "app.py").write_text(APP, encoding="utf-8")
     services: list[Service] = []
 
-    async def start(*arguments: str, environ: Mapping[str, str] | None = None) -> Service:
+    async def start(*arguments: str, environ: Mapping[str, str] | None = None, stderr: int = PIPE) -> Service:
         mark = uuid.uuid4().hex
         paths = [str(ROOT), str(ROOT / "actors"), str(ROOT / "gateway"), os.environ.get("PYTHONPATH", "")]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("VERANI_")}
@@ -118,7 +119,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         # Whatever the defaults are, tests run side by side.
         inherited |= {"VERANI_PORT": "0", "VERANI_ADMIN_PORT": "0", "VERANI_LINK_PORT": "0", **(environ or {})}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "verani_gateway", *arguments), cwd=tmp_path, env=inherited, stderr=PIPE
+            *(sys.executable, "-m", "verani_gateway", *arguments), cwd=tmp_path, env=inherited, stderr=stderr
         )
         services.append(Service(process, mark))
         return services[-1]
@@ -284,6 +285,25 @@ async def test_a_process_that_goes_on_ending_is_started_more_and_more_slowly(
         "it ended with exit code 3: starting it again in 0.2 s",
     ]
     assert keeper.pid is None
+
+
+@pytest.mark.threat(72)
+async def test_a_full_disk_under_the_log_stops_nobody(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    full = os.open("/dev/full", os.O_WRONLY)
+    service = await start("serve", "app:chat", "--hosts", "1", "--internal-port", str(port), stderr=full)
+    os.close(full)
+    async with aiohttp.ClientSession() as session:
+        while service.process.returncode is None:  # what it says nobody can read
+            with suppress(aiohttp.ClientConnectionError):
+                async with session.get(f"http://127.0.0.1:{port}/ready") as response:
+                    if response.status == 200:
+                        break
+            await asyncio.sleep(0.02)
+    service.process.terminate()
+    assert await service.process.wait() == 0
+    await service.nothing_left()
 
 
 # --- what cannot start ---------------------------------------------------------------------------------
