@@ -36,13 +36,15 @@ check: $(VENV)/.installed ## lint, types, import rules, then the tests with cove
 	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report
 
-bench: $(VENV)/.installed ## print what actors, sleep and rooms cost; fails if a delivery is lost, doubled or out of order, or a flood hurts others
+bench: $(VENV)/.installed ## print what actors, sleep, rooms and hosts cost; fails if a delivery is lost, doubled or late, or a flood hurts others
 	$(BIN)/python -m benchmarks.actors
 	$(BIN)/python -m benchmarks.hibernation
 	$(BIN)/python -m benchmarks.rooms
 	$(BIN)/python -m benchmarks.rooms --loop uvloop
 	$(BIN)/python -m benchmarks.flood --loop uvloop
 	$(BIN)/python -m benchmarks.flood
+	$(BIN)/python -m benchmarks.hosts
+	$(BIN)/python -m benchmarks.failover
 
 soak: $(VENV)/.installed ## race sleep against traffic for a minute, and 100,000 cycles of sleep and wake
 	VERANI_SOAK_SECONDS=60 VERANI_SOAK_CYCLES=100000 \

@@ -34,8 +34,8 @@ from aiohttp import ClientSession, web
 
 from verani import Context, Settings, define_room
 from verani.settings import RatePolicy
+from verani_actors.collector import quieten_collector
 from verani_gateway import setup
-from verani_gateway.serve import quieten_collector
 
 from .rooms import cpu_seconds
 from .servers import new_loop

@@ -19,6 +19,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from verani.epoch import Epoch, Member
 from verani.errors import DefinitionError
 from verani.room import RoomDefinition
 
+from .collector import quieten_collector
 from .control import Beat, Beaten, Commit, Control, DrainHost, Knock, Prepare, Prepared, Vouch
 from .host import RoomHost
 from .lease import Lease
@@ -108,6 +110,7 @@ class Hosting:
         await self._host.start()
         try:
             await self._listen()
+            quieten_collector()
             preparing = asyncio.create_task(self._prepare_in_turn())
             self._beat()
             await self._stopping.wait()
@@ -140,6 +143,10 @@ class Hosting:
         if self._beat_timer is not None:
             self._beat_timer.cancel()
         await self._host.stop(self._plan.settings.drain_seconds)
+        # What the gateways do not hear of is done again elsewhere.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._plan.settings.link_grace):
+                await self._links.confirmed()
         await self._links.stop()
 
     # --- control ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from verani_actors.collector import quieten_collector
 from verani_actors.lifeline import die_with_parent
 from verani_actors.overview import ALL, GatewayStatus, gateway_target
 from verani_actors.runtime import Plan, Runtime
@@ -29,7 +30,7 @@ from .gateway import Gateway
 from .loading import load_application
 from .logs import set_up_logging
 from .overview import Overview, answer
-from .serve import Service, at_end_of_input, quieten_collector, run_loop, stop_signals
+from .serve import Service, at_end_of_input, run_loop, stop_signals
 from .supervisor import READY, STOP
 
 __all__ = ["run_gateway"]

@@ -7,7 +7,6 @@ Configuration, loading and logging are done before; whatever goes wrong here end
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from aiohttp import web
 
 from verani.errors import VeraniError
 from verani.settings import Settings
+from verani_actors.collector import quieten_collector
 
 from .access import is_loopback
 from .application import GATEWAY
@@ -37,7 +37,6 @@ __all__ = [
     "announce",
     "at_end_of_input",
     "internal_port",
-    "quieten_collector",
     "reserve",
     "run",
     "run_loop",
@@ -54,9 +53,6 @@ _REQUEST_GRACE: Final = 5.0
 
 # Every client of a restarted service comes back at once; the kernel caps this at somaxconn.
 _BACKLOG: Final = 1024
-
-# Python's own is (700, 10, 10) allocations and collections.
-_COLLECTOR: Final = (10_000, 10, 20)
 
 # What tasks that outlived the stop get to end.
 _LAST_WAIT: Final = 1.0
@@ -345,17 +341,6 @@ def _url(host: str, sockets: list[socket.socket]) -> str:
 def url(host: str, port: int) -> str:
     """Give the address of a listener."""
     return f"http://{_authority(host, port)}"
-
-
-def quieten_collector() -> None:
-    """Let the garbage collector hold up the loop less; for a process that has loaded all it needs.
-
-    What is here stays, so it need not walk through all modules, tens of milliseconds each time. And connections that
-    come and go are freed without it: it has to look for cycles a tenth as often.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECTOR)
 
 
 def announce(public_url: str, internal_url: str, served: Sequence[Served], settings: Settings) -> None:
