@@ -181,7 +181,7 @@ async def test_an_interrupted_on_connect_closes_its_connection_and_the_client_co
         await world.noted("interrupted on_connect")
         world.open("slow-to-come")
         assert await client.request("change") == 1
-    assert [line for line in world.notes() if line.startswith("gone")] == []
+        assert [line for line in world.notes() if line.startswith("gone")] == []
 
 
 async def test_an_interrupted_on_disconnect_is_not_repeated(world: World) -> None:
