@@ -429,7 +429,8 @@ class LinkServer:
         untold = session.lost if session.stream.confirmed == 0 else []
         session.end()
         rooms = self._host.unlink(session.gateway)
-        logger.info("gateway given up, with %d rooms", len(rooms), extra=_about(session))
+        level = logging.INFO if rooms else logging.DEBUG
+        logger.log(level, "gateway %s is gone for %d rooms that were awake", session.gateway, len(rooms))
         if untold or rooms:
             self._given_up[key] = list(dict.fromkeys([*untold, *rooms]))
         while len(self._given_up) > _REMEMBERED:

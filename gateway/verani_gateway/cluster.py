@@ -191,7 +191,7 @@ class Cluster:
         """Act on an epoch from now on, unless it is older than the one that is in force."""
         if epoch.number <= self.epoch.number or self._stopped:
             return
-        logger.info("epoch %d: %d room hosts", epoch.number, len(epoch.members))
+        logger.info("epoch %d: room hosts %s", epoch.number, ", ".join(each.id for each in epoch.members) or "none")
         before, self.epoch = self.epoch, epoch
         self._relink()
         if before.number:
