@@ -479,6 +479,7 @@ def _watched_room(seen: list[Any], gate: asyncio.Event) -> RoomDefinition[Any, A
     return room
 
 
+@pytest.mark.threat(60)
 async def test_a_drain_refuses_upgrades_and_waits_for_hooks_and_disconnects(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ async def _status(client: Client, path: str, **headers: str) -> int:
         return response.status
 
 
+@pytest.mark.threat(60)
 async def test_ready_turns_to_503_when_the_gateway_stops_accepting(open_client: Open, gateway: Gateway) -> None:
     client = await open_client()
     async with client.get("/ready") as response:

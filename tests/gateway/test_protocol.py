@@ -807,6 +807,7 @@ async def test_a_refused_connection_never_opens(serve: Serve) -> None:
     assert (connects, server.gateway.rooms()) == ([], [])
 
 
+@pytest.mark.threat(63)
 async def test_two_hundred_frames_sent_while_a_room_falls_asleep_are_handled_once_each_in_order(serve: Serve) -> None:
     got: list[int] = []
     sleeps: list[Any] = []

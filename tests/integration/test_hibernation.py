@@ -528,6 +528,7 @@ class ClientMember(Member):
         await self.client.close()
 
 
+@pytest.mark.threat(63)
 @pytest.mark.timeout(120 + 3 * SOAK_SECONDS)
 async def test_a_room_that_falls_asleep_under_a_thousand_frames_a_second_loses_doubles_and_reorders_none(
     embedded: Serve, capsys: pytest.CaptureFixture[str]
@@ -709,6 +710,7 @@ def census(gateway: Gateway) -> Counter[str]:
     return counts
 
 
+@pytest.mark.threat(65)
 @pytest.mark.timeout(120 + SOAK_CYCLES / 100)
 async def test_thousands_of_sleeps_and_wakes_leave_no_memory_task_actor_or_name_behind(start: StartGateway) -> None:
     sleeps = wakes = 0

@@ -142,6 +142,7 @@ async def test_a_room_calls_rooms_on_every_host(service: Service, stub: RoomStub
     assert len(set(await stub.visit(rooms))) == service.hosts
 
 
+@pytest.mark.threat(75)
 async def test_a_chain_of_calls_that_comes_back_is_refused_at_once(stub: RoomStub, room: str) -> None:
     others = [f"{room}-{n}" for n in range(5)]
     assert await stub.relay(others) == "arrived"

@@ -225,6 +225,7 @@ async def test_a_room_that_never_sleeps_by_itself_sleeps_when_it_is_told_to(
     assert await guest.ask("echo", 1) == 1
 
 
+@pytest.mark.threat(64)
 async def test_many_frames_at_once_wake_a_room_once(service: Service, visit: Visit, name: str) -> None:
     guests = [await visit(userId=f"user{n}") for n in range(10)]
     await service.asleep(name)
@@ -235,6 +236,7 @@ async def test_many_frames_at_once_wake_a_room_once(service: Service, visit: Vis
     assert (await service.status(name))["cycles"] <= cycles + 1
 
 
+@pytest.mark.threat(63)
 async def test_a_room_that_falls_asleep_again_and_again_loses_and_doubles_nothing(
     service: Service, visit: Visit, room: str
 ) -> None:

@@ -1807,6 +1807,7 @@ async def test_two_clients_do_not_mix(server: Server, make: Make) -> None:
 # --- arithmetic --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.threat(74)
 def test_the_delay_is_jittered_over_the_whole_exponential_ceiling() -> None:
     plan = Reconnection(initial_delay=1.0, max_delay=30.0, backoff_multiplier=1.5)
     assert [plan.delay(n, 0.0) for n in range(3)] == [0, 0, 0]
