@@ -41,11 +41,15 @@ __all__ = [
 
 
 class Offer(Struct, frozen=True, tag="offer"):
-    """A machine offers to run this many hosts; said at the start, after `Welcome`, and again every second."""
+    """A machine offers to run this many hosts; said at the start, after `Welcome`, and again every second.
+
+    `service` tells one start of `verani serve` or `verani join` there from the next.
+    """
 
     machine: str
     address: str
     hosts: int
+    service: str = ""
 
 
 class Gone(Struct, frozen=True, tag="gone"):

@@ -20,6 +20,7 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,7 @@ from verani.epoch import Death
 from verani.errors import VeraniError
 
 from .admin_port import free_port, resolve
-from .control import Control, Gone, Offer, Publish, StartHost, StopHost, Welcome
+from .control import Control, DrainHost, Gone, Offer, Publish, StartHost, StopHost, Welcome
 from .environment import prepare
 from .lifeline import Announcements, Birth, die_with_parent, tie_children
 from .logs import log_to_stderr
@@ -85,7 +86,7 @@ class Launcher:
         self._system = system
         self._births = births
         self._name = f"launcher:{plan.machine}"
-        self._offer = Offer(plan.machine, f"{plan.address}:{port}", plan.settings.hosts)
+        self._offer = Offer(plan.machine, f"{plan.address}:{port}", plan.settings.hosts, runtime.folder.name)
         self._leader = base.adminAddr
         if plan.leader:
             host, _, leader_port = plan.leader.rpartition(":")
@@ -322,11 +323,16 @@ class Launcher:
         self._stopping = True
         if not self._failed:
             grace = _GRACE if self._orphaned else max(_GRACE, self._plan.settings.drain_seconds)
-            for host in self._hosts.values():
-                self._stop_host(host, grace)
             told, deadline = self._stops, time.monotonic() + grace
-            while self._hosts and self._stops == told and (left := deadline - time.monotonic()) > 0:
-                self._step(left)
+            if self._plan.leader and not self._orphaned:
+                # The service goes on elsewhere: its registrar takes the rooms over, and then stops each host.
+                for host in self._hosts.values():
+                    self._tell_registrar(DrainHost(host.id))
+                self._step_while(lambda: any(each.kill_at is None for each in self._hosts.values()), told, deadline)
+            for host in self._hosts.values():
+                if host.kill_at is None:
+                    self._stop_host(host, grace)
+            self._step_while(lambda: bool(self._hosts), told, deadline)
             self._base.begin_shutdown()
             deadline = time.monotonic() + _GRACE
             while self._processes and not self._failed and (left := deadline - time.monotonic()) > 0:
@@ -342,6 +348,11 @@ class Launcher:
             for descriptor, _ in waiting.poll(left * 1000):
                 waiting.unregister(descriptor)
                 self._processes.pop(descriptor).close()
+
+    def _step_while(self, needed: Callable[[], bool], told: int, deadline: float) -> None:
+        """Go on for as long as that is needed, nobody is in a hurry, and there is time."""
+        while needed() and self._stops == told and (left := deadline - time.monotonic()) > 0:
+            self._step(left)
 
     def _step_quietly(self, seconds: float) -> None:
         """Wait for processes that are meant to end."""

@@ -102,6 +102,7 @@ class _Proposal:
 @dataclass(slots=True)
 class _Launcher:
     address: str
+    service: str
     hosts: int
     heard: float
 
@@ -115,10 +116,21 @@ class _Restart:
 
 
 class Registrar:
-    """The one registrar of a service, on `machine`; `known` is the last epoch that was published there."""
+    """The one registrar of a service, on `machine`; `known` is the last epoch that was published there.
+
+    Without one, this may be a service that was started anew while hosts of other machines go on: it listens for them
+    for `patience` seconds before its first epoch.
+    """
 
     def __init__(
-        self, machine: str, lease: float, drain_seconds: float, *, now: float, known: Epoch | None = None
+        self,
+        machine: str,
+        lease: float,
+        drain_seconds: float,
+        *,
+        now: float,
+        known: Epoch | None = None,
+        patience: float = 0.0,
     ) -> None:
         self.machine = machine
         self.lease = lease
@@ -127,6 +139,7 @@ class Registrar:
         self.committed = known or Epoch(registrar=machine)
         self._top = self.committed.number
         self._began = now
+        self._patience = patience
         self._called = now
         # No eviction before: vouches of those who left, or that an earlier registrar knew of, end by then.
         self._quiet = now + lease + MARGIN
@@ -193,13 +206,13 @@ class Registrar:
 
     def _offered(self, offer: Offer, now: float) -> Letters:
         launcher = self._launchers.get(offer.machine)
-        if launcher is not None and launcher.address != offer.address:
-            if now - launcher.heard <= self.lease:
-                self._refuse(offer, launcher)
-                return []
+        if launcher is not None and launcher.address != offer.address and now - launcher.heard <= self.lease:
+            self._refuse(offer, launcher)
+            return []
+        if launcher is not None and (launcher.address, launcher.service) != (offer.address, offer.service):
             # The machine has come back; what was drained there was drained in its former life.
             self._drained -= {id for id in self._drained if id.rpartition("-")[0] == offer.machine}
-        self._launchers[offer.machine] = _Launcher(offer.address, offer.hosts, now)
+        self._launchers[offer.machine] = _Launcher(offer.address, offer.service, offer.hosts, now)
         to = f"launcher:{offer.machine}"
         letters: Letters = [(to, Publish(self.committed))] if self.committed.number else []
         return [*letters, *((to, StartHost(id)) for id in self._missing(offer.machine, now)), *self._advance(now)]
@@ -378,7 +391,9 @@ class Registrar:
         own = self._launchers.get(self.machine)
         wanted = set(self._offered_ids(self.machine)) - self._drained if own is not None else set()
         complete = bool(wanted) and wanted <= {member.id for member in joining}
-        if not joining or not (complete or now - self._began >= FIRST_PATIENCE):
+        if not joining or now - self._began < self._patience:
+            return []
+        if not complete and now - self._began < FIRST_PATIENCE:
             return []
         self._sure = True
         return self._commit(self._next(joining, now), now)

@@ -23,6 +23,8 @@ from .runtime import Runtime
 __all__ = ["RegistrarActor"]
 
 _TICK: Final = 0.05
+# In which hosts of other machines have found a new registrar: their launchers offer every second.
+_REUNION: Final = 2.0
 # After so many seconds of silence an address is forgotten.
 _SILENCE: Final = 60.0
 
@@ -52,6 +54,7 @@ class RegistrarActor(ControlActor):
             plan.settings.drain_seconds,
             now=time.monotonic(),
             known=known if known.number else None,
+            patience=plan.settings.lease + _REUNION if plan.spans_machines else 0.0,
         )
         self._parties: dict[str, _Party] = {}
         self._started = False

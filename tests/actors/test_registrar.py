@@ -36,9 +36,9 @@ def member(id: str, incarnation: str = "", url: str = "") -> Member:
 class Bench:
     """A registrar on machine `r`, and hosts that beat as they are told."""
 
-    def __init__(self, known: Epoch | None = None, now: float = 0.0) -> None:
+    def __init__(self, known: Epoch | None = None, now: float = 0.0, patience: float = 0.0) -> None:
         self.now = now
-        self.registrar = Registrar("r", LEASE, 30.0, now=now, known=known)
+        self.registrar = Registrar("r", LEASE, 30.0, now=now, known=known, patience=patience)
         self.prepared: dict[str, int] = {}
         self.told: Letters = []
 
@@ -49,8 +49,8 @@ class Bench:
     def say(self, sender: str, message: Control) -> Letters:
         return self.take(self.registrar.receive(sender, message, self.now))
 
-    def offer(self, machine: str, hosts: int, address: str = "10.0.0.1:1") -> Letters:
-        return self.say(f"launcher:{machine}", Offer(machine, address, hosts))
+    def offer(self, machine: str, hosts: int, address: str = "10.0.0.1:1", service: str = "") -> Letters:
+        return self.say(f"launcher:{machine}", Offer(machine, address, hosts, service))
 
     def beat(self, host: Member, epoch: Epoch | None = None, vouched: float | None = None) -> Letters:
         epoch = self.epoch if epoch is None else epoch
@@ -317,6 +317,17 @@ def test_a_drained_host_is_stopped_after_the_commit_and_not_started_again() -> N
     assert not sent(bench.offer("r", 2), StartHost)
 
 
+def test_a_machine_that_was_drained_and_is_started_again_gets_its_hosts() -> None:
+    bench = three_machines()
+    bench.say("launcher:a", DrainHost("a-0"))
+    for host in (R0, A0, B0):
+        bench.answer(host, bench.epoch.number + 1)
+    assert "a-0" not in bench.ids
+    bench.gone(A0)
+    assert sent(bench.offer("a", 1), StartHost) == []
+    assert sent(bench.offer("a", 1, service="its next life"), StartHost) == [StartHost("a-0")]
+
+
 def test_everybody_can_be_drained() -> None:
     bench = one_machine()
     bench.say("host:r-1", DrainHost())
@@ -520,6 +531,28 @@ def test_a_registrar_without_memory_adopts_what_hosts_tell_and_gives_no_lease_fo
     bench.wait(3.2, A0, B0)
     assert (bench.epoch.number, bench.ids) == (2000, ["a-0", "b-0"])
     assert sent(bench.beat(A0), Beaten)
+
+
+def test_a_service_that_may_have_been_there_before_listens_before_its_first_epoch() -> None:
+    bench = Bench(patience=5.0)
+    bench.offer("r", 1)
+    bench.beat(R0, EMPTY)
+    assert sent(bench.wait(2.0, R0), Publish) == []
+    elsewhere = Epoch(7, "r", (member("r-0", "old"), A0, B0))
+    bench.offer("a", 1)
+    bench.beat(A0, elsewhere)
+    assert bench.epoch == elsewhere, "it is the service that was there before, which goes on"
+    bench.wait(LEASE + 0.1, R0, A0, B0)
+    assert bench.epoch.number >= 1000
+
+
+def test_a_service_that_is_new_begins_when_it_has_listened() -> None:
+    bench = Bench(patience=5.0)
+    bench.offer("r", 1)
+    bench.beat(R0, EMPTY)
+    assert sent(bench.wait(4.9, R0), Publish) == []
+    assert sent(bench.wait(0.2, R0), Publish) != []
+    assert (bench.epoch.number, bench.ids) == (1, ["r-0"])
 
 
 def test_a_host_that_the_adopted_epoch_does_not_have_is_stopped_and_not_let_in() -> None:
