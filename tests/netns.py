@@ -8,6 +8,7 @@ the next; `Network.close` ends whatever still runs on the machines, also what ha
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import itertools
 import json
@@ -15,7 +16,9 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +34,9 @@ _NAME = re.compile(r"vn(\d+)[a-z]\d+(?:m\d+)?")
 
 # Networks are looked for in here: a /24 each, far from what machines and containers use by default.
 _RANGE = ipaddress.IPv4Network("10.200.0.0/16")
+
+# setns(2); `os.setns` is there from Python 3.12 on.
+_CLONE_NEWNET = 0x40000000
 
 # An address of the link layer that nobody has; "locally administered" (IEEE 802).
 _NOBODY = "02:00:00:00:00:00"
@@ -61,6 +67,26 @@ class Machine:
         """Start a command on this machine; the process is that of the command itself."""
         # `ip netns exec` enters the namespace and then becomes the command.
         return subprocess.Popen(["ip", "netns", "exec", self.name, *command], **options)
+
+    def socket(self) -> socket.socket:
+        """Make a TCP socket on this machine, for a client that stays with it while it is cut off."""
+        made: list[socket.socket | OSError] = []
+        # A namespace is entered by one thread alone, and a socket stays where it was made.
+        thread = threading.Thread(target=self._make_socket, args=[made])
+        thread.start()
+        thread.join()
+        if isinstance(made[0], OSError):
+            raise made[0]
+        return made[0]
+
+    def _make_socket(self, made: list[socket.socket | OSError]) -> None:
+        try:
+            with Path(f"/run/netns/{self.name}").open("rb") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), f"setns to {self.name}")
+            made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        except OSError as error:
+            made.append(error)
 
     def pids(self) -> list[int]:
         """List the processes on this machine."""
