@@ -116,6 +116,9 @@ class Answering(Protocol):
     def told(self, told: Told) -> None:
         """Take an answer."""
 
+    def lost(self, host: str) -> None:
+        """Take note that a host is a member no more."""
+
 
 class _Peer:
     """A member of the epoch."""
@@ -222,6 +225,8 @@ class Cluster:
             link = self._peers.pop(incarnation).link
             link.close_now()
             self._end(link)
+            if self.overview is not None:
+                self.overview.lost(link.member.id)
         for link in self.links:
             link.epoch = self.epoch.number
         for incarnation in members.keys() - self._peers.keys():

@@ -174,6 +174,8 @@ class _Question:
         # Of the other gateways nothing is known before the host that passes the question on has answered.
         self.relay = relay
         self.gateways: set[str] = set()
+        # Whether the host that passes it on is gone: what has not come by now does not come.
+        self.is_cut_short = False
         self.done = asyncio.Event()
 
     def take(self, told: Told) -> None:
@@ -185,7 +187,16 @@ class _Question:
             self.collected.gateways[told.sender] = told.body
         if told.sender == self.relay:
             self.gateways |= {name for name in told.more if name not in self.collected.gateways}
-        if not self.hosts and not self.gateways:
+        self._look()
+
+    def lose(self, host: str) -> None:
+        """Wait no longer for a host that has left, nor for what it would have passed on."""
+        self.hosts.discard(host)
+        self.is_cut_short = self.is_cut_short or host == self.relay
+        self._look()
+
+    def _look(self) -> None:
+        if not self.hosts and (self.is_cut_short or not self.gateways):
             self.done.set()
 
 
@@ -215,6 +226,11 @@ class Overview:
         """Take an answer; one that comes too late is nobody's any more."""
         if (question := self._questions.get(told.token)) is not None:
             question.take(told)
+
+    def lost(self, host: str) -> None:
+        """Take note that a host is a member no more."""
+        for question in self._questions.values():
+            question.lose(host)
 
     async def collect(self, topic: str, argument: str = "") -> Collected:
         """Ask every process of the service, this one included."""

@@ -147,6 +147,19 @@ async def test_a_gateway_that_reaches_no_host_answers_for_itself() -> None:
     assert status.missing == ["h-0"]
 
 
+@pytest.mark.parametrize("leaving", ["h-0", "h-1"])
+async def test_nobody_waits_for_a_host_that_has_left(leaving: str, caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(hosts=("h-0", "h-1"), gateways=("a", "b"), silent=(leaving,))
+    service.gateways["a"]._patience = 1e9
+    asking = asyncio.create_task(service.gateways["a"].cluster())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not asking.done()
+    service.gateways["a"].lost(leaving)
+    assert (await asking).missing == [leaving]
+    assert caplog.messages == []
+
+
 async def test_an_answer_to_an_old_question_is_dropped() -> None:
     service = Service(hosts=("h-0",), gateways=("a",))
     service.gateways["a"].told(Told(99, "h-0", b"{}"))
