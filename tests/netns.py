@@ -105,6 +105,15 @@ class Machine:
         self._ip("neigh", "replace", other.address, "lladdr", _NOBODY, "nud", "permanent", "dev", "eth0")
         other._ip("neigh", "replace", self.address, "lladdr", _NOBODY, "nud", "permanent", "dev", "eth0")
 
+    def give_up(self, other: Machine) -> None:
+        """End connections with another machine, which does not hear of it, as the kernel does after long silence."""
+        # Where the kernel cannot be asked to, it does so in its own time.
+        subprocess.run(
+            ["ip", "netns", "exec", self.name, "ss", "--kill", "--tcp", "dst", other.address],
+            capture_output=True,
+            check=False,
+        )
+
     def meet(self, other: Machine) -> None:
         """Undo `part`."""
         self._ip("neigh", "del", other.address, "dev", "eth0")

@@ -25,7 +25,7 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-hall = define_room("hall", hibernate_after=None)
+hall = define_room("hall", hibernate_after=None, websocket_path="/hall")
 
 
 @hall.on("mark")

@@ -60,8 +60,8 @@ _decode_status: Final = msgspec.json.Decoder(ServiceStatus).decode
 class Fleet:
     """A service whose machines have the names they were started with; the first is the leader."""
 
-    def __init__(self, network: Network, target: str, folder: str) -> None:
-        self._target = target
+    def __init__(self, network: Network, targets: Sequence[str], folder: str) -> None:
+        self._targets = targets
         self._folder = folder
         self._spare = list(network.machines)
         self._machines: dict[str, Machine] = {}
@@ -70,12 +70,12 @@ class Fleet:
 
     @classmethod
     @contextmanager
-    def run(cls, target: str, names: Sequence[str], *, spare: int = 0) -> Iterator[Fleet]:
+    def run(cls, targets: Sequence[str], names: Sequence[str], *, spare: int = 0) -> Iterator[Fleet]:
         """Start a service; at its end it stops, and nothing of it is left."""
         folder = tempfile.mkdtemp(prefix="vf")
         try:
             with Network(len(names) + spare) as network:
-                fleet = cls(network, target, folder)
+                fleet = cls(network, targets, folder)
                 try:
                     for name in names:
                         fleet.begin(name)
@@ -99,11 +99,11 @@ class Fleet:
         """Start a machine, or start it again; the first one leads."""
         machine = self._machines.get(name) or self._machines.setdefault(name, self._spare.pop(0))
         leader = next(iter(self._machines))
-        command = ["serve", self._target] if name == leader else ["join", self._machines[leader].address, self._target]
+        command = ["serve"] if name == leader else ["join", self._machines[leader].address]
         at = ("--host", machine.address, "--internal-host", machine.address, "--advertise", machine.address)
         ours = {key: value for key, value in os.environ.items() if not key.startswith("VERANI_")}
         process = machine.popen(
-            [sys.executable, "-m", "verani_gateway", *command, *_OPTIONS, *at, "--machine", name],
+            [sys.executable, "-m", "verani_gateway", *command, *self._targets, *_OPTIONS, *at, "--machine", name],
             cwd=ROOT,
             env={**ours, **_SECRETS, "XDG_RUNTIME_DIR": self._folder},
             stderr=subprocess.PIPE,
@@ -196,6 +196,12 @@ class Fleet:
             f"{self.nodes[name].internal}/rpc/hall/{room}/{method}", json={}, headers={"Verani-Timeout": f"{timeout}"}
         ) as response:
             return response.status, await response.json()
+
+    async def count(self, name: str, room: str, sessions: int) -> None:
+        """Wait until a room has so many sessions."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.call(name, room, "get_session_count") != (200, sessions):  # noqa: ASYNC110  # in its host
+                await asyncio.sleep(0.02)
 
     async def drain(self, target: str, name: str) -> None:
         """Drain with the command that operators have."""
@@ -318,7 +324,7 @@ class Talker:
 
     async def _connect(self) -> None:
         url = self._fleet.nodes[self.machine].public
-        ws = await self._fleet.session(self.machine).ws_connect(f"{url}/ws?room={self.room}")
+        ws = await self._fleet.session(self.machine).ws_connect(f"{url}/hall?room={self.room}")
         first = self.connections[-1].next if self.connections else 0
         self.connections.append(_Connection(ws, self.name, first))
 
