@@ -144,6 +144,45 @@ async def test_a_leader_that_is_cut_off_takes_no_room_and_loses_none(fleet: Flee
         assert {code for each in crowd.talkers for code in each.codes} <= {1012}
 
 
+@pytest.mark.threat(67)
+async def test_a_host_that_only_the_registrar_has_lost_falls_silent_though_others_hear_it(fleet: Fleet) -> None:
+    """Clients on the third machine are linked to the old owner and to the new ones all the time."""
+    members = await fleet.whole(*THREE)
+    one, two = fleet.machine("one"), fleet.machine("two")
+    async with Crowd(fleet, THREE, ROOMS) as crowd:
+        one.part(two)
+        try:
+            moved = crowd.of("three", "two")
+            await crowd.until(lambda: all(each.heard[-1].host != members["two"].pid for each in moved), moved)
+            await crowd.answered([*moved, *crowd.of("three", "three")])
+        finally:
+            one.meet(two)
+        successor = (await fleet.whole(*THREE))["two"]
+        await crowd.answered()
+        await crowd.settled()
+        assert crowd.judge() == []
+        for hosts in crowd.hosts("two"):
+            assert (hosts[0], hosts[-1]) == (members["two"].pid, successor.pid)
+
+
+@pytest.mark.threat(67)
+async def test_a_host_that_was_stopped_does_not_go_on_with_rooms_that_others_have(fleet: Fleet) -> None:
+    members = await fleet.whole(*THREE)
+    stopped = members["three"].pid
+    async with Crowd(fleet, THREE, ROOMS) as crowd:
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            everybody = [each for name in THREE for each in crowd.of(name, "three")]
+            await crowd.until(lambda: all(each.heard[-1].host != stopped for each in everybody), everybody)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        await fleet.whole(*THREE)
+        await crowd.answered()
+        await crowd.settled()
+        assert crowd.judge() == []
+        assert [code for each in crowd.talkers for code in each.codes] == []
+
+
 @pytest.mark.threat(69)
 async def test_calls_to_a_machine_that_swallows_everything_end_in_their_own_time_and_hold_up_no_other(
     fleet: Fleet,
