@@ -477,7 +477,7 @@ async def test_thousands_of_clients_that_come_back_at_once_are_all_back(faults: 
     await faults.serve("--hibernate-after", "never", hosts=1)
     (gateway,) = await faults.gateways()
     url = faults.cluster.ws
-    plan = Reconnection()  # as clients do by default
+    plan = Reconnection(initial_delay=0.5, max_delay=2.0)
     once = asyncio.Barrier(CROWD + 1)
 
     async def enter(session: aiohttp.ClientSession, room: int) -> aiohttp.ClientWebSocketResponse:
