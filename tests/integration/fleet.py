@@ -176,6 +176,10 @@ class Fleet:
         async with self.session(name).get(f"{self.nodes[name].internal}/admin/cluster") as response:
             return _decode_status(await response.read())
 
+    async def epochs(self, *names: str) -> list[int]:
+        """Ask the gateways of machines, all at once, which epoch is in force there."""
+        return [status.epoch for status in await asyncio.gather(*map(self.status, names))]
+
     async def whole(self, *names: str) -> dict[str, HostStatus]:
         """Wait until these machines and no others have a member each, and everybody knows and reaches all of them."""
         return {each.machine: each for each in (await self.until(lambda status: _is_whole(status, names), names[0]))}

@@ -102,7 +102,8 @@ async def test_a_machine_that_is_cut_off_falls_silent_before_its_rooms_wake_else
     members = await fleet.whole(*THREE)
     async with Crowd(fleet, THREE, ROOMS) as crowd:
         await cut_off(fleet, crowd, "three", members["three"].pid)
-        assert (await fleet.status("three")).epoch < (await fleet.status("one")).epoch
+        old, new = await fleet.epochs("three", "one")
+        assert old < new
         fleet.machine("three").heal()
         await fleet.whole(*THREE)
         await crowd.answered()
@@ -124,7 +125,7 @@ async def test_a_machine_that_is_cut_off_falls_silent_before_its_rooms_wake_else
 async def test_a_leader_that_is_cut_off_takes_no_room_and_loses_none(fleet: Fleet) -> None:
     """Two of three go on without the registrar, which nobody tells that anybody is dead."""
     members = await fleet.whole(*THREE)
-    epoch = (await fleet.status("one")).epoch
+    before = await fleet.epochs(*THREE)
     async with Crowd(fleet, THREE, ROOMS) as crowd:
         cut = now()
         fleet.machine("one").cut()
@@ -134,7 +135,7 @@ async def test_a_leader_that_is_cut_off_takes_no_room_and_loses_none(fleet: Flee
             [talker for name in ("two", "three") for other in ("two", "three") for talker in crowd.of(name, other)],
         )
         await crowd.answered_after(cut + LONG_GONE, crowd.of("one", "one"))
-        assert {(await fleet.status(name)).epoch for name in THREE} == {epoch}
+        assert await fleet.epochs(*THREE) == before
         fleet.machine("one").heal()
         await fleet.whole(*THREE)
         await crowd.answered()
