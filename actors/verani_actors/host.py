@@ -139,8 +139,14 @@ class _Room:
         self.carried: dict[int, str] = {}
         # Another host is to have it: no successor, and nothing more is taken.
         self.moving = False
+        # Torn down: whatever a hook that is cut off still does, nothing of it leaves.
+        self.gone = False
+        # A gateway wants it awake again, whatever it was doing.
+        self.wanted: WakeReason | None = None
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
+        if self.gone:
+            return
         self.host.entry(gateway, self).outputs.append(output)
         if cause is not None and not self.shown:
             self.host.shows(self)
@@ -150,6 +156,8 @@ class _Room:
             self.host.weigh(len(output.outcome.result or b""))
 
     def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
+        if self.gone:
+            return
         self.host.entry(gateway, self).attachments.append(attach)
         if cause is not None and not self.shown:
             self.host.shows(self)
@@ -158,6 +166,8 @@ class _Room:
         self.host.invoke(self, invoke)
 
     def processed(self, gateway: str, number: int) -> None:
+        if self.gone:
+            return
         while self.handed:
             origin, input = self.handed.popleft()
             if origin == gateway and input.number == number:
@@ -217,6 +227,8 @@ class RoomHost:
         # Who called a room from the actor system and waits for its outcome.
         self._calls: dict[int, Callable[[Outcome], None]] = {}
         self._call_tokens = count(1)
+        # Gateways that let a wake wait in vain and have said nothing since.
+        self._slow: set[str] = set()
         # How many rooms have inputs in hand.
         self._working = 0
         self._flush: asyncio.Handle | None = None
@@ -366,6 +378,7 @@ class RoomHost:
         if self.gateways.pop(gateway, None) is None:
             return []
         self._pending.pop(gateway, None)
+        self._slow.discard(gateway)
         return [room.name for room in tuple(self._rooms.values()) if self._forget_gateway(room, gateway)]
 
     def _forget_gateway(self, room: _Room, gateway: str) -> bool:
@@ -390,6 +403,8 @@ class RoomHost:
             room.expected.discard(gateway)
             if not room.expected and room.address is not None:
                 self._open(room)
+        # Should it come back, it sends again what it has not heard the end of, and waits for that.
+        room.taken.pop(gateway, None)
         return is_in
 
     def receive(self, gateway: str, message: GatewayMessage) -> None:
@@ -416,7 +431,10 @@ class RoomHost:
                 if room is not None:
                     self._replied(room, message.token, message.outcome)
             case Rebuild():
-                if message.room not in self._rooms and self.ownership.owns(message.room):
+                room = self._rooms.get(message.room)
+                if room is not None:
+                    room.wanted = message.reason if room.state is _State.RETIRING else None
+                elif self.ownership.owns(message.room):
                     self._wake(message.room, message.reason, message.reason)
 
     def run(self) -> None:
@@ -520,10 +538,15 @@ class RoomHost:
         self._by_address[address.actorAddressString] = room
         for gateway in list(room.expected):
             self.gateways[gateway](Pull(name, room.incarnation, self.ownership.epoch))
+        if slow := room.expected & self._slow:
+            self._go_without(room, slow)
+            if not room.expected:
+                self._open(room)
         if room.expected:
             room.patience = self._loop.call_later(PULL_PATIENCE, self._open_without, room)
 
     def _merge(self, gateway: str, snapshot: Snapshot) -> None:
+        self._slow.discard(gateway)
         room = self._rooms.get(snapshot.room)
         if room is None or room.incarnation != snapshot.incarnation:
             return  # the answer to an earlier question
@@ -549,14 +572,20 @@ class RoomHost:
             room.held[gateway] = [input for input in room.held[gateway] if input.number > processed]
 
     def _open_without(self, room: _Room) -> None:
-        """Wake without the gateways that do not answer; what they send for the room waits for their records."""
+        """Wake without the gateways that do not answer, and wait for them no more until they do."""
         logger.warning("room wakes without the records of %d gateways", len(room.expected), extra={"room": room.name})
-        room.late, room.expected = room.expected, set()
-        for gateway, input in room.waiting:
-            if gateway in room.late:
-                room.held.setdefault(gateway, []).append(input)
-        room.waiting = [entry for entry in room.waiting if entry[0] not in room.late]
+        self._slow |= room.expected
+        self._go_without(room, set(room.expected))
         self._open(room)
+
+    def _go_without(self, room: _Room, gateways: set[str]) -> None:
+        """Expect the records of these gateways later; what they send for the room waits for them."""
+        room.expected -= gateways
+        room.late |= gateways
+        for gateway, input in room.waiting:
+            if gateway in gateways:
+                room.held.setdefault(gateway, []).append(input)
+        room.waiting = [entry for entry in room.waiting if entry[0] not in gateways]
 
     def _attach(self, room: _Room, gateway: str) -> None:
         """Merge records that came late, then deliver what has waited for them."""
@@ -636,11 +665,25 @@ class RoomHost:
 
     def _move(self, room: _Room) -> None:
         room.moving = True
+        left = [*room.waiting, *((gateway, input) for gateway, inputs in room.held.items() for input in inputs)]
+        for gateway, input in left:
+            if gateway in room.taken:  # so that they are taken when they are sent again
+                room.taken[gateway] = min(input.number - 1, room.taken[gateway])
         room.waiting.clear()
         room.held.clear()
         self._idle.forget(room.name)
         if room.state is _State.AWAKE:
             room.state = _State.MOVING
+
+    def keep(self) -> None:
+        """Take back what was to move and is this host's again, now that an epoch says so."""
+        for room in self._rooms.values():
+            if room.moving and not room.gone and self.ownership.owns(room.name):
+                room.moving = False
+                if room.state is _State.MOVING:
+                    room.state = _State.AWAKE
+                    self.mark_active(room)
+        self._changed.set()
 
     def abandon(self) -> None:
         """Tear down at once the rooms that this host does not own any more; nothing of them leaves from now on."""
@@ -649,9 +692,8 @@ class RoomHost:
             if self.ownership.owns(room.name):
                 continue
             logger.debug("room is given up", extra={"room": room.name})
-            room.moving = True
-            room.waiting.clear()
-            room.held.clear()
+            self._move(room)
+            room.gone = True
             for entries in self._pending.values():
                 entries.pop(room.name, None)
             if room.engine is not None:
@@ -758,11 +800,12 @@ class RoomHost:
         left = [(gateway, input) for gateway, input in left if gateway in self.gateways]
         connections = room.engine.connections if room.engine is not None else 0
         room.life.ended(self.clock(), slept=slept, connections=connections)
-        if room.moving or (not left and not connections):
+        if room.moving or (not left and not connections and room.wanted is None):
             del self._lives[room.name]
-        if left and not room.moving:
-            woken_by = type(left[0][1]).__name__.lower() if slept else "crash"
-            successor = self._wake(room.name, woken_by, "event" if slept else "crash")
+        if (left or room.wanted is not None) and not room.moving:
+            reason: WakeReason = room.wanted or ("event" if slept else "crash")
+            woken_by = type(left[0][1]).__name__.lower() if reason == "event" else reason
+            successor = self._wake(room.name, woken_by, reason)
             assert successor is not None
             successor.waiting.extend(left)
             successor.taken = {gateway: input.number for gateway, input in left}

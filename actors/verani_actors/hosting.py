@@ -19,7 +19,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,9 +110,13 @@ class Hosting:
         try:
             await self._listen()
             quieten_collector()
-            preparing = asyncio.create_task(self._prepare_in_turn())
             self._beat()
-            await self._stopping.wait()
+            preparing = asyncio.create_task(self._prepare_in_turn())
+            stopping = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait((preparing, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if preparing.done():
+                preparing.result()  # our own bug: without it no epoch is ever prepared again, so this process ends
             preparing.cancel()
         finally:
             await self._end()
@@ -144,9 +147,7 @@ class Hosting:
             self._beat_timer.cancel()
         await self._host.stop(self._plan.settings.drain_seconds)
         # What the gateways do not hear of is done again elsewhere.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._plan.settings.link_grace):
-                await self._links.confirmed()
+        await self._links.said(self._plan.settings.link_grace)
         await self._links.stop()
 
     # --- control ---------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ class Hosting:
         while True:
             epoch = await self._preparations.get()
             await self._host.release(self._plan.settings.drain_seconds)
-            await self._links.confirmed()
+            await self._links.confirmed(self._plan.settings.link_grace)
             self._said = epoch.number
             self._say_prepared()
 
@@ -222,6 +223,7 @@ class Hosting:
             return
         logger.debug("epoch %d is committed, with %d hosts", epoch.number, len(epoch.members))
         self._host.abandon()
+        self._host.keep()
         if not self._is_member(epoch):
             self._links.forget()
         self._links.announce(epoch)

@@ -211,7 +211,7 @@ class LinkServer:
     def forget(self) -> None:
         """Begin anew with every gateway: this host has lost its place, and all its rooms with it."""
         for session in tuple(self._sessions.values()):
-            self._give_up(session)
+            self._give_up(session, tell=False)
 
     def resume(self) -> None:
         """Go on, if this process serves again."""
@@ -220,16 +220,41 @@ class LinkServer:
                 session.wire.flush()
         self._hand_over_all()
 
-    async def confirmed(self) -> None:
-        """Return once every gateway has confirmed all that was sent so far, or was given up."""
+    async def confirmed(self, patience: float) -> None:
+        """Return once every gateway has confirmed all that was sent so far; who has not in time is given up.
+
+        The time, in seconds, counts while this process serves: nothing can be confirmed that was not written.
+        """
+        self._flush_all()
+        lagging = {session: session.stream.numbered for session in self._sessions.values()}
+        while True:
+            waiting: list[asyncio.Future[None]] = []
+            for session, number in lagging.items():
+                if self._is_lagging(session, number):
+                    waiting.append(self._loop.create_future())
+                    session.waiters.append((number, waiting[-1]))
+            if not waiting:
+                return
+            await asyncio.wait(waiting, timeout=patience)
+            if self._serves():
+                for session, number in lagging.items():
+                    if self._is_lagging(session, number):
+                        logger.warning("gateway given up: it confirms nothing", extra=_about(session))
+                        self._give_up(session)
+
+    def _is_lagging(self, session: _Session, number: int) -> bool:
+        return self._sessions.get(session.gateway) is session and session.stream.confirmed < number
+
+    async def said(self, patience: float) -> None:
+        """Return once every gateway that is connected has confirmed all that was sent so far, or after so long."""
         self._flush_all()
         waiting: list[asyncio.Future[None]] = []
         for session in self._sessions.values():
-            if session.stream.confirmed < session.stream.numbered:
+            if session.wire is not None and session.stream.confirmed < session.stream.numbered:
                 waiting.append(self._loop.create_future())
                 session.waiters.append((session.stream.numbered, waiting[-1]))
         if waiting:
-            await asyncio.wait(waiting)
+            await asyncio.wait(waiting, timeout=patience)
 
     def states(self) -> list[LinkState]:
         """Describe the links."""
@@ -420,8 +445,8 @@ class LinkServer:
         else:  # its rooms may have another owner by now, at which its connections live
             self._begin_grace(session)
 
-    def _give_up(self, session: _Session) -> None:
-        """End the session of a gateway; its incarnation is told so if it comes back."""
+    def _give_up(self, session: _Session, *, tell: bool = True) -> None:
+        """End the session of a gateway; its incarnation is told so if it comes back, unless no hook has run for it."""
         if self._sessions.get(session.gateway) is not session:
             return
         del self._sessions[session.gateway]
@@ -431,7 +456,7 @@ class LinkServer:
         rooms = self._host.unlink(session.gateway)
         level = logging.INFO if rooms else logging.DEBUG
         logger.log(level, "gateway %s is gone for %d rooms that were awake", session.gateway, len(rooms))
-        if untold or rooms:
+        if tell and (untold or rooms):
             self._given_up[key] = list(dict.fromkeys([*untold, *rooms]))
         while len(self._given_up) > _REMEMBERED:
             self._given_up.popitem(last=False)

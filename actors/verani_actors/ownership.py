@@ -45,6 +45,8 @@ class Share(Ownership):
         # Those that are newer than the committed one, in order.
         self._prepared: list[Epoch] = []
         self._history: deque[Epoch] = deque(maxlen=_HISTORY)
+        # Answers of `since`, which hashes once for each epoch; as long as nothing changes.
+        self._since: dict[str, int] = {}
 
     @property
     def prepared(self) -> int:
@@ -56,7 +58,7 @@ class Share(Ownership):
         if epoch.number <= self.prepared:
             return False
         self._prepared.append(epoch)
-        self._history.append(epoch)
+        self._remember(epoch)
         return True
 
     def commit(self, epoch: Epoch) -> bool:
@@ -66,7 +68,7 @@ class Share(Ownership):
         self._prepared = [prepared for prepared in self._prepared if prepared.number > epoch.number]
         self.committed = epoch
         self.epoch = epoch.number
-        self._history.append(epoch)
+        self._remember(epoch)
         return True
 
     def owns(self, room: str) -> bool:
@@ -75,5 +77,11 @@ class Share(Ownership):
 
     def since(self, room: str) -> int:
         """Say from which epoch on inputs for this room are for the present spell of ownership."""
-        others = (epoch.number for epoch in self._history if not epoch.owns(self._incarnation, room))
-        return max(others, default=-1) + 1
+        if room not in self._since:
+            others = (epoch.number for epoch in self._history if not epoch.owns(self._incarnation, room))
+            self._since[room] = max(others, default=-1) + 1
+        return self._since[room]
+
+    def _remember(self, epoch: Epoch) -> None:
+        self._history.append(epoch)
+        self._since.clear()

@@ -111,6 +111,106 @@ async def test_a_room_that_does_not_end_in_time_is_torn_down_and_its_input_left_
     assert [input.number for input in gateway.unprocessed] == [2]
 
 
+async def test_a_move_that_is_taken_back_keeps_the_room_and_takes_what_was_refused(start: Start) -> None:
+    recorder = Recorder()
+    recorder.hold = 1
+    recorder.gate.clear()
+    host = await owner_of_all(start, recorder)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c", THEIRS), gateway.frame("c", 1, room=THEIRS))
+    await until(lambda: "held" in recorder.seen)
+    share_of(host).prepare(epoch(2, "a", "b"))
+    releasing = asyncio.create_task(host.release(10.0))
+    await until(lambda: host.rooms() == {THEIRS: "moving"})
+    refused = gateway.frame("c", 2, room=THEIRS)
+    gateway.put(refused)
+    share_of(host).commit(epoch(3, "a"))
+    host.abandon()
+    host.keep()
+    await releasing
+    assert host.rooms() == {THEIRS: "awake"}
+    gateway.say(InputBatch([refused], 3, True))
+    gateway.say(InputBatch([gateway.frame("c", 3, room=THEIRS)], 3))
+    recorder.gate.set()
+    await until(lambda: 3 in recorder.seen)
+    assert recorder.numbers == [1, 2, 3]
+
+
+async def test_what_waited_for_a_room_whose_move_is_taken_back_is_taken_when_it_is_sent_again(start: Start) -> None:
+    recorder = Recorder()
+    host = await owner_of_all(start, recorder)
+    gateway = FakeGateway(host)
+    gateway.answers = False
+    inputs: list[Input] = [gateway.connect(recorder.room, "c", THEIRS), gateway.frame("c", 1, room=THEIRS)]
+    gateway.put(*inputs)
+    await until(lambda: gateway.pulls)
+    share_of(host).prepare(epoch(2, "a", "b"))
+    releasing = asyncio.create_task(host.release(10.0))
+    await asyncio.sleep(0)
+    share_of(host).commit(epoch(3, "a"))
+    host.keep()
+    gateway.say(InputBatch([*inputs], 3, True))
+    gateway.answer(gateway.pulls[0])
+    await releasing
+    await until(lambda: recorder.seen == [("connect", 1), 1])
+
+
+async def test_a_room_that_fell_asleep_for_a_move_that_is_taken_back_wakes_again(start: Start) -> None:
+    recorder = Recorder()
+    gate = asyncio.Event()
+
+    @recorder.room.on_hibernate
+    async def hibernate(actor: Any) -> None:
+        recorder.seen.append("sleeps")
+        await gate.wait()
+
+    host = await owner_of_all(start, recorder)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c", THEIRS))
+    await until(lambda: gateway.processed)
+    share_of(host).prepare(epoch(2, "a", "b"))
+    releasing = asyncio.create_task(host.release(10.0))
+    await until(lambda: "sleeps" in recorder.seen)
+    share_of(host).commit(epoch(3, "a"))
+    host.keep()
+    gateway.say(Rebuild(THEIRS, "moved", 3))
+    gate.set()
+    await releasing
+    await until(lambda: ("restore", 1, "moved") in recorder.seen)
+    assert host.rooms() == {THEIRS: "awake"}
+
+
+@pytest.mark.parametrize("how", ["emits", "raises"])
+async def test_nothing_leaves_a_room_that_is_torn_down_whatever_its_hook_still_does(start: Start, how: str) -> None:
+    recorder = Recorder()
+    entered, ended = asyncio.Event(), asyncio.Event()
+
+    @recorder.room.on("slow")
+    async def slow(ctx: Any, data: Any) -> None:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+            if how == "emits":
+                ctx.emit("last words")
+            raise ValueError("not a cancellation")
+
+    host = await owner_of_all(start, recorder)
+    gateway = FakeGateway(host)
+    gateway.put(
+        gateway.connect(recorder.room, "c", THEIRS), gateway.frame("c", 0, event="slow", room=THEIRS, request=1)
+    )
+    await entered.wait()
+    share_of(host).prepare(epoch(2, "a", "b"))
+    await host.release(0.01)
+    await ended.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert gateway.texts() == []
+    assert gateway.processed[THEIRS] == 1, "its next owner runs it"
+
+
 async def test_a_waking_room_that_moves_wakes_first_and_handles_nothing(start: Start) -> None:
     recorder = Recorder()
     host = await owner_of_all(start, recorder)
@@ -305,6 +405,26 @@ async def test_what_a_lost_gateway_has_sent_to_a_waking_room_is_dropped(start: S
     assert recorder.seen == [("connect", 1)]
 
 
+async def test_what_a_lost_gateway_did_not_hear_the_end_of_is_taken_when_it_comes_back(start: Start) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    stays, gone = FakeGateway(host, id="stays"), FakeGateway(host, id="gone")
+    stays.put(stays.connect(recorder.room, "a"))
+    gone.put(gone.connect(recorder.room, "b"))
+    await until(lambda: len(recorder.seen) == 2)
+    close = gone.close("b")
+    gone._take = lambda message: None  # type: ignore[method-assign]  # it hears nothing more
+    host.gateways["gone"] = lambda message: None
+    gone.put(close)
+    await until(lambda: ("disconnect", "user of b", 1000) in recorder.seen)
+    assert host.unlink("gone") == []
+    back = FakeGateway(host, id="gone")
+    back.unprocessed.append(close)
+    back.say(InputBatch([close], 0, True))
+    await until(lambda: back.processed.get("chat/a") == close.number)
+    assert recorder.seen.count(("disconnect", "user of b", 1000)) == 1
+
+
 async def test_a_hook_does_not_wait_for_a_gateway_that_is_gone(start: Start) -> None:
     recorder = Recorder()
     waiting: list[str] = []
@@ -342,6 +462,30 @@ async def test_a_room_of_a_lost_gateway_sleeps_and_does_not_wake_for_its_closes(
     gate.set()
     await until(lambda: host.rooms() == {})
     assert recorder.seen == [("connect", 1), "sleeps"]
+
+
+async def test_only_one_wake_waits_for_a_gateway_that_is_silent(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verani_actors.host.PULL_PATIENCE", 0.01)
+    recorder = Recorder()
+    host = await start(recorder.room)
+    silent, talks = FakeGateway(host, id="silent"), FakeGateway(host, id="talks")
+    silent.answers = False
+    talks.put(talks.connect(recorder.room, "a", "chat/one"))
+    await until(lambda: recorder.seen == [("connect", 1)])
+    monkeypatch.setattr("verani_actors.host.PULL_PATIENCE", 1e9)
+    talks.put(talks.connect(recorder.room, "b", "chat/two"))
+    await until(lambda: recorder.seen == [("connect", 1)] * 2)
+    silent.put(silent.connect(recorder.room, "c", "chat/three"))
+    for pull in silent.pulls:
+        silent.answer(pull)
+    await until(lambda: len(silent.pulls) == 3)
+    silent.answer(silent.pulls[-1])
+    await until(lambda: recorder.seen == [("connect", 1)] * 3)
+    talks.put(talks.connect(recorder.room, "d", "chat/four"))
+    await until(lambda: len(silent.pulls) == 4)
+    assert host.rooms()["chat/four"] == "waking", "it has answered, so it is waited for again"
+    silent.answer(silent.pulls[-1])
+    await until(lambda: recorder.seen == [("connect", 1)] * 4)
 
 
 async def test_sleep_is_told_to_the_gateways_that_have_connections(start: Start) -> None:

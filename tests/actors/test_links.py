@@ -290,11 +290,11 @@ async def test_what_is_received_is_confirmed_even_if_there_is_nothing_to_say(beg
 
 async def test_confirmed_waits_for_every_gateway_that_is_not_given_up(begin: Begin) -> None:
     service = await begin(grace=0.01)
-    await service.server.confirmed()
+    await service.server.confirmed(PATIENCE)
     one, two = await service.linked("one"), await service.linked("two")
     for gateway in ("one", "two"):
         service.server.send(gateway, Pull("chat/a", 1))
-    waiting = asyncio.create_task(service.server.confirmed())
+    waiting = asyncio.create_task(service.server.confirmed(PATIENCE))
     await one.hear()
     await one.confirm()
     await until(lambda: service.server.states()[0].unconfirmed == 0)
@@ -303,6 +303,41 @@ async def test_confirmed_waits_for_every_gateway_that_is_not_given_up(begin: Beg
     async with asyncio.timeout(PATIENCE):
         await waiting
     assert service.host.unlinked == ["two"]
+
+
+async def test_a_gateway_that_confirms_nothing_is_given_up_and_holds_up_no_change(begin: Begin) -> None:
+    service = await begin()
+    service.host.rooms = ["chat/a"]
+    one, two = await service.linked("one"), await service.linked("two")
+    for gateway in ("one", "two"):
+        service.server.send(gateway, Pull("chat/a", 1))
+    service.serving = False
+    waiting = asyncio.create_task(service.server.confirmed(0.01))
+    await asyncio.wait([waiting], timeout=0.05)
+    assert service.host.unlinked == [], "while nothing can be written, nobody can confirm"
+    service.serving = True
+    service.server.resume()
+    await one.hear()
+    await one.confirm()
+    async with asyncio.timeout(PATIENCE):
+        await waiting
+    assert service.host.unlinked in (["two"], ["one", "two"], ["two", "one"])
+    assert "two" in service.host.unlinked
+    await two.leave()
+
+
+async def test_last_words_wait_for_who_is_connected_only(begin: Begin) -> None:
+    service = await begin()
+    one, two = await service.linked("one"), await service.linked("two")
+    await two.leave()
+    await until(lambda: [state.connected for state in service.server.states()].count(False) == 1)
+    for gateway in ("one", "two"):
+        service.server.send(gateway, Pull("chat/a", 1))
+    waiting = asyncio.create_task(service.server.said(PATIENCE))
+    await one.hear()
+    await one.confirm()
+    await waiting
+    assert service.host.unlinked == []
 
 
 # --- resuming and giving up ----------------------------------------------------------------------------------
@@ -411,6 +446,7 @@ async def test_a_host_that_does_not_serve_gives_no_gateway_up(begin: Begin) -> N
 
 async def test_a_host_that_has_lost_its_place_begins_anew_with_every_gateway(begin: Begin) -> None:
     service = await begin()
+    service.host.rooms = ["chat/a"]
     peer = await service.linked()
     service.serving = False
     service.host.gateways["g"](Pull("chat/a", 1))
