@@ -43,13 +43,15 @@ __all__ = [
 class Offer(Struct, frozen=True, tag="offer"):
     """A machine offers to run this many hosts; said at the start, after `Welcome`, and again every second.
 
-    `service` tells one start of `verani serve` or `verani join` there from the next.
+    `service` tells one start of `verani serve` or `verani join` there from the next. `epoch` is the one that was last
+    published there: gateways take none but higher numbers, also from a service that was started anew.
     """
 
     machine: str
     address: str
     hosts: int
     service: str = ""
+    epoch: Epoch = Epoch()
 
 
 class Gone(Struct, frozen=True, tag="gone"):

@@ -86,7 +86,7 @@ class Launcher:
         self._system = system
         self._births = births
         self._name = f"launcher:{plan.machine}"
-        self._offer = Offer(plan.machine, f"{plan.address}:{port}", plan.settings.hosts, runtime.folder.name)
+        self._admin_port = port
         self._leader = base.adminAddr
         if plan.leader:
             host, _, leader_port = plan.leader.rpartition(":")
@@ -261,11 +261,11 @@ class Launcher:
     def _say_all(self, now: float) -> None:
         if not self._plan.leader:
             self._keep_registrar(now)
-            self._tell_registrar(self._offer)
+            self._tell_registrar(self._offer())
         else:
             # The one address of the leader's machine that stays; its Admin passes the offer on.
             addresses = {self._name: self._base.address}
-            self._base.post(self._leader, self._parcel(self._name, self._offer, addresses))
+            self._base.post(self._leader, self._parcel(self._name, self._offer(), addresses))
         if now - self._heard < _TELL_DEATHS:
             self._deaths = [(told, gone) for told, gone in self._deaths if now - told < _TELL_DEATHS]
         elif now - self._silent > _SILENCE and self._plan.leader:
@@ -281,6 +281,11 @@ class Launcher:
             self._tell_death(Gone(member.id, member.incarnation, _read_death(self._runtime, member.incarnation)))
         for host in self._hosts.values():
             self._introduce(host)
+
+    def _offer(self) -> Offer:
+        plan, runtime = self._plan, self._runtime
+        address = f"{plan.address}:{self._admin_port}"
+        return Offer(plan.machine, address, plan.settings.hosts, runtime.folder.name, runtime.read_epoch())
 
     def _keep_registrar(self, now: float) -> None:
         # Its claim comes a moment later; one that never comes must not make a second registrar at once.

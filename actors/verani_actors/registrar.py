@@ -7,7 +7,8 @@ Senders and destinations are `host:<incarnation>` and `launcher:<machine>`.
 
 Invariants, which `verani_actors.lease` proves to be enough for one owner of a room at a time:
 
-- Numbers are used once. A new registrar begins a new thousand, above whatever its predecessor may have said.
+- Numbers are used once. A new registrar begins a new thousand, above whatever its predecessor may have said. So does
+  one that finds, at a machine that offers, an epoch of a service that was there before.
 - What is committed is known to the next registrar. So the first message of a commit is `Publish` to the own machine;
   the shell writes it down before it sends anything that follows, and hands it to the next one as `known`.
 - There is one registrar process at a time.
@@ -215,7 +216,23 @@ class Registrar:
         self._launchers[offer.machine] = _Launcher(offer.address, offer.service, offer.hosts, now)
         to = f"launcher:{offer.machine}"
         letters: Letters = [(to, Publish(self.committed))] if self.committed.number else []
+        letters += self._outrun(offer.epoch, now)
         return [*letters, *((to, StartHost(id)) for id in self._missing(offer.machine, now)), *self._advance(now)]
+
+    def _outrun(self, epoch: Epoch, now: float) -> Letters:
+        """Go on above what gateways hold of a service that was there before: they would ignore a lower number.
+
+        One of the same number is ours if its processes are. What else it says is not compared, as an older version may
+        not have kept it.
+        """
+        if epoch.number == 0 or epoch.number < self.committed.number:
+            return []
+        if epoch.number == self.committed.number and _processes(epoch) == _processes(self.committed):
+            return []
+        self._top = max(self._top, _thousand_after(epoch.number))
+        if self.committed.number == 0 or self._collecting is not None:
+            return []  # what is committed next is above it
+        return self._commit(self._next(self.committed.members, now), now)
 
     def _refuse(self, offer: Offer, launcher: _Launcher) -> None:
         if (offer.machine, offer.address) not in self._refused:
@@ -383,7 +400,7 @@ class Registrar:
             return []
         self._collecting = None
         self._sure = True
-        self._top = (self._top // GENERATION + 1) * GENERATION - 1
+        self._top = _thousand_after(self._top)
         return self._commit(self._next(self.committed.members, now), now)
 
     def _first(self, now: float) -> Letters:
@@ -539,6 +556,15 @@ class Registrar:
 
 def _to(member: Member) -> str:
     return f"host:{member.incarnation}"
+
+
+def _thousand_after(number: int) -> int:
+    """Find the number before the next thousand."""
+    return (number // GENERATION + 1) * GENERATION - 1
+
+
+def _processes(epoch: Epoch) -> set[str]:
+    return {member.incarnation for member in epoch.members}
 
 
 def _place(member: Member) -> tuple[str, str, str | None]:

@@ -171,11 +171,13 @@ class LauncherProcess(Process):
     def __init__(self, cluster: Cluster, machine: str, hosts: int) -> None:
         super().__init__(cluster, f"launcher:{machine}", machine)
         self.hosts = hosts
+        # What the gateways of the machine hold.
+        self.epoch = Epoch()
         self.running: dict[str, HostProcess] = {}
         self.every(1.0, self.offer)
 
     def offer(self) -> None:
-        self.cluster.send(self, REGISTRAR, Offer(self.machine, f"{self.machine}:1900", self.hosts))
+        self.cluster.send(self, REGISTRAR, Offer(self.machine, f"{self.machine}:1900", self.hosts, "", self.epoch))
 
     def hear(self, sender: str, message: Control) -> None:
         match message:
@@ -186,8 +188,9 @@ class LauncherProcess(Process):
                 host = self.running.get(id)
                 if host is not None and host.member.incarnation == incarnation:
                     self.cluster.kill(host)
-            case Publish():
-                pass
+            case Publish(epoch):
+                if epoch.number > self.epoch.number:
+                    self.epoch = epoch
             case _:
                 raise AssertionError(message)
 

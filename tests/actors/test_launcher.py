@@ -208,6 +208,20 @@ def test_a_machine_with_another_secret_cannot_join(launch: Launch) -> None:
     assert member.process.poll() is None
 
 
+@pytest.mark.threat(68)
+def test_a_machine_of_gateways_follows_a_leader_that_was_started_anew(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    member = launch(machine="two", hosts=0, address="127.0.0.2", leader=f"127.0.0.1:{port}")
+    os.kill(member.epoch(1).members[0].pid, signal.SIGKILL)
+    assert member.epoch(1, after=2).number == 3
+    leader.process.kill()
+    leader.process.wait()
+    anew = launch(machine="one", address="127.0.0.1", admin_port=port)
+    until(lambda: member.epoch(1).members[0].pid in anew.pids())
+    until(lambda: member.runtime.read_epoch() == anew.runtime.read_epoch())
+
+
 def test_a_machine_finds_a_leader_that_was_killed_and_came_back(launch: Launch) -> None:
     port = free_port()
     leader = launch(machine="one", address="127.0.0.1", admin_port=port)

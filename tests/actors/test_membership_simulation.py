@@ -186,6 +186,21 @@ def test_the_leader_s_machine_dies_and_returns_and_rooms_elsewhere_are_served_al
 
 
 @pytest.mark.threat(69)
+@pytest.mark.threat(68)
+@pytest.mark.parametrize("seed", range(5))
+def test_gateways_follow_a_leader_that_is_started_anew_although_they_hold_a_higher_number(seed: int) -> None:
+    cluster = whole({"a": 2, "g": 0}, seed)
+    for _ in range(3):
+        cluster.kill(cluster.host("a-0"))
+        cluster.run_until(cluster.is_whole, 5)
+    cluster.kill_machine("a")
+    cluster.known = None
+    cluster.start_machine("a")
+    gateways = cluster.launcher("g")
+    assert gateways is not None
+    cluster.run_until(lambda: cluster.is_whole() and gateways.epoch == cluster.registrar.registrar.committed, 10)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_host_that_is_stopped_loses_its_rooms_and_serves_none_when_it_runs_on(seed: int) -> None:
     cluster = whole({"a": 2, "b": 2, "c": 1}, seed)

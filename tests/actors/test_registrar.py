@@ -49,8 +49,11 @@ class Bench:
     def say(self, sender: str, message: Control) -> Letters:
         return self.take(self.registrar.receive(sender, message, self.now))
 
-    def offer(self, machine: str, hosts: int, address: str = "10.0.0.1:1", service: str = "") -> Letters:
-        return self.say(f"launcher:{machine}", Offer(machine, address, hosts, service))
+    def offer(
+        self, machine: str, hosts: int, address: str = "10.0.0.1:1", service: str = "", holds: Epoch | None = None
+    ) -> Letters:
+        holds = EMPTY if holds is None else holds
+        return self.say(f"launcher:{machine}", Offer(machine, address, hosts, service, holds))
 
     def beat(self, host: Member, epoch: Epoch | None = None, vouched: float | None = None) -> Letters:
         epoch = self.epoch if epoch is None else epoch
@@ -567,6 +570,62 @@ def test_a_host_that_the_adopted_epoch_does_not_have_is_stopped_and_not_let_in()
     assert sent(bench.beat(R0, seven), StopHost, "launcher:r")
     bench.wait(0.3)
     assert not sent(bench.told, Prepare)
+
+
+OLD = Epoch(57, "r", (member("r-0", "old"),))
+
+
+def test_the_first_epoch_is_newer_than_what_gateways_hold_of_a_service_that_was_there_before() -> None:
+    bench = Bench()
+    bench.offer("r", 1)
+    assert sent(bench.offer("g", 0, holds=OLD), Publish) == []
+    bench.beat(R0, EMPTY)
+    assert (bench.epoch.number, bench.ids) == (1000, ["r-0"])
+
+
+@pytest.mark.parametrize("number", [1, 2, 57])
+def test_an_epoch_of_a_service_that_was_there_before_is_outrun_once(number: int) -> None:
+    bench = Bench()
+    bench.offer("r", 1)
+    bench.beat(R0, EMPTY)
+    assert bench.epoch.number == 1
+    held = Epoch(number, "r", OLD.members)
+    assert sent(bench.offer("g", 0, holds=held), Publish, "launcher:g")[-1].epoch == bench.epoch
+    assert (bench.epoch.number, bench.ids) == (1000, ["r-0"])
+    bench.offer("g", 0, holds=held)
+    bench.offer("g", 0, holds=bench.epoch)
+    assert bench.epoch.number == 1000
+
+
+def test_what_a_machine_has_of_this_service_is_not_outrun() -> None:
+    bench = one_machine()
+    bench.offer("r", 2, holds=bench.epoch)
+    bench.offer("g", 0, holds=Epoch(bench.epoch.number, "r", bench.epoch.members, (Death("x", "chat/a"),)))
+    bench.offer("h", 0, holds=EMPTY)
+    assert bench.epoch.number == 1
+
+
+def test_a_change_under_way_goes_on_after_an_old_epoch_was_outrun() -> None:
+    bench = one_machine()
+    bench.offer("a", 1)
+    bench.beat(A0, EMPTY)
+    assert sent(bench.wait(0.2, R0, R1), Prepare)
+    letters = bench.offer("g", 0, holds=OLD)
+    assert (bench.epoch.number, bench.ids) == (1000, ["r-0", "r-1"])
+    (number,) = {prepare.epoch.number for prepare in sent(letters, Prepare)}
+    assert number > 1000
+    bench.answer(R0, number)
+    bench.answer(R1, number)
+    assert (bench.epoch.number, bench.ids) == (number, ["a-0", "r-0", "r-1"])
+
+
+def test_a_registrar_that_listens_outruns_what_is_held_when_it_has_listened() -> None:
+    bench = Bench()
+    bench.beat(A0, Epoch(7, "r", (A0,)))
+    assert bench.offer("g", 0, holds=Epoch(2007, "r", (A0,))) == [("launcher:g", Publish(Epoch(7, "r", (A0,))))]
+    assert bench.epoch.number == 7
+    bench.wait(3.2, A0)
+    assert bench.epoch.number == 3000
 
 
 def test_messages_that_are_not_for_a_registrar_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
