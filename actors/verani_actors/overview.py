@@ -6,8 +6,8 @@ Nothing here waits: answers leave over the links like everything else.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from verani.messages import Ask, HostMessage, Told
 
+from .families import host_families, room_states, rooms_family, written
 from .host import RoomHost
 from .life import RoomStatus
 
@@ -167,7 +168,7 @@ def answer(topic: str, argument: str, host: RoomHost, status: Callable[[], HostS
         case "room":
             return msgspec.json.encode(host.status(argument))
         case "metrics":
-            return msgspec.json.encode("".join(_exposition(host)))
+            return msgspec.json.encode(written((rooms_family(room_states(host)), *host_families(host))))
         case "cluster":
             return msgspec.json.encode(status())
         case _:
@@ -179,19 +180,3 @@ def _rooms(host: RoomHost, question: RoomsQuestion) -> Iterator[RoomStatus]:
     limit = question.limit if question.state is None else None
     statuses = (host.status(name) for name in host.known_rooms()[:limit])
     return (status for status in statuses if status is not None)
-
-
-def _exposition(host: RoomHost) -> Iterator[str]:
-    """Write down what there is to measure in Prometheus' text format 0.0.4."""
-    states = Counter(host.rooms().values()) + Counter(asleep=host.sleeping_count)
-    by_state = [(f'{{state="{state}"}}', states[state]) for state in sorted(states)]
-    yield from _family("rooms", "gauge", "rooms that are awake, or sleep with connections, by state", by_state)
-    yield from _family("wakes_total", "counter", "rooms woken", [("", host.wakes)])
-    yield from _family("sleeps_total", "counter", "rooms fallen asleep", [("", host.sleeps)])
-    yield from _family("awake_excess", "gauge", "rooms awake above max_awake_rooms", [("", host.excess)])
-
-
-def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> Iterator[str]:
-    yield f"# HELP verani_{name} {text}\n# TYPE verani_{name} {kind}\n"
-    for labels, value in samples:
-        yield f"verani_{name}{labels} {value}\n"

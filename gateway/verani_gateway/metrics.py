@@ -6,8 +6,10 @@ Counting must cost nothing: plain numbers, changed by the loop's thread only, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from verani_actors.families import Family, labelled, rooms_family, written
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -15,15 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT_TYPE", "Family", "Metrics", "exposition", "labelled"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
-
-
-class Family(NamedTuple):
-    """A metric with its samples, by label text; the name goes without the prefix."""
-
-    name: str
-    kind: str
-    text: str
-    samples: Mapping[str, float]
 
 
 class Metrics:
@@ -44,7 +37,7 @@ class Metrics:
 
 def exposition(gateway: Gateway) -> str:
     """Write down all counters and gauges of a gateway and of what it knows of the room hosts."""
-    return "".join(line for family in _families(gateway) for line in _lines(family))
+    return written(_families(gateway))
 
 
 def _families(gateway: Gateway) -> Iterator[Family]:
@@ -59,23 +52,6 @@ def _families(gateway: Gateway) -> Iterator[Family]:
     yield Family("limited_total", "counter", "what limits did, by setting", labelled("setting", metrics.limited))
     yield Family("calls_total", "counter", "calls answered, by error code or ok", labelled("code", metrics.calls))
     yield Family("calls_waiting", "gauge", "calls that wait for their answer", {"": len(gateway.calls)})
-    yield Family(
-        "rooms",
-        "gauge",
-        "rooms that are awake, or sleep with connections, by state",
-        labelled("state", gateway.room_states()),
-    )
+    yield rooms_family(gateway.room_states())
     yield from gateway.placement.families()
     yield Family("in_flight_bytes", "gauge", "bytes of inputs not yet processed", {"": gateway.in_flight})
-
-
-def labelled(label: str, counts: Mapping[str, int] | Mapping[int, int]) -> dict[str, int]:
-    """Label counts; the values are codes, states and settings, never anything that a client chose."""
-    return {f'{{{label}="{value}"}}': counts[value] for value in sorted(counts)}  # type: ignore[index]  # one of the two
-
-
-def _lines(family: Family) -> Iterator[str]:
-    name = f"verani_{family.name}"
-    yield f"# HELP {name} {family.text}\n# TYPE {name} {family.kind}\n"
-    for labels, value in family.samples.items():
-        yield f"{name}{labels} {value}\n"

@@ -20,12 +20,12 @@ from verani.messages import (
     Pull,
     Replied,
 )
+from verani_actors.families import Family, host_families, room_states
 from verani_actors.host import RoomHost
 from verani_actors.life import RoomStatus
 
 from .attachments import RoomInputs
 from .link import MemoryLink
-from .metrics import Family
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -106,7 +106,7 @@ class Embedded:
 
     def room_states(self) -> Counter[str]:
         """Count them by state."""
-        return Counter(self.host.rooms().values()) + Counter(asleep=self.host.sleeping_count)
+        return room_states(self.host)
 
     def status(self, name: str, connections: int) -> RoomStatus | None:
         """Ask the host."""
@@ -114,7 +114,4 @@ class Embedded:
 
     def families(self) -> Iterator[Family]:
         """Yield how the host's rooms woke and slept."""
-        host = self.host
-        yield Family("wakes_total", "counter", "rooms woken", {"": host.wakes})
-        yield Family("sleeps_total", "counter", "rooms fallen asleep", {"": host.sleeps})
-        yield Family("awake_excess", "gauge", "rooms awake above max_awake_rooms", {"": host.excess})
+        return host_families(self.host)

@@ -6,12 +6,15 @@ import asyncio
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.raw import RawClient, handshake, text, until
 from tests.server import Serve, Server
 from verani import Context, RoomBusy, define_room
+from verani_actors.overview import answer
 from verani_gateway.metrics import exposition
+from verani_gateway.placement import Embedded
 
 
 def a_room() -> Any:
@@ -181,3 +184,13 @@ async def test_prometheus_can_read_it(serve: Serve) -> None:
     described = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     sampled = {re.split(r"[ {]", line)[0] for line in lines if not line.startswith("#")}
     assert sampled <= described
+
+
+async def test_a_room_host_is_measured_the_same_in_this_process_and_in_its_own(serve: Serve) -> None:
+    server = await serve(a_room())
+    placement = server.gateway.placement
+    assert isinstance(placement, Embedded)
+    told = msgspec.json.decode(answer("metrics", "", placement.host, lambda: pytest.fail("nobody asked")), type=str)
+    described = {line for line in told.splitlines() if line.startswith("# ")}
+    assert len(described) == 8
+    assert described <= set(exposition(server.gateway).splitlines())
