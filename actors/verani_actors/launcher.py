@@ -52,6 +52,8 @@ _TELL_DEATHS: Final = 5.0
 _UNCLAIMED: Final = 10.0
 # A registrar that does not answer for so long is told of, once in so many seconds.
 _SILENCE: Final = 15.0
+# What a drain leaves to hosts at least; shorter than what the supervisor adds to the drain.
+_STOP: Final = 5.0
 # For hosts when nobody waits any more, and for Admin and registrar, which have nothing to finish.
 _GRACE: Final = 2.0
 
@@ -330,13 +332,10 @@ class Launcher:
             grace = _GRACE if self._orphaned else max(_GRACE, self._plan.settings.drain_seconds)
             told, deadline = self._stops, time.monotonic() + grace
             if self._plan.leader and not self._orphaned:
-                # The service goes on elsewhere: its registrar takes the rooms over, and then stops each host.
-                for host in self._hosts.values():
-                    self._tell_registrar(DrainHost(host.id))
-                self._step_while(lambda: any(each.kill_at is None for each in self._hosts.values()), told, deadline)
-            for host in self._hosts.values():
-                if host.kill_at is None:
-                    self._stop_host(host, grace)
+                self._drain(told, deadline)
+                deadline = max(deadline, time.monotonic() + _STOP)
+            for host in self._staying():
+                self._stop_host(host, deadline - time.monotonic())
             self._step_while(lambda: bool(self._hosts), told, deadline)
             self._base.begin_shutdown()
             deadline = time.monotonic() + _GRACE
@@ -353,6 +352,22 @@ class Launcher:
             for descriptor, _ in waiting.poll(left * 1000):
                 waiting.unregister(descriptor)
                 self._processes.pop(descriptor).close()
+
+    def _drain(self, told: int, deadline: float) -> None:
+        """Have the rooms go on elsewhere: the registrar, if it is there, takes them over and then stops each host."""
+        while self._staying() and self._stops == told and (now := time.monotonic()) < deadline and self._is_led(now):
+            self._say_all(now)
+            for host in self._staying():
+                self._tell_registrar(DrainHost(host.id))
+            self._step_while(lambda: bool(self._staying()), told, min(deadline, now + _OFFER_PERIOD))
+
+    def _staying(self) -> list[_Host]:
+        return [host for host in self._hosts.values() if host.kill_at is None]
+
+    def _is_led(self, now: float) -> bool:
+        """Tell whether the registrar, which answers every offer, was heard of late."""
+        patience = max(self._plan.settings.lease, 2 * _OFFER_PERIOD)
+        return self._registrar is not None and now - self._heard <= patience
 
     def _step_while(self, needed: Callable[[], bool], told: int, deadline: float) -> None:
         """Go on for as long as that is needed, nobody is in a hurry, and there is time."""

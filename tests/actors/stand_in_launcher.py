@@ -38,12 +38,16 @@ class Hosting:
         self._prepared = 0
         self._stopped = asyncio.Event()
         self._period = plan.settings.lease / 6
+        self._folder = runtime.folder
 
     async def run(self) -> None:
         while not self._stopped.is_set():
             self._post("registrar", Beat(self._member, time.monotonic(), self._epoch, self._prepared))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), self._period)
+        # What a room's last hook may take.
+        await asyncio.sleep(float(os.environ.get("STAND_IN_STOPS_IN", "0")))
+        (self._folder / f"{self._member.id}.stopped").touch()
 
     def receive(self, sender: str, message: Control) -> None:
         match message:

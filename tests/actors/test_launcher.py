@@ -187,6 +187,73 @@ def test_a_second_machine_joins_and_its_hosts_are_members(launch: Launch) -> Non
     leader.epoch(2)
 
 
+@pytest.mark.threat(68)
+def test_a_machine_that_leaves_is_drained_first_and_quickly(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    leader.epoch(1)
+    member = launch(machine="two", address="127.0.0.2", leader=f"127.0.0.1:{port}", drain_seconds=60)
+    old = member.epoch(2)
+    member.process.terminate()
+    assert member.process.wait(20) == 0
+    assert leader.epoch(1).number == old.number + 1
+    assert "has died" not in member.log
+
+
+@pytest.mark.threat(68)
+def test_a_machine_that_leaves_asks_a_registrar_again_that_has_just_been_replaced(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    registrar = leader.parts()["registrar"]
+    member = launch(machine="two", address="127.0.0.2", leader=f"127.0.0.1:{port}", drain_seconds=60)
+    member.epoch(2)
+    leader.epoch(2)
+    os.kill(registrar, signal.SIGKILL)
+    member.process.terminate()
+    assert member.process.wait(30) == 0
+    assert {each.machine for each in leader.epoch(1).members} == {"one"}
+
+
+@pytest.mark.threat(68)
+def test_a_machine_whose_leader_is_gone_stops_without_it_and_its_hosts_have_their_time(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    leader.epoch(1)
+    member = launch(
+        machine="two",
+        address="127.0.0.2",
+        leader=f"127.0.0.1:{port}",
+        drain_seconds=60,
+        environment={"STAND_IN_STOPS_IN": "4"},
+    )
+    member.epoch(2)
+    leader.process.kill()
+    leader.process.wait()
+    member.process.terminate()
+    assert member.process.wait(30) == 0
+    assert (member.folder / "two-0.stopped").exists()
+
+
+@pytest.mark.threat(68)
+def test_hosts_have_their_time_although_the_drain_has_used_all_of_its(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    leader.epoch(1)
+    member = launch(
+        machine="two",
+        address="127.0.0.2",
+        leader=f"127.0.0.1:{port}",
+        drain_seconds=1,
+        environment={"STAND_IN_STOPS_IN": "4"},
+    )
+    member.epoch(2)
+    leader.process.kill()
+    leader.process.wait()
+    member.process.terminate()
+    assert member.process.wait(30) == 0
+    assert (member.folder / "two-0.stopped").exists()
+
+
 def test_a_second_machine_of_the_same_name_is_refused(launch: Launch) -> None:
     port = free_port()
     leader = launch(machine="one", address="127.0.0.1", admin_port=port)
