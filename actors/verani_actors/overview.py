@@ -2,13 +2,19 @@
 
 An answer is JSON; what the processes say is put together by the gateway that was asked (`verani_gateway.overview`).
 Nothing here waits: answers leave over the links like everything else.
+
+Invariants:
+- An answer is far smaller than a link can bear (`verani.stream`): rooms are told up to `MAX_ROOMS`, and what else
+  there is to say grows with processes, states and settings only.
+- Rooms are looked at in slices; the event loop has its turns between them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -26,12 +32,17 @@ __all__ = [
     "Hosting",
     "HostOverview",
     "HostStatus",
+    "MAX_ROOMS",
+    "SLICE",
     "RoomHeld",
+    "RoomsHeld",
     "RoomsQuestion",
+    "RoomsTold",
     "Topic",
     "answer",
     "gateway_target",
     "host_target",
+    "list_rooms",
 ]
 
 # What may be asked. The argument of `rooms` is a `RoomsQuestion`, of `room` a name, of `drain` a target.
@@ -39,6 +50,12 @@ Topic: TypeAlias = Literal["rooms", "room", "metrics", "cluster", "quarantine", 
 
 # The target of a drain that ends the whole service.
 ALL: Final = "all"
+
+# Rooms that one process tells of in one answer: about 1 MiB, and 3 MiB with names as long as they may be.
+MAX_ROOMS: Final = 5000
+
+# Rooms that are looked at before the event loop has its next turn.
+SLICE: Final = 200
 
 # Questions of gateways that may wait for other gateways' answers.
 _MAX_RELAYED: Final = 1000
@@ -51,12 +68,30 @@ class RoomsQuestion(Struct, frozen=True):
     state: str | None = None
 
 
+class RoomsTold(Struct, frozen=True):
+    """The rooms of a host that were asked for, those that are awake first; with `more`, it has others besides.
+
+    `others` names rooms that are not asleep, where only sleeping ones were asked for.
+    """
+
+    rooms: list[RoomStatus]
+    others: list[str] = []
+    more: bool = False
+
+
 class RoomHeld(Struct, frozen=True, array_like=True):
     """A room as a gateway knows it: how many of its connections are here, and whether its owner has it awake."""
 
     name: str
     connections: int
     awake: bool = False
+
+
+class RoomsHeld(Struct, frozen=True):
+    """The rooms of a gateway, those that are awake first; with `more`, it has others besides."""
+
+    rooms: list[RoomHeld]
+    more: bool = False
 
 
 class HostStatus(Struct, frozen=True, kw_only=True):
@@ -119,8 +154,7 @@ class HostOverview:
     def asked(self, gateway: str, ask: Ask) -> None:
         """Answer a gateway, and have all others answer it too where it asks for that."""
         others = [name for name in self._host.gateways if name != gateway] if ask.relay else []
-        body = self._answer(ask.topic, ask.argument)
-        self._send(gateway, Told(ask.token, self._id, body, tuple(others)))
+        self._go_on(gateway, ask.token, tuple(others), self._answer(ask.topic, ask.argument))
         if not others:
             return
         token = next(self._tokens)
@@ -141,10 +175,20 @@ class HostOverview:
         if self._ends and not self._host.gateways:
             self._hosting.drain("")
 
-    def _answer(self, topic: str, argument: str) -> bytes:
-        if topic == "drain":
-            return self._drain(argument)
-        return answer(topic, argument, self._host, self._hosting.status)
+    def _go_on(self, gateway: str, token: int, others: tuple[str, ...], answering: Iterator[bytes | None]) -> None:
+        if (body := next(answering)) is not None:
+            self._send(gateway, Told(token, self._id, body, others))
+        else:
+            asyncio.get_running_loop().call_soon(self._go_on, gateway, token, others, answering)
+
+    def _answer(self, topic: str, argument: str) -> Iterator[bytes | None]:
+        match topic:
+            case "rooms":
+                yield from list_rooms(self._host, msgspec.json.decode(argument, type=RoomsQuestion))
+            case "drain":
+                yield self._drain(argument)
+            case _:
+                yield answer(topic, argument, self._host, self._hosting.status)
 
     def _drain(self, target: str) -> bytes:
         kind, _, id = target.partition(":")
@@ -161,10 +205,8 @@ class HostOverview:
 
 
 def answer(topic: str, argument: str, host: RoomHost, status: Callable[[], HostStatus]) -> bytes:
-    """Say as JSON what a room host knows; `null` for a topic that it has nothing to say to."""
+    """Say as JSON what a room host knows at once; `null` for a topic that it has nothing to say to."""
     match topic:
-        case "rooms":
-            return msgspec.json.encode(list(_rooms(host, msgspec.json.decode(argument, type=RoomsQuestion))))
         case "room":
             return msgspec.json.encode(host.status(argument))
         case "metrics":
@@ -175,8 +217,29 @@ def answer(topic: str, argument: str, host: RoomHost, status: Callable[[], HostS
             return b"null"
 
 
-def _rooms(host: RoomHost, question: RoomsQuestion) -> Iterator[RoomStatus]:
-    """Explain rooms; which are in what state is chosen by the asker, who must know what the others are."""
-    limit = question.limit if question.state is None else None
-    statuses = (host.status(name) for name in host.known_rooms()[:limit])
-    return (status for status in statuses if status is not None)
+def list_rooms(host: RoomHost, question: RoomsQuestion) -> Iterator[bytes | None]:
+    """Explain rooms as JSON (`RoomsTold`), after a None for each turn that the event loop is to have meanwhile."""
+    names = _names(host, question.state)
+    bound = MAX_ROOMS if question.limit is None else min(MAX_ROOMS, question.limit)
+    rooms: list[RoomStatus] = []
+    for number, name in enumerate(names[:bound], 1):
+        status = host.status(name)
+        if status is not None and question.state in (None, status.state):
+            rooms.append(status)
+        if number % SLICE == 0:
+            yield None
+    # Last, so that it counts what has woken meanwhile.
+    others = list(islice(host.rooms(), MAX_ROOMS + 1)) if question.state == "asleep" else []
+    more = len(names) > bound or len(others) > MAX_ROOMS
+    yield msgspec.json.encode(RoomsTold(rooms, others[:MAX_ROOMS], more))
+
+
+def _names(host: RoomHost, state: str | None) -> list[str]:
+    match state:
+        case None:
+            return host.known_rooms()
+        case "asleep":
+            awake = host.rooms()
+            return [name for name in host.known_rooms() if name not in awake]
+        case _:
+            return [name for name, its in host.rooms().items() if its == state]

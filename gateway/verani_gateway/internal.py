@@ -22,6 +22,7 @@ from .config import ADMIN_TOKEN, RPC_TOKEN, Secrets
 from .metrics import CONTENT_TYPE
 from .openapi import openapi_document
 from .overview import Alone, Answers
+from .rooms import CUT
 from .rpc import RPC_PATH, RpcEndpoint, error_response
 
 if TYPE_CHECKING:
@@ -75,10 +76,11 @@ def internal_application(
     async def rooms(request: web.Request) -> web.StreamResponse:
         _require(secrets.admin_token, request)
         question = RoomsQuestion(_limit(request), request.query.get("state"))
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: _JSON})
+        listing = await service.rooms(question)
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: _JSON, **({CUT: "true"} if listing.cut else {})})
         await response.prepare(request)
         separator = b"["
-        async for status in service.rooms(question):
+        async for status in listing.rooms:
             await response.write(separator + msgspec.json.encode(status))
             separator = b","
         await response.write(b"]" if separator == b"," else b"[]")

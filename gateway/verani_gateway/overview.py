@@ -3,6 +3,10 @@
 `Alone` is the gateway whose rooms live in its own process. `Overview` asks all room hosts over the links, and has one
 of them ask the other gateways; who does not answer within two seconds is named as missing. `merge_rooms` and
 `merge_metrics` put together what came; the rest is told as it came.
+
+Invariants:
+- A room that its owner has awake is never listed as asleep, however much of the answers was cut.
+- Rooms are looked at in slices; the event loop has its turns between them.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from itertools import count
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from itertools import chain, count, islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -21,11 +25,24 @@ from verani.epoch import Epoch, Member
 from verani.errors import InvalidArguments, NotFound, RoomBusy
 from verani.messages import Ask, Told
 from verani_actors.life import RoomStatus
-from verani_actors.overview import ALL, GatewayStatus, HostStatus, RoomHeld, RoomsQuestion, gateway_target, host_target
+from verani_actors.overview import (
+    ALL,
+    MAX_ROOMS,
+    SLICE,
+    GatewayStatus,
+    HostStatus,
+    RoomHeld,
+    RoomsHeld,
+    RoomsQuestion,
+    RoomsTold,
+    gateway_target,
+    host_target,
+)
 
 from .metrics import exposition
 
 if TYPE_CHECKING:
+    from .attachments import RoomInputs
     from .gateway import Gateway
 
 __all__ = [
@@ -33,6 +50,7 @@ __all__ = [
     "Answers",
     "Asking",
     "Collected",
+    "Listing",
     "Overview",
     "ServiceStatus",
     "answer",
@@ -42,11 +60,18 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_Item = TypeVar("_Item")
+_Rooms = TypeVar("_Rooms", RoomsTold, RoomsHeld)
+
 # Seconds that the other processes get to answer.
 PATIENCE: Final = 2.0
 
-# Rooms that are looked at before the event loop has its next turn: there may be a hundred thousand.
-_SLICE: Final = 200
+
+class Listing(NamedTuple):
+    """Rooms, those that are awake first; `cut` if fewer than were asked for, because there are too many to tell."""
+
+    rooms: AsyncIterator[RoomStatus]
+    cut: bool
 
 
 class ServiceStatus(Struct, frozen=True):
@@ -62,8 +87,8 @@ class ServiceStatus(Struct, frozen=True):
 class Answers(Protocol):
     """What the internal listener is asked about the service."""
 
-    def rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
-        """List rooms, those that are awake first."""
+    async def rooms(self, question: RoomsQuestion) -> Listing:
+        """List rooms."""
 
     async def room(self, name: str) -> RoomStatus | None:
         """Explain one room; None for one that nobody is in and that is not awake."""
@@ -87,13 +112,16 @@ class Alone:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
-        """List the rooms in slices, so that a hundred thousand do not hold up the event loop."""
+    async def rooms(self, question: RoomsQuestion) -> Listing:
+        """List all rooms: there is no link that they would have to pass."""
+        return Listing(self._rooms(question), cut=False)
+
+    async def _rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
         left = question.limit
         for number, name in enumerate(self._gateway.room_names()):
             if left == 0:
                 return
-            if number % _SLICE == 0:
+            if number % SLICE == 0:
                 await asyncio.sleep(0)
             status = self._gateway.room(name)
             if status is not None and question.state in (None, status.state):
@@ -263,30 +291,29 @@ class Overview:
 
     # --- answers ---------------------------------------------------------------------------------------
 
-    async def rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
+    async def rooms(self, question: RoomsQuestion) -> Listing:
         """List the rooms of all hosts, then those that only gateways know of."""
         collected = await self.collect("rooms", msgspec.json.encode(question).decode())
-        hosts = {id: msgspec.json.decode(body, type=list[RoomStatus]) for id, body in collected.hosts.items()}
-        held = collected.decoded(list[RoomHeld])
-        left = question.limit
-        for number, status in enumerate(merge_rooms(self._asking.epoch, hosts, held)):
-            if left == 0:
-                return
-            if number % _SLICE == 0:
-                await asyncio.sleep(0)
-            if question.state in (None, status.state):
-                yield status
-                left = None if left is None else left - 1
+        hosts = {id: await _decoded_rooms(body, RoomsTold) for id, body in collected.hosts.items()}
+        held = [await _decoded_rooms(body, RoomsHeld) for body in collected.gateways.values()]
+        found = await merge_rooms(self._asking.epoch, hosts, held, question.state)
+        shown = found[: question.limit]
+        answers: list[RoomsTold | RoomsHeld] = [*hosts.values(), *held]
+        sizes = [len(told.rooms) for told in answers if told.more]
+        # Whoever told as many as were asked for has hidden none, unless they are too few in the end.
+        cut = bool(sizes) and (question.limit is None or min(*sizes, len(shown)) < question.limit)
+        return Listing(_each(shown), cut)
 
     async def room(self, name: str) -> RoomStatus | None:
         """Explain one room."""
         collected = await self.collect("room", name)
         hosts = {
-            id: [status]
+            id: RoomsTold([status])
             for id, body in collected.hosts.items()
             if (status := msgspec.json.decode(body, type=RoomStatus | None)) is not None
         }
-        found = merge_rooms(self._asking.epoch, hosts, [[held] for held in collected.decoded(RoomHeld)])
+        held = [RoomsHeld([room]) for room in collected.decoded(RoomHeld)]
+        found = await merge_rooms(self._asking.epoch, hosts, held)
         return found[0] if found else None
 
     async def metrics(self) -> str:
@@ -339,7 +366,8 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
     rooms = gateway.attachments.rooms
     match topic:
         case "rooms":
-            return msgspec.json.encode([RoomHeld(room.name, len(room.records), room.awake) for room in rooms.values()])
+            state = msgspec.json.decode(argument, type=RoomsQuestion).state
+            return msgspec.json.encode(_held(list(rooms.values()), state))
         case "room":
             held = rooms.get(argument)
             known = RoomHeld(argument, len(held.records), held.awake) if held is not None else None
@@ -352,32 +380,68 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
             return b"null"
 
 
+def _held(rooms: Sequence[RoomInputs], state: str | None) -> RoomsHeld:
+    """Tell what is held of rooms that may be in a state; a gateway knows no states but awake and asleep."""
+    awake = (room for room in rooms if room.awake and state in (None, "awake", "asleep"))
+    # Who looks for sleeping rooms must know of those that another gateway has seen awake.
+    asleep = (room for room in rooms if not room.awake and state in (None, "asleep"))
+    told = [RoomHeld(room.name, len(room.records), room.awake) for room in islice(chain(awake, asleep), MAX_ROOMS + 1)]
+    return RoomsHeld(told[:MAX_ROOMS], more=len(told) > MAX_ROOMS)
+
+
 # --- putting together ----------------------------------------------------------------------------------
 
 
-def merge_rooms(
-    epoch: Epoch, hosts: Mapping[str, Sequence[RoomStatus]], held: Iterable[Sequence[RoomHeld]]
+async def merge_rooms(
+    epoch: Epoch, hosts: Mapping[str, RoomsTold], gateways: Sequence[RoomsHeld], state: str | None = None
 ) -> list[RoomStatus]:
-    """Give one status for each room: its owner's, else that of a host that has it awake, else what gateways know."""
-    connections: dict[str, int] = {}
-    awake: set[str] = set()
-    for rooms in held:
-        for room in rooms:
-            connections[room.name] = connections.get(room.name, 0) + room.connections
-            if room.awake:
-                awake.add(room.name)
+    """Give one status for each room: its owner's, else that of a host that has it awake, else what gateways know.
+
+    With a `state`, hosts were asked for rooms in that state only.
+    """
     found: dict[str, RoomStatus] = {}
-    for id, statuses in hosts.items():
-        for status in statuses:
+    for id, told in hosts.items():
+        async for status in _each(told.rooms):
             owner = epoch.owner(status.name)
             if owner is not None and owner.id == id:
                 found[status.name] = status
             elif status.state != "asleep":  # it is on its way; of a room that slept there nothing is left
                 found.setdefault(status.name, status)
-    for name, number in connections.items():
-        if name not in found:
-            found[name] = RoomStatus(name, name.partition("/")[0], "awake" if name in awake else "asleep", number)
-    return sorted(found.values(), key=lambda status: status.state == "asleep")
+    known = {*found}.union(*(told.others for told in hosts.values()))
+    held: dict[str, RoomHeld] = {}
+    for seen in gateways:
+        async for room in _each(seen.rooms):
+            if room.name not in known:
+                other = held.get(room.name, room)
+                number = room.connections + (other.connections if other is not room else 0)
+                held[room.name] = RoomHeld(room.name, number, room.awake or other.awake)
+    # Whether a gateway has not told of all rooms that are awake.
+    is_blind = any(seen.more and seen.rooms[-1].awake for seen in gateways)
+    async for room in _each(list(held.values())):
+        owner = epoch.owner(room.name)
+        if owner is None or owner.id not in hosts:
+            is_certain = room.awake or not is_blind
+        else:
+            # The owner does not tell what is in another state, and may have left it out of an answer that was cut.
+            is_certain = not hosts[owner.id].more and state in (None, "asleep")
+        if is_certain:
+            its = "awake" if room.awake else "asleep"
+            found[room.name] = RoomStatus(room.name, room.name.partition("/")[0], its, room.connections)
+    rooms = [status for status in found.values() if state in (None, status.state)]
+    return sorted(rooms, key=lambda status: status.state == "asleep")
+
+
+async def _decoded_rooms(body: bytes, kind: type[_Rooms]) -> _Rooms:
+    await asyncio.sleep(0)
+    return msgspec.json.decode(body, type=kind)
+
+
+async def _each(items: Iterable[_Item]) -> AsyncIterator[_Item]:
+    """Yield the items, and let the event loop have its turns."""
+    for number, item in enumerate(items):
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
+        yield item
 
 
 def merge_metrics(texts: Mapping[tuple[str, str], str], *, missing: Iterable[str] = ()) -> str:

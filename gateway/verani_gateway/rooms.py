@@ -20,7 +20,21 @@ from verani_actors.life import RoomStatus
 
 from .config import Secrets
 
-__all__ = ["CLEAR", "PERIOD", "ServiceError", "ask", "columns", "session", "show_quarantine", "show_rooms", "table"]
+__all__ = [
+    "CLEAR",
+    "CUT",
+    "PERIOD",
+    "ServiceError",
+    "ask",
+    "columns",
+    "session",
+    "show_quarantine",
+    "show_rooms",
+    "table",
+]
+
+# Header of a list of rooms, `true` where there are more rooms of those that were asked for than it tells.
+CUT: Final = "X-Verani-Truncated"
 
 # How often `--watch` asks.
 PERIOD: Final = 1.0
@@ -122,13 +136,15 @@ async def _show(url: str, secrets: Secrets, *, as_json: bool, watch: bool, limit
     clear = CLEAR if watch and not as_json and sys.stdout.isatty() else ""
     async with session(secrets) as http:
         while True:
-            body = await ask(http, f"{url.rstrip('/')}/admin/rooms?limit={limit}")
+            body, headers = await _exchange(http, f"{url.rstrip('/')}/admin/rooms?limit={limit}")
             try:
                 text = table(_decode(body)) if not as_json else body.decode()
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ServiceError(f"{url} answered no list of rooms; is that the internal listener?") from error
             sys.stdout.write(f"{clear}{text}\n")
             sys.stdout.flush()
+            if CUT in headers:
+                sys.stderr.write("more rooms than shown\n")
             if not watch:
                 return
             await asyncio.sleep(PERIOD)
@@ -155,6 +171,13 @@ async def _show_quarantine(url: str, secrets: Secrets, *, as_json: bool) -> None
 
 async def ask(http: aiohttp.ClientSession, url: str, order: Mapping[str, str] | None = None) -> bytes:
     """Ask the internal listener, or give it an order, and return its answer; raises `ServiceError`."""
+    body, _ = await _exchange(http, url, order)
+    return body
+
+
+async def _exchange(
+    http: aiohttp.ClientSession, url: str, order: Mapping[str, str] | None = None
+) -> tuple[bytes, Mapping[str, str]]:
     try:
         async with http.request("GET" if order is None else "POST", url, json=order) as response:
             body = await response.read()
@@ -170,7 +193,7 @@ async def ask(http: aiohttp.ClientSession, url: str, order: Mapping[str, str] | 
         raise ServiceError(
             _refusal(body) or f"{url} answered {response.status}; expected the internal listener of a Verani service"
         )
-    return body
+    return body, response.headers
 
 
 def _refusal(body: bytes) -> str | None:

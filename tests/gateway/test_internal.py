@@ -1,5 +1,7 @@
 """The internal listener answers operators and probes, and no web page."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -10,10 +12,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from verani.errors import SettingsError
 from verani.room import define_room
 from verani.settings import Settings
+from verani_actors.overview import RoomsQuestion
 from verani_gateway.application import setup
 from verani_gateway.config import Secrets
 from verani_gateway.gateway import Gateway
 from verani_gateway.internal import check_tokens, internal_application
+from verani_gateway.overview import Alone, Listing
+from verani_gateway.rooms import show_rooms
 
 Client = TestClient[web.Request, web.Application]
 Open = Callable[..., Awaitable[Client]]
@@ -92,6 +97,28 @@ async def test_the_list_of_rooms_may_be_cut(open_client: Open, gateway: Gateway,
     client = await open_client()
     async with client.get(f"/admin/rooms{query}") as response:
         assert [room["name"] for room in await response.json()] == names
+
+
+class _Full(Alone):
+    """A service that has more rooms than it tells."""
+
+    async def rooms(self, question: RoomsQuestion) -> Listing:
+        return (await super().rooms(question))._replace(cut=True)
+
+
+@pytest.mark.parametrize("kind", [Alone, _Full])
+async def test_a_list_of_rooms_that_was_cut_says_so(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str], kind: type[Alone]
+) -> None:
+    await gateway.stub("chat", "a").get_session_count()
+    application = internal_application(gateway, Settings(), Secrets(), kind(gateway))
+    async with TestClient(TestServer(application)) as client, client.get("/admin/rooms") as response:
+        assert response.headers.get("X-Verani-Truncated") == ("true" if kind is _Full else None)
+        url = str(client.make_url("/"))
+        await asyncio.to_thread(show_rooms, url, Secrets(), as_json=True, watch=False, limit=1)
+    output, errors = capsys.readouterr()
+    assert [room["name"] for room in json.loads(output)] == ["chat/a"]
+    assert errors == ("more rooms than shown\n" if kind is _Full else "")
 
 
 async def test_a_limit_that_is_no_number_is_refused(open_client: Open) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -10,11 +11,24 @@ import pytest
 from verani.epoch import Epoch, Member
 from verani.errors import InvalidArguments, NotFound
 from verani.messages import Ask, HostMessage, Told
+from verani.stream import host_stream
 from verani_actors.host import RoomHost
 from verani_actors.life import RoomStatus
-from verani_actors.overview import GatewayStatus, HostOverview, HostStatus, RoomHeld, RoomsQuestion
+from verani_actors.overview import (
+    MAX_ROOMS,
+    GatewayStatus,
+    HostOverview,
+    HostStatus,
+    RoomHeld,
+    RoomsHeld,
+    RoomsQuestion,
+    RoomsTold,
+    list_rooms,
+)
+from verani_gateway.attachments import RoomInputs
+from verani_gateway.gateway import Gateway
 from verani_gateway.members import check_target, members_table
-from verani_gateway.overview import Overview, ServiceStatus, merge_metrics, merge_rooms
+from verani_gateway.overview import Overview, ServiceStatus, answer, merge_metrics, merge_rooms
 
 Answer = Callable[[str, str], bytes]
 
@@ -31,17 +45,18 @@ class FakeHost:
         self.gateways: dict[str, Callable[[HostMessage], None]] = {}
         self.wakes, self.sleeps, self.excess, self.sleeping_count = 3, 2, 0, 0
         self.drained: list[str] = []
+        self.known = {"chat/a": "awake", "chat/b": "asleep", "chat/c": "asleep"}
         self.overview = HostOverview(id, cast(RoomHost, self), self)
 
     def rooms(self) -> dict[str, str]:
-        return {"chat/a": "awake"}
+        return {name: state for name, state in self.known.items() if state != "asleep"}
 
     def known_rooms(self) -> list[str]:
-        return ["chat/a", "chat/b", "chat/c"]
+        return sorted(self.known, key=lambda name: self.known[name] == "asleep")
 
     def status(self, name: str = "") -> Any:
         if name:
-            return RoomStatus(name, "chat", "awake" if name == "chat/a" else "asleep", 1)
+            return RoomStatus(name, "chat", self.known[name], 1)
         return HostStatus(
             id=self.id, machine="here", incarnation="", pid=1, epoch=1, rooms={"awake": 1}, links={}, draining=False
         )
@@ -72,7 +87,7 @@ class Service:
                     status = GatewayStatus(id=id, machine="here", pid=2, epoch=7, connections=0, links={})
                     return msgspec.json.encode(status)
                 case "rooms":
-                    return msgspec.json.encode([RoomHeld("chat/a", 1), RoomHeld("chat/only-here", 2)])
+                    return msgspec.json.encode(RoomsHeld([RoomHeld("chat/a", 1), RoomHeld("chat/only-here", 2)]))
                 case "metrics":
                     return msgspec.json.encode("# HELP verani_x text\n# TYPE verani_x gauge\nverani_x 1\n")
                 case _:
@@ -174,17 +189,90 @@ async def test_two_questions_at_a_time_get_their_own_answers() -> None:
 
 async def test_rooms_are_those_of_their_owners_and_those_that_only_gateways_know() -> None:
     service = Service(hosts=("h-0",), gateways=("a", "b"))
-    listed = [room async for room in service.gateways["a"].rooms(RoomsQuestion())]
+    listed, _ = await _listed(service)
     assert [(room.name, room.state, room.connections) for room in listed] == [
         ("chat/a", "awake", 1),
         ("chat/b", "asleep", 1),
         ("chat/c", "asleep", 1),
         ("chat/only-here", "asleep", 4),
     ]
-    cut = [room async for room in service.gateways["a"].rooms(RoomsQuestion(limit=1))]
-    assert [room.name for room in cut] == ["chat/a"]
-    asleep = [room async for room in service.gateways["a"].rooms(RoomsQuestion(limit=2, state="asleep"))]
-    assert [room.name for room in asleep] == ["chat/b", "chat/c"]
+    assert await _names(service, limit=1) == (["chat/a"], False)
+    assert await _names(service, limit=2, state="asleep") == (["chat/b", "chat/c"], False)
+    assert await _names(service, state="asleep") == (["chat/b", "chat/c", "chat/only-here"], False)
+    assert await _names(service, state="awake") == (["chat/a"], False)
+    assert await _names(service, state="retiring") == ([], False)
+
+
+async def _listed(
+    service: Service, *, limit: int | None = None, state: str | None = None
+) -> tuple[list[RoomStatus], bool]:
+    listing = await service.gateways["a"].rooms(RoomsQuestion(limit, state))
+    return [room async for room in listing.rooms], listing.cut
+
+
+async def _names(service: Service, *, limit: int | None = None, state: str | None = None) -> tuple[list[str], bool]:
+    listed, cut = await _listed(service, limit=limit, state=state)
+    return [room.name for room in listed], cut
+
+
+async def test_no_process_tells_of_more_rooms_than_an_answer_may_hold_and_the_list_says_so() -> None:
+    service = Service(hosts=("h-0",), gateways=("a",))
+    host = service.hosts["h-0"]
+    host.known = {f"chat/{n}": "awake" if n % 2 else "asleep" for n in range(2 * MAX_ROOMS + 100)}
+    listed, cut = await _listed(service)
+    assert ({room.state for room in listed}, len(listed), cut) == ({"awake"}, MAX_ROOMS, True)
+    for state in ("awake", "asleep"):
+        listed, cut = await _listed(service, state=state)
+        assert ({room.state for room in listed}, len(listed), cut) == ({state}, MAX_ROOMS, True)
+        listed, cut = await _listed(service, state=state, limit=20)
+        assert (len(listed), cut) == (20, False), "nobody asked for more"
+    listed, cut = await _listed(service, limit=MAX_ROOMS + 1)
+    assert (len(listed), cut) == (MAX_ROOMS, True)
+    assert await _names(service, limit=0) == ([], False)
+
+
+async def test_what_a_host_was_asked_for_is_all_that_it_tells() -> None:
+    host = FakeHost("h-0")
+    host.known = {f"chat/{n}": "awake" if n % 2 else "asleep" for n in range(100)}
+
+    def told(limit: int | None, state: str | None) -> tuple[int, int, bool]:
+        *_, body = list_rooms(cast(RoomHost, host), RoomsQuestion(limit, state))
+        assert body is not None
+        told = msgspec.json.decode(body, type=RoomsTold)
+        return len(told.rooms), len(told.others), told.more
+
+    assert told(None, None) == (100, 0, False)
+    assert told(20, None) == (20, 0, True)
+    assert told(20, "awake") == (20, 0, True)
+    assert told(None, "awake") == (50, 0, False)
+    assert told(None, "asleep") == (50, 50, False)
+    assert told(20, "asleep") == (20, 50, True)
+
+
+async def test_the_longest_answer_is_little_for_a_link_and_the_loop_turns_while_it_is_made() -> None:
+    host = FakeHost("h-0")
+    name = "n" * 64
+    host.known = {f"{name}/{n:0>128}": "retiring" for n in range(2 * MAX_ROOMS)}
+    full = RoomStatus("", name, "retiring", 65536, 123456.789, "hibernate_after never", "connect", 1e-9, 10**9, 0.1 / 3)
+    host.status = lambda name="": msgspec.structs.replace(full, name=name)  # type: ignore[method-assign]  # for its size
+    *turns, body = list_rooms(cast(RoomHost, host), RoomsQuestion())
+    assert body is not None
+    stream = host_stream(0.0)
+    stream.put([Told(1, "h-0", body)], 0.0)
+    assert stream.unconfirmed < 4 << 20
+    assert turns == [None] * (MAX_ROOMS // 200)
+
+
+async def test_hosts_and_gateways_are_left_turns_while_they_look_at_many_rooms() -> None:
+    service = Service(hosts=("h-0",), gateways=("a",))
+    service.hosts["h-0"].known = {f"chat/{n}": "awake" for n in range(MAX_ROOMS)}
+    asking = asyncio.create_task(_listed(service))
+    turns = 0
+    while not asking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 2 * MAX_ROOMS // 200
+    assert len((await asking)[0]) == MAX_ROOMS + 2
 
 
 async def test_metrics_say_which_process_counts_what() -> None:
@@ -236,17 +324,68 @@ def _statuses(**states: str) -> list[RoomStatus]:
     return [RoomStatus(f"chat/{name}", "chat", state, 5) for name, state in states.items()]
 
 
-def _merged(epoch: Epoch, hosts: Mapping[str, list[RoomStatus]]) -> dict[str, str]:
-    return {room.name: room.state for room in merge_rooms(epoch, hosts, [])}
+_ONE = Epoch(1, "here", (_member("h-0"),))
 
 
-def test_the_owner_knows_best_and_what_slept_elsewhere_is_past() -> None:
+async def _merged(
+    epoch: Epoch, hosts: Mapping[str, RoomsTold], *gateways: RoomsHeld, state: str | None = None
+) -> dict[str, str]:
+    return {room.name: room.state for room in await merge_rooms(epoch, hosts, gateways, state)}
+
+
+async def test_the_owner_knows_best_and_what_slept_elsewhere_is_past() -> None:
     epoch = Epoch(1, "here", (_member("h-0"), _member("h-1")))
     owner, other = ("h-0", "h-1") if epoch.owns("incarnation of h-0", "chat/x") else ("h-1", "h-0")
-    assert _merged(epoch, {owner: _statuses(x="awake"), other: _statuses(x="asleep")}) == {"chat/x": "awake"}
-    assert _merged(epoch, {other: _statuses(x="retiring"), owner: _statuses(x="asleep")}) == {"chat/x": "asleep"}
-    assert _merged(epoch, {other: _statuses(x="retiring")}) == {"chat/x": "retiring"}
-    assert _merged(epoch, {other: _statuses(x="asleep")}) == {}
+    awake, asleep, retiring = [RoomsTold(_statuses(x=state)) for state in ("awake", "asleep", "retiring")]
+    assert await _merged(epoch, {owner: awake, other: asleep}) == {"chat/x": "awake"}
+    assert await _merged(epoch, {other: retiring, owner: asleep}) == {"chat/x": "asleep"}
+    assert await _merged(epoch, {other: retiring}) == {"chat/x": "retiring"}
+    assert await _merged(epoch, {other: asleep}) == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        (RoomsTold(_statuses(x="awake")), None),
+        # A gateway has just a connect that waits, and has heard nothing of the room yet.
+        (RoomsTold([], others=["chat/x"]), "asleep"),
+        # The room is among those that the host has not told of.
+        (RoomsTold(_statuses(y="awake"), more=True), None),
+        (RoomsTold([], others=["chat/y"], more=True), "asleep"),
+    ],
+)
+async def test_what_its_owner_has_awake_is_not_asleep_though_a_gateway_thinks_so(
+    told: RoomsTold, state: str | None
+) -> None:
+    merged = await _merged(_ONE, {"h-0": told}, RoomsHeld([RoomHeld("chat/x", 1)]), state=state)
+    assert merged.get("chat/x") != "asleep"
+
+
+async def test_of_a_silent_owner_s_rooms_only_those_sleep_that_no_gateway_may_have_seen_awake() -> None:
+    drowsy = RoomsHeld([RoomHeld("chat/x", 1)])
+    assert await _merged(_ONE, {}, drowsy) == {"chat/x": "asleep"}
+    assert await _merged(_ONE, {}, drowsy, RoomsHeld([RoomHeld("chat/x", 1, True)])) == {"chat/x": "awake"}
+    assert await _merged(_ONE, {}, drowsy, RoomsHeld([RoomHeld("chat/y", 1, True)], more=True)) == {"chat/y": "awake"}
+    assert await _merged(_ONE, {}, drowsy, RoomsHeld([RoomHeld("chat/y", 1)], more=True)) == dict.fromkeys(
+        ("chat/x", "chat/y"), "asleep"
+    )
+
+
+async def test_a_gateway_tells_of_rooms_that_are_awake_first_and_of_so_many_only() -> None:
+    rooms = {f"chat/{n}": RoomInputs(f"chat/{n}") for n in range(2 * MAX_ROOMS)}
+    rooms[f"chat/{MAX_ROOMS}"].awake = True
+    gateway = cast(Gateway, SimpleNamespace(attachments=SimpleNamespace(rooms=rooms)))
+
+    def told(state: str | None) -> RoomsHeld:
+        argument = msgspec.json.encode(RoomsQuestion(20, state)).decode()
+        body = answer("rooms", argument, gateway, lambda: pytest.fail("nobody asked"))
+        return msgspec.json.decode(body, type=RoomsHeld)
+
+    for state in (None, "asleep"):
+        assert (told(state).rooms[0], len(told(state).rooms)) == (RoomHeld(f"chat/{MAX_ROOMS}", 0, True), MAX_ROOMS)
+        assert told(state).more
+    assert told("awake") == RoomsHeld([RoomHeld(f"chat/{MAX_ROOMS}", 0, True)])
+    assert told("retiring") == RoomsHeld([])
 
 
 def test_labels_are_added_to_those_there_are() -> None:
