@@ -239,7 +239,6 @@ def _names(host: RoomHost, state: str | None) -> list[str]:
         case None:
             return host.known_rooms()
         case "asleep":
-            awake = host.rooms()
-            return [name for name in host.known_rooms() if name not in awake]
+            return host.known_rooms()[len(host.rooms()) :]
         case _:
             return [name for name, its in host.rooms().items() if its == state]
