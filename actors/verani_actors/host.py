@@ -546,19 +546,22 @@ class RoomHost:
             room.patience = self._loop.call_later(PULL_PATIENCE, self._open_without, room)
 
     def _merge(self, gateway: str, snapshot: Snapshot) -> None:
-        self._slow.discard(gateway)
         room = self._rooms.get(snapshot.room)
         if room is None or room.incarnation != snapshot.incarnation:
             return  # the answer to an earlier question
         if gateway not in room.late and gateway not in room.expected:
             return  # nobody asked
+        self._slow.discard(gateway)
         room.records.setdefault(gateway, []).extend(snapshot.records)
         if not snapshot.last:
             return
         if snapshot.processed:
             self._drop_done(room, gateway, snapshot.processed)
-        if gateway in room.late:
+        if room.state is not _State.WAKING:
             self._attach(room, gateway)
+        elif gateway in room.late:  # it was not waited for, and yet came before others
+            room.late.discard(gateway)
+            room.waiting += [(gateway, input) for input in room.held.pop(gateway, ())]
         else:
             room.expected.discard(gateway)
             if not room.expected:

@@ -79,6 +79,9 @@ class ReferenceRoom:
         self.state = "asleep"
         self.slow: set[str] = set()
         self.awaited: set[str] = set()
+        # Slow gateways that a wake has waited for in vain, and those that this wake does not wait for.
+        self.distrusted: set[str] = set()
+        self.passed: set[str] = set()
         # Gateways whose inputs are held, and those whose members are not here; the first are merged sooner.
         self.late: set[str] = set()
         self.absent: set[str] = set()
@@ -113,14 +116,15 @@ class ReferenceRoom:
             self.queue.append(input)
 
     def _wake(self) -> None:
-        self.awaited = set(self.slow)
+        self.distrusted &= self.slow
+        self.awaited, self.passed = self.slow - self.distrusted, set(self.distrusted)
         self.state = "waking"
         if not self.awaited:
             self._open()
 
     def _open(self) -> None:
         self.state = "awake"
-        self.late, self.awaited = self.awaited, set()
+        self.late, self.awaited, self.passed = self.awaited | self.passed, set(), set()
         self.absent = {member.gateway for member in self._all()} | self.late
         for input in tuple(self.queue):
             if input.gateway in self.late:
@@ -146,6 +150,8 @@ class ReferenceRoom:
 
     def answered(self, gateway: str) -> None:
         """The last of a slow gateway's records has come."""
+        self.distrusted.discard(gateway)
+        self.passed.discard(gateway)
         if gateway in self.awaited:
             self.awaited.discard(gateway)
             if not self.awaited:
@@ -158,6 +164,7 @@ class ReferenceRoom:
 
     def lose_patience(self) -> None:
         if self.state == "waking":
+            self.distrusted |= self.awaited
             self._open()
         self.work()
 
