@@ -11,11 +11,14 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from thespian.actors import Actor, ActorAddress, ActorExitRequest, ThespianWatch, WakeupMessage, WatchMessage
 
 from .control import Control
 from .lifeline import claim
+from .logs import name_process
 from .parcel import Parcel
+from .refusals import Refusals
 
 __all__ = ["ControlActor"]
 
@@ -30,8 +33,10 @@ class ControlActor(Actor):
 
     def __init__(self, requirements: Mapping[str, Any]) -> None:
         claim(requirements["name"])
+        self._refusals = Refusals(logger, what="control message")
         logging.Logger.manager = _manager
         logging.root = logging.Logger.root = _manager.root
+        name_process(f"host:{requirements['id']}" if "id" in requirements else requirements["name"])
         # The terminal's Ctrl-C is for the supervisor.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Thespian's handlers would let the faulting instruction run again, for ever.
@@ -42,7 +47,7 @@ class ControlActor(Actor):
         try:
             match msg:
                 case Parcel():
-                    self.received(msg, msg.open(), sender)
+                    self._open(msg, sender)
                 case WakeupMessage():
                     self.woken()
                 case WatchMessage():
@@ -54,6 +59,14 @@ class ControlActor(Actor):
         except Exception:  # an actor's mailbox: nothing may leave it
             logger.exception("a control message could not be handled")
         return self.watched()
+
+    def _open(self, parcel: Parcel, sender: ActorAddress) -> None:
+        try:
+            message = parcel.open()
+        except msgspec.MsgspecError as error:
+            self._refusals.add("of another version", error)
+        else:
+            self.received(parcel, message, sender)
 
     def received(self, parcel: Parcel, message: Control, sender: ActorAddress) -> None:
         """Handle a control message."""

@@ -21,10 +21,13 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from verani.epoch import Death
+import msgspec
+
+from verani.epoch import Death, Epoch
 from verani.errors import VeraniError
 
 from .admin_port import free_port, resolve
@@ -32,6 +35,7 @@ from .control import Control, DrainHost, Gone, Offer, Publish, StartHost, StopHo
 from .environment import prepare
 from .lifeline import Announcements, Birth, die_with_parent, tie_children
 from .logs import log_to_stderr
+from .refusals import Refusals
 from .runtime import Plan, Runtime
 from .slot import read_slot
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from thespian.actors import ActorAddress, ActorSystem
 
     from .hardened import HardenedBase
+    from .parcel import Parcel
 
 __all__ = ["SECRET", "main"]
 
@@ -105,7 +110,10 @@ class Launcher:
         # Incarnations that were given up before they had claimed their name.
         self._abandoned: set[str] = set()
         # Hosts of a launcher that was here before: they were killed with it, and nobody told the registrar.
-        self._predecessors = [each for each in runtime.read_epoch().members if each.machine == plan.machine]
+        self._published = runtime.read_epoch()
+        self._predecessors = [each for each in self._published.members if each.machine == plan.machine]
+        self._cannot_publish = False
+        self._refusals = Refusals(logger, what="control message")
         self._admin: Birth | None = None
         self._stops = 0
         self._stopping = False
@@ -138,7 +146,7 @@ class Launcher:
             case list() as ready:
                 self._look_at(ready)
             case (self._parcel() as parcel, sender):
-                self._obey(parcel.open(), sender)
+                self._open(parcel, sender)
             case _:
                 pass  # nothing, or Thespian's own news
 
@@ -202,6 +210,14 @@ class Launcher:
 
     # --- what the registrar says --------------------------------------------------------------------------
 
+    def _open(self, parcel: Parcel, sender: ActorAddress) -> None:
+        try:
+            message = parcel.open()
+        except msgspec.MsgspecError as error:
+            self._refusals.add("of another version", error)
+        else:
+            self._obey(message, sender)
+
     def _obey(self, message: Control, sender: ActorAddress) -> None:
         match message:
             case Welcome():
@@ -214,11 +230,24 @@ class Launcher:
                 if host is not None and host.incarnation == incarnation and host.kill_at is None:
                     self._stop_host(host, self._plan.settings.drain_seconds)
             case Publish(epoch):
-                # The registrar of the same machine writes it, too, and before anything of it is sent.
-                if epoch.number > self._runtime.read_epoch().number:
-                    self._runtime.write_epoch(epoch)
+                self._publish(epoch)
             case _:
                 logger.error("expected a message for a launcher, got %s", type(message).__name__)
+
+    def _publish(self, epoch: Epoch) -> None:
+        """Write an epoch down; where that fails, it is tried again with the answer to the next offer."""
+        try:
+            self._published = self._runtime.read_epoch()
+            # The registrar of the same machine writes it, too, and before anything of it is sent.
+            if epoch.number > self._published.number:
+                self._runtime.write_epoch(epoch)
+                self._published = epoch
+        except (OSError, msgspec.MsgspecError) as error:
+            if not self._cannot_publish:
+                logger.error("epoch %d cannot be written down for the gateways: %s", epoch.number, error)
+            self._cannot_publish = True
+        else:
+            self._cannot_publish = False
 
     def _meet(self, registrar: ActorAddress) -> None:
         now = self._heard = self._silent = time.monotonic()
@@ -287,7 +316,7 @@ class Launcher:
     def _offer(self) -> Offer:
         plan, runtime = self._plan, self._runtime
         address = f"{plan.address}:{self._admin_port}"
-        return Offer(plan.machine, address, plan.settings.hosts, runtime.folder.name, runtime.read_epoch())
+        return Offer(plan.machine, address, plan.settings.hosts, runtime.folder.name, self._published)
 
     def _keep_registrar(self, now: float) -> None:
         # Its claim comes a moment later; one that never comes must not make a second registrar at once.
@@ -388,9 +417,13 @@ class Launcher:
 def _read_death(runtime: Runtime, incarnation: str) -> Death | None:
     """Read what a dead host was doing, if it died of that, and remove its files."""
     note, slot = runtime.death_note(incarnation), runtime.slot(incarnation)
-    death = read_slot(slot) if note.exists() and note.stat().st_size > 0 else None
+    try:
+        death = read_slot(slot) if note.stat().st_size > 0 else None
+    except OSError:
+        death = None
     for path in (note, slot, Path(runtime.socket(incarnation))):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
     return death
 
 
@@ -400,6 +433,8 @@ def _has_ended(pid: int) -> bool:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
+    except OSError:  # too many files are open: asked again
+        return False
     try:
         return bool(select.select([descriptor], [], [], 0)[0])
     finally:

@@ -14,11 +14,14 @@ INTERVAL = 60.0
 
 
 class Refusals:
-    """The refusals of one listener; `counts` is for the operator."""
+    """The refusals of one listener; `counts` is for the operator, `what` is refused."""
 
-    def __init__(self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, logger: logging.Logger, *, what: str = "link", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self._logger = logger
+        self._what = what
         self._clock = clock
         self._logged: dict[str, float] = {}
 
@@ -29,4 +32,4 @@ class Refusals:
         last = self._logged.get(reason)
         if last is None or now - last >= INTERVAL:
             self._logged[reason] = now
-            self._logger.warning("link refused: %s (%s); %d so far", reason, detail, self.counts[reason])
+            self._logger.warning("%s refused: %s (%s); %d so far", self._what, reason, detail, self.counts[reason])

@@ -2,10 +2,14 @@
 
 Launchers find it through the Admin of the leader's machine, whose port is fixed: the Admin passes their offers on, and
 every offer is answered with `Welcome`, which comes from the registrar itself.
+
+Invariant: nobody acts on an epoch that is not written down, as the next registrar would not know of it. While the disk
+is full, epochs and leases are kept back; who misses them is told when it is heard again.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -14,13 +18,15 @@ from thespian.actors import ActorAddress
 
 from verani.epoch import Epoch
 
-from .control import Beaten, Commit, Control, Gone, Offer, Publish, Welcome
+from .control import Beaten, Commit, Control, Gone, Offer, Publish, StopHost, Welcome
 from .control_actor import ControlActor
 from .parcel import Parcel
 from .registrar import Registrar
 from .runtime import Runtime
 
 __all__ = ["RegistrarActor"]
+
+logger = logging.getLogger(__name__)
 
 _TICK: Final = 0.05
 # In which hosts of other machines have found a new registrar: their launchers offer every second.
@@ -46,6 +52,8 @@ class RegistrarActor(ControlActor):
         plan = self._runtime.read_plan()
         known = self._runtime.read_epoch()
         self._written = known.number
+        # The last epoch, while it could not be written.
+        self._unwritten: Epoch | None = None
         self._machine = plan.machine
         self._launcher = f"launcher:{plan.machine}"
         self._core = Registrar(
@@ -81,6 +89,8 @@ class RegistrarActor(ControlActor):
         self.wakeupAfter(_TICK)
         now = time.monotonic()
         self._parties = {name: party for name, party in self._parties.items() if now - party.heard < _SILENCE}
+        if self._unwritten is not None:
+            self._write(self._unwritten)
         self._carry_out(self._core.tick(now))
 
     def _start(self, admin: ActorAddress) -> None:
@@ -91,9 +101,17 @@ class RegistrarActor(ControlActor):
             self.wakeupAfter(_TICK)
 
     def _write(self, epoch: Epoch) -> None:
-        if epoch.number > self._written:
+        if epoch.number <= self._written:
+            return
+        try:
             self._runtime.write_epoch(epoch)
+        except OSError as error:
+            if self._unwritten is None:
+                logger.error("epoch %d cannot be written down, so nobody hears of it yet: %s", epoch.number, error)
+            self._unwritten = epoch
+        else:
             self._written = epoch.number
+            self._unwritten = None
 
     def _carry_out(self, messages: Iterable[tuple[str, Control]]) -> None:
         hosts: dict[str, ActorAddress] | None = None
@@ -101,6 +119,8 @@ class RegistrarActor(ControlActor):
             if isinstance(message, Publish) and destination == self._launcher:
                 # The next registrar is to know of what anybody may have heard of.
                 self._write(message.epoch)
+            if self._unwritten is not None and isinstance(message, Publish | Commit | Beaten | StopHost):
+                continue
             party = self._parties.get(destination)
             if party is None:
                 continue  # it will be told again once it is heard

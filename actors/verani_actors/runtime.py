@@ -98,6 +98,10 @@ class Runtime:
 
     def _write(self, name: str, content: bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=self.folder)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(self.folder / name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            Path(temporary).replace(self.folder / name)
+        except OSError:
+            Path(temporary).unlink()
+            raise

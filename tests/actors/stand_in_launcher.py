@@ -1,20 +1,27 @@
 """Run the launcher with a stand-in for what lives in a host: `python stand_in_launcher.py RUNTIME_FOLDER`.
 
-The stand-in beats and says what it is told in files of the runtime folder; it obeys what tests write there.
+The stand-in beats and says what it is told in files of the runtime folder; it obeys what tests write there. While
+there is a file `full`, no epoch can be written; while there is one `newer`, every control message is one of a newer
+version.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 
+import msgspec
+
 from verani.epoch import Epoch, Member
-from verani_actors.control import Beat, Commit, Control, Prepare, Prepared
+from verani_actors.control import Beat, Beaten, Commit, Control, Prepare, Prepared, decode_control
+from verani_actors.parcel import Parcel
 from verani_actors.runtime import Plan, Runtime
 
 
@@ -42,6 +49,7 @@ class Hosting:
 
     async def run(self) -> None:
         while not self._stopped.is_set():
+            self._note("beats", str(self._epoch.number))
             self._post("registrar", Beat(self._member, time.monotonic(), self._epoch, self._prepared))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), self._period)
@@ -56,8 +64,15 @@ class Hosting:
                 self._post("registrar", Prepared(self._member.id, self._member.incarnation, epoch.number))
             case Commit(epoch):
                 self._epoch = epoch
+                self._note("epoch", str(epoch.number))
+            case Beaten(sent):
+                self._note("beaten", str(sent))
             case _:
                 pass
+
+    def _note(self, kind: str, text: str) -> None:
+        with (self._folder / f"{self._member.id}.{kind}").open("a") as file:
+            file.write(f"{text}\n")
 
     def stop(self) -> None:
         self._stopped.set()
@@ -68,6 +83,26 @@ module.Hosting = Hosting  # type: ignore[attr-defined]  # a module made here
 sys.modules["verani_actors.hosting"] = module
 
 from verani_actors.launcher import main  # noqa: E402
+
+FOLDER = Path(sys.argv[-1])
+_replace, _open = Path.replace, Parcel.open
+
+
+def replace(self: Path, target: str | os.PathLike[str]) -> Path:
+    if Path(target).name == "epoch" and (FOLDER / "full").exists():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return _replace(self, target)
+
+
+def open_parcel(self: Parcel) -> Control:
+    if (FOLDER / "newer").exists():
+        newer: Control = decode_control(msgspec.msgpack.encode({"type": "of another version"}))
+        return newer
+    return _open(self)
+
+
+Path.replace = replace  # type: ignore[method-assign, assignment]  # where the disk would say so
+Parcel.open = open_parcel  # type: ignore[method-assign]  # where the sender would have written it
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

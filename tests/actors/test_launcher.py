@@ -178,6 +178,70 @@ def test_where_and_how_thespian_would_log_does_not_matter(launch: Launch, tmp_pa
     assert all(line.startswith(("20", "    ")) for line in launched.log.splitlines())
 
 
+class Notes:
+    """What the stand-in of a host has written down."""
+
+    def __init__(self, launched: Launched, id: str) -> None:
+        self._launched = launched
+        self._id = id
+
+    def lines(self, kind: str) -> list[str]:
+        return (self._launched.folder / f"{self._id}.{kind}").read_text().split()
+
+    def wait_for_beats(self, count: int) -> None:
+        before = len(self.lines("beats"))
+        until(lambda: len(self.lines("beats")) >= before + count)
+
+
+@pytest.mark.threat(72)
+def test_no_host_hears_of_an_epoch_while_it_cannot_be_written_down(launch: Launch) -> None:
+    launched = launch(hosts=2)
+    before = launched.epoch(2)
+    pids = launched.pids()
+    (launched.folder / "full").touch()
+    os.kill(before.members[0].pid, signal.SIGKILL)
+    until(lambda: "cannot be written" in launched.log)
+    until(lambda: len(launched.pids()) == len(pids))
+    other = Notes(launched, "m1-1")
+    other.wait_for_beats(2)  # what was on its way has come
+    heard = other.lines("epoch"), other.lines("beaten")
+    other.wait_for_beats(4)
+    assert (other.lines("epoch"), other.lines("beaten")) == heard
+    assert launched.runtime.read_epoch() == before
+    assert launched.log.count("cannot be written") == 1
+    (launched.folder / "full").unlink()
+    after = launched.epoch(2, after=before.number)
+    assert after.members[0].pid != before.members[0].pid
+    until(lambda: other.lines("epoch")[-1] == str(launched.runtime.read_epoch().number))
+    assert set(pids) - set(launched.pids()) == {before.members[0].pid}
+    assert [path for path in launched.folder.iterdir() if path.name.startswith("tmp")] == []
+
+
+@pytest.mark.threat(72)
+def test_a_machine_that_cannot_write_the_epoch_down_goes_on_and_does_so_later(launch: Launch) -> None:
+    port = free_port()
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    member = launch(machine="two", hosts=0, address="127.0.0.2", leader=f"127.0.0.1:{port}")
+    (member.folder / "full").touch()
+    until(lambda: "cannot be written" in member.log)
+    (member.folder / "full").unlink()
+    assert member.epoch(1) == leader.epoch(1)
+
+
+@pytest.mark.threat(73)
+def test_a_control_message_of_a_newer_version_is_refused_and_ends_nobody(launch: Launch) -> None:
+    launched = launch()
+    before = launched.epoch(1)
+    pids = launched.pids()
+    (launched.folder / "newer").touch()
+    until(lambda: launched.log.count("control message refused") == 3)  # by the launcher, the registrar and the host
+    (launched.folder / "newer").unlink()
+    os.kill(before.members[0].pid, signal.SIGKILL)
+    launched.epoch(1, after=before.number + 1)
+    assert set(pids) - set(launched.pids()) == {before.members[0].pid}
+    assert "Traceback" not in launched.log
+
+
 def test_a_second_machine_joins_and_its_hosts_are_members(launch: Launch) -> None:
     port = free_port()
     leader = launch(machine="one", address="127.0.0.1", admin_port=port)
