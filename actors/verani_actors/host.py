@@ -188,12 +188,12 @@ class RoomHost:
         *,
         ownership: Ownership | None = None,
         marker: Marker | None = None,
-        blocked: Callable[[str], None] | None = None,
+        watchdog: Watchdog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a host that owns every room, or those of `ownership`.
 
-        `marker` is told whose hook runs; `blocked`, in another thread, the stack of a hook that blocks the loop.
+        `marker` is told whose hook runs; `watchdog` watches the loop, by default one that only logs.
         """
         self.clock = clock
         self.ownership = ownership if ownership is not None else Ownership()
@@ -236,7 +236,7 @@ class RoomHost:
         self._system: ActorSystem | None = None
         self._base: AsyncioSystemBase | None = None
         self._manager: ActorAddress | None = None
-        self._watchdog = Watchdog(settings.hook_blocked, blocked)
+        self._watchdog = watchdog if watchdog is not None else Watchdog(settings.hook_blocked)
         # A room's actor has exited.
         self._changed = asyncio.Event()
 

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from verani.epoch import Epoch, Member
 from verani.errors import DefinitionError
 from verani.room import RoomDefinition
@@ -36,6 +38,7 @@ from .ownership import Share
 from .runtime import Plan, Runtime
 from .slot import Slot
 from .tls import server_context
+from .watchdog import Watchdog
 
 __all__ = ["REGISTRAR", "Hosting"]
 
@@ -82,6 +85,7 @@ class Hosting:
         self._stopping = asyncio.Event()
         self._knocks = itertools.count()
         self._beat_timer: asyncio.TimerHandle | None = None
+        self._last_beat: Beat | None = None
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -91,9 +95,10 @@ class Hosting:
         settings = self._plan.settings
         definitions = self._load()
         slot = Slot(self._runtime.slot(self._incarnation), self._incarnation)
-        self._host = RoomHost(
-            definitions, settings, ownership=self._share, marker=slot, blocked=self._die_of_a_blocking_hook
+        watchdog = Watchdog(
+            settings.hook_blocked, self._die_of_a_blocking_hook, self._beat_for_the_loop, period=settings.lease / _BEATS
         )
+        self._host = RoomHost(definitions, settings, ownership=self._share, marker=slot, watchdog=watchdog)
         self._overview = HostOverview(self._id, self._host, self)
         self._links = LinkServer(
             self._host,
@@ -179,10 +184,20 @@ class Hosting:
         self._beat_timer = self._loop.call_later(self._plan.settings.lease / _BEATS, self._beat)
         now = _clock()
         epoch = self._share.committed
-        self._post(REGISTRAR, Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago))
+        self._last_beat = Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago)
+        self._post(REGISTRAR, self._last_beat)
         if self._lease.lost_registrar:
             self._knock(epoch, now)
         self._look_at_lease()
+
+    def _beat_for_the_loop(self) -> None:
+        """Say that this process lives while a hook blocks its loop; called in the watchdog's thread.
+
+        Else its rooms would move, and the hook would block the next host, before the watchdog knows what to blame. A
+        loop that is blocked neither prepares nor vouches, so the last beat is true still.
+        """
+        if self._last_beat is not None:
+            self._post(REGISTRAR, msgspec.structs.replace(self._last_beat, sent=_clock()))
 
     def _knock(self, epoch: Epoch, now: float) -> None:
         """Knock at one host of every other machine, another one each time."""

@@ -9,15 +9,17 @@ import logging
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["Formatter", "log_to_stderr", "printable"]
+__all__ = ["Formatter", "log_to_stderr", "name_process", "printable"]
 
 
 class Formatter(logging.Formatter):
     """Write one line a record, `[Verani]` before what this project says, and nothing that could forge a line.
 
     Control characters, line breaks and invisible characters are escaped; the lines of a traceback are
-    indented, so that only a record starts at the margin.
+    indented, so that only a record starts at the margin. Where several processes write to one place, each names itself.
     """
+
+    process = ""
 
     def format(self, record: logging.LogRecord) -> str:
         ours = record.name.partition(".")[0] in _OURS
@@ -26,6 +28,8 @@ class Formatter(logging.Formatter):
             for key in ("room", "connection", "hook")
             if (value := getattr(record, key, None)) is not None
         )
+        if self.process:
+            where += f" process={self.process}"
         source = "[Verani]" if ours else f"{record.name}:"
         lines = [f"{self.formatTime(record)} {record.levelname} {source} {printable(record.getMessage() + where)}"]
         if record.exc_info and record.exc_info[0] is not None:
@@ -61,6 +65,13 @@ def _escaped(letter: str) -> str:
 
 def _indented(text: str) -> list[str]:
     return ["    " + printable(line) for line in text.split("\n")]
+
+
+def name_process(name: str) -> None:
+    """Have every line of this process end with its name, as operators know it, such as ``host:m1-0``."""
+    for handler in logging.root.handlers:
+        if isinstance(handler.formatter, Formatter):
+            handler.formatter.process = name
 
 
 def log_to_stderr(level: str) -> None:

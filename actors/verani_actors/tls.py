@@ -106,7 +106,7 @@ def _use_secret(context: ssl.SSLContext, secret: bytes) -> None:
         authority, leaf, key = _certificates(secret)
     except ImportError as error:
         raise SettingsError(
-            "links between machines need the package cryptography (pip install 'verani[cluster]'), "
+            "links between machines need the package cryptography (the extra `cluster`, or pip install cryptography), "
             "or link_cert, link_key and link_ca"
         ) from error
     context.load_verify_locations(cadata=authority)

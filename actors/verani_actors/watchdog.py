@@ -23,11 +23,23 @@ logger = logging.getLogger(__name__)
 class Watchdog:
     """Log once per blockage longer than `patience` seconds."""
 
-    def __init__(self, patience: float, blocked: Callable[[str], None] | None = None) -> None:
-        """Be patient for so many seconds; `blocked` is called in the watchdog's thread, with the stack."""
+    def __init__(
+        self,
+        patience: float,
+        blocked: Callable[[str], None] | None = None,
+        missed: Callable[[], None] | None = None,
+        *,
+        period: float = 1.0,
+    ) -> None:
+        """Be patient for so many seconds; look every `period` at least.
+
+        `missed` is called at each look that finds no new heartbeat, `blocked` once when patience is over, with the
+        stack; both in the watchdog's thread.
+        """
         self._patience = patience
         self._blocked = blocked
-        self._period = min(1.0, patience / 4)
+        self._missed = missed
+        self._period = min(period, patience / 4)
         self._beat = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
@@ -59,11 +71,20 @@ class Watchdog:
             beat = self._beat
             missed = missed + 1 if beat == last else 0
             last = beat
+            if missed and self._missed is not None:
+                self._missed()
             # Looks that were missed, and not only the time since: this thread may have stood still itself.
             if missed != ceil(self._patience / self._period):
                 continue
-            frame = sys._current_frames().get(watched)
-            stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
-            logger.error("the event loop has been blocked for more than %g s:\n%s", self._patience, stack)
+            stack = traceback.extract_stack(sys._current_frames().get(watched))
+            text = "".join(stack.format())
+            place = f" in {stack[-1].filename}:{stack[-1].lineno} ({stack[-1].name})" if stack else ""
+            record = logger.makeRecord(
+                logger.name,
+                logging.ERROR,
+                *(__file__, 0, "the event loop has been blocked for more than %g s%s", (self._patience, place), None),
+                sinfo=text,
+            )
+            logger.handle(record)
             if self._blocked is not None:
-                self._blocked(stack)
+                self._blocked(text)

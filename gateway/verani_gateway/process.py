@@ -18,6 +18,7 @@ import msgspec
 
 from verani_actors.collector import quieten_collector
 from verani_actors.lifeline import die_with_parent
+from verani_actors.logs import name_process
 from verani_actors.overview import ALL, GatewayStatus, gateway_target
 from verani_actors.runtime import Plan, Runtime
 from verani_actors.tls import client_context
@@ -54,6 +55,7 @@ def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> None:
         ssl = client_context(plan.settings, secrets.cluster_secret.encode())
     cluster = Cluster(remote_links(plan.machine, ssl), epochs=EpochFile(runtime))
     gateway = application[GATEWAY]
+    name_process(gateway_target(gateway.id))
     gateway.place(cluster)
     process = _Process(plan, gateway, cluster)
     cluster.overview = process.overview
@@ -85,13 +87,13 @@ class _Process:
     async def _tell_when_ready(self) -> None:
         while not self._gateway.accepting:  # noqa: ASYNC110  # a plain attribute, which nothing waits for
             await asyncio.sleep(_LOOK)
-        logger.info("gateway %s takes connections", self._gateway.id)
+        logger.info("takes connections")
         _tell(READY)
 
     def _answer(self, topic: str, argument: str) -> bytes:
         match topic, argument:
             case "drain", target if target == gateway_target(self._gateway.id):
-                logger.info("gateway %s: draining", self._gateway.id)
+                logger.info("draining")
                 self._stop.set()
                 return b"true"
             case "drain", target if target == ALL:

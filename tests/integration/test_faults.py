@@ -36,8 +36,9 @@ MARK = "FAULT_MARK"
 # A host that stops waits no longer for gateways that have stopped before it.
 GRACE = ("--link-grace", "0.5")
 
-# A hook that blocks is given up after so many seconds.
+# A hook that blocks is given up soon, or only when its host would count as unreachable if it did not beat meanwhile.
 SPIN = ("--hook-blocked", "0.3")
+SPIN_FOR_LONG = ("--hook-blocked", "2.5", "--lease", "0.6")
 
 FREE = ("--port", "0", "--internal-port", "0", "--admin-port", "0")
 
@@ -208,8 +209,9 @@ async def test_a_handler_that_raises_runs_once_and_on_error_is_told(faults: Faul
 
 
 @pytest.mark.threat(55)
-async def test_a_hook_that_never_ends_is_run_twice_and_then_set_aside(faults: Faults) -> None:
-    cluster = await faults.serve(*SPIN)
+@pytest.mark.parametrize("options", [SPIN, SPIN_FOR_LONG])
+async def test_a_hook_that_never_ends_is_run_twice_and_then_set_aside(faults: Faults, options: tuple[str, ...]) -> None:
+    cluster = await faults.serve(*options)
     guest, others = await faults.join("a"), await faults.crowd(8)
     request = await guest.request("spin", 0)
     later = [await guest.request("record", number) for number in range(3)]
