@@ -81,7 +81,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_rpc_bytes: Annotated[_Size, Meta(description="bytes of the arguments of one call")] = 1 << 20
     max_rpc_calls: Annotated[_Size, Meta(description="calls that may wait for an answer in this process")] = 1000
     hook_blocked: Annotated[
-        _Seconds, Meta(description="seconds after which the stack of what blocks the event loop is logged")
+        _Seconds,
+        Meta(description="seconds after which what blocks the event loop is logged, and its room host replaced"),
     ] = 5.0
 
     max_frame_bytes: Annotated[_Size, Meta(description="bytes of the largest frame a client may send")] = 65536
