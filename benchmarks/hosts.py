@@ -1,8 +1,9 @@
 """Print what rooms in processes of their own cost: round trips, CPU per frame and process, start and stop.
 
 Run as `python -m benchmarks.hosts [--quick]`: embedded, then with 1, 2 and 4 room hosts, one gateway. Exits with 1 if
-a delivery is lost, doubled or out of order, or the round trip through a host takes more than `MAX_RATIO` times that of
-the embedded shape in the same run. On a machine of two cores nothing here says how throughput grows with hosts.
+a delivery is lost, doubled or out of order, the round trip through a host takes more than `MAX_RATIO` times that of
+the embedded shape in the same run, start or stop with many rooms take longer than `MAX_START` and `MAX_STOP`, or a
+process is left after it. On a machine of two cores nothing here says how throughput grows with hosts.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import aiohttp
 
 from .cluster import Cluster
 from .load import Report, Scenario, run_scenario
+from .marked import marked
 from .rooms import cpu_seconds
 
 SHAPES = (0, 1, 2, 4)
 MAX_RATIO = 4.0
 AWAKE = 10_000
+MAX_START = 3.0
+MAX_STOP = 5.0
 
 ROUND_TRIP = Scenario("round trip: 1 connection, window 1", "echo", 1, 1, 1, 3000, 1)
 SCENARIOS = (
@@ -57,24 +61,34 @@ async def measure(hosts: int, scenario: Scenario) -> tuple[Report, float, float]
         return report, after[0] - before[0], after[1] - before[1]
 
 
-async def wake_many(rooms: int) -> None:
-    """Wake many rooms over two hosts; print how long start and stop take with them."""
-    begun = time.perf_counter()
-    async with Cluster.serve("benchmarks.servers:bench", *OPTIONS, hosts=2) as cluster:
-        started = time.perf_counter() - begun
-        async with aiohttp.ClientSession() as session:
-            for first in range(0, rooms, 100):
-                calls = [
-                    session.post(f"{cluster.internal}/rpc/bench/r{number}/get_session_count", json={})
-                    for number in range(first, min(first + 100, rooms))
-                ]
-                for response in await asyncio.gather(*calls):
-                    response.raise_for_status()
-                    response.release()
-        awake = [host.rooms.get("awake", 0) for host in (await cluster.status()).members]
+async def wake(cluster: Cluster, rooms: int) -> list[int]:
+    """Wake rooms and return how many are awake on each host."""
+    async with aiohttp.ClientSession() as session:
+        for first in range(0, rooms, 100):
+            calls = [
+                session.post(f"{cluster.internal}/rpc/bench/r{number}/get_session_count", json={})
+                for number in range(first, min(first + 100, rooms))
+            ]
+            for response in await asyncio.gather(*calls):
+                response.raise_for_status()
+                response.release()
+    return [host.rooms.get("awake", 0) for host in (await cluster.status()).members]
+
+
+async def start_and_stop(rooms: int) -> bool:
+    """Wake rooms over two hosts; print how long start and stop take with them, and say whether all is as promised."""
+    with marked() as processes:
         begun = time.perf_counter()
-    stopped = time.perf_counter() - begun
-    print(f"{sum(awake):,} rooms awake on hosts with {awake}; start to ready {started:.2f} s, stop {stopped:.2f} s")
+        async with Cluster.serve("benchmarks.servers:bench", *OPTIONS, hosts=2) as cluster:
+            started = time.perf_counter() - begun
+            awake = await wake(cluster, rooms)
+            number = len(processes.pids())
+            begun = time.perf_counter()
+        stopped = time.perf_counter() - begun
+        left = processes.pids()
+    print(f"{sum(awake):,} rooms awake on hosts with {awake}; start to ready {started:.2f} s (at most {MAX_START:g}), "
+          f"stop {stopped:.2f} s (at most {MAX_STOP:g}); {len(left)} of {number} processes left")  # fmt: skip
+    return sum(awake) == rooms and started <= MAX_START and stopped <= MAX_STOP and not left
 
 
 def main() -> int:
@@ -100,7 +114,7 @@ def main() -> int:
             failed |= bool(lost or report.out_of_order)
             print(f"{scenario.name:<36} {hosts:>5} {report.delivered:>10,} {lost:>5} {p50:>7.0f} {p99:>8.0f} "
                   f"{gateway * 1e6 / frames:>9.1f} {host * 1e6 / frames:>9.1f}  {note}", flush=True)  # fmt: skip
-    asyncio.run(wake_many(AWAKE // 10 if quick else AWAKE))
+    failed |= not asyncio.run(start_and_stop(AWAKE // 10 if quick else AWAKE))
     print("FAILED" if failed else "every delivery arrived, once, in order")
     return int(failed)
 

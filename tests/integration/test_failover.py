@@ -15,6 +15,8 @@ from asyncio.subprocess import PIPE
 import pytest
 
 from benchmarks.cluster import Cluster
+from benchmarks.hosts import OPTIONS, wake
+from benchmarks.marked import marked
 from benchmarks.storm import Kind, Storm
 
 ROOMS = 100
@@ -51,10 +53,11 @@ async def test_killed_hosts_cost_no_client_no_frame_and_no_answer(kind: Kind) ->
     assert cluster.process.returncode == 0
 
 
-async def test_hosts_that_are_drained_and_come_back_cost_nothing() -> None:
+@pytest.mark.parametrize("kind", ["fast", "slow"])
+async def test_hosts_that_are_drained_and_come_back_cost_nothing(kind: Kind) -> None:
     """A planned move interrupts nothing, not even hooks that wait."""
     async with Cluster.serve(TARGET, hosts=3) as cluster:
-        storm = Storm(cluster.ws, rooms=ROOMS, frames_per_second=FRAMES_PER_SECOND / 2, kind="slow")
+        storm = Storm(cluster.ws, rooms=ROOMS, frames_per_second=FRAMES_PER_SECOND, kind=kind)
         await storm.start()
         members = await cluster.members(3)
         await storm.answered()
@@ -85,3 +88,13 @@ async def test_all_hosts_at_once_may_die() -> None:
             os.kill(member.pid, signal.SIGKILL)
         await storm.answered()
         assert await storm.finish() == []
+
+
+async def test_nothing_is_left_of_a_service_that_stops_with_many_rooms_awake() -> None:
+    with marked() as processes:
+        async with Cluster.serve("benchmarks.servers:bench", *OPTIONS, hosts=2, gateways=2) as cluster:
+            assert sum(await wake(cluster, 1000)) == 1000
+            # Supervisor, launcher, Admin, Thespian's logger, registrar, two hosts and two gateways.
+            assert len(processes.pids()) == 9
+        assert processes.pids() == []
+    assert cluster.process.returncode == 0
