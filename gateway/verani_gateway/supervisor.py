@@ -149,7 +149,16 @@ class Keeper:
         delay = 0.0
         while True:
             began = time.monotonic()
-            code = await self._run_once()
+            try:
+                code = await self._run_once()
+            except OSError as error:  # no more processes, memory or files
+                if self._stopping.is_set():
+                    return 1
+                delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
+                logger.error("%s cannot be started: %s; trying again in %g s", self.name, error, delay)
+                if await self._stops_within(delay):
+                    return 1
+                continue
             reap()
             if self._stopping.is_set() or (self._may_end and code == 0):
                 return code
@@ -158,11 +167,14 @@ class Keeper:
             delay = 0.0 if time.monotonic() - began > _RAN_WELL else delay
             after = f" in {delay:g} s" if delay else ""
             logger.error("%s ended with %s: starting it again%s", self.name, _ending(code), after)
-            if delay:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), delay)
-                    return code
+            if delay and await self._stops_within(delay):
+                return code
             delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
+
+    async def _stops_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
 
     async def _run_once(self) -> int:
         ours, theirs = socket.socketpair()

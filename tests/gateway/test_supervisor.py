@@ -1,6 +1,7 @@
 """Several processes are one service: they start and stop together, and none outlives it."""
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -285,6 +287,39 @@ async def test_a_process_that_goes_on_ending_is_started_more_and_more_slowly(
         "it ended with exit code 3: starting it again in 0.2 s",
     ]
     assert keeper.pid is None
+
+
+@pytest.mark.threat(72)
+async def test_a_process_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [OSError(errno.EAGAIN, "no more processes"), OSError(errno.ENOMEM, "no memory")]
+    start_process = asyncio.create_subprocess_exec
+
+    async def start_in_time(*command: str, **options: Any) -> Process:
+        if failures:
+            raise failures.pop(0)
+        return await start_process(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_in_time)
+    keeper = Keeper("it", [sys.executable, "-c", ""], os.environ, heard=lambda line: None, may_end=True)
+    assert await keeper.run() == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "it cannot be started: [Errno 11] no more processes; trying again in 0.1 s",
+        "it cannot be started: [Errno 12] no memory; trying again in 0.2 s",
+    ]
+
+
+async def test_a_process_that_cannot_be_started_is_not_tried_any_more_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def start_never(*command: str, **options: Any) -> Process:
+        keeper.send(signal.SIGTERM)
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_never)
+    keeper = Keeper("it", [sys.executable, "-c", ""], os.environ, heard=lambda line: None)
+    assert await keeper.run() == 1
 
 
 @pytest.mark.threat(72)
