@@ -174,6 +174,11 @@ class Launcher:
                 known.name = birth.name
                 birth.close()
                 birth = known
+            elif not birth.is_watched:
+                # Its end would go unnoticed, and another of its name be started beside it.
+                logger.error("process %d cannot be watched, as too many files are open: killing it", birth.pid)
+                birth.kill()
+                continue
             else:
                 self._processes[birth.descriptor] = birth
             if birth.name in self._abandoned:

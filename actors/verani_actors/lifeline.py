@@ -4,7 +4,8 @@ Every process that is forked below the launcher asks the kernel to be killed wit
 its pidfd. That is done in the child, before any other code of it runs. Linux only; it knows nothing of Thespian.
 
 Invariants: a process that the launcher was not told of does not run any further than its fork; a pidfd means the one
-process for ever, so nothing that took over a pid is ever signalled. A process that has claimed its name is no longer
+process for ever, so nothing that took over a pid is ever signalled, but for a process that has just been announced
+where no more files could be opened. A process that has claimed its name is no longer
 of this kind: what it forks or executes is its own business.
 """
 
@@ -22,6 +23,8 @@ __all__ = ["Announcements", "Birth", "claim", "die_with_parent", "tie_children"]
 # prctl(2)
 _PR_SET_PDEATHSIG: Final = 1
 _LONGEST_NAME: Final = 256
+# Where the pidfd could not be received: too many files are open here.
+_NONE: Final = -1
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -34,14 +37,23 @@ class Birth:
         self.descriptor = descriptor
         self.name = name
 
+    @property
+    def is_watched(self) -> bool:
+        """False where its end would go unnoticed, as no more files could be opened."""
+        return self.descriptor != _NONE
+
     def kill(self) -> None:
         """Kill the process, if it still runs."""
         with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
+            if self.is_watched:
+                signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Forget the process."""
-        os.close(self.descriptor)
+        if self.is_watched:
+            os.close(self.descriptor)
 
 
 class _Tie:
@@ -72,7 +84,7 @@ class Announcements:
             except BlockingIOError:
                 return births
             pid, _, name = content.decode().partition(" ")
-            births.append(Birth(int(pid), descriptors[0], name))
+            births.append(Birth(int(pid), descriptors[0] if descriptors else _NONE, name))
 
 
 def tie_children() -> Announcements:
