@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -367,7 +367,7 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
     match topic:
         case "rooms":
             state = msgspec.json.decode(argument, type=RoomsQuestion).state
-            return msgspec.json.encode(_held(list(rooms.values()), state))
+            return msgspec.json.encode(_held(rooms.values(), state))
         case "room":
             held = rooms.get(argument)
             known = RoomHeld(argument, len(held.records), held.awake) if held is not None else None
@@ -380,7 +380,7 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
             return b"null"
 
 
-def _held(rooms: Sequence[RoomInputs], state: str | None) -> RoomsHeld:
+def _held(rooms: Collection[RoomInputs], state: str | None) -> RoomsHeld:
     """Tell what is held of rooms that may be in a state; a gateway knows no states but awake and asleep."""
     awake = (room for room in rooms if room.awake and state in (None, "awake", "asleep"))
     # Who looks for sleeping rooms must know of those that another gateway has seen awake.
