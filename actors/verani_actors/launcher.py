@@ -1,8 +1,8 @@
 """Start the actor system of one machine and its room hosts: `python -m verani_actors.launcher RUNTIME_FOLDER`.
 
-The launcher is one thread that never imports what users write. It starts Thespian's Admin, on the leader's machine the
-registrar, creates and ends hosts as the registrar says, tells it which of them have died and how, and writes epochs
-down for the gateways. Where rooms go is none of its business.
+The launcher is one thread that never imports what users write; one beside it looks up the leader's name. It starts
+Thespian's Admin, on the leader's machine the registrar, creates and ends hosts as the registrar says, tells it which of
+them have died and how, and writes epochs down for the gateways. Where rooms go is none of its business.
 
 Nothing it has started outlives it: the kernel kills its processes with it (`verani_actors.lifeline`), and it ends when
 its starter does. It exits with 0 after SIGTERM or the end of its standard input, and with 1 when the actor system
@@ -33,6 +33,7 @@ from verani.errors import VeraniError
 from .admin_port import free_port, resolve
 from .control import Control, DrainHost, Gone, Offer, Publish, StartHost, StopHost, Welcome
 from .environment import prepare
+from .leader import Leader
 from .lifeline import Announcements, Birth, die_with_parent, tie_children
 from .logs import log_to_stderr
 from .refusals import Refusals
@@ -55,7 +56,9 @@ _OFFER_PERIOD: Final = 1.0
 # How long a death is told again, as messages may be lost.
 _TELL_DEATHS: Final = 5.0
 _UNCLAIMED: Final = 10.0
-# A registrar that does not answer for so long is told of, once in so many seconds.
+# A registrar that does not answer for so long may have another address by now.
+_LOST: Final = 5.0
+# One that does not answer for so long is told of, once in so many seconds.
 _SILENCE: Final = 15.0
 # What a drain leaves to hosts at least; shorter than what the supervisor adds to the drain.
 _STOP: Final = 5.0
@@ -82,11 +85,19 @@ class Launcher:
     """What one launcher knows: its processes, and where the registrar is."""
 
     def __init__(
-        self, runtime: Runtime, plan: Plan, base: HardenedBase, system: ActorSystem, births: Announcements, port: int
+        self,
+        runtime: Runtime,
+        plan: Plan,
+        base: HardenedBase,
+        system: ActorSystem,
+        births: Announcements,
+        port: int,
+        leader: Leader | None,
     ) -> None:
         from . import hardened, parcel
 
         self._parcel = parcel.Parcel
+        self._actor_address = hardened.actor_address
         self._runtime = runtime
         self._plan = plan
         self._base = base
@@ -94,10 +105,8 @@ class Launcher:
         self._births = births
         self._name = f"launcher:{plan.machine}"
         self._admin_port = port
-        self._leader = base.adminAddr
-        if plan.leader:
-            host, _, leader_port = plan.leader.rpartition(":")
-            self._leader = hardened.actor_address(resolve(host), int(leader_port))
+        # None on the leader's own machine.
+        self._leader = leader
         self._processes: dict[int, Birth] = {}
         self._hosts: dict[str, _Host] = {}
         self._registrar: ActorAddress | None = None
@@ -295,13 +304,13 @@ class Launcher:
     # --- what is said every second ------------------------------------------------------------------------
 
     def _say_all(self, now: float) -> None:
-        if not self._plan.leader:
+        if self._leader is None:
             self._keep_registrar(now)
             self._tell_registrar(self._offer())
         else:
             # The one address of the leader's machine that stays; its Admin passes the offer on.
             addresses = {self._name: self._base.address}
-            self._base.post(self._leader, self._parcel(self._name, self._offer(), addresses))
+            self._base.post(self._admin_of(self._leader, now), self._parcel(self._name, self._offer(), addresses))
         if now - self._heard < _TELL_DEATHS:
             self._deaths = [(told, gone) for told, gone in self._deaths if now - told < _TELL_DEATHS]
         elif now - self._silent > _SILENCE and self._plan.leader:
@@ -318,6 +327,11 @@ class Launcher:
         for host in self._hosts.values():
             self._introduce(host)
 
+    def _admin_of(self, leader: Leader, now: float) -> ActorAddress:
+        if now - self._heard > _LOST:
+            leader.look_again(now)
+        return self._actor_address(leader.address, leader.port)
+
     def _offer(self) -> Offer:
         plan, runtime = self._plan, self._runtime
         address = f"{plan.address}:{self._admin_port}"
@@ -330,7 +344,7 @@ class Launcher:
             self._created_registrar = now
             self._registrar = self._create(_REGISTRAR, {"name": "registrar"})
         if self._registrar is not None:
-            addresses = {"launcher:": self._leader}
+            addresses = {"launcher:": self._base.adminAddr}
             self._base.post(self._registrar, self._parcel("launcher:", Welcome(self._plan.machine), addresses))
 
     def _tell_registrar(self, message: Control) -> None:
@@ -501,14 +515,14 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
     hardened.harden(secret)
     births = tie_children()
     capabilities = {"Admin Port": port, "Verani Machine": plan.machine}
-    if plan.leader:
-        host, _, leader_port = plan.leader.rpartition(":")
-        capabilities["Convention Address.IPv4"] = f"{resolve(host)}:{leader_port}"
+    leader = Leader(plan.leader) if plan.leader else None
+    if leader is not None:
+        capabilities["Convention Address.IPv4"] = f"{leader.address}:{leader.port}"
     try:
         base, system = hardened.start(capabilities, plan.settings.log_level)
     except ActorSystemException as error:
         raise VeraniError(f"the actor system did not start at {address}:{port}: {error}") from error
-    return Launcher(runtime, plan, base, system, births, port).run()
+    return Launcher(runtime, plan, base, system, births, port, leader).run()
 
 
 if __name__ == "__main__":

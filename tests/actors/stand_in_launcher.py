@@ -2,7 +2,7 @@
 
 The stand-in beats and says what it is told in files of the runtime folder; it obeys what tests write there. While
 there is a file `full`, no epoch can be written; while there is one `newer`, every control message is one of a newer
-version.
+version. The file that STAND_IN_LEADER names holds the address that `leader.test` has.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import msgspec
 
@@ -85,7 +87,7 @@ sys.modules["verani_actors.hosting"] = module
 from verani_actors.launcher import main  # noqa: E402
 
 FOLDER = Path(sys.argv[-1])
-_replace, _open = Path.replace, Parcel.open
+_replace, _open, _getaddrinfo = Path.replace, Parcel.open, socket.getaddrinfo
 
 
 def replace(self: Path, target: str | os.PathLike[str]) -> Path:
@@ -101,6 +103,13 @@ def open_parcel(self: Parcel) -> Control:
     return _open(self)
 
 
+def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
+    if host == "leader.test":
+        host = Path(os.environ["STAND_IN_LEADER"]).read_text()
+    return _getaddrinfo(host, *args, **options)
+
+
+socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]  # where a name server would say so
 Path.replace = replace  # type: ignore[method-assign, assignment]  # where the disk would say so
 Parcel.open = open_parcel  # type: ignore[method-assign]  # where the sender would have written it
 

@@ -364,3 +364,21 @@ def test_a_machine_finds_a_leader_that_was_killed_and_came_back(launch: Launch) 
     successor = launch(machine="one", address="127.0.0.1", admin_port=port, runtime=leader.runtime)
     until(lambda: member.epoch(2, after=old.number).members[0].pid in successor.pids())
     assert {each.machine for each in member.epoch(2).members} == {"one", "two"}
+
+
+@pytest.mark.threat(68)
+def test_a_machine_finds_a_leader_that_came_back_with_another_address(launch: Launch, tmp_path: Path) -> None:
+    port = free_port()
+    names = tmp_path / "leader"
+    names.write_text("127.0.0.1")
+    leader = launch(machine="one", address="127.0.0.1", admin_port=port)
+    leader.epoch(1)
+    environment = {"STAND_IN_LEADER": str(names)}
+    member = launch(machine="two", address="127.0.0.2", leader=f"leader.test:{port}", environment=environment)
+    member.epoch(2)
+    leader.process.kill()
+    leader.process.wait()
+    names.write_text("127.0.0.3")
+    anew = launch(machine="one", address="127.0.0.3", admin_port=port)
+    until(lambda: set(anew.pids()) & {each.pid for each in member.runtime.read_epoch().members})
+    until(lambda: member.epoch(2) == anew.epoch(2))
