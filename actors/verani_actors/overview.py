@@ -4,8 +4,8 @@ An answer is JSON; what the processes say is put together by the gateway that wa
 Nothing here waits: answers leave over the links like everything else.
 
 Invariants:
-- An answer is far smaller than a link can bear (`verani.stream`): rooms are told up to `MAX_ROOMS`, and what else
-  there is to say grows with processes, states and settings only.
+- An answer is far smaller than a link can bear (`verani.stream`): it holds up to `MAX_ROOMS` rooms and `MAX_NAMES`
+  names, and what else there is to say grows with processes, states and settings only.
 - Rooms are looked at in slices; the event loop has its turns between them.
 """
 
@@ -32,6 +32,7 @@ __all__ = [
     "Hosting",
     "HostOverview",
     "HostStatus",
+    "MAX_NAMES",
     "MAX_ROOMS",
     "SLICE",
     "RoomHeld",
@@ -53,6 +54,9 @@ ALL: Final = "all"
 
 # Rooms that one process tells of in one answer: about 1 MiB, and 3 MiB with names as long as they may be.
 MAX_ROOMS: Final = 5000
+
+# Rooms that it names without telling of them: as much again.
+MAX_NAMES: Final = 20_000
 
 # Rooms that are looked at before the event loop has its next turn.
 SLICE: Final = 200
@@ -229,9 +233,9 @@ def list_rooms(host: RoomHost, question: RoomsQuestion) -> Iterator[bytes | None
         if number % SLICE == 0:
             yield None
     # Last, so that it counts what has woken meanwhile.
-    others = list(islice(host.rooms(), MAX_ROOMS + 1)) if question.state == "asleep" else []
-    more = len(names) > bound or len(others) > MAX_ROOMS
-    yield msgspec.json.encode(RoomsTold(rooms, others[:MAX_ROOMS], more))
+    others = list(islice(host.rooms(), MAX_NAMES + 1)) if question.state == "asleep" else []
+    more = len(names) > bound or len(others) > MAX_NAMES
+    yield msgspec.json.encode(RoomsTold(rooms, others[:MAX_NAMES], more))
 
 
 def _names(host: RoomHost, state: str | None) -> list[str]:

@@ -11,10 +11,11 @@ import pytest
 from verani.epoch import Epoch, Member
 from verani.errors import InvalidArguments, NotFound
 from verani.messages import Ask, HostMessage, Told
-from verani.stream import host_stream
+from verani.stream import MAX_STALLED, host_stream
 from verani_actors.host import RoomHost
 from verani_actors.life import RoomStatus
 from verani_actors.overview import (
+    MAX_NAMES,
     MAX_ROOMS,
     GatewayStatus,
     HostOverview,
@@ -249,17 +250,24 @@ async def test_what_a_host_was_asked_for_is_all_that_it_tells() -> None:
     assert told(20, "asleep") == (20, 50, True)
 
 
-async def test_the_longest_answer_is_little_for_a_link_and_the_loop_turns_while_it_is_made() -> None:
+@pytest.mark.parametrize("state", [None, "asleep"])
+async def test_the_longest_answer_is_little_for_a_link_and_the_loop_turns_while_it_is_made(state: str | None) -> None:
     host = FakeHost("h-0")
     name = "n" * 64
-    host.known = {f"{name}/{n:0>128}": "retiring" for n in range(2 * MAX_ROOMS)}
-    full = RoomStatus("", name, "retiring", 65536, 123456.789, "hibernate_after never", "connect", 1e-9, 10**9, 0.1 / 3)
-    host.status = lambda name="": msgspec.structs.replace(full, name=name)  # type: ignore[method-assign]  # for its size
-    *turns, body = list_rooms(cast(RoomHost, host), RoomsQuestion())
+    host.known = {f"{name}/{n:0>128}": "retiring" if n % 4 else "asleep" for n in range(2 * MAX_NAMES)}
+    full = RoomStatus("", name, "", 65536, 123456.789, "hibernate_after never", "connect", 1e-9, 10**9, 0.1 / 3)
+
+    def status(name: str = "") -> RoomStatus:
+        return msgspec.structs.replace(full, name=name, state=host.known[name])
+
+    host.status = status  # type: ignore[method-assign]  # for its size
+    *turns, body = list_rooms(cast(RoomHost, host), RoomsQuestion(state=state))
     assert body is not None
+    told = msgspec.json.decode(body, type=RoomsTold)
+    assert (len(told.rooms), len(told.others)) == (MAX_ROOMS, MAX_NAMES if state is not None else 0)
     stream = host_stream(0.0)
     stream.put([Told(1, "h-0", body)], 0.0)
-    assert stream.unconfirmed < 4 << 20
+    assert stream.unconfirmed < MAX_STALLED // 2
     assert turns == [None] * (MAX_ROOMS // 200)
 
 
