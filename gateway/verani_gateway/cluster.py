@@ -175,6 +175,11 @@ class Cluster:
             for link in links:
                 link.close_now()
 
+    @property
+    def has_hosts(self) -> bool:
+        """Whether a member of the epoch is linked."""
+        return any(link.state == "linked" for link in self.links)
+
     def ask(self, member: Member, ask: Ask) -> bool:
         """Send a question to a host; False where it cannot be reached now."""
         peer = self._peers.get(member.incarnation)

@@ -166,6 +166,11 @@ class Gateway:
         for scope in self.identifying:
             scope.reschedule(self.now())
 
+    @property
+    def has_hosts(self) -> bool:
+        """Whether there is any room host to serve a room; without one, frames wait."""
+        return self.placement.has_hosts
+
     async def drain(self, *, answers: bool = True) -> None:
         """Close all connections with 1012, in batches; return when their `on_disconnect` has run.
 
@@ -176,7 +181,7 @@ class Gateway:
         try:
             async with asyncio.timeout_at(self._deadline()):
                 await self._close_all(answers)
-                while self._attachments.rooms or self.connections or self._reserved:
+                while (self._attachments.rooms and self.has_hosts) or self.connections or self._reserved:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:

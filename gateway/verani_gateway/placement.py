@@ -40,6 +40,10 @@ class Placement(Protocol):
     def put(self) -> Callable[[Input], None]:
         """Send an input, which the attachments hold already, to the owner of its room."""
 
+    @property
+    def has_hosts(self) -> bool:
+        """Whether there is any room host at this moment."""
+
     def answering(self, room: RoomInputs) -> Callable[[GatewayMessage], None]:
         """Return what answers a question that the owner of a room has just asked; an answer too late is dropped."""
 
@@ -67,6 +71,7 @@ class Embedded:
 
     host: RoomHost
     put: Callable[[Input], None]
+    has_hosts = True
 
     async def start(self, gateway: Gateway) -> None:
         """Start the host; raises what an `on_startup` raises."""

@@ -785,6 +785,9 @@ async def test_questions_of_hosts_are_answered_over_their_link(service: Service)
         def told(self, answer: Told) -> None:
             told.append(answer)
 
+        def lost(self, host: str) -> None:
+            raise AssertionError(host)
+
     process = service.processes["m-0"]
     process.host.gateways[gateway.id](Ask(3, "rooms"))
     cluster(gateway).overview = Answers()
@@ -817,6 +820,24 @@ async def test_a_drain_waits_for_every_close_and_the_links_go_last(service: Serv
     cables = cluster(gateway).links
     await gateway.stop()
     assert all(cast("Cable", cable).closed for cable in cables)
+
+
+async def test_a_drain_does_not_wait_for_hosts_that_are_not_there(
+    service: Service, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room)
+    await until(lambda: diary.seen)
+    assert gateway.has_hosts
+    service.kill("m-0")
+    service.publish()
+    assert not gateway.has_hosts
+    drain = asyncio.create_task(gateway.drain())
+    await until(lambda: guest.kicked == [(1012, "service restart")])
+    guest.is_closing = True
+    guest.leave()
+    await drain
+    assert not any("were left at the end of the drain" in message for message in caplog.messages)
 
 
 async def test_what_an_owner_said_in_an_earlier_spell_does_not_count_in_this_one(
