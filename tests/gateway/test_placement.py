@@ -826,7 +826,7 @@ async def test_a_drain_does_not_wait_for_hosts_that_are_not_there(
     service: Service, diary: Diary, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await started(service, "m-0")
-    guest = Guest(gateway, diary.room)
+    guest = Guest(gateway, diary.room, "chat/a")
     await until(lambda: diary.seen)
     assert gateway.has_hosts
     service.kill("m-0")
