@@ -22,8 +22,8 @@ from typing import Any
 import msgspec
 
 from verani.epoch import Epoch, Member
-from verani_actors.control import Beat, Beaten, Commit, Control, Prepare, Prepared, decode_control
-from verani_actors.parcel import Parcel
+from verani_actors import control
+from verani_actors.control import Beat, Beaten, Commit, Control, Prepare, Prepared
 from verani_actors.runtime import Plan, Runtime
 
 
@@ -87,7 +87,7 @@ sys.modules["verani_actors.hosting"] = module
 from verani_actors.launcher import main  # noqa: E402
 
 FOLDER = Path(sys.argv[-1])
-_replace, _open, _getaddrinfo = Path.replace, Parcel.open, socket.getaddrinfo
+_replace, _decode, _getaddrinfo = Path.replace, control.decode_control, socket.getaddrinfo
 
 
 def replace(self: Path, target: str | os.PathLike[str]) -> Path:
@@ -96,11 +96,10 @@ def replace(self: Path, target: str | os.PathLike[str]) -> Path:
     return _replace(self, target)
 
 
-def open_parcel(self: Parcel) -> Control:
-    if (FOLDER / "newer").exists():
-        newer: Control = decode_control(msgspec.msgpack.encode({"type": "of another version"}))
-        return newer
-    return _open(self)
+def decode(content: bytes) -> Control:
+    newer = (FOLDER / "newer").exists()
+    message: Control = _decode(msgspec.msgpack.encode({"type": "of another version"}) if newer else content)
+    return message
 
 
 def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
@@ -111,7 +110,7 @@ def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
 
 socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]  # where a name server would say so
 Path.replace = replace  # type: ignore[method-assign, assignment]  # where the disk would say so
-Parcel.open = open_parcel  # type: ignore[method-assign]  # where the sender would have written it
+control.decode_control = decode  # type: ignore[assignment]  # before anybody has imported it
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
