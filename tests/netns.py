@@ -68,7 +68,7 @@ class Machine:
         # `ip netns exec` enters the namespace and then becomes the command.
         return subprocess.Popen(["ip", "netns", "exec", self.name, *command], **options)
 
-    def socket(self) -> socket.socket:
+    def open_socket(self) -> socket.socket:
         """Make a TCP socket on this machine, for a client that stays with it while it is cut off."""
         made: list[socket.socket | OSError] = []
         # A namespace is entered by one thread alone, and a socket stays where it was made.

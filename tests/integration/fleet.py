@@ -165,7 +165,7 @@ class Fleet:
         """Return a session whose connections begin on a machine."""
         if name not in self._sessions:
             machine = self._machines[name]
-            connector = aiohttp.TCPConnector(limit=0, socket_factory=lambda info: machine.socket())
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=lambda info: machine.open_socket())
             self._sessions[name] = aiohttp.ClientSession(
                 connector=connector, headers={"Authorization": f"Bearer {TOKEN}"}
             )

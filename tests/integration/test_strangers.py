@@ -61,7 +61,7 @@ class Place:
 
     def open(self) -> socket.socket:
         """Make a TCP socket of somebody who is on the same machine."""
-        return self._machine.socket() if self._machine is not None else socket.socket()
+        return self._machine.open_socket() if self._machine is not None else socket.socket()
 
     def doors(self) -> list[Door]:
         """Find every TCP socket that a process listens on."""
@@ -273,7 +273,7 @@ async def test_no_pickle_of_a_stranger_is_executed_on_any_machine_wherever_it_co
             doors = place.doors()
             assert {door.address for door in doors} == {machine.address}, "and nothing on the loopback"
             assert len([door for door in doors if speaks_tls(place, door)]) == 1, "links of other machines"
-            for opens in (place.open, fleet.machine(other).socket, socket.socket):
+            for opens in (place.open, fleet.machine(other).open_socket, socket.socket):
                 await asyncio.to_thread(harass, place, {machine.address: opens}, tmp_path)
             await asyncio.to_thread(harass, place, {LOOPBACK: place.open}, tmp_path)
             assert sorted(machine.pids()) == place.pids

@@ -6,17 +6,20 @@ Everything here is synchronous, but for what a test awaits: a service outlives t
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.request import Request, urlopen
 
 import aiohttp
 
@@ -207,12 +210,29 @@ def _run(shape: str, *starts: Callable[[], Node], hosts: int, gateways: int) -> 
             nodes[0].wait()
         for node in nodes:
             node.wait()
-        yield Service(shape, nodes, hosts=hosts, gateways=gateways)
+        service = Service(shape, nodes, hosts=hosts, gateways=gateways)
+        if shape != "embedded":
+            _wait_until_whole(service)
+        yield service
         # The leader goes last.
         codes = [node.stop() for node in reversed(nodes)]
     errors = [error for node in nodes for error in node.errors()]
     assert not errors, "\n".join(errors)
     assert codes == [0] * len(nodes)
+
+
+def _wait_until_whole(service: Service) -> None:
+    """Wait until every process is in the same epoch: a machine says that it has joined before its hosts are members."""
+    request = Request(f"{service.internal}/admin/cluster", headers={"Authorization": f"Bearer {service.token}"})
+    deadline = time.monotonic() + START_PATIENCE
+    while True:
+        with urlopen(request, timeout=START_PATIENCE) as response:
+            status = json.load(response)
+        epochs = {process["epoch"] for process in (*status["members"], *status["gateways"])}
+        if (len(status["members"]), len(status["gateways"]), len(epochs)) == (service.hosts, service.gateways, 1):
+            return
+        assert time.monotonic() < deadline, f"it does not become whole: {status}"
+        time.sleep(0.02)
 
 
 def _serve(*options: str) -> Node:
