@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from verani.epoch import Epoch, Member
-from verani.errors import InvalidArguments, NotFound, RoomBusy
+from verani.errors import Conflict, InvalidArguments, NotFound, RoomBusy
 from verani.messages import Ask, Told
 from verani_actors.life import RoomStatus
 from verani_actors.overview import (
@@ -103,7 +103,7 @@ class Answers(Protocol):
         """List the inputs that are kept from rooms."""
 
     async def drain(self, target: str) -> None:
-        """Begin to take a process, or all, out of service; raises `NotFound` and `InvalidArguments`."""
+        """Begin to take a process, or all, out of service; raises `NotFound`, `Conflict` or `InvalidArguments`."""
 
 
 class Alone:
@@ -344,13 +344,13 @@ class Overview:
         """Have a process, or all, stop: it is known first, so that a wrong name is told at once."""
         _check_target(target)
         status = await self.cluster()
-        known = [
-            *(host_target(each.id) for each in status.members),
-            *(gateway_target(each.id) for each in status.gateways),
-        ]
-        if target != ALL and target not in known:
-            raise NotFound(f"{target} is not part of the service: expected {ALL}, {', '.join(known)}")
-        if target != gateway_target(self._own) and not self._asking.epoch.members:
+        hosts = [host_target(each.id) for each in status.members]
+        gateways = [gateway_target(each.id) for each in status.gateways]
+        if target != ALL and target not in (*hosts, *gateways):
+            raise NotFound(f"{target} is not part of the service: expected {ALL}, {', '.join((*hosts, *gateways))}")
+        if [target] in (hosts, gateways) and not status.missing:
+            raise Conflict(f"{target} is the last of its kind, without which nobody is served: {ALL} ends the service")
+        if target not in (ALL, gateway_target(self._own)) and not hosts:
             raise RoomBusy("there is no room host that could pass it on")
         await self.collect("drain", target)
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from verani.epoch import Epoch, Member
-from verani.errors import InvalidArguments, NotFound
+from verani.errors import Conflict, InvalidArguments, NotFound
 from verani.messages import Ask, HostMessage, Told
 from verani.stream import MAX_STALLED, host_stream
 from verani_actors.host import RoomHost
@@ -302,6 +302,20 @@ async def test_a_drain_reaches_whom_it_is_for(target: str, drained: list[str]) -
     assert service.hosts["h-0"].drained == drained
     assert ("a", "drain", target) in service.asked
     assert ("b", "drain", target) in service.asked
+
+
+@pytest.mark.parametrize("target", ["host:h-0", "gateway:a"])
+async def test_the_last_host_and_the_last_gateway_are_not_drained(target: str) -> None:
+    service = Service(hosts=("h-0",), gateways=("a",))
+    with pytest.raises(Conflict, match="last of its kind"):
+        await service.gateways["a"].drain(target)
+    assert service.hosts["h-0"].drained == []
+
+
+async def test_a_service_without_hosts_can_be_ended() -> None:
+    service = Service(hosts=(), gateways=("a",))
+    await service.gateways["a"].drain("all")
+    assert ("a", "drain", "all") in service.asked
 
 
 async def test_hosts_end_with_the_service_only_after_its_last_gateway() -> None:
