@@ -4,7 +4,7 @@ Thespian carries these messages (`verani_actors.thespian`); who has which addres
 structs whose fields are only ever appended.
 
     launcher -> registrar   Offer, Gone
-    registrar -> launcher   Welcome, StartHost, StopHost, Publish
+    registrar -> launcher   Welcome, Refused, StartHost, StopHost, Publish, EndMachine
     host -> registrar       Beat, Prepared, DrainHost
     registrar -> host       Beaten, Prepare, Commit
     host -> host            Knock, Vouch
@@ -25,12 +25,14 @@ __all__ = [
     "Commit",
     "Control",
     "DrainHost",
+    "EndMachine",
     "Gone",
     "Knock",
     "Offer",
     "Prepare",
     "Prepared",
     "Publish",
+    "Refused",
     "StartHost",
     "StopHost",
     "Vouch",
@@ -44,7 +46,8 @@ class Offer(Struct, frozen=True, tag="offer"):
     """A machine offers to run this many hosts; said at the start, after `Welcome`, and again every second.
 
     `service` tells one start of `verani serve` or `verani join` there from the next. `epoch` is the one that was last
-    published there: gateways take none but higher numbers, also from a service that was started anew.
+    published there: gateways take none but higher numbers, also from a service that was started anew. `definitions` are
+    the addresses of the room definitions that its hosts serve.
     """
 
     machine: str
@@ -52,6 +55,7 @@ class Offer(Struct, frozen=True, tag="offer"):
     hosts: int
     service: str = ""
     epoch: Epoch = Epoch()
+    definitions: tuple[str, ...] = ()
 
 
 class Gone(Struct, frozen=True, tag="gone"):
@@ -66,6 +70,16 @@ class Welcome(Struct, frozen=True, tag="welcome"):
     """A registrar is here: the sender."""
 
     machine: str
+
+
+class Refused(Struct, frozen=True, tag="refused"):
+    """The machine that offered is not let in; `reason` is for its log."""
+
+    reason: str
+
+
+class EndMachine(Struct, frozen=True, tag="end_machine"):
+    """The whole service ends, and no host is left: end the machine's part of it, too."""
 
 
 class StartHost(Struct, frozen=True, tag="start_host"):
@@ -152,6 +166,8 @@ Control: TypeAlias = (
     Offer
     | Gone
     | Welcome
+    | Refused
+    | EndMachine
     | StartHost
     | StopHost
     | Publish

@@ -31,7 +31,7 @@ from verani.epoch import Death, Epoch
 from verani.errors import VeraniError
 
 from .admin_port import free_port, resolve
-from .control import Control, DrainHost, Gone, Offer, Publish, StartHost, StopHost, Welcome
+from .control import Control, DrainHost, EndMachine, Gone, Offer, Publish, Refused, StartHost, StopHost, Welcome
 from .environment import prepare
 from .leader import Leader
 from .lifeline import Announcements, Birth, die_with_parent, tie_children
@@ -58,6 +58,8 @@ _TELL_DEATHS: Final = 5.0
 _UNCLAIMED: Final = 10.0
 # A registrar that does not answer for so long may have another address by now.
 _LOST: Final = 5.0
+# A machine that is refused for so many seconds before it was ever let in gives up.
+_REFUSED: Final = 10.0
 # One that does not answer for so long is told of, once in so many seconds.
 _SILENCE: Final = 15.0
 # What a drain leaves to hosts at least; shorter than what the supervisor adds to the drain.
@@ -115,6 +117,7 @@ class Launcher:
         self._next_offer = 0.0
         # When the registrar was last heard, and from when on its silence is worth a word.
         self._heard = self._silent = time.monotonic()
+        self._refused_since: float | None = None
         self._deaths: list[tuple[float, Gone]] = []
         # Incarnations that were given up before they had claimed their name.
         self._abandoned: set[str] = set()
@@ -245,8 +248,21 @@ class Launcher:
                     self._stop_host(host, self._plan.settings.drain_seconds)
             case Publish(epoch):
                 self._publish(epoch)
+            case Refused(reason):
+                self._take_refusal(reason)
+            case EndMachine():
+                self._stops += 1
             case _:
                 logger.error("expected a message for a launcher, got %s", type(message).__name__)
+
+    def _take_refusal(self, reason: str) -> None:
+        """Say once why this machine is not let in, and end if that stays so: a name may be free again soon."""
+        now = self._heard = self._silent = time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+            logger.error("the registrar refuses this machine: %s", reason)
+        elif now - self._refused_since > _REFUSED and self._registrar is None:
+            self._failed = True
 
     def _publish(self, epoch: Epoch) -> None:
         """Write an epoch down; where that fails, it is tried again with the answer to the next offer."""
@@ -265,6 +281,7 @@ class Launcher:
 
     def _meet(self, registrar: ActorAddress) -> None:
         now = self._heard = self._silent = time.monotonic()
+        self._refused_since = None
         if self._registrar != registrar:
             self._registrar = registrar
             self._deaths = [(now, gone) for _, gone in self._deaths]
@@ -335,7 +352,7 @@ class Launcher:
     def _offer(self) -> Offer:
         plan, runtime = self._plan, self._runtime
         address = f"{plan.address}:{self._admin_port}"
-        return Offer(plan.machine, address, plan.settings.hosts, runtime.folder.name, self._published)
+        return Offer(plan.machine, address, plan.settings.hosts, runtime.folder.name, self._published, plan.definitions)
 
     def _keep_registrar(self, now: float) -> None:
         # Its claim comes a moment later; one that never comes must not make a second registrar at once.

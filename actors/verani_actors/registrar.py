@@ -33,6 +33,7 @@ from .control import (
     Commit,
     Control,
     DrainHost,
+    EndMachine,
     Gone,
     Offer,
     Prepare,
@@ -132,6 +133,7 @@ class Registrar:
         now: float,
         known: Epoch | None = None,
         patience: float = 0.0,
+        definitions: Iterable[str] = (),
     ) -> None:
         self.machine = machine
         self.lease = lease
@@ -154,6 +156,10 @@ class Registrar:
         self._outcasts: set[str] = set()
         self._launchers: dict[str, _Launcher] = {}
         self._refused: set[tuple[str, str]] = set()
+        self._definitions = frozenset(definitions)
+        # Whether somebody has ended the whole service, and which machines were told so.
+        self._ending = False
+        self._told_to_end: set[str] = set()
         self._restarts: dict[str, _Restart] = {}
         self._drained: set[str] = set()
         self._deaths: list[tuple[float, Death]] = []
@@ -183,6 +189,7 @@ class Registrar:
             case Gone():
                 return self._ended(message, now)
             case DrainHost(id):
+                self._ending |= not id
                 self._drained |= {id} if id else self._ids()
                 return self._advance(now)
             case _:
@@ -206,10 +213,9 @@ class Registrar:
         self._called = now
 
     def _offered(self, offer: Offer, now: float) -> Letters:
-        launcher = self._launchers.get(offer.machine)
-        if launcher is not None and launcher.address != offer.address and now - launcher.heard <= self.lease:
-            self._refuse(offer, launcher)
+        if self.refusal(offer, now) is not None:
             return []
+        launcher = self._launchers.get(offer.machine)
         if launcher is not None and (launcher.address, launcher.service) != (offer.address, offer.service):
             # The machine has come back; what was drained there was drained in its former life.
             self._drained -= {id for id in self._drained if id.rpartition("-")[0] == offer.machine}
@@ -217,6 +223,8 @@ class Registrar:
         to = f"launcher:{offer.machine}"
         letters: Letters = [(to, Publish(self.committed))] if self.committed.number else []
         letters += self._outrun(offer.epoch, now)
+        if self._ends(offer.machine, now):
+            letters.append((to, EndMachine()))
         return [*letters, *((to, StartHost(id)) for id in self._missing(offer.machine, now)), *self._advance(now)]
 
     def _outrun(self, epoch: Epoch, now: float) -> Letters:
@@ -234,12 +242,28 @@ class Registrar:
             return []  # what is committed next is above it
         return self._commit(self._next(self.committed.members, now), now)
 
-    def _refuse(self, offer: Offer, launcher: _Launcher) -> None:
-        if (offer.machine, offer.address) not in self._refused:
+    def refusal(self, offer: Offer, now: float) -> str | None:
+        """Say why a machine is not let in, None if it is; such an offer is not to be answered with a welcome."""
+        reason = None
+        launcher = self._launchers.get(offer.machine)
+        if launcher is not None and launcher.address != offer.address and now - launcher.heard <= self.lease:
+            reason = f"{launcher.address} has the name {offer.machine}; --machine gives another one"
+        elif self._definitions and offer.definitions and self._definitions.isdisjoint(offer.definitions):
+            reason = f"it serves {', '.join(offer.definitions)}, this service {', '.join(sorted(self._definitions))}"
+        if reason is not None and (offer.machine, offer.address) not in self._refused:
             self._refused.add((offer.machine, offer.address))
-            logger.warning(
-                "machine %s at %s is refused: %s has that name", offer.machine, offer.address, launcher.address
-            )
+            logger.warning("machine %s at %s is refused: %s", offer.machine, offer.address, reason)
+        return reason
+
+    def _ends(self, machine: str, now: float) -> bool:
+        """Tell whether the service has ended for this machine; the registrar's own goes last."""
+        if not self._ending or self.committed.members:
+            return False
+        lively = {name for name, launcher in self._launchers.items() if now - launcher.heard <= self.lease}
+        if machine == self.machine and lively - self._told_to_end - {machine}:
+            return False
+        self._told_to_end.add(machine)
+        return True
 
     def _beat(self, beat: Beat, now: float) -> Letters:
         incarnation = beat.member.incarnation
@@ -536,6 +560,9 @@ class Registrar:
         before = self.committed
         if self._proposal is not None and self._proposal.change is Change.PLANNED:
             self._keep_quiet(now)
+        elif self._proposal is not None and self._proposal.epoch.number == epoch.number:
+            silent = [member.id for member in before.members if member not in epoch.members]
+            logger.warning("nothing was heard of %s for %g s: their rooms move", ", ".join(silent), self.lease + MARGIN)
         self.committed = epoch
         self._proposal = None
         stay = {member.incarnation for member in epoch.members}

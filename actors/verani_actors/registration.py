@@ -18,7 +18,7 @@ from thespian.actors import ActorAddress
 
 from verani.epoch import Epoch
 
-from .control import Beaten, Commit, Control, Gone, Offer, Publish, StopHost, Welcome
+from .control import Beaten, Commit, Control, Gone, Offer, Publish, Refused, StopHost, Welcome
 from .control_actor import ControlActor
 from .parcel import Parcel
 from .registrar import Registrar
@@ -63,6 +63,7 @@ class RegistrarActor(ControlActor):
             now=time.monotonic(),
             known=known if known.number else None,
             patience=plan.settings.lease + _REUNION if plan.spans_machines else 0.0,
+            definitions=plan.definitions,
         )
         self._parties: dict[str, _Party] = {}
         self._started = False
@@ -72,14 +73,12 @@ class RegistrarActor(ControlActor):
         address = parcel.addresses.get(parcel.sender, sender)
         if parcel.sender == "launcher:" and isinstance(message, Welcome):
             return self._start(address)
+        if isinstance(message, Offer) and (reason := self._core.refusal(message, now)) is not None:
+            self.send(address, Parcel("registrar", Refused(reason)))
+            return None
         letters = self._core.receive(parcel.sender, message, now)
-        match message:
-            case Gone():
-                pass
-            case Offer() if self._core.addresses.get(message.machine) != message.address:
-                return None  # another machine has that name
-            case _:
-                self._parties[parcel.sender] = _Party(address, now)
+        if not isinstance(message, Gone):
+            self._parties[parcel.sender] = _Party(address, now)
         if isinstance(message, Offer):
             self.send(address, Parcel("registrar", Welcome(self._machine)))
         self._carry_out(letters)

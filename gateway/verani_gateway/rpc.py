@@ -68,7 +68,7 @@ class RpcEndpoint:
         except (web.RequestPayloadError, ConnectionResetError):
             # What came is not encoded as the headers say, or the caller left and nobody reads this.
             raise InvalidArguments("the arguments could not be read") from None
-        left = until - loop.time()
+        left = min(timeout, until - loop.time())  # the sum and its difference are floats
         if left <= 0:
             raise DeadlineExceeded("no time was left when the arguments had arrived")
         return await gateway.calls.call(

@@ -308,15 +308,18 @@ class _Supervisor:
             [sys.executable, "-m", "verani_actors.launcher", str(runtime.folder)],
             environ,
             heard=lambda line: None,
+            may_end=True,
         )
         gateways = [self._gateway(runtime, number) for number in range(self._settings.gateways)]
         running = {asyncio.create_task(keeper.run()): keeper for keeper in (launcher, *gateways)}
+        launched = next(task for task, keeper in running.items() if keeper is launcher)
         stopped = asyncio.create_task(self._stop.wait())
         ready = asyncio.create_task(self._wait_until_ready(runtime, launcher))
         failed = 0
         try:
             waiting: set[asyncio.Task[object]] = {stopped, ready, *running}
-            while not stopped.done() and not failed and any(not task.done() for task in running):
+            # The launcher ends when the registrar says that the whole service does.
+            while not (stopped.done() or failed or launched.done()):
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if ready in done:
                     self._announce(served)

@@ -380,7 +380,7 @@ async def test_what_cannot_be_imported_ends_it_before_anything_starts(
     (tmp_path / "bad.py").write_text(module, encoding="utf-8")
     service = await start("serve", target, "--hosts", "1")
     assert await service.end() == 2
-    assert expected in service.lines[-1]
+    assert any(expected in line for line in service.lines)  # a module may print, too
     assert "Traceback" not in service.output
 
 
