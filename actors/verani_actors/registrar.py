@@ -57,6 +57,8 @@ FIRST_PATIENCE = 2.0
 RESTART_MEMORY = 60.0
 RESTART_FIRST = 0.1
 RESTART_LONGEST = 10.0
+# A launcher offers every second; one that was silent for so long has ended.
+OFFERS_STOPPED = 3.0
 DEATH_MEMORY = 60.0
 DEATHS_KEPT = 32
 # Numbers of one registrar process; far more than one prepares between two commits.
@@ -259,7 +261,7 @@ class Registrar:
         """Tell whether the service has ended for this machine; the registrar's own goes last."""
         if not self._ending or self.committed.members:
             return False
-        lively = {name for name, launcher in self._launchers.items() if now - launcher.heard <= self.lease}
+        lively = {name for name, launcher in self._launchers.items() if now - launcher.heard <= OFFERS_STOPPED}
         if machine == self.machine and lively - self._told_to_end - {machine}:
             return False
         self._told_to_end.add(machine)

@@ -13,6 +13,7 @@ from verani_actors.control import (
     Commit,
     Control,
     DrainHost,
+    EndMachine,
     Gone,
     Knock,
     Offer,
@@ -632,3 +633,33 @@ def test_messages_that_are_not_for_a_registrar_are_ignored(caplog: pytest.LogCap
     assert Bench().say("host:x", Knock("a", 1.0, 1)) == []
     assert Bench().say("host:x", Beat(R0, 1.0, EMPTY)) == []
     assert len(caplog.records) == 2
+
+
+def test_a_machine_of_another_service_is_refused() -> None:
+    registrar = Registrar("r", LEASE, 30.0, now=0.0, definitions=("chat:chat", "chat:news"))
+    assert registrar.refusal(Offer("a", "10.0.0.2:1", 1, definitions=("chat:chat",)), 0.0) is None
+    assert registrar.refusal(Offer("a", "10.0.0.2:1", 1), 0.0) is None, "an older version does not say"
+    stranger = Offer("b", "10.0.0.3:1", 1, definitions=("orders:orders",))
+    assert registrar.refusal(stranger, 0.0) == "it serves orders:orders, this service chat:chat, chat:news"
+    assert registrar.receive("launcher:b", stranger, 0.0) == []
+
+
+def test_a_service_that_is_ended_ends_every_machine_and_the_registrar_s_last() -> None:
+    bench = three_machines()
+    assert [sent(bench.offer(machine, 1), EndMachine) for machine in "rab"] == [[], [], []]
+    bench.say("host:r-0", DrainHost(""))
+    number = bench.epoch.number + 1
+    for host in (R0, A0, B0):
+        bench.answer(host, number)
+    assert bench.ids == []
+    assert sent(bench.offer("r", 1), EndMachine) == [], "others have not heard of it"
+    assert sent(bench.offer("a", 1), EndMachine) == [EndMachine()]
+    assert sent(bench.offer("r", 1), EndMachine) == []
+    assert sent(bench.offer("b", 1), EndMachine) == [EndMachine()]
+    assert sent(bench.offer("r", 1), EndMachine) == [EndMachine()]
+
+
+def test_a_host_that_is_removed_unheard_is_told_of_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    bench = three_machines()
+    evicted_after(bench, "a-0", R0, B0)
+    assert any("nothing was heard of a-0" in message for message in caplog.messages)
