@@ -137,6 +137,7 @@ class Keeper:
         self._environ = environ
         self._heard = heard
         self._process: Process | None = None
+        self._pid = 0
         self._stopping = asyncio.Event()
 
     @property
@@ -159,14 +160,13 @@ class Keeper:
                 if await self._stops_within(delay):
                     return 1
                 continue
-            reap()
             if self._stopping.is_set() or (self._may_end and code == 0):
                 return code
             if not self.was_ready and code in (1, 2):  # it has written a sentence that says why it cannot run
                 return code
             delay = 0.0 if time.monotonic() - began > _RAN_WELL else delay
             after = f" in {delay:g} s" if delay else ""
-            logger.error("%s ended with %s: starting it again%s", self.name, _ending(code), after)
+            logger.error("%s (pid %d) ended with %s: starting it again%s", self.name, self._pid, _ending(code), after)
             if delay and await self._stops_within(delay):
                 return code
             delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
@@ -188,6 +188,7 @@ class Keeper:
             raise
         finally:
             theirs.close()
+        self._pid = process.pid
         if self._stopping.is_set():  # since it was decided to start it
             self.send(signal.SIGTERM)
         reader, writer = await asyncio.open_unix_connection(sock=ours)
@@ -236,6 +237,8 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        # What the launcher leaves behind when it is killed ends only after it.
+        loop.add_signal_handler(signal.SIGCHLD, reap)
         if self._until_eof:
             at_end_of_input(self._stop.set)
         with ExitStack() as held:

@@ -231,7 +231,7 @@ async def test_a_gateway_that_is_killed_is_replaced_on_the_same_port(start: Star
             host = await _echo(ws)
             os.kill(gateway, signal.SIGKILL)
             assert (await ws.receive()).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
-        await service.line("gateway process 1 ended with SIGKILL: starting it again")
+        await service.line(rf"gateway process 1 \(pid {gateway}\) ended with SIGKILL: starting it again")
         await service.line("takes connections")
         async with session.ws_connect(f"{service.public}/ws/lobby") as ws:
             assert await _echo(ws) == host
@@ -245,9 +245,20 @@ async def test_clients_stay_connected_while_the_launcher_is_replaced(start: Star
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{service.public}/ws/lobby") as ws:
         host = await _echo(ws)
         os.kill(launcher, number)
-        await service.line("the launcher ended with")
+        await service.line(rf"the launcher \(pid {launcher}\) ended with")
         await service.line(r"epoch \d+: room hosts [^,]+$")
         assert await _echo(ws) != host
+        while _has_zombies(service.process.pid):  # noqa: ASYNC110  # the supervisor waits for them, not this test
+            await asyncio.sleep(0.02)
+
+
+def _has_zombies(parent: int) -> bool:
+    """Tell whether a process has children that have ended and that it has not waited for."""
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with suppress(OSError):  # gone meanwhile
+            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True
+    return False
 
 
 async def test_a_gateway_that_was_drained_is_not_started_again(start: Start) -> None:
@@ -270,9 +281,11 @@ async def test_a_process_that_goes_on_ending_is_started_more_and_more_slowly(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     heard: list[bytes] = []
+    pids: list[int | None] = []
 
     def hear(line: bytes) -> None:
         heard.append(line)
+        pids.append(keeper.pid)
         keeper.was_ready = True
         if len(heard) == 4:
             keeper.send(signal.SIGKILL)
@@ -282,9 +295,9 @@ async def test_a_process_that_goes_on_ending_is_started_more_and_more_slowly(
     await keeper.run()
     assert heard == [READY] * 4
     assert [record.getMessage() for record in caplog.records] == [
-        "it ended with exit code 3: starting it again",
-        "it ended with exit code 3: starting it again in 0.1 s",
-        "it ended with exit code 3: starting it again in 0.2 s",
+        f"it (pid {pids[0]}) ended with exit code 3: starting it again",
+        f"it (pid {pids[1]}) ended with exit code 3: starting it again in 0.1 s",
+        f"it (pid {pids[2]}) ended with exit code 3: starting it again in 0.2 s",
     ]
     assert keeper.pid is None
 
