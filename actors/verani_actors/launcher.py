@@ -59,7 +59,7 @@ _UNCLAIMED: Final = 10.0
 # A registrar that does not answer for so long may have another address by now.
 _LOST: Final = 5.0
 # A machine that is refused for so many seconds before it was ever let in gives up.
-_REFUSED: Final = 10.0
+_REFUSED: Final = 5.0
 # One that does not answer for so long is told of, once in so many seconds.
 _SILENCE: Final = 15.0
 # What a drain leaves to hosts at least; shorter than what the supervisor adds to the drain.

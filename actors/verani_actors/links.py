@@ -24,7 +24,7 @@ from ssl import SSLContext
 from typing import Any, Protocol
 
 import msgspec
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 from msgspec import Struct
 
 from verani.epoch import Epoch
@@ -384,7 +384,10 @@ class LinkServer:
             await wire.close()
             if session.wire is wire:
                 session.wire = None
-                self._begin_grace(session)
+                if ws.close_code == WSCloseCode.OK:  # it said goodbye, and does not come back
+                    self._end_grace(session)
+                else:
+                    self._begin_grace(session)
 
     def _resume(self, hello: Hello) -> _Session | None:
         """Go on with the session of a gateway; None if there is none to go on with."""

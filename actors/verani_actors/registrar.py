@@ -169,11 +169,6 @@ class Registrar:
         self._expect(self.committed.members, now)
 
     @property
-    def addresses(self) -> dict[str, str]:
-        """The address accepted for each machine; Offers from others are refused and must not be answered."""
-        return {machine: launcher.address for machine, launcher in self._launchers.items()}
-
-    @property
     def draining(self) -> frozenset[str]:
         """Ids that are to give up their rooms, or have done so."""
         return frozenset(self._drained)

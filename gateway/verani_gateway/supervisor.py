@@ -224,6 +224,8 @@ class _Supervisor:
         self._leader = leader
         self._until_eof = until_eof
         self._stop = asyncio.Event()
+        # Whether an operator ends the whole service, and not only this machine's part.
+        self._ends_service = False
         self._ready = 0
         self._all_ready = asyncio.Event()
         self._folder: Path | None = None
@@ -333,6 +335,9 @@ class _Supervisor:
         if not failed:
             logger.info("stopping: draining connections for up to %g s", self._settings.drain_seconds)
         await self._end({task: keeper for task, keeper in running.items() if keeper is not launcher})
+        if self._ends_service and not self._leader and not is_loopback(self._settings.advertise):
+            # Its registrar tells the other machines, and then the launcher, once no host has a room any more.
+            await asyncio.wait({launched}, timeout=self._settings.drain_seconds)
         await self._end({task: keeper for task, keeper in running.items() if keeper is launcher})
         if not failed:
             logger.info("stopped")
@@ -341,6 +346,7 @@ class _Supervisor:
     def _gateway(self, runtime: Runtime, number: int) -> Keeper:
         def heard(line: bytes) -> None:
             if line == STOP:
+                self._ends_service = True
                 self._stop.set()
             elif line == READY and not keeper.was_ready:
                 keeper.was_ready = True

@@ -392,6 +392,14 @@ async def test_a_gateway_that_stays_away_is_given_up_and_told_so_when_it_comes_b
     assert (await back.hear()).messages == [GivenUp(["chat/a", "chat/b", "chat/c"]), Announce(Epoch(1))]
 
 
+async def test_a_gateway_that_says_goodbye_is_not_waited_for(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    await peer.ws.close()
+    await until(lambda: service.host.unlinked == ["g"])
+    assert service.server.states() == []
+
+
 async def test_a_new_process_of_a_gateway_is_told_nothing_of_the_old_one(begin: Begin) -> None:
     service = await begin()
     service.host.rooms = ["chat/a"]

@@ -492,15 +492,16 @@ def test_a_second_machine_of_one_name_is_refused(caplog: pytest.LogCaptureFixtur
     bench.offer("a", 1)
     assert bench.offer("a", 3, "10.6.6.6:1") == []
     assert bench.offer("a", 3, "10.6.6.6:1") == []
-    assert bench.registrar.addresses["a"] == "10.0.0.1:1"
+    assert bench.registrar.refusal(Offer("a", "10.6.6.6:1", 3), bench.now) is not None
     assert len(caplog.records) == 1
 
 
 def test_a_machine_that_was_silent_for_a_lease_may_come_back_elsewhere() -> None:
     bench = three_machines()
     bench.wait(3.1, R0, A0, B0)
+    assert bench.registrar.refusal(Offer("a", "10.6.6.6:1", 1), bench.now) is None
     bench.offer("a", 1, "10.6.6.6:1")
-    assert bench.registrar.addresses["a"] == "10.6.6.6:1"
+    assert bench.registrar.refusal(Offer("a", "10.0.0.1:1", 1), bench.now) is not None
 
 
 # A new registrar.

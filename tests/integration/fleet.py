@@ -95,7 +95,7 @@ class Fleet:
 
     # --- machines ----------------------------------------------------------------------------------------
 
-    def begin(self, name: str) -> Node:
+    def begin(self, name: str, *, gateways: int = 1, targets: Sequence[str] = ()) -> Node:
         """Start a machine, or start it again; the first one leads."""
         machine = self._machines.get(name) or self._machines.setdefault(name, self._spare.pop(0))
         leader = next(iter(self._machines))
@@ -103,12 +103,15 @@ class Fleet:
         at = ("--host", machine.address, "--internal-host", machine.address, "--advertise", machine.address)
         ours = {key: value for key, value in os.environ.items() if not key.startswith("VERANI_")}
         process = machine.popen(
-            [sys.executable, "-m", "verani_gateway", *command, *self._targets, *_OPTIONS, *at, "--machine", name],
+            [
+                *(sys.executable, "-m", "verani_gateway", *command, *(targets or self._targets), *_OPTIONS, *at),
+                *("--machine", name, "--gateways", str(gateways)),
+            ],
             cwd=ROOT,
             env={**ours, **_SECRETS, "XDG_RUNTIME_DIR": self._folder},
             stderr=subprocess.PIPE,
         )
-        node = self.nodes[name] = Node(process)
+        node = self.nodes[name] = Node(process, gateways=gateways)
         return node
 
     async def start(self, name: str) -> None:

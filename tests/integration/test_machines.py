@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.storm import Storm
 from tests.integration.cluster_room import now
-from tests.integration.fleet import Crowd, Fleet, rooms_of
+from tests.integration.fleet import PATIENCE, Crowd, Fleet, rooms_of
 from tests.netns import why_not
 
 TARGETS = ("tests.integration.cluster_room:hall", "benchmarks.storm:storm")
@@ -314,3 +314,27 @@ async def test_machines_that_join_drain_and_leave_under_load_cost_no_frame_and_n
     await pair.until(lambda status: [each.id for each in status.members] == ["east-0"], "east")
     await storm.answered()
     assert await storm.finish() == []
+
+
+async def test_one_command_ends_every_machine_also_those_without_a_gateway() -> None:
+    with Fleet.run(TARGETS, ("east",), spare=1) as fleet:
+        async with fleet.visited():
+            await asyncio.to_thread(fleet.begin("west", gateways=0).wait)
+            await fleet.until(lambda status: len(status.members) == 2, "east")
+            await fleet.drain("--all", "east")
+            codes = [await asyncio.to_thread(node.process.wait, PATIENCE) for node in fleet.nodes.values()]
+            assert codes == [0, 0], fleet.log()
+
+
+async def test_a_machine_that_serves_other_rooms_is_refused_with_a_reason() -> None:
+    with Fleet.run(TARGETS, ("east",), spare=1) as fleet:
+        async with fleet.visited():
+            stranger = fleet.begin("west", targets=["tests.integration.delivery_room:desk"])
+            assert await asyncio.to_thread(stranger.process.wait, PATIENCE) == 1
+            fleet.nodes.pop("west").stop()
+            assert any(
+                "refuses this machine: it serves tests.integration.delivery_room:desk" in line
+                for line in stranger.lines
+            )
+            assert any("machine west at" in line and "is refused" in line for line in fleet.nodes["east"].lines)
+            assert [each.id for each in (await fleet.status("east")).members] == ["east-0"]
