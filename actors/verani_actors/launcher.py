@@ -56,6 +56,8 @@ _OFFER_PERIOD: Final = 1.0
 # How long a death is told again, as messages may be lost.
 _TELL_DEATHS: Final = 5.0
 _UNCLAIMED: Final = 10.0
+# So many hosts that die before any has come to serve are no accident.
+_FUTILE: Final = 3
 # A registrar that does not answer for so long may have another address by now.
 _LOST: Final = 5.0
 # A machine that is refused for so many seconds before it was ever let in gives up.
@@ -125,6 +127,9 @@ class Launcher:
         self._published = runtime.read_epoch()
         self._predecessors = [each for each in self._published.members if each.machine == plan.machine]
         self._cannot_publish = False
+        # Whether a host of this launcher has ever been in a published epoch, and how many have died before one was.
+        self._has_served = False
+        self._futile = 0
         self._refusals = Refusals(logger, what="control message")
         self._admin: Birth | None = None
         self._stops = 0
@@ -215,11 +220,21 @@ class Launcher:
             self._gone(host, process.pid)
 
     def _gone(self, host: _Host, pid: int) -> None:
+        self._note_service()
         del self._hosts[host.id]
         death = _read_death(self._runtime, host.incarnation)
         if host.kill_at is None:
             logger.warning("host %s, process %d, has died%s", host.id, pid, _by(death))
+            self._futile += 1
+            if self._futile == _FUTILE and not self._has_served:
+                logger.error("the room hosts of this machine do not start: see above")
+                self._failed = True
         self._tell_death(Gone(host.id, host.incarnation, death))
+
+    def _note_service(self) -> None:
+        """Note that a host of this launcher is in the published epoch; those of one before it do not count."""
+        own = {host.incarnation for host in self._hosts.values()}
+        self._has_served = self._has_served or any(each.incarnation in own for each in self._published.members)
 
     def _tell_death(self, gone: Gone) -> None:
         self._deaths.append((time.monotonic(), gone))
@@ -278,6 +293,7 @@ class Launcher:
             self._cannot_publish = True
         else:
             self._cannot_publish = False
+        self._note_service()
 
     def _meet(self, registrar: ActorAddress) -> None:
         now = self._heard = self._silent = time.monotonic()

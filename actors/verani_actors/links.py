@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,7 @@ from aiohttp import WSCloseCode, web
 from msgspec import Struct
 
 from verani.epoch import Epoch
+from verani.errors import VeraniError
 from verani.messages import (
     PROTOCOL_VERSIONS,
     Announce,
@@ -48,7 +50,7 @@ from verani.version import __version__
 from .refusals import Refusals
 from .wire import LINK_PATH, MAX_MESSAGE, REFUSED, Wire, WireError
 
-__all__ = ["HostEnd", "LinkServer", "LinkState"]
+__all__ = ["HostEnd", "LinkPortError", "LinkServer", "LinkState"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,21 @@ _PROGRESS = 0.05
 
 # Gateways that were given up are remembered, the last so many.
 _REMEMBERED = 64
+
+
+class LinkPortError(VeraniError):
+    """The links of other machines cannot be listened for: the port is in use, or the address not of this machine."""
+
+    def __init__(self, host: str, port: int, error: OSError) -> None:
+        super().__init__(host, port, error)
+        self.host = host
+        self.port = port
+        self.error = error
+
+    def __str__(self) -> str:
+        # asyncio adds the address to the text, which the sentence already names.
+        reason = os.strerror(self.error.errno).lower() if self.error.errno else str(self.error)
+        return f"cannot listen on {self.host}:{self.port} (link_port): {reason}"
 
 
 class HostEnd(Protocol):
@@ -186,7 +203,10 @@ class LinkServer:
         await web.UnixSite(self._runner, path).start()
         _protect(path)
         if address is not None:
-            await web.TCPSite(self._runner, *address, ssl_context=ssl).start()
+            try:
+                await web.TCPSite(self._runner, *address, ssl_context=ssl).start()
+            except OSError as error:
+                raise LinkPortError(*address, error) from error
             self.port = self._runner.addresses[-1][1]
 
     async def stop(self) -> None:

@@ -359,12 +359,19 @@ class _Supervisor:
         return keeper
 
     async def _wait_until_ready(self, runtime: Runtime, launcher: Keeper) -> None:
-        """Return once there is an epoch and every gateway takes connections."""
-        while not runtime.read_epoch().number:  # noqa: ASYNC110  # the launcher replaces a file, which nothing waits for
+        """Return once there is an epoch with hosts of this machine, if it is to have any, and its gateways listen."""
+        while not self._is_served(runtime):  # noqa: ASYNC110  # the launcher replaces a file, which nothing waits for
             await asyncio.sleep(_LOOK)
         launcher.was_ready = True
         if self._settings.gateways:
             await self._all_ready.wait()
+
+    def _is_served(self, runtime: Runtime) -> bool:
+        epoch = runtime.read_epoch()
+        if not self._settings.hosts:
+            return epoch.number > 0
+        # Not by the name of the machine: hosts of a service that was killed may still be members.
+        return any(Path(member.path).parent == runtime.folder for member in epoch.members)
 
     def _announce(self, served: Sequence[Served]) -> None:
         settings = self._settings

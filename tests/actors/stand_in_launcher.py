@@ -2,7 +2,8 @@
 
 The stand-in beats and says what it is told in files of the runtime folder; it obeys what tests write there. While
 there is a file `full`, no epoch can be written; while there is one `newer`, every control message is one of a newer
-version. The file that STAND_IN_LEADER names holds the address that `leader.test` has.
+version. The file that STAND_IN_LEADER names holds the address that `leader.test` has. With STAND_IN_RAISES no host
+starts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import msgspec
 
 from verani.epoch import Epoch, Member
+from verani.errors import VeraniError
 from verani_actors import control
 from verani_actors.control import Beat, Beaten, Commit, Control, Prepare, Prepared
 from verani_actors.runtime import Plan, Runtime
@@ -50,6 +52,8 @@ class Hosting:
         self._folder = runtime.folder
 
     async def run(self) -> None:
+        if "STAND_IN_RAISES" in os.environ:
+            raise VeraniError("something is in use")
         while not self._stopped.is_set():
             self._note("beats", str(self._epoch.number))
             self._post("registrar", Beat(self._member, time.monotonic(), self._epoch, self._prepared))

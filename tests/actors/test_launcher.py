@@ -318,6 +318,29 @@ def test_hosts_have_their_time_although_the_drain_has_used_all_of_its(launch: La
     assert (member.folder / "two-0.stopped").exists()
 
 
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_machine_whose_hosts_do_not_start_ends_with_an_error_and_no_traceback(launch: Launch, joins: bool) -> None:
+    port = free_port()
+    if joins:
+        launch(machine="one", address="127.0.0.1", admin_port=port).epoch(1)
+    options = {"address": "127.0.0.2", "leader": f"127.0.0.1:{port}"} if joins else {}
+    launched = launch(machine="two", hosts=1, environment={"STAND_IN_RAISES": "1"}, **options)
+    assert launched.process.wait(30) == 1
+    assert launched.log.count("host two-0 cannot run: something is in use") == 3
+    assert launched.log.count("the room hosts of this machine do not start: see above") == 1
+    assert "Traceback" not in launched.log
+
+
+def test_hosts_that_have_served_may_die_as_often_as_they_like(launch: Launch) -> None:
+    launched = launch()
+    number = 0
+    for _ in range(5):
+        epoch = launched.epoch(1, after=number)
+        number = epoch.number + 1  # without it
+        os.kill(epoch.members[0].pid, signal.SIGKILL)
+    launched.epoch(1, after=number)
+
+
 def test_a_second_machine_of_the_same_name_is_refused(launch: Launch) -> None:
     port = free_port()
     leader = launch(machine="one", address="127.0.0.1", admin_port=port)

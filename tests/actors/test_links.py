@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
@@ -37,7 +38,7 @@ from verani.messages import (
 )
 from verani.stream import CONFIRM_PACKETS, gateway_stream
 from verani_actors import links
-from verani_actors.links import LinkServer
+from verani_actors.links import LinkPortError, LinkServer
 from verani_actors.wire import MAX_MESSAGE, REFUSED, ClientSocket
 
 
@@ -158,6 +159,16 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
         for peer in service.peers:
             await peer.leave()
         await service.server.stop()
+
+
+async def test_a_link_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    service = Service(str(tmp_path / "socket"))
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        with pytest.raises(LinkPortError) as raised:
+            await service.server.start(service.path, ("127.0.0.1", port))
+    await service.server.stop()
+    assert str(raised.value) == f"cannot listen on 127.0.0.1:{port} (link_port): address already in use"
 
 
 # --- greeting ------------------------------------------------------------------------------------------------

@@ -540,7 +540,6 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-@pytest.mark.xfail(strict=True, reason="the launcher starts such hosts again for ever")
 @pytest.mark.usefixtures("faults")
 async def test_an_app_whose_on_startup_raises_ends_the_service_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STARTUP, "raises")
