@@ -5,8 +5,8 @@ Thespian's Admin, on the leader's machine the registrar, creates and ends hosts 
 them have died and how, and writes epochs down for the gateways. Where rooms go is none of its business.
 
 Nothing it has started outlives it: the kernel kills its processes with it (`verani_actors.lifeline`), and it ends when
-its starter does. It exits with 0 after SIGTERM or the end of its standard input, and with 1 when the actor system
-cannot start or has lost its Admin: whoever started it may start it again.
+its starter does. It exits with 0 after SIGTERM or the end of its standard input, with 3 when the registrar has ended the
+whole service, and with 1 when the actor system cannot start or has lost its Admin: whoever started it may start it again.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ if TYPE_CHECKING:
     from .hardened import HardenedBase
     from .parcel import Parcel
 
-__all__ = ["SECRET", "main"]
+__all__ = ["ENDED", "SECRET", "main"]
 
 logger = logging.getLogger("verani_actors.launcher")  # not __main__, as which it runs
 
 SECRET: Final = "VERANI_CLUSTER_SECRET"
+# Exit code of a launcher that ended because the whole service does: it is not to be started again.
+ENDED: Final = 3
 
 _OFFER_PERIOD: Final = 1.0
 # How long a death is told again, as messages may be lost.
@@ -120,6 +122,7 @@ class Launcher:
         # When the registrar was last heard, and from when on its silence is worth a word.
         self._heard = self._silent = time.monotonic()
         self._refused_since: float | None = None
+        self._ended = False
         self._deaths: list[tuple[float, Gone]] = []
         # Incarnations that were given up before they had claimed their name.
         self._abandoned: set[str] = set()
@@ -145,7 +148,7 @@ class Launcher:
         self._take_births()
         if self._admin is None:
             self._admin = next(iter(self._processes.values()))
-        while not (self._stops or self._orphaned or self._failed):
+        while not (self._stops or self._orphaned or self._failed or self._ended):
             now = time.monotonic()
             if now >= self._next_offer:
                 self._next_offer = now + _OFFER_PERIOD
@@ -153,7 +156,9 @@ class Launcher:
             self._kill_overdue(now)
             self._step(max(0.0, self._next_offer - now))
         self._stop()
-        return 1 if self._failed else 0
+        if self._failed:
+            return 1
+        return ENDED if self._ended else 0
 
     # --- what comes ---------------------------------------------------------------------------------------
 
@@ -266,7 +271,7 @@ class Launcher:
             case Refused(reason):
                 self._take_refusal(reason)
             case EndMachine():
-                self._stops += 1
+                self._ended = True
             case _:
                 logger.error("expected a message for a launcher, got %s", type(message).__name__)
 

@@ -33,6 +33,7 @@ import msgspec
 from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_actors.admin_port import resolve
+from verani_actors.launcher import ENDED
 from verani_actors.runtime import Plan, Runtime
 
 from .access import is_loopback
@@ -117,7 +118,7 @@ class Keeper:
     """Keeps one process running: whenever it ends unasked it is started again, at once and then more and more slowly.
 
     `heard` is called with each line that the process writes to its standard input, a socket pair, whose end tells it
-    that this process is gone. With `may_end`, an operator may ask it to end: exit code 0 is its last.
+    that this process is gone. An operator may ask it to end: with the exit code `last` it is not started again.
     """
 
     def __init__(
@@ -127,10 +128,10 @@ class Keeper:
         environ: Mapping[str, str],
         *,
         heard: Callable[[bytes], None],
-        may_end: bool = False,
+        last: int | None = None,
     ) -> None:
         self.name = name
-        self._may_end = may_end
+        self._last = last
         # Set by whoever knows; an ending before it is not retried where the exit code says that it told why.
         self.was_ready = False
         self._command = command
@@ -160,7 +161,9 @@ class Keeper:
                 if await self._stops_within(delay):
                     return 1
                 continue
-            if self._stopping.is_set() or (self._may_end and code == 0):
+            if code == self._last:
+                return 0
+            if self._stopping.is_set():
                 return code
             if not self.was_ready and code in (1, 2):  # it has written a sentence that says why it cannot run
                 return code
@@ -313,7 +316,7 @@ class _Supervisor:
             [sys.executable, "-m", "verani_actors.launcher", str(runtime.folder)],
             environ,
             heard=lambda line: None,
-            may_end=True,
+            last=ENDED,
         )
         gateways = [self._gateway(runtime, number) for number in range(self._settings.gateways)]
         running = {asyncio.create_task(keeper.run()): keeper for keeper in (launcher, *gateways)}
@@ -355,7 +358,7 @@ class _Supervisor:
                     self._all_ready.set()
 
         command = _command("gateway", str(runtime.folder), *self._targets)
-        keeper = Keeper(f"gateway process {number + 1}", command, self._environ, heard=heard, may_end=True)
+        keeper = Keeper(f"gateway process {number + 1}", command, self._environ, heard=heard, last=0)
         return keeper
 
     async def _wait_until_ready(self, runtime: Runtime, launcher: Keeper) -> None:

@@ -315,7 +315,7 @@ async def test_a_process_that_cannot_be_started_is_tried_again(
         return await start_process(*command, **options)
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", start_in_time)
-    keeper = Keeper("it", [sys.executable, "-c", ""], os.environ, heard=lambda line: None, may_end=True)
+    keeper = Keeper("it", [sys.executable, "-c", ""], os.environ, heard=lambda line: None, last=0)
     assert await keeper.run() == 0
     assert [record.getMessage() for record in caplog.records] == [
         "it cannot be started: [Errno 11] no more processes; trying again in 0.1 s",
