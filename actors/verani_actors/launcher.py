@@ -5,8 +5,9 @@ Thespian's Admin, on the leader's machine the registrar, creates and ends hosts 
 them have died and how, and writes epochs down for the gateways. Where rooms go is none of its business.
 
 Nothing it has started outlives it: the kernel kills its processes with it (`verani_actors.lifeline`), and it ends when
-its starter does. It exits with 0 after SIGTERM or the end of its standard input, with 3 when the registrar has ended the
-whole service, and with 1 when the actor system cannot start or has lost its Admin: whoever started it may start it again.
+its starter does. It exits with 0 after SIGTERM or the end of its standard input, with 3 when the registrar has ended
+the whole service, and with 1 when the actor system cannot start or has lost its Admin: whoever started it may start it
+again.
 """
 
 from __future__ import annotations
