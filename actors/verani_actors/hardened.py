@@ -7,7 +7,8 @@ it logs to a file in the temporary folder, and its children outlive it. Here:
    protection against what is sent again.
 2. Messages are bounded, and a malformed one costs its sender the connection, nothing else.
 3. Sockets are bound to the advertised address only.
-4. Every process logs through the handlers of the launcher's root logger; there is no file, and floods are cut.
+4. Every process logs through the handlers of the launcher's root logger; there is no file, and floods are cut. What is
+   refused is counted, and told once a minute.
 5. The Admin is a child of the launcher (no double fork), so that it can be tied to it (`verani_actors.lifeline`).
 6. The Admin passes control messages on to the registrar, so one fixed address finds it from every machine.
 
@@ -20,6 +21,7 @@ import hmac
 import logging
 import os
 import pickle
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +43,7 @@ from verani.errors import VeraniError
 
 from .environment import MAX_PENDING_TRANSMITS
 from .parcel import Parcel
+from .refusals import Refusals
 
 __all__ = [
     "LARGEST",
@@ -53,6 +56,8 @@ __all__ = [
     "harden",
     "start",
 ]
+
+logger = logging.getLogger(__name__)
 
 VERSION: Final = "4.0.1"
 # Bytes of one message, its MAC included. Control messages are far smaller.
@@ -73,6 +78,8 @@ _PEER_IS_GONE: Final = ("Socket error sending", "Socket connect failure", "Socke
 
 
 _secret = b""
+# Of this process; what it forks goes on counting from there.
+_refusals = Refusals(logger, what="control message")
 
 
 class HardeningError(VeraniError):
@@ -99,7 +106,7 @@ class Seal:
         """Unpickle a message if its MAC is right; `Refused` otherwise."""
         content = sealed[_MAC:]
         if not hmac.compare_digest(sealed[:_MAC], self._mac(content)):
-            raise Refused("a message without a valid MAC")
+            raise Refused("wrong cluster secret")
         return pickle.loads(content)
 
     def _mac(self, content: bytes) -> bytes:
@@ -107,7 +114,16 @@ class Seal:
 
 
 class BoundedBuffer(ReceiveBuffer):
-    """Refuse a length that is malformed or too large before anything is stored."""
+    """Refuse a length that is malformed or too large before anything is stored; `refused` says why a message was."""
+
+    refused = ""
+
+    def completed(self) -> Any:
+        try:
+            return super().completed()
+        except Refused as error:
+            self.refused = str(error)
+            raise
 
     def addMore(self, buf: bytes) -> None:
         if self._size is None:
@@ -117,7 +133,8 @@ class BoundedBuffer(ReceiveBuffer):
             else:
                 valid = len(head) < _LONGEST_HEADER and (not head or head.isdigit())
             if not valid:
-                raise Refused("a malformed or too large message")
+                self.refused = "malformed or too large"
+                raise Refused(self.refused)
         super().addMore(buf)
 
 
@@ -132,6 +149,15 @@ class Transport(tcp.TCPTransport):
         if len(self._incomingSockets) >= _MOST_INCOMING:
             self._incomingSockets.pop(next(iter(self._incomingSockets))).close()
         super()._acceptNewIncoming()
+
+    def _handleReadableIncoming(
+        self, inc: tcp.TCPIncoming_Common, has_exclusive_flag: bool = False
+    ) -> tcp.TCPIncoming_Common | None:
+        peer = _peer(inc.socket)  # the socket is closed when a message was refused
+        result = super()._handleReadableIncoming(inc, has_exclusive_flag)
+        if inc._rData.refused:
+            _refusals.add(inc._rData.refused, f"last from {peer}")
+        return result
 
     def _check_XMIT_4_done(self, intent: TransmitIntent, rcv: bytes) -> bool:
         try:
@@ -161,6 +187,14 @@ class Admin(multiprocCommon.MultiProcAdmin):
         elif self._registrar is not None:
             self._send_intent(TransmitIntent(self._registrar, envelope.message))
         return True
+
+
+def _peer(connection: socket.socket) -> str:
+    """Return the address of the other side, as far as it is known still."""
+    try:
+        return str(connection.getpeername()[0])
+    except OSError:
+        return "somebody who has gone"
 
 
 class HardenedBase(ActorSystemBase):
@@ -212,10 +246,11 @@ class _Log:
         self._logger.handlers = logging.getLogger().handlers
 
     def __call__(self, text: str, *args: object, level: int = logging.INFO, **_: object) -> None:
-        if level < logging.WARNING:
+        if level < logging.WARNING or isinstance(sys.exc_info()[1], Refused):  # the transport counts what is refused
             return
         # Processes end and machines go; what that means is said by those who know. The rest is no error of ours.
-        level = logging.DEBUG if text.startswith(_PEER_IS_GONE) else logging.WARNING
+        is_news = level > logging.WARNING and not text.startswith(_PEER_IS_GONE)
+        level = logging.WARNING if is_news else logging.DEBUG
         if not self._logger.isEnabledFor(level):
             return
         now = self._clock()

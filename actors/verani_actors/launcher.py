@@ -65,8 +65,9 @@ _FUTILE: Final = 3
 _LOST: Final = 5.0
 # A machine that is refused for so many seconds before it was ever let in gives up.
 _REFUSED: Final = 5.0
-# One that does not answer for so long is told of, once in so many seconds.
-_SILENCE: Final = 15.0
+# One that does not answer for so long is told of, and again each time that so much more has passed.
+_SILENCE: Final = 3.0
+_MORE_SILENCE: Final = 15.0
 # What a drain leaves to hosts at least; shorter than what the supervisor adds to the drain.
 _STOP: Final = 5.0
 # For hosts when nobody waits any more, and for Admin and registrar, which have nothing to finish.
@@ -120,7 +121,7 @@ class Launcher:
         self._own_registrar: Birth | None = None
         self._created_registrar = float("-inf")
         self._next_offer = 0.0
-        # When the registrar was last heard, and from when on its silence is worth a word.
+        # When the registrar was last heard, and when its silence was last told of, if that was since.
         self._heard = self._silent = time.monotonic()
         self._refused_since: float | None = None
         self._ended = False
@@ -352,12 +353,7 @@ class Launcher:
             self._base.post(self._admin_of(self._leader, now), self._parcel(self._name, self._offer(), addresses))
         if now - self._heard < _TELL_DEATHS:
             self._deaths = [(told, gone) for told, gone in self._deaths if now - told < _TELL_DEATHS]
-        elif now - self._silent > _SILENCE and self._plan.leader:
-            self._silent = now
-            logger.warning(
-                "the registrar at %s does not answer: is it there, and has it the same cluster secret?",
-                self._plan.leader,
-            )
+        self._tell_of_silence(now)
         for _, gone in self._deaths:
             self._tell_registrar(gone)
         for member in [each for each in self._predecessors if _has_ended(each.pid)]:
@@ -365,6 +361,15 @@ class Launcher:
             self._tell_death(Gone(member.id, member.incarnation, _read_death(self._runtime, member.incarnation)))
         for host in self._hosts.values():
             self._introduce(host)
+
+    def _tell_of_silence(self, now: float) -> None:
+        patience = _SILENCE if self._silent == self._heard else _MORE_SILENCE
+        if self._plan.leader and now - self._silent > patience:
+            self._silent = now
+            logger.warning(
+                "the registrar at %s does not answer: is it there, and is the cluster secret the same?",
+                self._plan.leader,
+            )
 
     def _admin_of(self, leader: Leader, now: float) -> ActorAddress:
         if now - self._heard > _LOST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -351,12 +352,18 @@ def test_a_second_machine_of_the_same_name_is_refused(launch: Launch) -> None:
     assert second.runtime.read_epoch().number == 0
 
 
-def test_a_machine_with_another_secret_cannot_join(launch: Launch) -> None:
+def test_a_machine_with_another_secret_cannot_join_and_both_sides_say_so_once(launch: Launch) -> None:
     port = free_port()
     leader = launch(machine="one", address="127.0.0.1", admin_port=port)
     leader.epoch(1)
     member = launch(machine="two", address="127.0.0.2", leader=f"127.0.0.1:{port}", secret="another secret")
-    until(lambda: "without a valid MAC" in leader.log)
+    until(lambda: f"the registrar at 127.0.0.1:{port} does not answer: is it there, and is the" in member.log, 10)
+    time.sleep(3)  # what else would be said by now
+    assert leader.log.count("refused: wrong cluster secret (last from 127.0.0.") == 1
+    assert member.log.count("does not answer") == 1
+    for log in (leader.log, member.log):
+        assert "thespian" not in log
+        assert "Traceback" not in log
     assert len(leader.epoch(1).members) == 1
     assert member.runtime.read_epoch().number == 0
     assert member.process.poll() is None
