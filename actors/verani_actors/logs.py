@@ -6,6 +6,8 @@ What is logged, and at which level, is decided where it happens.
 from __future__ import annotations
 
 import logging
+import sys
+from io import FileIO, TextIOWrapper
 from types import MappingProxyType
 from typing import Final
 
@@ -67,6 +69,16 @@ def _indented(text: str) -> list[str]:
     return ["    " + printable(line) for line in text.split("\n")]
 
 
+def _unbuffer_stderr() -> None:
+    """Let what standard error does not take be gone.
+
+    In a buffer it would fail the next flush, too: that before a fork, and that at the end (exit code 120).
+    """
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        raw = FileIO(sys.stderr.fileno(), "w", closefd=False)
+        sys.stderr = TextIOWrapper(raw, sys.stderr.encoding, sys.stderr.errors, write_through=True)  # as `python -u`
+
+
 def name_process(name: str) -> None:
     """Have every line of this process end with its name, as operators know it, such as ``host:m1-0``."""
     for handler in logging.root.handlers:
@@ -76,6 +88,7 @@ def name_process(name: str) -> None:
 
 def log_to_stderr(level: str) -> None:
     """Log what is at least as severe as `level`; replaces whatever was set up before."""
+    _unbuffer_stderr()
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -235,8 +235,6 @@ class _Supervisor:
         self._environ = {
             **{name: value for name, value in os.environ.items() if name != f"{CLUSTER_SECRET}_FILE"},
             CLUSTER_SECRET: secrets.cluster_secret or randomness.token_hex(32),
-            # What a full disk did not take must not stay in a buffer: Thespian flushes it before each fork, and fails.
-            "PYTHONUNBUFFERED": "1",
         }
 
     async def run(self) -> int:
