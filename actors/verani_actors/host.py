@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -198,7 +197,6 @@ class RoomHost:
         self.clock = clock
         self.ownership = ownership if ownership is not None else Ownership()
         self._marker = marker
-        self.incarnation = secrets.token_hex(8)
         self.gateways: dict[str, Callable[[HostMessage], None]] = {}
         self._definitions = {definition.name: definition for definition in definitions}
         self._settings = settings

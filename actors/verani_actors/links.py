@@ -246,35 +246,36 @@ class LinkServer:
         The time, in seconds, counts while this process serves: nothing can be confirmed that was not written.
         """
         self._flush_all()
-        lagging = {session: session.stream.numbered for session in self._sessions.values()}
-        while True:
-            waiting: list[asyncio.Future[None]] = []
-            for session, number in lagging.items():
-                if self._is_lagging(session, number):
-                    waiting.append(self._loop.create_future())
-                    session.waiters.append((number, waiting[-1]))
-            if not waiting:
-                return
-            await asyncio.wait(waiting, timeout=patience)
+        numbered = {session: session.stream.numbered for session in self._sessions.values()}
+        while lagging := self._lagging(numbered):
+            await self._confirm(lagging, patience)
             if self._serves():
-                for session, number in lagging.items():
-                    if self._is_lagging(session, number):
-                        logger.warning("gateway given up: it confirms nothing", extra=_about(session))
-                        self._give_up(session)
-
-    def _is_lagging(self, session: _Session, number: int) -> bool:
-        return self._sessions.get(session.gateway) is session and session.stream.confirmed < number
+                for session in self._lagging(numbered):
+                    logger.warning("gateway given up: it confirms nothing", extra=_about(session))
+                    self._give_up(session)
 
     async def said(self, patience: float) -> None:
         """Return once every gateway that is connected has confirmed all that was sent so far, or after so long."""
         self._flush_all()
+        connected = {s: s.stream.numbered for s in self._sessions.values() if s.wire is not None}
+        if lagging := self._lagging(connected):
+            await self._confirm(lagging, patience)
+
+    def _lagging(self, numbered: dict[_Session, int]) -> dict[_Session, int]:
+        """Choose the sessions that still last and have not confirmed up to their number."""
+        return {
+            session: number
+            for session, number in numbered.items()
+            if self._sessions.get(session.gateway) is session and session.stream.confirmed < number
+        }
+
+    async def _confirm(self, lagging: dict[_Session, int], patience: float) -> None:
+        """Wait until each of these sessions has confirmed up to its number or ended, or for so long."""
         waiting: list[asyncio.Future[None]] = []
-        for session in self._sessions.values():
-            if session.wire is not None and session.stream.confirmed < session.stream.numbered:
-                waiting.append(self._loop.create_future())
-                session.waiters.append((session.stream.numbered, waiting[-1]))
-        if waiting:
-            await asyncio.wait(waiting, timeout=patience)
+        for session, number in lagging.items():
+            waiting.append(self._loop.create_future())
+            session.waiters.append((number, waiting[-1]))
+        await asyncio.wait(waiting, timeout=patience)
 
     def states(self) -> list[LinkState]:
         """Describe the links."""

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from verani.epoch import Member
 from verani.messages import Arrival, GatewayMessage, HostMessage, InputBatch
+from verani_actors.host import RoomHost
 
-__all__ = ["HostEnd", "Link", "MemoryLink"]
+__all__ = ["Link", "MemoryLink"]
 
 
 class Link(Protocol):
@@ -58,23 +59,10 @@ class Link(Protocol):
         """End after what waits has left, within a moment."""
 
 
-class HostEnd(Protocol):
-    """A room host, as a link sees it."""
-
-    def link(self, gateway: str, send: Callable[[HostMessage], None]) -> None:
-        """Take a gateway; `send` carries messages to it."""
-
-    def receive(self, gateway: str, message: GatewayMessage) -> None:
-        """Take one message of a gateway."""
-
-    def run(self) -> None:
-        """Begin to work on what was received, without waiting for the loop's next pass."""
-
-
 class MemoryLink:
     """The gateway's end of a link to the embedded host."""
 
-    def __init__(self, gateway: str, host: HostEnd, receive: Callable[[HostMessage], None]) -> None:
+    def __init__(self, gateway: str, host: RoomHost, receive: Callable[[HostMessage], None]) -> None:
         """Open the link; `receive` takes what the host says."""
         self._gateway = gateway
         self._host = host

@@ -411,6 +411,16 @@ async def test_a_gateway_that_says_goodbye_is_not_waited_for(begin: Begin) -> No
     assert service.server.states() == []
 
 
+async def test_a_connection_that_this_end_closes_is_no_goodbye(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    await peer.ws.send_bytes(b"garbage")
+    await peer.closed()
+    (session,) = service.server._sessions.values()
+    await until(lambda: session.grace is not None or session.gateway not in service.server._sessions)
+    assert service.host.unlinked == []
+
+
 async def test_a_new_process_of_a_gateway_is_told_nothing_of_the_old_one(begin: Begin) -> None:
     service = await begin()
     service.host.rooms = ["chat/a"]
