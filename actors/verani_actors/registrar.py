@@ -23,6 +23,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from verani.epoch import Death, Epoch, Member
@@ -61,10 +62,14 @@ RESTART_LONGEST = 10.0
 OFFERS_STOPPED = 3.0
 DEATH_MEMORY = 60.0
 DEATHS_KEPT = 32
+# A machine, or a process that was removed, of which nothing was heard for so long does not come back under that name:
+# pods get new ones.
+ABSENCE_MEMORY = 600.0
 # Numbers of one registrar process; far more than one prepares between two commits.
 GENERATION = 1000
 
 Letters = list[tuple[str, Control]]
+_Key = TypeVar("_Key")
 
 
 class Change(Enum):
@@ -154,10 +159,11 @@ class Registrar:
         self._sure = known is not None
         self._hosts: dict[str, _Host] = {}
         self._gone: dict[str, float] = {}
-        # Processes that were members; they are stopped wherever they show up again.
-        self._outcasts: set[str] = set()
+        # Processes that were members, and when they were removed or last heard; they are stopped wherever they show up.
+        self._outcasts: dict[str, float] = {}
         self._launchers: dict[str, _Launcher] = {}
-        self._refused: set[tuple[str, str]] = set()
+        # Machines and addresses that the log has named, and when they last asked.
+        self._refused: dict[tuple[str, str], float] = {}
         self._definitions = frozenset(definitions)
         # Whether somebody has ended the whole service, and which machines were told so.
         self._ending = False
@@ -215,7 +221,7 @@ class Registrar:
         launcher = self._launchers.get(offer.machine)
         if launcher is not None and (launcher.address, launcher.service) != (offer.address, offer.service):
             # The machine has come back; what was drained there was drained in its former life.
-            self._drained -= {id for id in self._drained if id.rpartition("-")[0] == offer.machine}
+            self._drained -= {id for id in self._drained if _machine_of(id) == offer.machine}
         self._launchers[offer.machine] = _Launcher(offer.address, offer.service, offer.hosts, now)
         to = f"launcher:{offer.machine}"
         letters: Letters = [(to, Publish(self.committed))] if self.committed.number else []
@@ -247,9 +253,10 @@ class Registrar:
             reason = f"{launcher.address} has the name {offer.machine}; --machine gives another one"
         elif self._definitions and offer.definitions and self._definitions.isdisjoint(offer.definitions):
             reason = f"it serves {', '.join(offer.definitions)}, this service {', '.join(sorted(self._definitions))}"
-        if reason is not None and (offer.machine, offer.address) not in self._refused:
-            self._refused.add((offer.machine, offer.address))
-            logger.warning("machine %s at %s is refused: %s", offer.machine, offer.address, reason)
+        if reason is not None:
+            if (offer.machine, offer.address) not in self._refused:
+                logger.warning("machine %s at %s is refused: %s", offer.machine, offer.address, reason)
+            self._refused[offer.machine, offer.address] = now
         return reason
 
     def _ends(self, machine: str, now: float) -> bool:
@@ -277,7 +284,7 @@ class Registrar:
             if beat.epoch.number < self.committed.number:
                 letters.append((_to(beat.member), Commit(self.committed)))
         elif self._is_outcast(beat):
-            self._outcasts.add(incarnation)
+            self._outcasts[incarnation] = now
             # Never Beaten: it would serve by its old epoch if the commit were lost.
             letters.append((_to(beat.member), Commit(self.committed)))
             letters.append((f"launcher:{beat.member.machine}", StopHost(beat.member.id, incarnation)))
@@ -309,7 +316,7 @@ class Registrar:
             return []
         self._gone[gone.incarnation] = now
         self._hosts.pop(gone.incarnation, None)
-        self._outcasts.discard(gone.incarnation)
+        self._outcasts.pop(gone.incarnation, None)
         if gone.death is not None:
             self._deaths = [*self._deaths, (now, gone.death)][-DEATHS_KEPT:]
         if all(host.member.id != gone.id for host in self._hosts.values()):
@@ -354,7 +361,7 @@ class Registrar:
         """Start again what died, when its delay is over; the machine's next Offers repeat it until the host beats."""
         letters: Letters = []
         for id, restart in self._restarts.items():
-            machine = id.rpartition("-")[0]
+            machine = _machine_of(id)
             if restart.asked or restart.at > now or machine not in self._launchers:
                 continue
             restart.asked = True
@@ -410,8 +417,21 @@ class Registrar:
         for incarnation in [key for key, host in self._hosts.items() if key not in members]:
             if self._is_silent(self._hosts[incarnation], now):
                 del self._hosts[incarnation]
-        for incarnation in [key for key, at in self._gone.items() if now - at > RESTART_MEMORY]:
-            del self._gone[incarnation]
+        _drop_older(self._gone, now - RESTART_MEMORY)
+        _drop_older(self._outcasts, now - ABSENCE_MEMORY)
+        _drop_older(self._refused, now - ABSENCE_MEMORY)
+        # What died so long ago is started again at once, as if for the first time.
+        for id in [id for id, each in self._restarts.items() if now - max(each.died, each.at) > RESTART_MEMORY]:
+            del self._restarts[id]
+        for machine in [name for name, each in self._launchers.items() if now - each.heard > ABSENCE_MEMORY]:
+            self._forget_machine(machine)
+
+    def _forget_machine(self, machine: str) -> None:
+        """Forget a machine that is gone, unless hosts of it are heard still."""
+        if all(host.member.machine != machine for host in self._hosts.values()):
+            del self._launchers[machine]
+            self._told_to_end.discard(machine)
+            self._drained -= {id for id in self._drained if _machine_of(id) == machine}
 
     def _collect(self, now: float) -> Letters:
         assert self._collecting is not None
@@ -564,7 +584,7 @@ class Registrar:
         self._proposal = None
         stay = {member.incarnation for member in epoch.members}
         left = [member for member in before.members if member.incarnation not in {*stay, *self._gone}]
-        self._outcasts |= {member.incarnation for member in left}
+        self._outcasts |= dict.fromkeys((member.incarnation for member in left), now)
         launchers = dict.fromkeys([self.machine, *self._launchers])
         letters: Letters = [(f"launcher:{machine}", Publish(epoch)) for machine in launchers]
         letters += [(_to(member), Commit(epoch)) for member in [*epoch.members, *left]]
@@ -580,6 +600,17 @@ class Registrar:
 
 def _to(member: Member) -> str:
     return f"host:{member.incarnation}"
+
+
+def _machine_of(id: str) -> str:
+    """Name the machine of a host."""
+    return id.rpartition("-")[0]
+
+
+def _drop_older(times: dict[_Key, float], moment: float) -> None:
+    """Drop what was last noted before a moment."""
+    for key in [key for key, at in times.items() if at < moment]:
+        del times[key]
 
 
 def _thousand_after(number: int) -> int:

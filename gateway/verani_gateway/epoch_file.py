@@ -1,4 +1,7 @@
-"""Watch the epoch that the launcher of this machine publishes, for a gateway that no host can tell of it yet."""
+"""Watch the epoch that the launcher of this machine publishes, for a gateway that no host can tell of it yet.
+
+Invariant: what was published is read in the end, however often that fails: files may be short for a while.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ class EpochFile:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        # Of the file that was read last.
         self._seen: tuple[int, int] | None = None
+        self._failing = False
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, commit: Callable[[Epoch], None]) -> None:
@@ -38,14 +43,18 @@ class EpochFile:
             seen = status.st_mtime_ns, status.st_ino
             if seen == self._seen:
                 return
-            self._seen = seen  # whatever it holds: what cannot be read is told once
             epoch = self._runtime.read_epoch()
         except FileNotFoundError:
             return  # none was published yet, or the service is about to end
         except (OSError, msgspec.MsgspecError) as error:
-            logger.error("the published epoch cannot be read: %s", error)
+            if not self._failing:
+                logger.error("the published epoch cannot be read yet: %s", error)
+            self._failing = True
             return
-        commit(epoch)
+        self._failing = False
+        if epoch.number:  # else it was removed since it was looked at
+            self._seen = seen
+            commit(epoch)
 
     def stop(self) -> None:
         """Look no more."""

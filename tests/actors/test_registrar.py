@@ -664,3 +664,48 @@ def test_a_host_that_is_removed_unheard_is_told_of_in_the_log(caplog: pytest.Log
     bench = three_machines()
     evicted_after(bench, "a-0", R0, B0)
     assert any("nothing was heard of a-0" in message for message in caplog.messages)
+
+
+def entries(bench: Bench) -> int:
+    """Count what the registrar remembers, in all."""
+    return sum(len(each) for each in vars(bench.registrar).values() if hasattr(each, "__len__"))
+
+
+def test_machines_that_come_and_go_under_new_names_are_forgotten() -> None:
+    """Pods: each has a host that becomes a member, is drained, dies or is removed, and none ever returns."""
+    bench = one_machine()
+    bench.wait(5, R0, R1)
+    before = entries(bench)
+    for number in range(30):
+        pod = member(f"pod{number}-0")
+        bench.offer(pod.machine, 1)
+        bench.beat(pod, EMPTY)
+        bench.wait(0.2)
+        for host in (R0, R1):
+            bench.answer(host, bench.epoch.number + 1)
+        assert pod.id in bench.ids
+        if number % 3 == 0:
+            bench.say("host:r-0", DrainHost(pod.id))
+        elif number % 3 == 1:
+            bench.gone(pod)
+        for _ in range(14):
+            bench.wait(0.5, R0, R1)
+            for host in (R0, R1):
+                bench.answer(host, bench.registrar._top)
+        assert pod.id not in bench.ids
+        bench.registrar.refusal(Offer("r", f"10.6.6.{number}:1", 1), bench.now)
+    assert entries(bench) > before + 30
+    bench.offer("r", 2)
+    bench.wait(700, R0, R1)
+    assert entries(bench) <= before
+
+
+def test_a_machine_that_was_away_for_long_is_as_good_as_a_new_one() -> None:
+    bench = three_machines()
+    bench.say("host:r-0", DrainHost("a-0"))
+    for host in (R0, A0, B0):
+        bench.answer(host, bench.registrar._top)
+    bench.gone(A0)
+    assert bench.offer("a", 1) == [("launcher:a", Publish(bench.epoch))]
+    bench.wait(700, R0, B0)
+    assert sent(bench.offer("a", 1), StartHost) == [StartHost("a-0")]
