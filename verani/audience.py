@@ -1,7 +1,7 @@
 """Know who is in a room and in which channel, and pick audiences.
 
 Invariants: a session is in the index of exactly the channels of its meta; a cached audience is dropped the
-moment its channel changes, so the same `Audience` object means the same connections. Closing sessions are in
+moment its members change, so the same `Audience` object means the same connections. Closing sessions are in
 no index. Nothing is sent from here.
 """
 
@@ -51,10 +51,12 @@ class Membership(Generic[M]):
         self._clients: dict[str, Session[M]] = {}
         self._channels: dict[str, dict[str, Session[M]]] = {}
         self._audiences: dict[str, Audience] = {}
+        self._everybody: Audience | None = None
 
     def add(self, session: Session[M]) -> None:
         """Let a session in."""
         self.sessions[session.id] = session
+        self._everybody = None
         self._users.setdefault(session.user_id, {})[session.id] = session
         self._clients[session.client_id] = session
         for channel in session.channels:
@@ -64,6 +66,7 @@ class Membership(Generic[M]):
         """Take a session out at once; False if it was not in."""
         if self.sessions.pop(session.id, None) is None:
             return False
+        self._everybody = None
         users = self._users.get(session.user_id)
         self._users_moved |= users is not None and len(users) > 1 and next(iter(users)) == session.id
         _drop(self._users, session.user_id, session.id)
@@ -115,6 +118,12 @@ class Membership(Generic[M]):
             self._users = {user_id: self._users[user_id] for user_id in order}
             self._users_moved = False
         return list(self._users)
+
+    def everybody(self) -> Audience:
+        """Pick all sessions, whatever their channels."""
+        if self._everybody is None:
+            self._everybody = audience_of(self.sessions.values())
+        return self._everybody
 
     def channel(self, name: str) -> Audience:
         """Pick everybody in a channel."""

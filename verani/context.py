@@ -129,6 +129,10 @@ class Actor(Generic[M, S]):
         """Send `data`, unchanged, to the user's connections that are in the channel."""
         return self.broadcast(channel, data, user_ids=(user_id,))
 
+    def emit(self, event: str, data: Any = UNSET) -> int:
+        """Emit an event to everybody in the room, whatever their channels."""
+        return self._engine.send_to_all(self._named("default", event, data))
+
     def emit_to_channel(self, channel: str, event: str, data: Any = UNSET) -> int:
         """Emit an event to the whole channel, excluding nobody."""
         return self._engine.send_to_channel(channel, self._named(channel, event, data), ())

@@ -54,7 +54,7 @@ from .errors import (
 )
 from .frames import Frame, InvalidFrame
 from .meta import AttachmentError, M
-from .names import RESERVED_PREFIX
+from .names import MAX_REASON_BYTES, RESERVED_PREFIX
 from .room import Handler, RoomDefinition
 from .rpc import Answers, Call, path_of, result_of
 from .session import Session
@@ -371,10 +371,10 @@ class Engine(Generic[M, S]):
         if hook is None:
             return
 
-        def discard(_: BaseException) -> None:
+        def discard(error: BaseException) -> None:
             self.members.remove(session)
             self._leaving.pop(session.id, None)
-            self._turn_away(gateway, event, 1011)
+            self._turn_away(gateway, event, *_closing_of(error))
 
         context = Context(self, session)
         await self._run(_Origin(context, self._clock(), gateway, event, discard), hook, context)
@@ -834,6 +834,10 @@ class Engine(Generic[M, S]):
         if not self._awake or (origin is not None and not origin.armed):
             raise RoomAsleep(f"{self.name}: this handle outlived its room or its hook")
 
+    def send_to_all(self, frame: bytes) -> int:
+        """Write a frame to everybody."""
+        return self.send(self.members.everybody(), frame)
+
     def send_to_channel(self, channel: str, frame: bytes, exclude: tuple[str, ...]) -> int:
         """Write a frame to everybody in a channel but the excluded; the audience object is reused while it lasts."""
         audience = self.members.channel(channel)
@@ -896,8 +900,8 @@ class Engine(Generic[M, S]):
         self.check_awake()
         if type(code) is not int or code not in _CLOSE_CODES:
             raise ValueError(f"close: expected code 1000, 1008, 1011 to 1013 or 3000 to 4999, got {code!r}")
-        if len(reason.encode()) > 123:  # RFC 6455 5.5: a control frame holds 125 bytes, two of them the code
-            raise ValueError("close: expected a reason of at most 123 bytes")
+        if len(reason.encode()) > MAX_REASON_BYTES:
+            raise ValueError(f"close: expected a reason of at most {MAX_REASON_BYTES} bytes")
         session = self.members.sessions.get(connection)
         if session is None:
             return False
@@ -1079,6 +1083,13 @@ async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def _code_of(error: BaseException) -> str:
     """Choose the code a client sees; only errors made for clients have one of their own."""
     return error.code if isinstance(error, VeraniError) and not error.is_of_call else "failed"
+
+
+def _closing_of(error: BaseException) -> tuple[int, str]:
+    """Choose how a connection is closed that `on_connect` failed for: whom it refused is to stay away."""
+    if isinstance(error, VeraniError) and is_refusal(error):
+        return 1000, error.code.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+    return 1011, ""
 
 
 def _outcome_of(error: BaseException) -> messages.Outcome:

@@ -31,6 +31,7 @@ __all__ = [
     "REFUSALS",
     "error_for",
     "is_refusal",
+    "refusal_for",
 ]
 
 
@@ -164,6 +165,12 @@ REFUSALS = (InvalidArguments, Unauthorized, Forbidden, NotFound, Conflict, RateL
 def is_refusal(error: BaseException) -> bool:
     """Tell what an application raises to refuse a client from what went wrong."""
     return isinstance(error, REFUSALS) and not error.is_of_call
+
+
+def refusal_for(code: str, message: str) -> VeraniError | None:
+    """Rebuild the refusal that `code` names; None where it names something else."""
+    kind = _BY_CODE.get(code)
+    return kind(message) if kind in REFUSALS else None
 
 
 _BY_CODE: Mapping[str, type[VeraniError]] = {

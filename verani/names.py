@@ -17,6 +17,7 @@ __all__ = [
     "LIFECYCLE_EVENTS",
     "MAX_CHANNELS",
     "MAX_NAME",
+    "MAX_REASON_BYTES",
     "Name",
     "RESERVED_PREFIX",
     "check_name",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 MAX_NAME = 255
+# RFC 6455 5.5: a control frame holds 125 bytes, two of them the close code.
+MAX_REASON_BYTES = 123
 MAX_CHANNELS = 128
 RESERVED_PREFIX = "verani."
 

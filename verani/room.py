@@ -293,7 +293,9 @@ class RoomDefinition(Generic[M, S]):
     def on_connect(self, function: F) -> F:
         """Run ``(ctx)`` in the room once the session exists, before its first frame.
 
-        If it raises, the connection is closed with 1011, its queued frames are dropped and `on_disconnect` never runs.
+        If it raises, the connection is closed, its queued frames are dropped and `on_disconnect` never runs. A refusal
+        (`Forbidden` and the like) closes with 1000 and its code as reason, so that the client stays away; anything else
+        with 1011.
         """
         return self._hook("on_connect", function)
 

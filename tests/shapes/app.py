@@ -130,6 +130,8 @@ def person(request: ConnectRequest) -> Person:
 def came(ctx: Ctx) -> None:
     if ctx.meta.user_id == "unwanted":
         raise RuntimeError(ON_PURPOSE)
+    if ctx.meta.user_id == "unwelcome":
+        raise Forbidden(ON_PURPOSE)
     users = ctx.actor.get_connected_user_ids()
     ctx.actor.emit_to_channel("presence", "came", {"user": ctx.meta.user_id, "users": users})
 

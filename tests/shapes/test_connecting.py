@@ -102,6 +102,15 @@ async def test_on_connect_that_raises_closes_with_1011_and_nobody_leaves(visit: 
     assert await watcher.heard() == []
 
 
+async def test_whom_on_connect_refuses_is_closed_with_1000_and_the_code(visit: Visit, stub: RoomStub) -> None:
+    watcher = await visit(channels="default,presence,errors", userId="ann")
+    await watcher.heard()
+    unwelcome = await visit(greet=False, userId="unwelcome")
+    assert await unwelcome.closed() == (1000, "forbidden")
+    assert await watcher.next() == {"type": "error", "kind": "Forbidden"}
+    assert await stub.get_connected_user_ids() == ["ann"]
+
+
 async def test_a_second_connection_of_a_client_replaces_the_first_whatever_gateway_it_came_through(
     visit: Visit, stub: RoomStub
 ) -> None:

@@ -284,6 +284,7 @@ async def test_every_operation_of_a_handle_that_outlived_its_room_raises_room_as
         lambda: actor.broadcast("default", 1),
         lambda: actor.broadcast("default", 1, user_ids=["u"]),
         lambda: actor.send_to_user("u", "default", 1),
+        lambda: actor.emit("e"),
         lambda: actor.emit_to_channel("default", "e"),
         lambda: actor.emit_to_user("u", "e"),
         lambda: actor.get_session_count(),

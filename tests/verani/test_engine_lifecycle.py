@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.verani.conftest import Attached, OpenRoom, Processed, Sent
-from verani import ConnectionMeta, Context, Session, VeraniError, define_room
+from verani import ConnectionMeta, Context, Forbidden, Session, VeraniError, define_room
 from verani.engine import HookFailed
+from verani.errors import REFUSALS
 from verani.messages import Kick
 
 ROOM_NAME = "chat/lobby"
@@ -80,6 +81,48 @@ async def test_async_handlers_of_one_connection_never_overtake_each_other(open_r
         lobby.put_frame("a", "wait", turns)
     await lobby.settle()
     assert seen == [f"{what} {turns}" for turns in (5, 1, 0, 3) for what in ("begin", "end")]
+
+
+@pytest.mark.parametrize("refusal", [*REFUSALS, type("Banned", (Forbidden,), {"code": "banned"})])
+async def test_a_refusal_of_on_connect_closes_with_1000_and_its_code(
+    open_room: OpenRoom, refusal: type[VeraniError]
+) -> None:
+    def connected(ctx: Context[Any, Any]) -> None:
+        raise refusal("secret")
+
+    seen: list[str] = []
+    room = define_room("chat", on_connect=connected, on_disconnect=lambda ctx: seen.append("disconnect"))
+    room.on_error(lambda error, ctx: seen.append(str(error)))
+    lobby = open_room(room)
+    lobby.put_connect("a")
+    lobby.put_frame("a", "say", request=1)
+    await lobby.settle()
+    assert lobby.sink.kicks == [("a", 1000, refusal.code)]
+    await lobby.close("a", 1000)
+    assert seen == ["secret"]
+    assert lobby.data("a") == []
+
+
+async def test_what_a_call_of_on_connect_came_to_is_no_refusal_of_its_own(open_room: OpenRoom) -> None:
+    def connected(ctx: Context[Any, Any]) -> None:
+        error = Forbidden("not for this room")
+        error.is_of_call = True
+        raise error
+
+    lobby = open_room(define_room("chat", on_connect=connected))
+    lobby.put_connect("a")
+    await lobby.settle()
+    assert lobby.sink.kicks == [("a", 1011, "")]
+
+
+async def test_a_code_that_fits_in_no_close_frame_is_cut(open_room: OpenRoom) -> None:
+    def connected(ctx: Context[Any, Any]) -> None:
+        raise type("Long", (Forbidden,), {"code": "\N{SNOWMAN}" * 50})
+
+    lobby = open_room(define_room("chat", on_connect=connected))
+    lobby.put_connect("a")
+    await lobby.settle()
+    assert lobby.sink.kicks == [("a", 1000, "\N{SNOWMAN}" * 41)]
 
 
 async def test_a_failing_on_connect_closes_with_1011_drops_the_frames_and_runs_no_on_disconnect(

@@ -215,6 +215,35 @@ async def test_emit_to_channel_excludes_nobody_and_emit_to_user_asks_for_no_chan
     assert [frame["type"] for frame in a] == ["event"] * 3 + ["ack"]
 
 
+async def test_emit_of_the_actor_reaches_everybody_whatever_their_channels(open_room: OpenRoom) -> None:
+    lobby = await four(open_room)
+    await lobby.connect("e", channels=())
+    await lobby.connect("f", channels=("elsewhere",), gateway="g2")
+    assert lobby.engine.actor.emit("news", {"n": 1}) == 6
+    assert {lobby.sink.received[name][-1] for name in "abcdef"} == {
+        b'{"type":"event","channel":"default","data":{"type":"news","n":1}}'
+    }
+    assert reached(lobby) == "abcdef"
+
+
+async def test_emit_of_the_actor_is_one_output_a_gateway_and_follows_those_who_come_and_go(open_room: OpenRoom) -> None:
+    lobby = await four(open_room)
+    before = len(lobby.sink.effects)
+    for _ in range(2):
+        lobby.engine.actor.emit("e")
+    sent = [effect for effect in lobby.sink.effects[before:] if isinstance(effect, Sent)]
+    assert [effect.gateway for effect in sent] == ["g1", "g2", "g1", "g2"]
+    assert isinstance(sent[0].output, Deliver)
+    assert isinstance(sent[2].output, Deliver)
+    assert sent[0].output.connections is sent[2].output.connections, "picked once while nobody comes or goes"
+    lobby.engine.actor.close("d")
+    await lobby.close("a")
+    await lobby.connect("e")
+    lobby.sink.received.clear()
+    assert lobby.engine.actor.emit("e") == 3
+    assert reached(lobby) == "bce"
+
+
 async def test_users_are_listed_once_in_first_seen_order(open_room: OpenRoom) -> None:
     lobby = open_room(define_room("chat"))
     users = lobby.engine.actor.get_connected_user_ids
@@ -256,6 +285,7 @@ async def test_data_that_cannot_be_encoded_is_refused_where_it_is_sent(open_room
     actor = lobby.engine.actor
     sends: list[Callable[[], int]] = [
         lambda: actor.broadcast("default", data),
+        lambda: actor.emit("e", data),
         lambda: actor.emit_to_channel("default", "e", data),
         lambda: actor.emit_to_user("ann", "e", data),
     ]
@@ -276,6 +306,7 @@ async def test_an_unfit_channel_or_event_name_is_refused(
     sends: list[Callable[[], int]] = [
         lambda: actor.broadcast(name, 1),
         lambda: actor.send_to_user("ann", name, 1),
+        lambda: actor.emit(name),
         lambda: actor.emit_to_channel(name, "e"),
         lambda: actor.emit_to_channel("default", name),
         lambda: actor.emit_to_user("ann", name),

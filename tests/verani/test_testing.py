@@ -178,13 +178,15 @@ async def test_a_request_is_interrupted_by_the_end_of_its_connection() -> None:
             await asking
 
 
-async def test_on_connect_that_raises_closes_with_1011() -> None:
+async def test_a_client_that_on_connect_refuses_is_closed_with_1000_and_told_why() -> None:
     def refuse(ctx: Context[Player]) -> None:
         raise Forbidden("nobody")
 
     async with RoomHarness(a_room(on_connect=refuse)) as room:
         ann = await room.connect(user_id="ann")
-        assert ann.closed == (1011, "")
+        assert ann.closed == (1000, "forbidden")
+        with pytest.raises(Forbidden, match="refused client ann with 'forbidden'"):
+            await ann.send("move")
         assert not room.sessions
         await room.hibernate()
         await room.connect(user_id="bob")

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from .. import frames
 from ..client.frames import Incoming, as_error, as_event, decode
 from ..client.inbox import Event
-from ..errors import Interrupted, TooLarge, VeraniError
+from ..errors import Interrupted, TooLarge, VeraniError, refusal_for
 
 if TYPE_CHECKING:
     from .harness import RoomHarness
@@ -77,7 +77,8 @@ class HarnessClient:
     async def send_raw(self, payload: bytes | str) -> None:
         """Send one frame as it is.
 
-        Raises `InvalidFrame` or `TooLarge` for one that a gateway would not let pass, VeraniError on a closed client.
+        Raises `InvalidFrame` or `TooLarge` for one that a gateway would not let pass. On a closed client it raises what
+        `on_connect` refused it with, if that is why, else VeraniError.
         """
         await self._send(payload.encode() if isinstance(payload, str) else payload)
 
@@ -129,7 +130,13 @@ class HarnessClient:
 
     def _check_open(self) -> None:
         if self.closed is not None:
-            raise VeraniError(f"client {self.name}: expected an open connection, it was closed with {self.closed}")
+            raise self._refusal() or VeraniError(
+                f"client {self.name}: expected an open connection, it was closed with {self.closed}"
+            )
+
+    def _refusal(self) -> VeraniError | None:
+        code, reason = self.closed or (0, "")
+        return refusal_for(reason, f"the room refused client {self.name} with {reason!r}") if code == 1000 else None
 
     # --- what the room does ----------------------------------------------------------------------------
 
@@ -155,4 +162,5 @@ class HarnessClient:
     def _interrupt(self, why: str) -> None:
         for answer in self._pending.values():
             if not answer.done():
-                answer.set_exception(Interrupted(f"client {self.name}: {why} before the answer"))
+                error = self._refusal() or Interrupted(f"client {self.name}: {why} before the answer")
+                answer.set_exception(error)
