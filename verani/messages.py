@@ -374,7 +374,13 @@ class GivenUp(Struct, frozen=True, array_like=True, tag="given_up"):
     rooms: list[str]
 
 
-HostMessage: TypeAlias = EntryBatch | Pull | Invoke | Announce | GivenUp | Ask | Told
+class Serving(Struct, frozen=True, array_like=True, tag="serving"):
+    """Tell a gateway that this host may serve its rooms for so many seconds from now; said again long before."""
+
+    seconds: float
+
+
+HostMessage: TypeAlias = EntryBatch | Pull | Invoke | Announce | GivenUp | Serving | Ask | Told
 
 
 # --- packets: both directions between processes --------------------------------------------------------

@@ -110,6 +110,7 @@ class Hosting:
             ask=self._overview.asked,
             told=lambda gateway, told: self._overview.told(told),
             given_up=self._overview.unlinked,
+            lease=self._lease_left,
         )
         await self._host.start()
         try:
@@ -189,6 +190,7 @@ class Hosting:
         if self._lease.lost_registrar:
             self._knock(epoch, now)
         self._look_at_lease()
+        self._links.tell_lease()
 
     def _beat_for_the_loop(self) -> None:
         """Say that this process lives while a hook blocks its loop; called in the watchdog's thread.
@@ -211,6 +213,10 @@ class Hosting:
         epoch = self._share.committed
         return self._lease.serves(epoch) and self._is_member(epoch)
 
+    def _lease_left(self) -> float:
+        """Say for how many seconds this host serves at least; 0 where it does not."""
+        return self._lease.until(self._share.committed) - _clock() if self._serves() else 0.0
+
     def _is_member(self, epoch: Epoch) -> bool:
         return any(member.incarnation == self._incarnation for member in epoch.members)
 
@@ -218,6 +224,7 @@ class Hosting:
         serves = self._serves()
         if serves and not self._served:
             self._links.resume()
+            self._links.tell_lease()
         elif self._served and not serves and self._is_member(self._share.committed):
             logger.warning("host %s has lost its lease and waits", self._id)
         self._served = serves

@@ -40,6 +40,7 @@ from verani.messages import (
     HostMessage,
     InputBatch,
     Rebuild,
+    Serving,
     Told,
     decode_hello,
     encode_message,
@@ -164,11 +165,12 @@ class LinkServer:
         ask: Callable[[str, Ask], None],
         told: Callable[[str, Told], None],
         given_up: Callable[[], None] = lambda: None,
+        lease: Callable[[], float] = lambda: 0.0,
         compression: bool = False,
     ) -> None:
         """Serve `host`; `ask` and `told` take the questions and answers that gateways address to this process.
 
-        `given_up` is called whenever a gateway was.
+        `given_up` is called whenever a gateway was. `lease` says for how many seconds `serves` will say yes at least.
         """
         self._host = host
         self._member_id = member_id
@@ -178,6 +180,7 @@ class LinkServer:
         self._ask = ask
         self._told = told
         self._gave_up = given_up
+        self._lease = lease
         self._compression = compression
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[str, _Session] = {}
@@ -232,6 +235,13 @@ class LinkServer:
         """Begin anew with every gateway: this host has lost its place, and all its rooms with it."""
         for session in tuple(self._sessions.values()):
             self._give_up(session, tell=False)
+
+    def tell_lease(self) -> None:
+        """Tell every gateway that hears it for how long this process serves, if it does."""
+        if (seconds := self._lease()) > 0:
+            for session in tuple(self._sessions.values()):
+                if session.wire is not None:
+                    self._put(session, Serving(seconds))
 
     def resume(self) -> None:
         """Go on, if this process serves again."""
@@ -439,6 +449,8 @@ class LinkServer:
             session.outgoing.append(GivenUp(session.lost))
         if self._epoch is not None:
             session.outgoing.append(Announce(self._epoch))
+        if (seconds := self._lease()) > 0:
+            session.outgoing.append(Serving(seconds))
         # Also if there is nothing to tell: the gateway waits for it.
         self._flush_one(session)
         self._host.link(hello.sender, partial(self._put, session))

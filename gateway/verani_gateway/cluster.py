@@ -44,6 +44,7 @@ from verani.messages import (
     Pull,
     Rebuild,
     Replied,
+    Serving,
     Told,
 )
 from verani_actors.life import RoomStatus
@@ -123,12 +124,14 @@ class Answering(Protocol):
 class _Peer:
     """A member of the epoch."""
 
-    __slots__ = ("link", "opened")
+    __slots__ = ("link", "opened", "serves_until")
 
     def __init__(self, link: Link) -> None:
         self.link = link
         # Whether it was ever reached.
         self.opened = False
+        # By its own word, on this loop's clock.
+        self.serves_until = float("-inf")
 
 
 class Cluster:
@@ -179,6 +182,13 @@ class Cluster:
     def has_hosts(self) -> bool:
         """Whether a member of the epoch is linked."""
         return any(link.state == "linked" for link in self.links)
+
+    @property
+    def serves(self) -> bool:
+        """Whether every member of the epoch is linked and has a lease, so that no room has to wait for its host."""
+        now = self._now()
+        peers = self._peers.values()
+        return bool(peers) and all(peer.link.state == "linked" and now < peer.serves_until for peer in peers)
 
     def ask(self, member: Member, ask: Ask) -> bool:
         """Send a question to a host; False where it cannot be reached now."""
@@ -386,7 +396,8 @@ class Cluster:
             self._send_again((room, 0) for room in self._attachments.rooms.values() if room.owner is link)
 
     def _receive(self, link: Link, message: HostMessage) -> None:
-        if self._peer(link) is None:
+        peer = self._peer(link)
+        if peer is None:
             return
         match message:
             case EntryBatch():
@@ -399,6 +410,8 @@ class Cluster:
                 self.commit(message.epoch)
             case GivenUp():
                 self._give_up(link.member.incarnation, message.rooms)
+            case Serving(seconds):
+                peer.serves_until = self._now() + seconds
             case Ask():
                 if self.overview is not None:
                     link.send(self.overview.asked(message))

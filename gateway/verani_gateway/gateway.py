@@ -171,6 +171,11 @@ class Gateway:
         """Whether there is any room host to serve a room; without one, frames wait."""
         return self.placement.has_hosts
 
+    @property
+    def serves(self) -> bool:
+        """Whether a connection that comes now, to whichever room, is taken and served."""
+        return self.accepting and self.placement.serves
+
     async def drain(self, *, answers: bool = True) -> None:
         """Close all connections with 1012, in batches; return when their `on_disconnect` has run.
 

@@ -69,7 +69,7 @@ def internal_application(
     service: Answers = answers if answers is not None else Alone(gateway)
 
     async def ready(_: web.Request) -> web.Response:
-        if gateway.accepting and gateway.has_hosts:
+        if gateway.serves:
             return web.json_response({"status": "ready"})
         return web.json_response({"status": "not ready"}, status=503)
 

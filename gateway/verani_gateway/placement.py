@@ -44,6 +44,10 @@ class Placement(Protocol):
     def has_hosts(self) -> bool:
         """Whether there is any room host at this moment."""
 
+    @property
+    def serves(self) -> bool:
+        """Whether every room can be served at this moment."""
+
     def answering(self, room: RoomInputs) -> Callable[[GatewayMessage], None]:
         """Return what answers a question that the owner of a room has just asked; an answer too late is dropped."""
 
@@ -72,6 +76,7 @@ class Embedded:
     host: RoomHost
     put: Callable[[Input], None]
     has_hosts = True
+    serves = True
 
     async def start(self, gateway: Gateway) -> None:
         """Start the host; raises what an `on_startup` raises."""

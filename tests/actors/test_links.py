@@ -31,6 +31,7 @@ from verani.messages import (
     InputBatch,
     Pull,
     Rebuild,
+    Serving,
     Told,
     decode_hello,
     decode_host_packet,
@@ -189,6 +190,27 @@ async def test_the_first_packet_comes_even_if_there_is_nothing_to_tell(begin: Be
     peer = (await begin()).peer()
     await peer.greet()
     assert await peer.hear() == HostPacket(1, 0, [])
+
+
+async def test_a_gateway_is_told_how_long_the_host_serves_at_first_and_again(begin: Begin) -> None:
+    left = [2.5]
+    service = await begin(lease=lambda: left[0])
+    peer = service.peer()
+    await peer.greet()
+    assert await peer.hear() == HostPacket(1, 0, [Serving(2.5)])
+    left[0] = 3.0
+    service.server.tell_lease()
+    assert await peer.hear() == HostPacket(2, 0, [Serving(3.0)])
+    # A host that does not serve says nothing, and neither is anything kept for who does not hear it.
+    left[0] = 0.0
+    service.server.tell_lease()
+    await peer.leave()
+    await until(lambda: not service.server.states()[0].connected)
+    left[0] = 3.0
+    unconfirmed = service.server.states()[0].unconfirmed
+    service.server.tell_lease()
+    await asyncio.sleep(0)
+    assert service.server.states()[0].unconfirmed == unconfirmed
 
 
 async def test_the_socket_is_for_its_owner_only(begin: Begin) -> None:

@@ -40,6 +40,7 @@ from verani.messages import (
     Invoke,
     Pull,
     Rebuild,
+    Serving,
     Snapshot,
     Told,
     decode_gateway_packet,
@@ -873,6 +874,36 @@ async def test_a_drain_does_not_wait_for_hosts_that_are_not_there(
     guest.leave()
     await drain
     assert not any("were left at the end of the drain" in message for message in caplog.messages)
+
+
+async def test_a_gateway_serves_while_every_host_is_linked_and_has_a_lease(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0", "m-1")
+    assert gateway.accepting
+    assert not gateway.serves
+
+    def tell(id: str, seconds: float) -> None:
+        service.processes[id].host.gateways[gateway.id](Serving(seconds))
+
+    tell("m-0", 60.0)
+    await asyncio.sleep(0)
+    assert not gateway.serves
+    tell("m-1", 60.0)
+    await until(lambda: gateway.serves)
+    service.cable(gateway, "m-0").cut()
+    assert not gateway.serves
+    service.cable(gateway, "m-0").mend()
+    assert gateway.serves
+    tell("m-1", 0.01)
+    await until(lambda: not gateway.serves)
+    tell("m-1", 60.0)
+    await until(lambda: gateway.serves)
+    service.kill("m-1")
+    service.publish()
+    assert gateway.serves
+    service.kill("m-0")
+    service.publish()
+    assert not gateway.serves
+    assert gateway.accepting
 
 
 async def test_what_an_owner_said_in_an_earlier_spell_does_not_count_in_this_one(

@@ -42,6 +42,7 @@ from verani.messages import (
     Replied,
     Reply,
     Seat,
+    Serving,
     Snapshot,
     Told,
     decode_gateway_packet,
@@ -101,6 +102,7 @@ FROM_HOST: list[HostMessage] = [
     Invoke("chat/lobby", 8, "chat/b", "kick", b"{}", 5.0, "key", ("chat/lobby",)),
     Announce(Epoch(3, "a", (MEMBER,), (Death("0122", "chat/lobby", "gateway-1", 5),))),
     GivenUp(["chat/lobby"]),
+    Serving(2.5),
     Ask(1, "rooms"),
     Told(1, "a-0", b"[]"),
 ]
@@ -155,6 +157,7 @@ FIELDS: dict[type[Any], tuple[str, str]] = {
     Told: ("told", "token sender body more"),
     Announce: ("announce", "epoch"),
     GivenUp: ("given_up", "rooms"),
+    Serving: ("serving", "seconds"),
     Epoch: ("", "number registrar members deaths"),
     Member: ("", "id incarnation machine pid path url"),
     Death: ("", "incarnation room gateway number"),
