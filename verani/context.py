@@ -226,7 +226,7 @@ class Context(Generic[M, S]):
     code, 1006 a lost connection. `call` is the call being handled, seen by middleware and `on_error`; None elsewhere.
     """
 
-    __slots__ = ("_engine", "_frame", "_session", "actor", "call", "close_code", "close_reason")
+    __slots__ = ("__weakref__", "_engine", "_frame", "_session", "actor", "call", "close_code", "close_reason")
 
     def __init__(
         self,

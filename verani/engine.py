@@ -16,6 +16,9 @@ Invariants:
 - An input that an earlier owner had visibly begun (`Interrupted`) is not run: its client and `on_error` are told.
 - A hook that ignores its cancellation is abandoned by `expire`: its origin is disarmed, so it can do nothing
   more, and the coroutine that waits for it in `handle` returns without touching anything.
+- Nothing waits for the garbage collector: after `let_go` no cycle leads through an engine, and timers and tasks, which
+  keep the context variables of the hook that started them, keep nothing else of it once it is over. An exception is
+  no local variable of a function that its own traceback shows when that function returns.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import inspect
 import itertools
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
@@ -161,6 +165,7 @@ class _Origin:
         "fail",
         "gateway",
         "is_report",
+        "kept",
         "message",
         "output",
         "started",
@@ -193,6 +198,17 @@ class _Origin:
         # How many calls to other rooms it has made.
         self.calls = 0
         self.touched: dict[str, Session[Any]] = {}
+        self.kept: Callable[[], Any] | None = None
+
+    def over(self) -> None:
+        """Let go of what the hook worked with: the timers and tasks that it has started keep this object."""
+        self.kept = weakref.ref(self.context)
+        self.context = self.message = self.fail = self.task = None
+        self.touched = {}
+
+    def context_of_tasks(self) -> Any:
+        """Return what the hook was given; None once it is over and nobody has kept that."""
+        return self.kept() if self.kept is not None else self.context
 
 
 class _Abandoned(BaseException):
@@ -261,8 +277,11 @@ class Engine(Generic[M, S]):
     async def handle(self, event: Event, gateway: str = "") -> bool:
         """Handle one event to its end; inputs need the id of the gateway they came from.
 
-        False means that `expire` abandoned the hook meanwhile: the room has gone on, this caller is to stop.
+        False means that `expire` abandoned the hook meanwhile, or `end` was called: the room has gone on, this caller
+        is to stop.
         """
+        if not self._awake and isinstance(event, messages.Arrival):
+            return False  # a hook has outlived its room: what waited behind it is the next incarnation's
         finished = False
         try:
             match event:
@@ -596,6 +615,18 @@ class Engine(Generic[M, S]):
                 call.set_result(messages.Outcome(code="interrupted"))
         self._invoked.clear()
 
+    def let_go(self) -> None:
+        """Drop everything that the room was; after `end`, when nobody asks about it any more.
+
+        Handles that the application has kept, and hooks that do not end, keep a name and nothing else.
+        """
+        self._state = self._answers = None
+        self.members = Membership()
+        self._leaving.clear()
+        self._between.clear()
+        self._close_queued.clear()
+        del self.actor
+
     @property
     def busy(self) -> str | None:
         """Name what keeps the room awake although no event waits, or None."""
@@ -640,19 +671,25 @@ class Engine(Generic[M, S]):
 
     async def _run(self, origin: _Origin, hook: Callable[..., Any], *arguments: Any) -> _Returned | None:
         """Run one hook as one transaction; None means that it failed and that this has been dealt with."""
-        outcome = await self._attempt(origin, hook, arguments)
-        if isinstance(outcome, _Returned):
-            return outcome
-        if origin.fail is not None:
-            origin.fail(outcome)
-        await self._report(outcome, origin.context, origin.gateway, origin.message)
-        return None
+        outcome: _Returned | BaseException | None = None
+        try:
+            outcome = await self._attempt(origin, hook, arguments)
+            if isinstance(outcome, _Returned):
+                return outcome
+            if origin.fail is not None:
+                origin.fail(outcome)
+            await self._report(outcome, origin.context, origin.gateway, origin.message)
+            return None
+        finally:
+            outcome = None
+            origin.over()
 
     async def _attempt(
         self, origin: _Origin, hook: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> _Returned | BaseException:
         task = asyncio.current_task()
         requests = task.cancelling() if task is not None else 0
+        outcome: _Returned | BaseException | None = None
         self._current = origin
         token = _origin.set(origin)
         try:
@@ -678,7 +715,7 @@ class Engine(Generic[M, S]):
                     raise  # the shell tears the room down: it disarms the room before it cancels
                 if origin.cancelled_at is not None:
                     error = self._timeout(origin)
-            outcome: _Returned | BaseException = error
+            outcome = error
         else:
             outcome = _Returned(result)
         finally:
@@ -689,7 +726,10 @@ class Engine(Generic[M, S]):
         if task is not None and task.cancelling() > requests:
             await _absorb_cancellations(task, requests)
         self._flush_between()
-        return outcome
+        try:
+            return outcome
+        finally:
+            outcome = None
 
     def _mark(self, origin: _Origin, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Call the hook, with the marker set whenever code of it runs."""
@@ -720,9 +760,14 @@ class Engine(Generic[M, S]):
         if hook is None:
             return
         origin = _Origin(context, self._clock(), gateway, message, is_report=True)
-        outcome = await self._attempt(origin, hook, (error, context))
-        if isinstance(outcome, BaseException):
-            self._log(outcome, context)
+        outcome: _Returned | BaseException | None = None
+        try:
+            outcome = await self._attempt(origin, hook, (error, context))
+            if isinstance(outcome, BaseException):
+                self._log(outcome, context)
+        finally:
+            outcome = None
+            origin.over()
 
     def _log(self, error: BaseException, context: Context[M, S]) -> None:
         extra = self._extra(context._session.id if context._session is not None else None)
@@ -1006,20 +1051,21 @@ class Engine(Generic[M, S]):
             coroutine.close()
             raise
         current = _origin.get()
-        origin = _Origin(current.context if current is not None else Context(self, None), self._clock())
+        context = current.context_of_tasks() if current is not None else None
+        origin = _Origin(context or Context(self, None), self._clock())
         token = _origin.set(origin)
         try:
             task = asyncio.get_running_loop().create_task(_without_exit(coroutine))
         finally:
             _origin.reset(token)
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._spawned_done(done, coroutine, origin.context))
+        task.add_done_callback(functools.partial(self._spawned_done, coroutine, origin))
         return task
 
-    def _spawned_done(
-        self, task: asyncio.Task[Any], coroutine: Coroutine[Any, Any, Any], context: Context[M, S]
-    ) -> None:
+    def _spawned_done(self, coroutine: Coroutine[Any, Any, Any], origin: _Origin, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        context: Context[M, S] = origin.context
+        origin.over()
         coroutine.close()  # a task that was cancelled before its first step has not touched it
         error = None if task.cancelled() else task.exception()
         if error is not None and self._awake:
@@ -1043,14 +1089,15 @@ async def _absorb_cancellations(task: asyncio.Task[Any], requests: int) -> None:
 def _marked(hook: Awaitable[Any], enter: Callable[[], None], leave: Callable[[], None]) -> Generator[Any, Any, Any]:
     """Await a hook step by step; other rooms run between the steps."""
     steps = hook.__await__()
-    resume: Callable[[], Any] = functools.partial(next, steps)
+    thrown: BaseException | None = None
     while True:
         enter()
         try:
-            step = resume()
+            step = next(steps) if thrown is None else steps.throw(thrown)
         except StopIteration as end:
             return end.value
         finally:
+            thrown = None
             leave()
         try:
             yield step
@@ -1058,9 +1105,7 @@ def _marked(hook: Awaitable[Any], enter: Callable[[], None], leave: Callable[[],
             steps.close()
             raise
         except BaseException as error:  # the task's cancellation, for the hook to deal with  # noqa: BLE001
-            resume = functools.partial(steps.throw, error)
-        else:
-            resume = functools.partial(next, steps)
+            thrown = error
 
 
 class _Returned:

@@ -62,6 +62,7 @@ from verani.messages import (
 from verani.room import RoomDefinition
 from verani.settings import Settings
 
+from .allocator import Trimmer
 from .calls import RoomCalls, ServeCalls
 from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
 from .idle import IdleRooms
@@ -164,6 +165,13 @@ class _Room:
     def invoke(self, invoke: Invoke) -> None:
         self.host.invoke(self, invoke)
 
+    def let_go(self) -> None:
+        """Part from the engine, whose sink this is: the memory of a room is free when its actor is gone."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.end()
+            engine.let_go()
+
     def processed(self, gateway: str, number: int) -> None:
         if self.gone:
             return
@@ -218,6 +226,9 @@ class RoomHost:
         self._stopping = False
         self._stopped = False
         self._incarnations = 0
+        # How many of those are over.
+        self._ended = 0
+        self._trimmer = Trimmer()
         self._pending: dict[str, dict[str, Entry]] = {}
         self._pending_bytes = 0
         # Rooms whose input in hand has begun to show since the last flush.
@@ -284,7 +295,8 @@ class RoomHost:
         if self._timer is not None:
             self._timer.cancel()
         self._watchdog.stop()
-        for room in self._rooms.values():
+        rooms = tuple(self._rooms.values())
+        for room in rooms:
             if room.patience is not None:
                 room.patience.cancel()
             if room.engine is not None:
@@ -295,6 +307,8 @@ class RoomHost:
         if left := await self._base.closed(_LAST_WAIT):
             logger.warning("%d hooks ignore their cancellation and are left behind", left)
         self._send_entries()
+        for room in rooms:
+            room.let_go()
         await self._run_shutdown_hooks()
 
     async def _run_shutdown_hooks(self) -> None:
@@ -795,11 +809,14 @@ class RoomHost:
         if room.patience is not None:
             room.patience.cancel()
         del self._rooms[room.name]
+        self._ended += 1
         left = self._left_in_hand(room) + room.waiting
         left += [(gateway, input) for gateway, inputs in room.held.items() for input in inputs]
         # Synthetic closes of a gateway that is gone: without the session there is nobody to say goodbye to.
         left = [(gateway, input) for gateway, input in left if gateway in self.gateways]
         connections = room.engine.connections if room.engine is not None else 0
+        holders = room.engine.gateways & self.gateways.keys() if room.engine is not None else set()
+        room.let_go()
         room.life.ended(self.clock(), slept=slept, connections=connections)
         if room.moving or (not left and not connections and room.wanted is None):
             del self._lives[room.name]
@@ -810,8 +827,8 @@ class RoomHost:
             assert successor is not None
             successor.waiting.extend(left)
             successor.taken = {gateway: input.number for gateway, input in left}
-        elif slept and not room.moving and room.engine is not None:
-            for gateway in room.engine.gateways & self.gateways.keys():
+        elif slept and not room.moving:
+            for gateway in holders:
                 self.entry(gateway, room).asleep = True
         self._changed.set()
 
@@ -870,6 +887,7 @@ class RoomHost:
     def _watch_budgets(self) -> None:
         # First, so that nothing that goes wrong below ends the budgets of all.
         self._timer = self._loop.call_later(self._budget_tick, self._watch_budgets)
+        self._trimmer.look(self._ended)
         for engine in tuple(self._suspended):
             room = self._rooms.get(engine.name)
             if engine.expire() and room is not None and room.engine is engine:

@@ -39,6 +39,11 @@ class Server:
         return self.url.replace("http", "ws", 1)
 
     @property
+    def pid(self) -> int:
+        """The process that was started."""
+        return self._process.pid
+
+    @property
     def port(self) -> int:
         """The public listener's port."""
         return int(self.url.rpartition(":")[2])

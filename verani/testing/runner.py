@@ -224,7 +224,8 @@ class RoomRunner(Generic[M, S]):
             if not await self.engine.handle(event, StandInGateway.ID):
                 return  # its hook was abandoned, and `_expire` has started another worker
             if self._retiring:
-                self.engine, self._retiring = None, False
+                self._retiring = False
+                self._let_go()
             self._active_at = self.now
 
     def _incarnate(self) -> Engine[M, S]:
@@ -240,6 +241,12 @@ class RoomRunner(Generic[M, S]):
         )
         engine.watch = self._failed
         return engine
+
+    def _let_go(self) -> None:
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.end()
+            engine.let_go()
 
     @property
     def is_quiet(self) -> bool:
@@ -292,7 +299,7 @@ class RoomRunner(Generic[M, S]):
             if task is not None:
                 task.cancel()
                 await asyncio.wait((task,), timeout=_PATIENCE)
-        self.engine = None
+        self._let_go()
         for answer, _ in self._calls.values():
             answer(Outcome(code="interrupted"))
 
@@ -353,6 +360,6 @@ class RoomRunner(Generic[M, S]):
         assert self._worker is not None
         self._abandoned.append(self._worker)
         if self._retiring:
-            engine.end()
-            self.engine, self._retiring = None, False
+            self._retiring = False
+            self._let_go()
         self._worker = asyncio.get_running_loop().create_task(self._work())
