@@ -26,6 +26,7 @@ __all__ = [
     "HookInterrupted",
     "HookTimeout",
     "RoomAsleep",
+    "WrongThread",
     "DefinitionError",
     "SettingsError",
     "REFUSALS",
@@ -149,6 +150,10 @@ class HookTimeout(DeadlineExceeded):
 
 class RoomAsleep(VeraniError):
     """A context or actor handle was used after its room slept or its hook was abandoned."""
+
+
+class WrongThread(VeraniError, RuntimeError):
+    """A call from another thread than that of the event loop it belongs to; the text names the way."""
 
 
 class DefinitionError(VeraniError):

@@ -2,7 +2,14 @@
 
 from .backoff import Reconnection
 from .client import ClientState, VeraniClient
-from .failures import ConnectFailed, HandshakeRefused
+from .failures import (
+    Closing,
+    ConnectFailed,
+    ConnectionClosed,
+    HandshakeRefused,
+    NoWebSocketServer,
+    RequestInterrupted,
+)
 from .inbox import Event, EventStream
 from .outbox import NotSent
 
@@ -12,7 +19,11 @@ __all__ = [
     "Event",
     "EventStream",
     "Reconnection",
+    "Closing",
     "ConnectFailed",
+    "ConnectionClosed",
     "HandshakeRefused",
+    "NoWebSocketServer",
+    "RequestInterrupted",
     "NotSent",
 ]

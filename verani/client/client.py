@@ -11,13 +11,15 @@ Invariants:
 2. What waits to be sent is bounded too, by number and bytes.
 3. The end of a connection is noticed in one place, by the reader; the other tasks at most break the transport.
    Only a close frame, received or sent, carries a code; a lost connection is 1006, whatever aiohttp calls it.
+   Everybody who waited for that connection is told the same: how it ended, and what that means.
 4. While reading is stopped, no pong can be seen, so none is missed.
-5. A request ends in exactly one way: its answer, `DeadlineExceeded`, `NotSent` (surely did not run), or
-   `Interrupted` (was sent, may have run).
+5. A request ends in exactly one way: its answer, `DeadlineExceeded`, `NotSent` (surely did not run), `TooLarge` (was
+   sent and not taken), the refusal of `on_connect` (nobody looked at it), or `Interrupted` (was sent, may have run).
 6. `_run` owns the connection with its writer, pinger and refresh of the token; the client owns `_run`, the
    dispatcher (`Inbox.run`) and its session; `close` ends all of them.
 7. A client that gives up is heard: by everyone who iterates or waits for the connection, else in the log.
 8. Tokens are in no log line and in no exception, and so are URL queries, which carry them too.
+9. From `connect` on the client belongs to one thread; what could change it is refused to all others.
 """
 
 from __future__ import annotations
@@ -35,12 +37,26 @@ from typing import Any, Self, TypeVar, overload
 
 import aiohttp
 from aiohttp import ClientWebSocketResponse, ClientWSTimeout, WSMsgType
+from aiohttp.http import HttpProcessingError
 from msgspec import UNSET
 from yarl import URL
 
-from ..errors import DeadlineExceeded, Interrupted
-from .backoff import Reconnection, is_final, parse_retry_after
-from .failures import ConnectFailed, HandshakeRefused, address_of, bare, code_in, reason_of, without_secrets
+from ..errors import DeadlineExceeded, VeraniError
+from ..names import MAX_REASON_BYTES
+from ..threads import OwnThread
+from .backoff import Attempts, Reconnection, parse_retry_after
+from .failures import (
+    Closing,
+    ConnectFailed,
+    ConnectionClosed,
+    HandshakeRefused,
+    NoWebSocketServer,
+    address_of,
+    bare,
+    code_in,
+    reason_of,
+    without_secrets,
+)
 from .frames import PING, Incoming, as_error, as_event, decode, encode
 from .inbox import LIFECYCLE_EVENTS, EventStream, Inbox, Signal
 from .outbox import Frame, NotSent, Outbox, Requests
@@ -56,10 +72,14 @@ TokenSource = Callable[[], str | Awaitable[str]]
 
 _STAY_AWAY = frozenset({1000, 1001})  # protocol 15
 _NO_CODE, _LOST = 1005, 1006  # RFC 6455, 7.4.1: a close frame without a code, no close frame at all
-_MAX_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, two are the code
 _MAX_FRAME_BYTES = 4 * 1024 * 1024  # a room's frame has at most 1 MiB (design 7)
 _MAX_REFUSAL_BYTES = 4096  # a refusal of ours has less than 100
 _REFUSAL_SECONDS = 1.0  # for the body of a refusal, which comes with its status
+# Reasons of OpenSSL's for a first record that is none: the port does not speak TLS.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
+_OTHER_THREADS = (
+    "use loop.call_soon_threadsafe(client.emit, ...), or asyncio.run_coroutine_threadsafe(client.request(...), loop)"
+)
 
 
 class ClientState(enum.StrEnum):
@@ -99,10 +119,14 @@ class VeraniClient:
     that wait in each iterator. `random` returns floats in [0, 1) for the jitter.
 
     It comes back after a lost connection and after every close code except 1000 and 1001, and tries again when
-    a handshake fails, `reconnection` says how often. A handshake refused with a 4xx status other than 408, 409, 425
-    and 429 would be refused again, so it ends the client in state `error`. `Retry-After` is honoured, with the jitter
-    on top. Why a client gave up is raised by `connect`, `wait_for_connection` and every iterator; an ERROR is logged
-    where there is none of them.
+    a handshake fails, `reconnection` says how often. A handshake answered with anything but 408, 409, 425, 429 or a
+    5xx status would be answered so again, as would one that is answered with something else than HTTP, so it ends the
+    client in state `error`; so does a room whose `on_connect` refuses the client. `Retry-After` is honoured, with the
+    jitter on top. Why a client gave up is raised by `connect`, `wait_for_connection` and every iterator: a
+    `ConnectFailed`, or the error that the room refused it with; an ERROR is logged where there is none of them.
+
+    From `connect` on it belongs to the thread it was connected in: any other gets `WrongThread` at once, which names
+    `loop.call_soon_threadsafe` (for `emit`) and `asyncio.run_coroutine_threadsafe` (for what is awaited).
     """
 
     def __init__(
@@ -137,6 +161,7 @@ class VeraniClient:
             raise TypeError(
                 f"token: expected a string, a function that returns one, or None, got {type(token).__name__}"
             )
+        self._thread = OwnThread()
         self.url = url
         self._reconnection = reconnection or Reconnection()
         self._connection_timeout = connection_timeout
@@ -152,7 +177,8 @@ class VeraniClient:
         self._random = random
 
         self._state = ClientState.DISCONNECTED
-        self._failure: ConnectFailed | None = None  # why it ended, None while it lives
+        self._trouble = ""  # why there is no connection at the moment, as far as known
+        self._failure: VeraniError | None = None  # why it ended, None while it lives
         self._gave_up = False  # it ended otherwise than by `close` or a close code that means to stay away
         self._waiting = 0  # tasks in `wait_for_connection`, which raises the failure
         self._closed: tuple[int, str] | None = None  # code and reason given to `close`
@@ -162,10 +188,12 @@ class VeraniClient:
 
         self._ws: ClientWebSocketResponse | None = None
         self._pong_due: asyncio.Handle | None = None  # armed while a ping is unanswered
+        self._gone_silent = ""  # what was waited for in vain, if that is why this connection was broken
+        self._answered = False  # a request over this connection was
         self._goodbye = asyncio.Lock()
         self._reading_stopped = False
         self._look_again = asyncio.Event()  # something that decides whether to read has changed
-        self._inbox = Inbox(max_inbox, self._look_again.set)
+        self._inbox = Inbox(max_inbox, self._look_again.set, self._thread)
 
         self._outbox = Outbox(max_queue, lambda: self._inbox.drop("outbox"))
         self._requests = Requests()
@@ -181,6 +209,7 @@ class VeraniClient:
 
     @url.setter
     def url(self, url: str | URL) -> None:
+        self._check_thread("url")
         parsed = URL(url)
         if parsed.scheme not in ("ws", "wss", "http", "https") or not parsed.host:
             raise ValueError(f"expected a ws:// or wss:// URL with a host, got {str(parsed.with_query(None))!r}")
@@ -245,11 +274,13 @@ class VeraniClient:
     def _registered(self, event: str, callback: C, once: bool) -> C:
         if not callable(callback):
             raise TypeError(f"expected a callable for {event!r}, got {callback!r}")
+        self._check_thread("on")
         self._inbox.add(event, callback, once=once)
         return callback
 
     def off(self, event: str, callback: Callable[..., Any] | None = None) -> None:
         """Forget one callback of an event, or all of them; it also holds for events that already wait."""
+        self._check_thread("off")
         self._inbox.remove(event, callback)
 
     def __aiter__(self) -> EventStream:
@@ -260,6 +291,7 @@ class VeraniClient:
         Behind the last event it raises why the client gave up, also if that is long ago; it ends without an
         error after `close` and after the close codes 1000 and 1001.
         """
+        self._check_thread("async for")
         stream = self._inbox.open_stream()
         if self._failure is not None:
             self._inbox.end_streams(self._failure if self._gave_up else None)
@@ -275,6 +307,7 @@ class VeraniClient:
         Raise `NotSent` once the client is closed, TypeError for what cannot be encoded, ValueError for an event name
         that is too long or has control characters.
         """
+        self._check_thread("emit")
         self._refuse_if_closed()
         self._warn_of_collision(event)
         self._outbox.put(Frame(encode(event, data)))
@@ -283,13 +316,15 @@ class VeraniClient:
         """Send one frame and return the answer of the room's handlers.
 
         Raise the error the room answers with (`errors.error_for`), `DeadlineExceeded` after `timeout` seconds,
-        `Interrupted` if the connection was lost in between (it may have run), `NotSent` if the frame never left
-        (full queue, client ended or never told to connect; it surely did not run), and what `emit` raises for what
-        cannot be sent. Cancelling it takes back a frame that still waits.
+        `RequestInterrupted` if the connection ended in between (it may have run; its text and `closing` say how),
+        `TooLarge` if that was because of this frame, what `on_connect` refused this client with, `NotSent` if the frame
+        never left (full queue, client ended or never told to connect; it surely did not run), and what `emit` raises
+        for what cannot be sent. Cancelling it takes back a frame that still waits.
         """
+        self._check_thread("request")
         self._refuse_if_closed()
         if self._failure is not None:
-            raise NotSent(f"{event!r} was not sent: {self._failure}")
+            raise self._not_sent(event)
         self._warn_of_collision(event)
         request = self._requests.open(event)
         self._look_again.set()  # reading goes on while a request is open
@@ -302,7 +337,8 @@ class VeraniClient:
                 self._outbox.put(frame)
                 return await request.answer
         except TimeoutError:
-            raise DeadlineExceeded(f"no answer to {event!r} within {timeout} s") from None
+            waits = "" if request.sent or not self._trouble else f": it was not sent, {self._trouble}"
+            raise DeadlineExceeded(f"no answer to {event!r} within {timeout} s{waits}") from None
         finally:
             self._requests.forget(request)
             if frame is not None:
@@ -310,10 +346,21 @@ class VeraniClient:
 
     async def drain(self) -> None:
         """Wait until everything emitted is handed to a connection; raise `NotSent` if the client ends first."""
+        self._check_thread("drain")
         while not self._outbox.flushed:
             if self._failure is not None:
                 raise NotSent(f"{len(self._outbox)} frames were not sent: {self._failure}")
             await self._outbox.progress()
+
+    def _not_sent(self, event: str) -> VeraniError:
+        """Say why a request cannot be sent any more; a refusal speaks for itself."""
+        assert self._failure is not None
+        if isinstance(self._failure, ConnectFailed):
+            return NotSent(f"{event!r} was not sent: {self._failure}")
+        return self._failure.with_traceback(None)
+
+    def _check_thread(self, call: str) -> None:
+        self._thread.check(f"VeraniClient.{call}", _OTHER_THREADS)
 
     def _refuse_if_closed(self) -> None:
         if self._closed is not None:
@@ -332,8 +379,10 @@ class VeraniClient:
         Raise what ended it if that fails for good: `HandshakeRefused`, or `ConnectFailed` for a network error.
         Cancelling this does not stop the client, `close` does. Raise RuntimeError after `close`.
         """
+        self._check_thread("connect")
         if self._closed is not None:
             raise RuntimeError("the client is closed, make a new one")
+        self._thread.take()
         if self._dispatcher is None:
             self._dispatcher = asyncio.create_task(self._inbox.run(), name="verani-client-dispatcher")
         if self._runner is None or self._runner.done():
@@ -345,8 +394,9 @@ class VeraniClient:
     async def wait_for_connection(self, timeout: float | None = None) -> None:
         """Wait until there is a connection.
 
-        Raise TimeoutError after `timeout` seconds, or what ended the client if it has.
+        Raise TimeoutError after `timeout` seconds, with the reason if there is one, or what ended the client if it has.
         """
+        self._check_thread("wait_for_connection")
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout):
@@ -355,6 +405,9 @@ class VeraniClient:
                         raise self._failure.with_traceback(None)
                     self._settled.clear()
                     await self._settled.wait()
+        except TimeoutError:
+            why = f": {self._trouble}" if self._trouble else ""
+            raise TimeoutError(f"no connection within {timeout} s{why}") from None
         finally:
             self._waiting -= 1
 
@@ -379,10 +432,11 @@ class VeraniClient:
         for callbacks. Calling it again is harmless; a client in state `error` stays in it.
         Raise ValueError for a code or reason that cannot be sent.
         """
+        self._check_thread("close")
         if not (code == 1000 or 3000 <= code <= 4999):
             raise ValueError(f"expected close code 1000 or 3000 to 4999, got {code}")
-        if len(reason.encode()) > _MAX_REASON_BYTES:
-            raise ValueError(f"expected a reason of at most {_MAX_REASON_BYTES} bytes, got {len(reason.encode())}")
+        if len(reason.encode()) > MAX_REASON_BYTES:
+            raise ValueError(f"expected a reason of at most {MAX_REASON_BYTES} bytes, got {len(reason.encode())}")
         if self._closed is None:
             self._closed = (code, reason)
         self._look_again.set()
@@ -435,7 +489,7 @@ class VeraniClient:
         self._state = state
         self._inbox.put(Signal(state.value, args))
 
-    def _end(self, failure: ConnectFailed, *, gave_up: bool) -> None:
+    def _end(self, failure: VeraniError, *, gave_up: bool) -> None:
         """Settle everyone who waits for a connection; frames stay queued for another `connect` unless closed."""
         if self._closed is not None:
             failure, gave_up = ConnectFailed("the client is closed"), False
@@ -443,6 +497,7 @@ class VeraniClient:
         if self._failure is None:
             self._failure, self._gave_up = failure, gave_up
         self._requests.fail(NotSent(f"the request was not sent: {failure}"))
+        self._trouble = str(failure)
         if gave_up and not self._waiting and not self._inbox.has_streams:
             logger.error("gave up: %s", failure)
         self._inbox.end_streams(failure if gave_up else None)
@@ -454,7 +509,7 @@ class VeraniClient:
     async def _run(self) -> None:
         try:
             await self._keep_connected()
-        except ConnectFailed as exc:
+        except VeraniError as exc:  # why there is no connection, or what the room refused this client with
             self._fail(exc)
         except Exception as exc:
             # The socket pump: what nobody foresaw must not leave anyone waiting.
@@ -463,42 +518,57 @@ class VeraniClient:
             failure.__cause__ = exc
             self._fail(failure)
 
-    def _fail(self, failure: ConnectFailed) -> None:
+    def _fail(self, failure: VeraniError) -> None:
         self._enter(ClientState.ERROR, failure)
         self._end(failure, gave_up=True)
 
     async def _keep_connected(self) -> None:
-        failures = retries = 0
+        attempts = Attempts(self._reconnection)
         while True:
             self._enter(ClientState.CONNECTING)
-            at_least = 0.0
-            try:
-                ws = await self._open()
-            except ConnectFailed as exc:
-                failures += 1
-                refused = isinstance(exc, HandshakeRefused) and is_final(exc.status)
-                if refused or not self._reconnection.allows(failures):
-                    raise
-                logger.warning("attempt %d failed: %s", failures, exc)
-                self._inbox.put(Signal("error", (exc,)))
-                at_least = exc.retry_after
-            else:
-                failures = retries = 0
-                code, reason = await self._serve(ws)
-                if self._closed is not None or code in _STAY_AWAY or not self._reconnection.enabled:
-                    ended = ConnectFailed(f"the connection ended with code {code} {reason!r}")
-                    self._end(ended, gave_up=code not in _STAY_AWAY)
-                    return
-            delay = at_least + self._reconnection.delay(retries, self._random())
-            retries += 1
-            self._enter(ClientState.RECONNECTING, retries, delay)
+            at_least = await self._attempt(attempts)
+            if at_least is None:
+                return
+            delay = at_least + attempts.next_delay(self._random())
+            self._enter(ClientState.RECONNECTING, attempts.retries, delay)
             await asyncio.sleep(delay)
+
+    async def _attempt(self, attempts: Attempts) -> float | None:
+        """Connect, and use the connection to its end; return the seconds to wait at least, None if this was the last.
+
+        Raise why the client gives up.
+        """
+        try:
+            ws = await self._open()
+        except ConnectFailed as exc:
+            attempts.failed()
+            if exc.is_final or not attempts.may_go_on:
+                raise
+            logger.warning("attempt %d failed: %s", attempts.failures, exc)
+            self._inbox.put(Signal("error", (exc,)))
+            self._trouble = str(exc)
+            return exc.retry_after
+        clock = asyncio.get_running_loop().time
+        opened = clock()
+        closing = await self._serve(ws)
+        if closing.refusal is not None:
+            raise closing.refusal
+        if self._closed is not None or closing.code in _STAY_AWAY or not self._reconnection.enabled:
+            self._end(ConnectionClosed(closing), gave_up=closing.code not in _STAY_AWAY)
+            return None
+        attempts.ended(closing.code, lasted=clock() - opened, answered=self._answered)
+        if not attempts.may_go_on:
+            raise ConnectionClosed(closing, attempts.failures)
+        if attempts.failures:
+            logger.warning("connection %d in a row did not last: %s", attempts.failures, closing)
+        return 0.0
 
     async def _open(self) -> ClientWebSocketResponse:
         if self._session is None:
             # The answer that refuses a handshake is closed before anyone but a trace sees its body.
             trace = aiohttp.TraceConfig()
             trace.on_request_end.append(self._keep_refusal)
+            trace.on_request_redirect.append(self._refuse_redirect)
             self._session = aiohttp.ClientSession(trace_configs=[trace])
         url, self._refusal = self._url, b""
         try:
@@ -513,18 +583,35 @@ class VeraniClient:
                     timeout=ClientWSTimeout(ws_close=self._close_timeout),
                 )
         except aiohttp.ClientResponseError as exc:
-            header = None if exc.headers is None else exc.headers.get("Retry-After")
-            wait = parse_retry_after(header, now=time.time())
-            raise HandshakeRefused(
-                exc.status, url=without_secrets(url), server_code=code_in(self._refusal), retry_after=wait
-            ) from None  # its text has the query
-        except (aiohttp.InvalidURL, aiohttp.RedirectClientError):
-            raise ConnectFailed("the server redirected to something that is no URL") from None
+            raise self._refused(exc, url) from None  # its text has the query
+        except (aiohttp.InvalidURL, aiohttp.RedirectClientError):  # over a session that is not ours
+            raise NoWebSocketServer("the server redirected to something that is no HTTP URL") from None
         except TimeoutError:
             raise ConnectFailed(f"no handshake with {address_of(url)} within {self._connection_timeout} s") from None
         except (aiohttp.ClientError, OSError) as exc:
             cause, why = _cause_of(exc)
-            raise ConnectFailed(f"no connection to {address_of(url)}: {why}") from bare(cause)
+            kind = NoWebSocketServer if getattr(cause, "reason", None) in _NO_TLS else ConnectFailed
+            raise kind(f"no connection to {address_of(url)}: {why}") from bare(cause)
+
+    def _refused(self, error: aiohttp.ClientResponseError, url: URL) -> ConnectFailed:
+        """Say what an answer means that is no 101 of a WebSocket server."""
+        if isinstance(error.__cause__, HttpProcessingError):
+            return NoWebSocketServer(f"{without_secrets(url)} is no WebSocket server: its answer is no HTTP")
+        if error.status == 101:
+            return NoWebSocketServer(f"{without_secrets(url)} is no WebSocket server: {error.message.lower()}")
+        header = None if error.headers is None else error.headers.get("Retry-After")
+        return HandshakeRefused(
+            error.history[0].status if error.history else error.status,  # redirected, over a session that is not ours
+            url=without_secrets(url),
+            server_code=code_in(self._refusal),
+            retry_after=parse_retry_after(header, now=time.time()),
+        )
+
+    async def _refuse_redirect(
+        self, session: object, context: object, params: aiohttp.TraceRequestRedirectParams
+    ) -> None:
+        params.response.close()
+        raise HandshakeRefused(params.response.status, url=without_secrets(self._url))
 
     async def _keep_refusal(self, session: object, context: object, params: aiohttp.TraceRequestEndParams) -> None:
         if params.response.status == 101:
@@ -552,11 +639,13 @@ class VeraniClient:
 
     # --- one connection -----------------------------------------------------------------------------------------
 
-    async def _serve(self, ws: ClientWebSocketResponse) -> tuple[int, str]:
+    async def _serve(self, ws: ClientWebSocketResponse) -> Closing:
         """Use one connection until it is over; return how it ended."""
-        ended = _LOST, ""
+        ended = Closing(_LOST)
         transport = _transport_of(ws)
         self._ws = ws
+        self._answered = False
+        self._trouble = self._gone_silent = ""
         self._inbox.put(Signal("open", ()))
         self._enter(ClientState.CONNECTED)
         self._settled.set()
@@ -580,16 +669,19 @@ class VeraniClient:
             self._refresh = None
             await ws.close()  # gives the connection back, there is no handshake any more
             self._ws = None
-            ended = self._closed or ended
-            self._disconnected(*ended)
+            if self._closed is not None:
+                ended = Closing(*self._closed, by_client="the client was closed")
+            self._disconnected(ended)
         return ended
 
-    def _disconnected(self, code: int, reason: str) -> None:
-        logger.info("connection ended with code %d", code)
+    def _disconnected(self, closing: Closing) -> None:
+        logger.info("connection ended with code %d", closing.code)
+        self._trouble = str(closing)
         self._outbox.disconnected()
-        self._requests.fail(Interrupted("the connection was lost before the answer"), only_sent=True)
-        self._inbox.put(Signal("close", (code, reason)))
-        self._enter(ClientState.DISCONNECTED, code, reason)
+        largest = self._outbox.largest
+        self._requests.interrupt(lambda request: closing.error_for(request.event, request.size, largest))
+        self._inbox.put(Signal("close", (closing.code, closing.reason)))
+        self._enter(ClientState.DISCONNECTED, closing.code, closing.reason)
 
     async def _write(self, ws: ClientWebSocketResponse, transport: asyncio.Transport | None) -> None:
         with suppress(aiohttp.ClientError, ConnectionError):  # the reader notices too, and says how it ended
@@ -600,7 +692,7 @@ class VeraniClient:
                 await ws.send_frame(self._outbox.take().payload, WSMsgType.TEXT)
         self._outbox.disconnected()
 
-    async def _read(self, ws: ClientWebSocketResponse) -> tuple[int, str]:
+    async def _read(self, ws: ClientWebSocketResponse) -> Closing:
         while True:
             await self._until_readable()
             message = await ws.receive()
@@ -610,12 +702,12 @@ class VeraniClient:
                 case WSMsgType.BINARY:
                     self._ignore("a binary frame")
                 case WSMsgType.CLOSE:
-                    return message.data or _NO_CODE, message.extra or ""
+                    return Closing(message.data or _NO_CODE, message.extra or "")
                 case WSMsgType.ERROR:
                     code = getattr(message.data, "code", _LOST)  # ours, for what the server did
-                    return int(code), str(message.data)
+                    return Closing(int(code), str(message.data), by_client="the server sent what no client takes")
                 case _:
-                    return _LOST, ""
+                    return Closing(_LOST, by_client=self._gone_silent)
 
     async def _until_readable(self) -> None:
         if not self._inbox.full:
@@ -652,6 +744,7 @@ class VeraniClient:
                 self._inbox.put(as_event(frame), len(text))
 
     def _answer(self, number: int, frame: Incoming) -> None:
+        self._answered = True
         request = self._requests.get(number)
         if request is None:
             logger.debug("nobody waits for answer %d", number)
@@ -694,7 +787,8 @@ class VeraniClient:
             # A callback that blocked the loop makes us late too: let the reader see what the socket has first.
             self._pong_due = asyncio.get_running_loop().call_soon(self._pong_missed, False)
         elif self._ws is not None:
-            logger.warning("no pong within %s s, dropping the connection", self._pong_timeout)
+            self._gone_silent = f"no pong within {self._pong_timeout} s"
+            logger.warning("%s, dropping the connection", self._gone_silent)
             _abort(_transport_of(self._ws))
 
 

@@ -1,4 +1,4 @@
-"""Say why a client has no connection, in words that name the server and never a query, a token or a password.
+"""Say why a client has no connection or no answer, in words that name the server and never a query, token or password.
 
 It does not open connections or know whose exceptions those are that say why one failed.
 """
@@ -6,17 +6,91 @@ It does not open connections or know whose exceptions those are that say why one
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from yarl import URL
 
-from ..errors import VeraniError
+from ..errors import Interrupted, TooLarge, VeraniError, refusal_for
 from ..names import is_name
+from .backoff import is_final
 
-__all__ = ["ConnectFailed", "HandshakeRefused", "address_of", "bare", "code_in", "reason_of", "without_secrets"]
+__all__ = [
+    "Closing",
+    "ConnectFailed",
+    "ConnectionClosed",
+    "HandshakeRefused",
+    "NoWebSocketServer",
+    "RequestInterrupted",
+    "address_of",
+    "bare",
+    "code_in",
+    "reason_of",
+    "without_secrets",
+]
 
 _MAX_CODE = 64  # the longest of ours has 16 characters
+
+_NORMAL, _TOO_LARGE = 1000, 1009
+
+# What a server means by a code (protocol 15), and RFC 6455 7.4.1 by those that are no server's.
+_MEANINGS = MappingProxyType(
+    {
+        1005: "a close frame without a code",
+        1006: "it was lost",
+        1007: "a frame was no UTF-8",
+        1008: "too many frames, or too many that were invalid",
+        1009: "a frame was larger than the server takes",
+        1011: "the room could not take the connection; the log of the service says why",
+        1012: "the service restarts",
+        1013: "this client did not read, or the room is too slow",
+        4001: "the token has expired",
+        4009: "another connection has the same client id",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How a connection ended: code and reason of the close frame, 1006 without one.
+
+    `by_client` says why it was this client that ended it, and is empty where it was not.
+    """
+
+    code: int
+    reason: str = ""
+    by_client: str = ""
+
+    def __str__(self) -> str:
+        why = self.by_client or _MEANINGS.get(self.code)
+        return f"the connection ended with code {self.code} {self.reason!r}" + (f": {why}" if why else "")
+
+    @property
+    def refusal(self) -> VeraniError | None:
+        """What `on_connect` refused this client with; None where it did not."""
+        if self.code != _NORMAL or self.by_client:
+            return None
+        return refusal_for(self.reason, f"the room refused this client with {self.reason!r}")
+
+    def error_for(self, event: str, size: int, largest: int) -> VeraniError:
+        """Say what this means to a request that has left and has no answer.
+
+        `size` is that of its frame in bytes, `largest` that of the largest frame sent over the connection: which one
+        was too large is not on the wire.
+        """
+        if self.code == _TOO_LARGE and not self.by_client and size == largest:
+            return TooLarge(f"{event!r} was not taken: its frame of {size} bytes is larger than the server takes")
+        return self.refusal or RequestInterrupted(event, self)
+
+
+class RequestInterrupted(Interrupted):
+    """The connection ended before the answer to a request came; `closing` says how. It may have run."""
+
+    def __init__(self, event: str, closing: Closing) -> None:
+        super().__init__(f"{event!r} was sent and not answered, it may have run: {closing}")
+        self.closing = closing
 
 
 class ConnectFailed(VeraniError):
@@ -25,6 +99,27 @@ class ConnectFailed(VeraniError):
     code = "unreachable"
     status = 503
     retry_after = 0.0
+    # True where another attempt would end the same way.
+    is_final = False
+
+
+class ConnectionClosed(ConnectFailed):
+    """There is no connection any more, and this client does not come back; `closing` says how it ended.
+
+    `failures` counts the connections and attempts in a row that came to nothing, where that is why it gave up.
+    """
+
+    def __init__(self, closing: Closing, failures: int = 0) -> None:
+        tried = f"gave up after {failures} failed {'attempt' if failures == 1 else 'attempts in a row'}: "
+        super().__init__(f"{tried if failures else ''}{closing}")
+        self.closing = closing
+        self.failures = failures
+
+
+class NoWebSocketServer(ConnectFailed):
+    """What answered the handshake does not speak WebSocket."""
+
+    is_final = True
 
 
 class HandshakeRefused(ConnectFailed):
@@ -40,12 +135,19 @@ class HandshakeRefused(ConnectFailed):
         self, status: int, *, url: str = "the server", server_code: str | None = None, retry_after: float = 0.0
     ) -> None:
         given = f"{status} ({server_code})" if server_code else str(status)
-        # The usual mistakes behind a 404: the port of the internal listener, and a path that no room has.
-        question = ": is that the public listener and a path of a room?" if status == 404 else ""
-        super().__init__(f"{url} refused the handshake with {given}{question}")
+        super().__init__(f"{url} refused the handshake with {given}{_remark_on(status)}")
         self.status = status  # type: ignore[misc]  # the other errors know theirs before they happen
+        self.is_final = is_final(status)
         self.server_code = server_code
         self.retry_after = retry_after
+
+
+def _remark_on(status: int) -> str:
+    if status == 404:  # the usual mistakes: the port of the internal listener, and a path that no room has
+        return ": is that the public listener and a path of a room?"
+    if 300 <= status < 400:
+        return ": it redirected, which no room does"
+    return ": that is no WebSocket server" if status < 300 else ""
 
 
 def without_secrets(url: URL) -> str:

@@ -22,6 +22,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from ..threads import OwnThread
+
 __all__ = ["Event", "EventStream", "Inbox", "Signal", "LIFECYCLE_EVENTS"]
 
 logger = logging.getLogger("verani.client")
@@ -62,9 +64,10 @@ class Signal:
 class EventStream(AsyncIterator[Event]):
     """Iterate over events until the client ends; raise what ended it, where that was a failure."""
 
-    def __init__(self, limit: int, on_drop: Callable[[], None]) -> None:
+    def __init__(self, limit: int, on_drop: Callable[[], None], thread: OwnThread) -> None:
         self._limit = limit
         self._on_drop = on_drop
+        self._thread = thread
         self._events: deque[tuple[Event, int]] = deque()
         self._bytes = 0
         self._claimed = False
@@ -103,6 +106,7 @@ class EventStream(AsyncIterator[Event]):
         return self
 
     async def __anext__(self) -> Event:
+        self._thread.check("async for", "iterate in the client's own thread, and hand the events on from there")
         while not self._events:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
@@ -116,14 +120,15 @@ class EventStream(AsyncIterator[Event]):
 class Inbox:
     """Queue events and signals for callbacks, and run those; `on_space` is called after each one taken out."""
 
-    def __init__(self, limit: int, on_space: Callable[[], None]) -> None:
+    def __init__(self, limit: int, on_space: Callable[[], None], thread: OwnThread) -> None:
         self._limit = limit
         self._on_space = on_space
+        self._thread = thread
         self._entries: deque[Event | Signal] = deque()
         self._callbacks: dict[str, dict[Callback, bool]] = {}
         # Weak: leaving an `async for` early drops the last reference to its iterator, nobody has to close it.
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
-        self._unclaimed: EventStream | None = EventStream(limit, self._dropped_by_stream)
+        self._unclaimed: EventStream | None = EventStream(limit, self._dropped_by_stream, thread)
         self._dropped_unclaimed = 0
         self._unreported: Counter[str] = Counter()
         self._finished = False
@@ -157,7 +162,10 @@ class Inbox:
 
     def open_stream(self) -> EventStream:
         """Return an iterator over every event put from now on; the first one begins with those put before."""
-        stream, self._unclaimed = self._unclaimed or EventStream(self._limit, self._dropped_by_stream), None
+        stream, self._unclaimed = (
+            self._unclaimed or EventStream(self._limit, self._dropped_by_stream, self._thread),
+            None,
+        )
         stream.claim()
         self._streams.add(stream)
         if self._dropped_unclaimed:

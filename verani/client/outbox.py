@@ -37,6 +37,8 @@ class Request:
     event: str
     answer: asyncio.Future[Any]
     sent: bool = False
+    # Bytes of its frame, once it is sent.
+    size: int = 0
 
     def succeed(self, data: Any) -> None:
         """Return `data` where the answer is awaited, unless it is there already."""
@@ -75,11 +77,16 @@ class Requests:
         """Return the open request of this number, None if nobody waits for its answer."""
         return self._open.get(number)
 
-    def fail(self, error: VeraniError, *, only_sent: bool = False) -> None:
-        """Fail every open request, or those whose frame has left."""
+    def fail(self, error: VeraniError) -> None:
+        """Fail every open request."""
         for request in self._open.values():
-            if request.sent or not only_sent:
-                request.fail(error)
+            request.fail(error)
+
+    def interrupt(self, why: Callable[[Request], VeraniError]) -> None:
+        """Fail those whose frame has left."""
+        for request in self._open.values():
+            if request.sent:
+                request.fail(why(request))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +112,8 @@ class Outbox:
         self._bytes = 0
         self._connected = False
         self._writing = False
+        # The size of the largest frame that this connection was given.
+        self.largest = 0
         self._work = asyncio.Event()
         self._progress = asyncio.Event()
 
@@ -135,13 +144,16 @@ class Outbox:
         """Hand out the oldest frame, which is lost if it cannot be written."""
         frame = self._pop()
         self._writing = True
+        self.largest = max(self.largest, len(frame.payload))
         if frame.request is not None:
             frame.request.sent = True
+            frame.request.size = len(frame.payload)
         return frame
 
     def connected(self) -> None:
         """Begin handing out: what is queued is about to leave."""
         self._connected = True
+        self.largest = 0
 
     def disconnected(self) -> None:
         """Stop handing out: what is queued has to wait."""

@@ -22,14 +22,17 @@ from yarl import URL
 from verani.client import (
     ClientState,
     ConnectFailed,
+    ConnectionClosed,
     Event,
     HandshakeRefused,
     NotSent,
+    RequestInterrupted,
     VeraniClient,
 )
-from verani.client.backoff import Reconnection, is_final, parse_retry_after
+from verani.client.backoff import Reconnection
 from verani.client.failures import address_of, reason_of
 from verani.errors import (
+    REFUSALS,
     CallCycle,
     CallFailed,
     Conflict,
@@ -43,6 +46,7 @@ from verani.errors import (
     TooLarge,
     Unauthorized,
     VeraniError,
+    WrongThread,
 )
 
 T = TypeVar("T")
@@ -76,7 +80,7 @@ class Peer:
     async def next(self) -> str:
         return await soon(self.frames.get())
 
-    async def close(self, code: int) -> None:
+    async def close(self, code: int, reason: str = "why") -> None:
         """Send a close frame; 1005 stands for one without a code, 1006 for no close frame at all."""
         transport = self.request.transport
         assert transport is not None
@@ -85,7 +89,7 @@ class Peer:
         elif code == 1005:
             transport.write(b"\x88\x00")
         else:
-            await self.ws.close(code=code, message=b"why")
+            await self.ws.close(code=code, message=reason.encode())
 
 
 class Server:
@@ -1033,10 +1037,265 @@ async def test_the_life_cycle_is_told_in_order(server: Server, make: Make) -> No
     ]
 
 
+# --- what an end means ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_what_on_connect_refused_a_client_with_is_raised_to_everybody_who_waits(
+    server: Server, make: Make, kind: type[VeraniError]
+) -> None:
+    client = make()
+    told = record(client, "disconnected", "error", "reconnecting")
+    await client.connect()
+    peer = await server.accepted()
+    events, asked = aiter(client), asyncio.create_task(client.request("x"))
+    await peer.next()
+    await peer.send('{"type":"welcome"}')
+    await peer.close(1000, kind.code)
+    with pytest.raises(kind, match=f"the room refused this client with '{kind.code}'"):
+        await soon(asked)
+    assert (await soon(anext(events))).type == "welcome"
+    for _ in range(2):
+        with pytest.raises(kind):
+            await soon(anext(events))
+    with pytest.raises(kind):
+        await client.wait_for_connection()
+    with pytest.raises(kind):
+        await client.request("later")
+    with pytest.raises(kind):
+        await soon(anext(aiter(client)))
+    assert client.state is ClientState.ERROR
+    assert await soon(told.get()) == ("disconnected", 1000, kind.code)
+    name, error = await soon(told.get())
+    assert (name, type(error)) == ("error", kind)
+    assert told.empty()
+    assert server.handshakes == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(1000, ""), (1000, "bye"), (1000, "failed"), (1000, "deadline"), (1001, "forbidden")]
+)
+async def test_a_goodbye_that_is_no_refusal_ends_without_an_error(
+    server: Server, make: Make, code: int, reason: str
+) -> None:
+    client = make()
+    await client.connect()
+    events = aiter(client)
+    await (await server.accepted()).close(code, reason)
+    with pytest.raises(StopAsyncIteration):
+        await soon(anext(events))
+    assert client.state is ClientState.DISCONNECTED
+
+
+async def test_a_client_that_was_refused_while_nobody_listens_says_so_in_the_log(
+    server: Server, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make()
+    await client.connect()
+    await (await server.accepted()).close(1000, "forbidden")
+    await until(lambda: client.state is ClientState.ERROR)
+    await soon(client.close())
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert errors == ["gave up: the room refused this client with 'forbidden'"]
+
+
+ENDS = [
+    (1005, "", "a close frame without a code"),
+    (1006, "", "it was lost"),
+    (1007, "", "a frame was no UTF-8"),
+    (1008, "too many frames", "too many frames, or too many that were invalid"),
+    (1011, "", "the room could not take the connection"),
+    (1012, "restart", "the service restarts"),
+    (1013, "slow consumer", "did not read, or the room is too slow"),
+    (4001, "token expired", "the token has expired"),
+    (4009, "replaced", "another connection has the same client id"),
+    (4100, "of the application", ""),
+]
+
+
+@pytest.mark.parametrize(("code", "reason", "meaning"), ENDS)
+async def test_a_request_that_was_interrupted_says_how_the_connection_ended(
+    server: Server, make: Make, code: int, reason: str, meaning: str
+) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    asked = asyncio.create_task(client.request("chat.join"))
+    await peer.next()
+    await peer.close(code, reason)
+    with pytest.raises(
+        RequestInterrupted, match=f"'chat.join' was sent and not answered.* code {code} .*{meaning}"
+    ) as e:
+        await soon(asked)
+    assert isinstance(e.value, Interrupted)
+    assert (e.value.closing.code, e.value.closing.reason) == (code, reason)
+
+
+@pytest.mark.parametrize(("code", "reason", "meaning"), ENDS)
+async def test_a_client_that_does_not_come_back_says_how_its_connection_ended(
+    server: Server, make: Make, code: int, reason: str, meaning: str
+) -> None:
+    client = make(reconnection=NEVER)
+    await client.connect()
+    events = aiter(client)
+    await (await server.accepted()).close(code, reason)
+    expected = f"the connection ended with code {code} {reason!r}.*{meaning}"
+    with pytest.raises(ConnectionClosed, match=expected) as caught:
+        await soon(anext(events))
+    assert caught.value.closing.code == code
+    with pytest.raises(ConnectionClosed, match=expected):
+        await client.wait_for_connection()
+    with pytest.raises(NotSent, match=expected):
+        await client.request("x")
+
+
+async def test_a_request_that_was_too_large_says_so_and_the_others_that_they_were_interrupted(
+    server: Server, make: Make
+) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    small = asyncio.create_task(client.request("small"))
+    large = asyncio.create_task(client.request("large", "x" * 70_000))
+    await take(peer.frames, 2)
+    await peer.close(1009, "")
+    with pytest.raises(
+        TooLarge, match=r"'large' was not taken: its frame of 700\d\d bytes is larger than the server takes"
+    ):
+        await soon(large)
+    with pytest.raises(RequestInterrupted, match="code 1009 .*: a frame was larger than the server takes"):
+        await soon(small)
+
+
+async def test_an_event_that_was_too_large_is_not_blamed_on_a_request(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    client.emit("large", "x" * 70_000)
+    small = asyncio.create_task(client.request("small"))
+    await take(peer.frames, 2)
+    await peer.close(1009, "")
+    with pytest.raises(RequestInterrupted, match="a frame was larger than the server takes"):
+        await soon(small)
+    peer = await server.accepted()
+    alone = asyncio.create_task(client.request("alone"))
+    await peer.next()
+    await peer.close(1009, "")
+    with pytest.raises(TooLarge, match="'alone' was not taken"):
+        await soon(alone)
+
+
+async def test_what_the_server_sent_too_large_is_not_blamed_on_a_request(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    asked = asyncio.create_task(client.request("x"))
+    await peer.next()
+    with contextlib.suppress(ConnectionError):
+        await peer.send('{"type":"' + "x" * 5 * 1024 * 1024 + '"}')
+    with pytest.raises(RequestInterrupted, match="code 1009 .*: the server sent what no client takes"):
+        await soon(asked)
+
+
+async def test_a_request_that_a_silent_server_interrupted_says_so(server: Server, make: Make) -> None:
+    server.answers_pings = False
+    client = make(ping_interval=0.005, pong_timeout=0.02)
+    await client.connect()
+    with pytest.raises(RequestInterrupted, match=r"code 1006 '': no pong within 0\.02 s"):
+        await soon(client.request("x"))
+
+
+async def test_a_request_that_close_interrupted_says_so(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    asked = asyncio.create_task(client.request("x"))
+    await peer.next()
+    await soon(client.close())
+    with pytest.raises(RequestInterrupted, match="the client was closed"):
+        await soon(asked)
+
+
+async def test_a_request_and_a_wait_that_time_out_without_a_connection_say_why_there_is_none(
+    server: Server, make: Make
+) -> None:
+    server.refusals.append((503, {}))
+    client = make(reconnection=MUCH_LATER, close_timeout=0.1)
+    told = record(client, "reconnecting")
+    await client.connect(wait=False)
+    await soon(told.get())
+    with pytest.raises(DeadlineExceeded, match=r"no answer to 'x' within 0\.01 s: it was not sent, .* with 503"):
+        await client.request("x", timeout=0.01)
+    with pytest.raises(TimeoutError, match=r"no connection within 0\.01 s: .* with 503"):
+        await client.wait_for_connection(timeout=0.01)
+    ended = make(reconnection=MUCH_LATER, close_timeout=0.1)
+    told = record(ended, "reconnecting")
+    await ended.connect()
+    await (await server.accepted()).close(1012)
+    await soon(told.get())
+    with pytest.raises(TimeoutError, match="the service restarts"):
+        await ended.wait_for_connection(timeout=0.01)
+
+
+# --- threads -----------------------------------------------------------------------------------------------------
+
+
+async def test_every_call_from_another_thread_is_refused_at_once_and_names_the_way(server: Server, make: Make) -> None:
+    client = make()
+    await client.connect()
+    peer = await server.accepted()
+    events = aiter(client)
+    calls: list[Callable[[], Any]] = [
+        lambda: client.emit("x"),
+        lambda: client.on("x", print),
+        lambda: client.once("x", print),
+        lambda: client.off("x"),
+        lambda: aiter(client),
+        lambda: setattr(client, "url", server.url),
+        lambda: asyncio.run(client.request("x")),
+        lambda: asyncio.run(client.drain()),
+        lambda: asyncio.run(client.connect()),
+        lambda: asyncio.run(client.wait_for_connection()),
+        lambda: asyncio.run(client.close()),
+    ]
+    for call in calls:
+        with pytest.raises(WrongThread, match=r"call_soon_threadsafe.*run_coroutine_threadsafe"):
+            await asyncio.to_thread(call)
+    with pytest.raises(WrongThread, match="iterate in the client's own thread"):
+        await asyncio.to_thread(lambda: asyncio.run(step(events)))
+    assert client.connected
+
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(lambda: loop.call_soon_threadsafe(client.emit, "from afar"))
+    assert await peer.next() == '{"type":"from afar"}'
+    asked = asyncio.create_task(
+        asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(client.request("ask"), loop).result(10))
+    )
+    assert await peer.next() == '{"type":"ask","id":1}'
+    await peer.send('{"type":"ack","id":1,"data":"yes"}')
+    assert await soon(asked) == "yes"
+
+
+async def step(events: AsyncIterator[Event]) -> Event:
+    return await anext(events)
+
+
+async def test_a_client_may_be_made_in_one_thread_and_used_in_another(server: Server) -> None:
+    client = VeraniClient(server.url)
+    client.emit("queued")
+
+    async def use() -> None:
+        async with client:
+            await client.drain()
+
+    await soon(asyncio.to_thread(lambda: asyncio.run(use())))
+    assert await (await server.accepted()).next() == '{"type":"queued"}'
+
+
 # --- handshakes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 426])
+@pytest.mark.parametrize("status", [200, 204, 206, 301, 302, 307, 400, 401, 403, 404, 410, 426])
 async def test_a_refusal_that_will_not_heal_ends_the_client(server: Server, make: Make, status: int) -> None:
     server.refusals.append((status, {}))
     client = make()
@@ -1050,7 +1309,7 @@ async def test_a_refusal_that_will_not_heal_ends_the_client(server: Server, make
     assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-@pytest.mark.parametrize("status", [200, 408, 409, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 501, 502, 503])
 async def test_a_refusal_that_may_heal_is_tried_again(server: Server, make: Make, status: int) -> None:
     server.refusals.append((status, {}))
     client = make()
@@ -1072,14 +1331,56 @@ async def test_each_refused_handshake_counts_once(server: Server, make: Make) ->
     assert [entry[0] for entry in await take(told, told.qsize())] == ["error", "reconnecting"] * 3 + ["error"]
 
 
-async def test_an_open_connection_starts_the_count_again(server: Server, make: Make) -> None:
+async def test_a_connection_that_answered_starts_the_count_again_when_it_is_lost(server: Server, make: Make) -> None:
     client = make(reconnection=Reconnection(initial_delay=0, max_attempts=3))
-    for _ in range(3):
+    for number in range(1, 4):
         server.refusals.extend([(503, {})] * 2)
         await soon(client.connect(wait=False))
-        await (await server.accepted()).close(1012)
+        peer = await server.accepted()
+        asked = asyncio.create_task(client.request("x"))
+        await peer.next()
+        await peer.send(f'{{"type":"ack","id":{number}}}')
+        await soon(asked)
+        await peer.close(1012)
     await server.accepted()
     assert server.handshakes == 10
+
+
+@pytest.mark.parametrize("code", [1005, 1006, 1008, 1011, 1012, 1013, 3000, 4001, 4009])
+async def test_connections_that_do_not_last_count_like_refused_handshakes(
+    server: Server, make: Make, code: int
+) -> None:
+    server.greeting = ['{"type":"welcome"}', '{"type":"event","channel":"default","data":{"type":"presence"}}']
+    client = make(reconnection=Reconnection(initial_delay=0, max_attempts=4))
+    told = record(client, "error")
+    await client.connect()
+    events = aiter(client)
+    for _ in range(4):
+        await (await server.accepted()).close(code)
+    with pytest.raises(ConnectionClosed, match=rf"gave up after 4 failed attempts in a row: .* code {code} ") as caught:
+        await soon(until_it_ends(events))
+    assert caught.value.closing.code == code
+    assert caught.value.failures == 4
+    assert await soon(told.get()) == ("error", caught.value)
+    assert client.state is ClientState.ERROR
+    assert server.handshakes == 4
+
+
+@pytest.mark.parametrize("code", [1008, 1011, 1013, 4001, 4009])
+async def test_an_answer_proves_nothing_where_the_server_ends_the_connection_for_a_reason_of_its_own(
+    server: Server, make: Make, code: int
+) -> None:
+    client = make(reconnection=Reconnection(initial_delay=0, max_attempts=3))
+    for number in range(1, 4):
+        await soon(client.connect(wait=False))
+        peer = await server.accepted()
+        asked = asyncio.create_task(client.request("x"))
+        await peer.next()
+        await peer.send(f'{{"type":"ack","id":{number}}}')
+        await soon(asked)
+        await peer.close(code)
+    with pytest.raises(ConnectionClosed):
+        await until_ended(client)
 
 
 async def test_retry_after_is_waited_for_with_the_jitter_on_top(server: Server, make: Make) -> None:
@@ -1126,11 +1427,12 @@ async def test_a_server_that_goes_away_in_the_handshake_is_named(make: Make, unu
 
 
 async def test_a_server_that_speaks_no_tls_is_named_without_what_aiohttp_adds(server: Server, make: Make) -> None:
-    client = make(server.url.replace("ws://", "wss://"), reconnection=NEVER)
+    client = make(server.url.replace("ws://", "wss://"))
     with pytest.raises(ConnectFailed) as caught:
         await soon(client.connect())
     assert re.match(r"no connection to 127\.0\.0\.1:\d+: .*SSL", str(caught.value))
     assert "ssl:" not in str(caught.value)
+    assert caught.value.is_final
 
 
 def test_why_a_connection_failed_is_said_in_the_words_of_the_system() -> None:
@@ -1198,12 +1500,113 @@ async def test_a_handshake_without_an_answer_ends_at_its_timeout(server: Server,
         await soon(client.connect())
 
 
-async def test_a_redirect_to_nowhere_is_a_failed_attempt(server: Server, make: Make) -> None:
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_a_redirect_to_nowhere_is_final(server: Server, make: Make, is_own: bool) -> None:
     server.refusals.append((302, {"Location": "mailto:someone?token=secret"}))
-    client = make(reconnection=NEVER)
-    with pytest.raises(ConnectFailed, match="redirected") as caught:
-        await soon(client.connect())
+    async with aiohttp.ClientSession() as session:
+        client = make(session=None if is_own else session)
+        with pytest.raises(ConnectFailed, match="redirected") as caught:
+            await soon(client.connect())
     assert "secret" not in str(caught.value)
+    assert server.handshakes == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(server: Server, make: Make, status: int) -> None:
+    server.refusals.append((status, {"Location": server.url}))
+    with pytest.raises(HandshakeRefused, match=f"with {status}: it redirected, which no room does") as caught:
+        await soon(make().connect())
+    assert caught.value.status == status
+    assert "secret" not in str(caught.value)
+    assert server.handshakes == 1
+
+
+async def test_a_redirect_that_a_given_session_follows_to_a_page_is_final(server: Server, make: Make) -> None:
+    server.refusals.extend([(302, {"Location": server.url.replace("ws:", "http:")}), (200, {})])
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(HandshakeRefused, match="with 302"):
+            await soon(make(session=session).connect())
+
+
+async def test_a_session_that_raises_for_status_tells_refusals_apart_all_the_same(server: Server, make: Make) -> None:
+    server.refusals.extend([(503, {}), (403, {})])
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+        with pytest.raises(HandshakeRefused, match="with 403"):
+            await soon(make(session=session).connect())
+    assert server.handshakes == 2
+
+
+UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "refused the handshake with 200: that is no WebSocket server",
+        ),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", "refused the handshake with 204: that is no WebSocket server"),
+        (b"HTTP/1.1 304 Not Modified\r\n\r\n", "refused the handshake with 304"),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "refused the handshake with 200"),
+        (UPGRADE + b"Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n", "invalid challenge response"),
+        (UPGRADE + b"\r\n", "invalid challenge response"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "invalid upgrade header"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n", "invalid upgrade header"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "its answer is no HTTP"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "its answer is no HTTP"),
+        (b"+OK ready\r\n", "its answer is no HTTP"),
+        (b"\x00" * 100, "its answer is no HTTP"),
+        (b"HTTP/1.1 yes\r\n\r\n", "its answer is no HTTP"),
+        (b"HTTP/1.1 101 X\r\nA: " + b"x" * 100_000 + b"\r\n\r\n", "its answer is no HTTP"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, bytes) else "",
+)
+async def test_an_answer_that_no_websocket_server_gives_is_final_at_once(
+    make: Make, unused_tcp_port: int, answer: bytes, text: str
+) -> None:
+    handshakes = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal handshakes
+        handshakes += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", unused_tcp_port)
+    client = make(f"ws://127.0.0.1:{unused_tcp_port}/ws?token=secret")
+    with pytest.raises(ConnectFailed, match=text) as caught:
+        await soon(client.connect())
+    assert caught.value.is_final
+    assert client.state is ClientState.ERROR
+    assert "secret" not in str(caught.value)
+    assert handshakes == 1
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Pro", b"HT"])
+async def test_an_answer_that_breaks_off_is_tried_again(server: Server, make: Make, answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    broken = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = make(f"ws://127.0.0.1:{broken.sockets[0].getsockname()[1]}/ws")
+    told = record(client, "error")
+    await client.connect(wait=False)
+    for name, error in await take(told, 2):
+        assert (name, error.is_final) == ("error", False)
+    client.url = server.url
+    await soon(client.wait_for_connection())
+    broken.close()
+    await broken.wait_closed()
+
+
+# --- what goes with a handshake ----------------------------------------------------------------------------------
 
 
 async def test_a_session_that_is_closed_ends_the_client_with_its_error(
@@ -1310,6 +1713,11 @@ async def test_a_client_that_ended_by_itself_can_connect_again(server: Server, m
     assert await (await server.accepted()).next() == '{"type":"kept"}'
     await soon(client.connect())
     assert server.handshakes == 2
+
+
+async def until_it_ends(events: AsyncIterator[Event]) -> None:
+    async for _ in events:
+        pass
 
 
 async def until_ended(client: VeraniClient) -> None:
@@ -1802,55 +2210,3 @@ async def test_two_clients_do_not_mix(server: Server, make: Make) -> None:
     assert await soon(told[1].get()) == ("n", 2)
     await first.close()
     assert second.connected
-
-
-# --- arithmetic --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.threat(74)
-def test_the_delay_is_jittered_over_the_whole_exponential_ceiling() -> None:
-    plan = Reconnection(initial_delay=1.0, max_delay=30.0, backoff_multiplier=1.5)
-    assert [plan.delay(n, 0.0) for n in range(3)] == [0, 0, 0]
-    assert [plan.delay(n, 1.0) for n in range(4)] == [1.0, 1.5, 2.25, 3.375]
-    assert plan.delay(2, 0.5) == 1.125
-    assert plan.delay(9, 1.0) == 30.0
-    assert plan.delay(10**6, 1.0) == 30.0
-
-
-def test_attempts_are_counted_or_not() -> None:
-    assert Reconnection(max_attempts=2).allows(1)
-    assert not Reconnection(max_attempts=2).allows(2)
-    assert Reconnection(max_attempts=None).allows(10**9)
-    assert not Reconnection(enabled=False).allows(0)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"max_attempts": 0}, {"initial_delay": -1}, {"initial_delay": 31}, {"backoff_multiplier": 0.5}],
-)
-def test_a_plan_that_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
-        Reconnection(**options)
-
-
-def test_only_refusals_of_the_request_itself_are_final() -> None:
-    assert [s for s in range(100, 600) if is_final(s)] == [s for s in range(400, 500) if s not in (408, 409, 425, 429)]
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, 0),
-        ("", 0),
-        ("7", 7),
-        (" 7 ", 7),
-        ("-7", 0),
-        ("1.5", 0),
-        ("²", 0),
-        ("soon", 0),
-        ("Thu, 01 Jan 1970 00:01:40 GMT", 90),
-        ("Thu, 01 Jan 1970 00:00:05 GMT", 0),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float) -> None:
-    assert parse_retry_after(value, now=10.0) == seconds
