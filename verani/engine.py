@@ -422,7 +422,8 @@ class Engine(Generic[M, S]):
         except InvalidFrame as error:
             logger.debug("invalid frame: %s", error, extra=self._extra(session.id))
             self._refuse(gateway, event, "invalid")
-            self._sink.output(gateway, messages.Invalid(session.id), event.number)
+            if event.request is None:  # who is answered knows, and has not sent garbage
+                self._sink.output(gateway, messages.Invalid(session.id), event.number)
             return
         except BaseException as error:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
             self._refuse(gateway, event, _code_of(error))
@@ -945,6 +946,7 @@ class Engine(Generic[M, S]):
         self.check_awake()
         if type(code) is not int or code not in _CLOSE_CODES:
             raise ValueError(f"close: expected code 1000, 1008, 1011 to 1013 or 3000 to 4999, got {code!r}")
+        reason = frames.well_formed(reason)
         if len(reason.encode()) > MAX_REASON_BYTES:
             raise ValueError(f"close: expected a reason of at most {MAX_REASON_BYTES} bytes")
         session = self.members.sessions.get(connection)

@@ -6,10 +6,12 @@ What a WebSocket frame looks like is the gateway's business.
 
 from __future__ import annotations
 
+import re
 from array import array
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import accumulate
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -21,19 +23,24 @@ __all__ = [
     "PING",
     "PONG",
     "MAX_DEPTH",
+    "DeepFrame",
     "Frame",
     "InvalidFrame",
     "NotUtf8",
     "ScannedFrame",
     "ack_frame",
     "decode_data",
+    "decode_json",
     "encode",
     "error_ack_frame",
     "event_frame",
     "is_too_deep",
     "named_event_frame",
     "scan",
+    "well_formed",
 ]
+
+T = TypeVar("T")
 
 # The type that the gateway answers itself (protocol 13), and the exact answer.
 PING = "ping"
@@ -47,7 +54,7 @@ _RequestId = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 
 
 class InvalidFrame(VeraniError):
-    """Bytes that are no frame (protocol 7): dropped and counted, never answered."""
+    """Bytes that are no frame (protocol 7), or data that is more than a room can hold."""
 
     code = "invalid"
     status = 400
@@ -66,15 +73,27 @@ class Frame(Struct, frozen=True):
 
 
 class ScannedFrame(Struct, frozen=True, gc=False):
-    """The envelope of a client frame; unknown keys are ignored, of duplicate keys the last one counts."""
+    """The envelope of a client frame; unknown keys are ignored, of duplicate keys the last one counts.
+
+    A `channel` or `id` that is null is absent: typed clients write it.
+    """
 
     type: str
     data: Raw | UnsetType = UNSET
-    channel: str | UnsetType = UNSET
-    id: _RequestId | UnsetType = UNSET
+    channel: str | None = None
+    id: _RequestId | None = None
+
+
+class DeepFrame(ScannedFrame, frozen=True, gc=False):
+    """A frame that is nested beyond what any parser here gets through: reading its envelope cost ten times as much.
+
+    Its data is cut short, and still too deep for `decode_data`.
+    """
 
 
 _scan = msgspec.json.Decoder(ScannedFrame).decode
+_scan_cut = msgspec.json.Decoder(DeepFrame).decode
+_check = msgspec.json.Decoder(Raw).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -82,14 +101,14 @@ _encode = msgspec.json.Encoder().encode
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
-def is_too_deep(payload: bytes) -> bool:
+def is_too_deep(payload: bytes, limit: int = MAX_DEPTH) -> bool:
     """Measure nesting without decoding, in one pass; `payload` is known to be valid JSON."""
-    if payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
+    if payload.count(b"[") + payload.count(b"{") <= limit:
         return False
     text = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside = b"".join(text.split(b'"')[::2])
     steps = array("b", outside.translate(_STEPS, delete=_NOT_BRACKETS))
-    return max(accumulate(steps)) > MAX_DEPTH
+    return max(accumulate(steps), default=0) > limit
 
 
 # One up for an opening bracket, one down for a closing one, as signed bytes.
@@ -97,10 +116,74 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
+# --- legal JSON that msgspec does not read -----------------------------------------------------------------
+
+# A surrogate's escape behind an even number of backslashes: a pair, or one that is alone.
+_SURROGATES = re.compile(
+    rb"(?<!\\)(?:\\\\)*(?:\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2}))"
+)
+
+
+def _without_lone_escapes(payload: bytes) -> bytes:
+    """Read every escape of a lone surrogate as U+FFFD, as WHATWG's USVString does."""
+    return _SURROGATES.sub(lambda found: found[0] if found[1] is None else found[0][:-6] + rb"\ufffd", payload)
+
+
+def decode_json(payload: bytes, decode: Callable[[bytes], T]) -> T:
+    """Decode what may hold lone surrogates: browsers make them of a cut emoji. Raises what `decode` does."""
+    try:
+        return decode(payload)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        whole = _without_lone_escapes(payload)
+        if whole == payload:
+            raise
+        return decode(whole)
+
+
+def well_formed(text: str) -> str:
+    """Put U+FFFD for every lone surrogate of a text; joins those that are a pair."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+# A string, or a bracket outside of strings.
+_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def _in_pieces(payload: bytes) -> Iterator[bytes]:
+    """Cut what no parser gets through into pieces that are hardly deeper than a room takes, the innermost first.
+
+    Null stands where a piece was.
+    """
+    outer, kept, start, depth = list[list[bytes]](), list[bytes](), 0, 0
+    for token in _BRACKETS.finditer(payload):
+        begin, end = token.span()
+        if payload[begin] in b"[{":
+            if depth and depth % _PIECE == 0:
+                outer.append([*kept, payload[start:begin], b"null"])
+                kept, start = [], begin
+            depth += 1
+        elif payload[begin] in b"]}":
+            depth -= 1
+            if depth > 0 and depth % _PIECE == 0:
+                yield b"".join((*kept, payload[start:end]))
+                kept, start = outer.pop(), end
+    yield b"".join((*kept, payload[start:]))
+
+
+# Too deep for a room by one level, so the frame that is left still is.
+_PIECE = MAX_DEPTH + 1
+
+
+# --- what clients say --------------------------------------------------------------------------------------
+
+
 def scan(payload: bytes) -> ScannedFrame:
     """Check one client frame and return its envelope.
 
     Raises `NotUtf8` for bytes that are not UTF-8, `InvalidFrame` for anything else the protocol calls invalid.
+    Whether a room can hold the data is for `decode_data` to say, so that who asked is answered in turn.
     """
     if not payload.isascii():
         try:
@@ -108,38 +191,70 @@ def scan(payload: bytes) -> ScannedFrame:
         except UnicodeDecodeError as error:
             raise NotUtf8(str(error)) from error
     try:
-        frame = _scan(payload)
+        frame = decode_json(payload, _scan)
+    except RecursionError as error:
+        frame = _scan_deep(payload, error)
     except _UNREADABLE as error:
         raise InvalidFrame(f"not a frame: {error}") from error
-    if not is_name(frame.type) or (frame.channel is not UNSET and not is_name(frame.channel)):
+    if not is_name(frame.type) or (frame.channel is not None and not is_name(frame.channel)):
         raise InvalidFrame("expected type and channel without control characters")
-    if is_too_deep(payload):
-        raise InvalidFrame(f"expected at most {MAX_DEPTH} nested arrays and objects")
     return frame
+
+
+def _scan_deep(payload: bytes, cause: RecursionError) -> DeepFrame:
+    try:
+        *inner, frame = _in_pieces(_without_lone_escapes(payload))
+        for piece in inner:
+            _check(piece)
+        return _scan_cut(frame)
+    except _UNREADABLE:
+        raise InvalidFrame(f"not a frame: {cause}") from cause
 
 
 def decode_data(data: bytes | None, decoder: msgspec.json.Decoder[Any] | None = None) -> Any:
     """Decode the data of a scanned frame, absent data as ``{}``.
 
-    Raises `InvalidFrame` for what is no JSON value (the scan lets ``1e999`` pass) and
-    `msgspec.ValidationError` for a value that does not fit the decoder's type.
+    Raises `InvalidFrame` for what is no JSON value or more than we hold (the scan lets ``1e999`` and any depth pass),
+    and `msgspec.ValidationError` for a value that does not fit the decoder's type.
     """
+    payload = b"{}" if data is None else data
     try:
-        return (decoder.decode if decoder is not None else _decode)(b"{}" if data is None else data)
+        if decoder is not None:
+            return decoder.decode(payload)
+        value = _decode(payload)
     except msgspec.ValidationError:
         if decoder is not None:
             raise
         raise InvalidFrame("expected JSON numbers of a sane size") from None
     except _UNREADABLE as error:
         raise InvalidFrame(f"expected JSON data: {error}") from error
+    if is_too_deep(payload, MAX_DEPTH - 1):  # the frame itself is the first
+        raise InvalidFrame(f"expected at most {MAX_DEPTH} nested arrays and objects")
+    return value
 
 
 def encode(data: Any) -> bytes:
-    """Encode what a client will read; NaN and Infinity become null (protocol 12).
+    """Encode what a client will read; NaN and Infinity become null (protocol 12), lone surrogates U+FFFD.
 
     Raises TypeError for what msgspec cannot encode.
     """
-    return _encode(data)
+    try:
+        return _encode(data)
+    except UnicodeEncodeError:
+        return _encode(_well_formed_in(msgspec.to_builtins(data, str_keys=True)))
+
+
+def _well_formed_in(value: Any) -> Any:
+    """Do what `well_formed` does to every text in builtins."""
+    match value:
+        case str():
+            return well_formed(value)
+        case dict():
+            return {well_formed(key): _well_formed_in(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return list(map(_well_formed_in, value))
+        case _:
+            return value
 
 
 def event_frame(channel: str, data: bytes) -> bytes:
@@ -156,10 +271,10 @@ def named_event_frame(channel: str, event: str, data: Any = UNSET) -> bytes:
         return b"%b}}" % _named_envelope(channel, event)
     plain = data if isinstance(data, dict) else msgspec.to_builtins(data, str_keys=True)
     if not isinstance(plain, dict):
-        return b'%b,"value":%b}}' % (_named_envelope(channel, event), _encode(plain))
+        return b'%b,"value":%b}}' % (_named_envelope(channel, event), encode(plain))
     if "type" in plain:
-        return event_frame(channel, _encode({"type": event, **plain}))
-    body = _encode(plain)
+        return event_frame(channel, encode({"type": event, **plain}))
+    body = encode(plain)
     return b"%b%b%b}" % (_named_envelope(channel, event), b"," if plain else b"", body[1:])
 
 
@@ -176,10 +291,10 @@ def _named_envelope(channel: str, event: str) -> bytes:
 
 def ack_frame(request: int, result: Any) -> bytes:
     """Answer a request (protocol 17); raises TypeError if the result cannot be encoded."""
-    return b'{"type":"ack","id":%d,"data":%b}' % (request, _encode(result))
+    return b'{"type":"ack","id":%d,"data":%b}' % (request, encode(result))
 
 
 def error_ack_frame(request: int, code: str, path: str | None = None) -> bytes:
     """Answer a request that failed with a code of the error table, and where in the payload."""
     error = {"code": code} if path is None else {"code": code, "path": path}
-    return b'{"type":"ack","id":%d,"error":%b}' % (request, _encode(error))
+    return b'{"type":"ack","id":%d,"error":%b}' % (request, encode(error))

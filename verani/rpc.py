@@ -59,6 +59,7 @@ class Method:
     __slots__ = (
         "_by_name",
         "_by_position",
+        "_never_null",
         "_only_by_name",
         "_result",
         "function",
@@ -79,8 +80,14 @@ class Method:
         try:
             types = resolve(function, {p.name: p.annotation for p in parameters} | _result_of(function))
             self.result_type = types.pop("return", Any)
+            # Null for an argument that may be left out and cannot be null means that it is left out.
+            self._never_null = {
+                p.name for p in parameters if p.default is not p.empty and not _takes_null(types[p.name])
+            }
             fields = {
-                p.name: (p.name, types[p.name]) if p.default is p.empty else (p.name, types[p.name] | UnsetType, UNSET)
+                p.name: (p.name, types[p.name])
+                if p.default is p.empty
+                else (p.name, types[p.name] | None | UnsetType, UNSET)
                 for p in parameters
             }
             by_name = msgspec.defstruct(name, fields.values(), forbid_unknown_fields=True, kw_only=True)
@@ -112,7 +119,7 @@ class Method:
         decode = self._by_position if is_by_position else self._by_name
         try:
             payload.decode()  # msgspec skips what it does not keep
-            arguments = decode(payload)
+            arguments = frames.decode_json(payload, decode)
         except msgspec.ValidationError as error:
             path = path_of(error)
             text = _text_of(error) if path or payload.lstrip()[:1] in (b"{", b"[") else "expected an object or array"
@@ -122,7 +129,11 @@ class Method:
         if frames.is_too_deep(payload):
             raise InvalidArguments(f"expected at most {frames.MAX_DEPTH} nested arrays and objects")
         found = ((name, getattr(arguments, name)) for name in arguments.__struct_fields__)
-        return {name: value for name, value in found if value is not UNSET}
+        return {
+            name: value
+            for name, value in found
+            if value is not UNSET and (value is not None or name not in self._never_null)
+        }
 
     def encode(self, result: Any) -> bytes:
         """Return the result as JSON; raises TypeError if it is not what was annotated."""
@@ -139,7 +150,7 @@ class Method:
 
     def decode_result(self, payload: bytes) -> Any:
         """Return the result that a caller is given."""
-        return (self._result or msgspec.json.decode)(payload)
+        return frames.decode_json(payload, self._result or msgspec.json.decode)
 
 
 def _parameters(function: Callable[..., Any], label: str) -> list[inspect.Parameter]:
@@ -156,6 +167,14 @@ def _parameters(function: Callable[..., Any], label: str) -> list[inspect.Parame
         if parameter.name in CALL_OPTIONS:
             raise DefinitionError(f"{label}: {parameter.name!r} is an option of every call; expected another name")
     return arguments
+
+
+def _takes_null(annotation: Any) -> bool:
+    try:
+        msgspec.convert(None, annotation)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _result_of(function: Callable[..., Any]) -> dict[str, Any]:

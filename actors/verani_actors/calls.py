@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 from thespian.actors import Actor, ActorAddress
 
+from verani import frames
 from verani.messages import Outcome
 
 from .messages import CallRefused, CallReturned, CallRoom
@@ -61,7 +62,7 @@ class RoomCalls(Actor):
             return
         try:
             msgspec.convert(msgspec.structs.asdict(call), CallRoom)
-            arguments = msgspec.json.encode(call.arguments)
+            arguments = frames.encode(call.arguments)
         except (TypeError, ValueError) as error:  # msgspec's own errors among them
             self.send(sender, CallRefused("invalid", str(error), reference=call.reference))
             return

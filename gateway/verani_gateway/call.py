@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from verani import frames
 from verani.connect import connect
 from verani.errors import SettingsError, Unauthorized, VeraniError
 
@@ -27,10 +28,15 @@ def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
             raise SettingsError(f"expected arguments as name=value, got {word!r}")
         if name in arguments:
             raise SettingsError(f"expected argument {name} once")
+        text = frames.well_formed(value)  # the shell may give what is no text
         try:
-            arguments[name] = msgspec.json.decode(value)
+            arguments[name] = frames.decode_json(text.encode(), msgspec.json.decode)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"argument {name}: expected JSON numbers of a sane size: {error}") from error
         except msgspec.DecodeError:
-            arguments[name] = value
+            arguments[name] = text
+        except RecursionError:
+            raise SettingsError(f"argument {name}: expected less nesting") from None
     return arguments
 
 

@@ -25,7 +25,7 @@ from msgspec import UNSET, DecodeError
 
 from verani import frames
 from verani.errors import VeraniError
-from verani.frames import InvalidFrame, NotUtf8
+from verani.frames import DeepFrame, InvalidFrame, NotUtf8
 
 from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
 from .intake import Intake
@@ -195,13 +195,15 @@ class Connection:
             self._pong_at = self._seen_at
             self.outbox.put(_PONG_FRAME)
             return
+        if isinstance(frame, DeepFrame):  # the room answers who asked, but not without end
+            self.count_invalid("expected less nesting")
+            if frame.id is None or self._closing is not None:
+                return
         data = None if frame.data is UNSET else bytes(frame.data)
         if frame.type == REFRESH:
             self._start_refresh(data)
             return
-        channel = None if frame.channel is UNSET else frame.channel
-        request = None if frame.id is UNSET else frame.id
-        self._gateway.forward(self, frame.type, data, channel, request)
+        self._gateway.forward(self, frame.type, data, frame.channel, frame.id)
 
     def count_invalid(self, why: str) -> None:
         """Drop and count an invalid frame (protocol 7)."""

@@ -9,9 +9,9 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from aiohttp import hdrs, web
 
+from verani import frames
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
 from verani.errors import DeadlineExceeded, InvalidArguments, RateLimited, RoomBusy, TooLarge, Unauthorized, VeraniError
 from verani.names import is_name
@@ -106,7 +106,7 @@ def error_response(error: VeraniError) -> web.Response:
             headers[hdrs.RETRY_AFTER] = str(max(1, round(error.retry_after)))
     return web.Response(
         status=error.status,
-        body=msgspec.json.encode({"error": told}),
+        body=frames.encode({"error": told}),
         content_type="application/json",
         headers=headers,
     )

@@ -567,7 +567,7 @@ async def _journey(start: Start, coded: bool) -> tuple[list[Any], list[Output], 
     gateway.put(gateway.frame("c1", '{"x":[1,null,"\\u0000"]}', event="do", request=1))
     await until(lambda: gateway.processed.get("chat/a") == 4)
     await _sleep(host)
-    gateway.put(gateway.frame("c0", "1e999", event="do", request=2), gateway.frame("c0", "{}", event="do", request=3))
+    gateway.put(gateway.frame("c0", "1e999", event="do"), gateway.frame("c0", "{}", event="do", request=3))
     await until(lambda: gateway.processed["chat/a"] == 6)
     await _sleep(host)
     gateway.put(gateway.frame("c0", "{}", event="kick"), gateway.close("c2"), gateway.close("c1"), gateway.close("c0"))

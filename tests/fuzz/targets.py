@@ -22,14 +22,17 @@ from msgspec import UNSET, Meta, Struct
 from verani import ConnectionMeta, InvalidArguments, TooLarge
 from verani.frames import (
     MAX_DEPTH,
+    DeepFrame,
     InvalidFrame,
     NotUtf8,
     ack_frame,
     decode_data,
     encode,
     event_frame,
+    is_too_deep,
     named_event_frame,
     scan,
+    well_formed,
 )
 from verani.meta import AttachmentCodec, AttachmentError
 from verani.names import is_name
@@ -146,16 +149,18 @@ def accepts_frame(payload: bytes) -> bool:
     except InvalidFrame:
         assert _is_utf8(payload)
         return False
-    plain = strict(payload)
-    assert frame.type == plain["type"]
     assert is_name(frame.type)
-    assert depth_of(plain) <= MAX_DEPTH
-    assert plain.get("channel") == (None if frame.channel is UNSET else frame.channel)
+    data = None if frame.data is UNSET else bytes(frame.data)
+    if isinstance(frame, DeepFrame):
+        assert is_too_deep(payload)
+        return False
+    plain = strict(payload)
+    assert frame.type == well_formed(plain["type"])
+    assert frame.channel == (None if plain.get("channel") is None else well_formed(plain["channel"]))
     assert ("data" in plain) == (frame.data is not UNSET)
-    if frame.id is not UNSET:
+    if frame.id is not None:
         assert 1 <= frame.id < 2**53
         assert plain["id"] == str(frame.id)
-    data = None if frame.data is UNSET else bytes(frame.data)
     for decoder in _DECODERS:
         try:
             value = decode_data(data, decoder)
@@ -166,7 +171,7 @@ def accepts_frame(payload: bytes) -> bool:
         value = decode_data(data)
     except InvalidFrame:
         return False
-    assert depth_of(value) <= MAX_DEPTH
+    assert depth_of(value) < MAX_DEPTH
     _travels(value)
     return True
 
@@ -247,7 +252,8 @@ def accepts_arguments(payload: bytes) -> bool:
         plain = strict(payload.decode(errors="replace").encode())
         assert depth_of(plain) <= MAX_DEPTH
         assert arguments.keys() <= method.signature.parameters.keys()
-        assert len(arguments) == len(plain)
+        nulls = sum(value is None for value in (plain.values() if isinstance(plain, dict) else plain))
+        assert len(plain) - nulls <= len(arguments) <= len(plain)
         for value in arguments.values():
             _travels(value)
         # As a stub sends it, it is the same call.

@@ -171,6 +171,18 @@ async def test_a_call_over_http_wakes_its_room_and_answers_json(start: Start) ->
     await ada.end()
 
 
+async def test_arguments_with_half_an_emoji_and_null_for_what_is_optional_are_taken(start: Start) -> None:
+    running = await start()
+    ada = await running.client("ada")
+    assert await running.result("/rpc/chat/lobby/award", b'{"user_id":"ada","points":null}') == 1
+    assert await running.result("/rpc/chat/lobby/award", b'["ada",null]') == 2
+    sent = b'{"channel":"default","data":{"type":"\\uD83D","\\ude00":"\\\\ud83d"},"user_ids":null}'
+    assert await running.result("/rpc/chat/lobby/broadcast", sent) == 1
+    seen = [await ada.data() for _ in range(3)]
+    assert seen[2] == {"type": "\ufffd", "\ufffd": "\\ud83d"}
+    await ada.end()
+
+
 @pytest.mark.threat(48)
 @pytest.mark.threat(51)
 @pytest.mark.parametrize(
@@ -196,7 +208,8 @@ async def test_a_call_over_http_wakes_its_room_and_answers_json(start: Start) ->
         ("/rpc/chat/lobby/award", b'{"user_id":5}', {}, 400, "invalid"),
         ("/rpc/chat/lobby/award", b'{"user_id":"a","points":1e999}', {}, 400, "invalid"),
         ("/rpc/chat/lobby/award", b'{"user_id":"a","more":1}', {}, 400, "invalid"),
-        ("/rpc/chat/lobby/award", b'{"user_id":"\\ud800"}', {}, 400, "invalid"),
+        ("/rpc/chat/lobby/award", b'{"user_id":"\\ud80"}', {}, 400, "invalid"),
+        ("/rpc/chat/lobby/award", b'{"user_id":"a","points":' + b"9" * 5_000 + b"}", {}, 400, "invalid"),
         ("/rpc/chat/lobby/award", b'{"user_id":"\xff"}', {}, 400, "invalid"),
         ("/rpc/chat/lobby/award", b"[" * 5_000 + b"]" * 5_000, {}, 400, "invalid"),
         ("/rpc/chat/lobby/broadcast", b'{"channel":"default","data":1,"except_":"c"}', {}, 400, "invalid"),

@@ -434,10 +434,42 @@ async def test_a_payload_only_the_room_can_refuse_counts_as_an_invalid_frame_too
     client.send(text(b'{"type":"say","data":1e999}'), {"type": "say", "data": {"n": 1}})
     assert await client.data() == {"type": "said", "n": 1}
     assert server.gateway.metrics.invalid_frames == 1
-    client.send(text(b'{"type":"say","id":4,"data":-1e999}'))
-    assert await client.text() == b'{"type":"ack","id":4,"error":{"code":"invalid"}}'
-    client.send(text(b'{"type":"say","data":1e999}'))
+    client.send(text(b'{"type":"say","data":1e999}'), text(b'{"type":"say","data":1e999}'))
     assert (await client.receive()).code == 1008
+
+
+LEGAL_BUT_TOO_MUCH = (b"1e999", b"-1e999", b"9" * 5000, b"[" * 64 + b"]" * 64)
+
+
+@pytest.mark.parametrize("data", LEGAL_BUT_TOO_MUCH)
+async def test_a_request_whose_data_is_legal_json_and_too_much_is_answered_in_turn_and_never_closes(
+    serve: Serve, data: bytes
+) -> None:
+    server = await serve(echo_room(), max_invalid_frames=3)
+    client = await server.connect()
+    for n in range(1, 20, 3):
+        client.send(
+            text(b'{"type":"say","id":%d}' % n),
+            text(b'{"id":%d,"type":"say","data":%b}' % (n + 1, data)),
+            text(b'{"type":"say","data":%b,"id":%d}' % (data, n + 2)),
+        )
+        assert await client.data() == {"type": "said"}
+        assert await client.text() == b'{"type":"ack","id":%d,"data":null}' % n
+        for id in (n + 1, n + 2):
+            assert await client.text() == b'{"type":"ack","id":%d,"error":{"code":"invalid"}}' % id
+    assert server.gateway.metrics.invalid_frames == 0
+    client.send(text(b'{"type":"say","channel":null,"id":null,"data":{"n":1}}'))
+    assert await client.data() == {"type": "said", "n": 1}
+
+
+async def test_the_half_emoji_of_a_browser_is_answered_and_never_closes(serve: Serve) -> None:
+    server = await serve(echo_room(), max_invalid_frames=3)
+    client = await server.connect()
+    for n in range(1, 20):
+        client.send(text(b'{"type":"say","data":{"text":"hi \\ud83d"},"id":%d}' % n))
+        assert await client.data() == {"type": "said", "text": "hi \ufffd"}
+        assert await client.text() == b'{"type":"ack","id":%d,"data":null}' % n
+    assert server.gateway.metrics.invalid_frames == 0
 
 
 @pytest.mark.threat(9)

@@ -274,7 +274,7 @@ async def test_a_list_payload_is_checked_item_by_item(open_room: OpenRoom) -> No
     )
 
 
-@pytest.mark.parametrize("raw", [b"1e999", b"[-1e999]", b"1" * 5000, b'"\\ud800"', b'{"\\udc00":1}', b'{"a":[1e999]}'])
+@pytest.mark.parametrize("raw", [b"1e999", b"[-1e999]", b"1" * 5000, b'{"a":[1e999]}', b"[" * 64 + b"]" * 64])
 @pytest.mark.parametrize("typed", [False, True])
 async def test_data_that_no_room_can_decode_comes_back_as_an_invalid_frame(
     open_room: OpenRoom, raw: bytes, typed: bool
@@ -296,7 +296,7 @@ async def test_data_that_no_room_can_decode_comes_back_as_an_invalid_frame(
     assert lobby.received("a") == []
     assert await lobby.request("a", "x", raw=raw) == refusal("invalid")
     await lobby.frame("a", "y", raw=raw)
-    assert lobby.sink.invalid == ["a", "a", "a"]
+    assert lobby.sink.invalid == ["a", "a"]
     assert lobby.numbers == [1, 2, 3, 4]
     assert seen == []
 

@@ -37,6 +37,12 @@ BAN = Method("ban", ban)
         (b'{"notify":true,"ban":{"user_id":"ada","days":2}}', {"ban": Ban("ada", 2), "notify": True}),
         (b'[{"user_id":"ada"}]', {"ban": Ban("ada")}),
         (b' [{"user_id":"ada"},true,["x"]]', {"ban": Ban("ada"), "notify": True, "tags": ["x"]}),
+        (b'{"notify":null,"ban":{"user_id":"ada"},"tags":null}', {"ban": Ban("ada")}),
+        (b'[{"user_id":"ada"},null,["x"]]', {"ban": Ban("ada"), "tags": ["x"]}),
+        (
+            b'{"ban":{"user_id":"a\\ud83d"},"tags":["\\uDE00","\\\\ud83d"]}',
+            {"ban": Ban("a\ufffd"), "tags": ["\ufffd", "\\ud83d"]},
+        ),
     ],
 )
 def test_arguments_come_by_name_or_by_position_and_defaults_are_the_functions_own(
@@ -55,7 +61,8 @@ def test_arguments_come_by_name_or_by_position_and_defaults_are_the_functions_ow
         (b'[{"user_id":5}]', "$[0].user_id"),
         (b'{"ban":{"user_id":"ada"},"except_":["c1"]}', None),
         (b'[{"user_id":"ada"},true,[],1]', None),
-        (b'{"ban":{"user_id":"ada"},"notify":null}', "$.notify"),
+        (b'{"ban":null}', "$.ban"),
+        (b'{"ban":{"user_id":"\\ud8"}}', None),
         (b"3", None),
         (b"", None),
         (b"{", None),
@@ -70,6 +77,12 @@ def test_arguments_that_do_not_fit_are_refused_and_the_place_is_named(payload: b
         BAN.decode(payload)
     assert refused.value.path == path
     assert str(refused.value)
+
+
+def test_null_is_null_where_an_argument_may_be_null() -> None:
+    assert Method("plain", plain).decode(b'{"a":null,"b":null}') == {"a": None, "b": None}
+    filters = {"channel": "c", "data": None, "user_ids": None}
+    assert BUILT_IN["broadcast"].decode(msgspec.json.encode(filters)) == filters
 
 
 def test_arguments_are_no_deeper_than_frames_may_be() -> None:

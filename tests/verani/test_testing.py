@@ -836,7 +836,7 @@ async def test_a_call_wakes_the_room_and_returns_what_the_method_returns() -> No
             {"type": "awarded", "points": 1},
         ]
         assert ada.meta.score == 4
-        with pytest.raises(InvalidArguments, match=r"Expected `int`"):
+        with pytest.raises(InvalidArguments, match=r"Expected `int \| null`"):
             await room.call("award", "ada", "many")
         with pytest.raises(NotFound):
             await room.call("nothing")

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from .. import frames
 from ..errors import CallFailed, VeraniError, error_for
 from ..names import MAX_NAME, is_name
 from .inbox import Event
@@ -35,7 +36,6 @@ class Incoming(msgspec.Struct):
     error: Any = None
 
 
-_encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Incoming)
 
 
@@ -52,13 +52,13 @@ def encode(event: str, data: Any, number: int | UnsetType = UNSET) -> bytes:
         )
     if event == "ping" and number is not UNSET:
         raise ValueError("'ping' is the keepalive, no room sees or answers it: expected another event name")
-    return _encoder.encode(_Outgoing(event, data, number))
+    return frames.encode(_Outgoing(event, data, number))
 
 
 def decode(text: str) -> Incoming:
     """Parse one frame. Raise ValueError for what is none."""
     try:
-        return _decoder.decode(text)
+        return frames.decode_json(text.encode(), _decoder.decode)
     except RecursionError as exc:
         raise ValueError("nested too deeply") from exc
 

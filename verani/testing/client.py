@@ -72,7 +72,7 @@ class HarnessClient:
         Raises what `send_raw` raises, and TypeError for data that is no JSON.
         """
         frame = _Outgoing(event, data, UNSET if channel is None else channel, UNSET if id is None else id)
-        await self._send(msgspec.json.encode(frame))
+        await self._send(frames.encode(frame))
 
     async def send_raw(self, payload: bytes | str) -> None:
         """Send one frame as it is.

@@ -19,6 +19,7 @@ from typing import Any, Generic
 
 import msgspec
 
+from .. import frames
 from ..context import Context, S
 from ..engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
 from ..errors import DeadlineExceeded, VeraniError
@@ -104,9 +105,8 @@ class RoomRunner(Generic[M, S]):
     def frame(self, client: HarnessClient, frame: ScannedFrame) -> None:
         """Take a frame of a client."""
         data = None if frame.data is msgspec.UNSET else bytes(frame.data)
-        channel = None if frame.channel is msgspec.UNSET else frame.channel
-        request = None if frame.id is msgspec.UNSET else frame.id
-        self._put_input(Frame(self.name, self._next_number(), client.id, frame.type, data, channel, request))
+        number = self._next_number()
+        self._put_input(Frame(self.name, number, client.id, frame.type, data, frame.channel, frame.id))
 
     def close(self, client: HarnessClient, code: int, reason: str) -> None:
         """End a connection, from either side; its close is the last input it has."""
@@ -176,7 +176,7 @@ class RoomRunner(Generic[M, S]):
         try:
             result = self._others(invoke.target, invoke.method, msgspec.json.decode(invoke.arguments))
             result = await result if inspect.isawaitable(result) else result
-            outcome = Outcome(msgspec.json.encode(result))
+            outcome = Outcome(frames.encode(result))
         except VeraniError as error:
             outcome = Outcome(code=error.code, message=str(error))
         except Exception as error:  # what stands in for a hook of another room  # noqa: BLE001
