@@ -33,7 +33,7 @@ BAD_FRAMES = [
     text(b'{"type":"say","channel":5}'),
     text(b'{"type":"say","id":-1}'),
     text(b'{"type":"a\\nb"}'),
-    text(b'{"type":"\\ud800"}'),
+    text(b'{"type":"\\ud80"}'),
     text(b'{"type":"' + b"x" * 300 + b'"}'),
     text(b'{"type":"say","data":NaN}'),
     text(b'{"type":"say","data":' + b"[" * 200 + b"]" * 200 + b"}"),

@@ -295,7 +295,7 @@ async def use_sockets(served: Served) -> None:
         client.send(text('{"type":5,"token":"' + secrets.new("an invalid frame") + '"}'))
         client.send(text('{"token":"' + secrets.new("no type") + '"'))
         client.send(text('{"type":"login","data":{"token":"' + secrets.new("1e999") + '","n":1e999}}'))
-        client.send(text('{"type":"login","data":"' + secrets.new("a surrogate") + '\\ud800"}'))
+        client.send(text('{"type":"login","data":"' + secrets.new("half an escape") + '\\ud80"}'))
         await client.pinged()
     in_header.send(text(b'{"token":"' + secrets.new("no UTF-8").encode() + b'\xff"}'))
     assert (await in_header.closed()).code == 1007

@@ -279,7 +279,7 @@ async def test_a_broadcast_is_one_output_a_gateway_and_the_same_audience_object_
 # --- what is refused -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [object(), {"a": {1, object()}}, {(1, 2): 3}, {"k": "\ud800"}, 1j])
+@pytest.mark.parametrize("data", [object(), {"a": {1, object()}}, {(1, 2): 3}, 1j])
 async def test_data_that_cannot_be_encoded_is_refused_where_it_is_sent(open_room: OpenRoom, data: object) -> None:
     lobby = await four(open_room)
     actor = lobby.engine.actor
