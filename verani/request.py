@@ -11,7 +11,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .meta import ConnectionMeta
 
-__all__ = ["ConnectRequest", "GivenMeta", "Identity", "TokenVerifier"]
+__all__ = ["BEARER", "ConnectRequest", "GivenMeta", "Identity", "TokenVerifier"]
+
+# What an offered subprotocol starts with that carries a token, because pages can set no header of a WebSocket.
+BEARER = "bearer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +22,9 @@ class ConnectRequest:
     """What `extract_meta` and `name_from_request` decide by, before the WebSocket is accepted.
 
     `room` is the room id: what the path's ``{room}`` holds while the room is being named (None without one),
-    the validated id afterwards. `headers` ignores case. `remote` is the client's address, proxies considered
-    as `trusted_proxies` says. `app` is the mounting aiohttp application.
+    the validated id afterwards. `headers` ignores case. `subprotocols` are those that the client offers, in its order.
+    `remote` is the client's address, proxies considered as `trusted_proxies` says, "unix" over a Unix socket whose
+    peer told no other. `app` is the mounting aiohttp application.
     """
 
     path: str
@@ -28,6 +32,7 @@ class ConnectRequest:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     cookies: Mapping[str, str] = field(default_factory=dict)
+    subprotocols: tuple[str, ...] = ()
     remote: str | None = None
     app: Any = None
 

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
 
@@ -21,7 +21,7 @@ from .errors import DefinitionError, Forbidden, Unauthorized
 from .frames import PING, Frame
 from .meta import AttachmentCodec, ConnectionMeta, M, check_names
 from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
-from .request import ConnectRequest, Identity, TokenVerifier
+from .request import BEARER, ConnectRequest, Identity, TokenVerifier
 from .rpc import BUILT_IN, Method
 from .signatures import check_arity, label_of, resolve
 
@@ -55,6 +55,8 @@ _HABITS = frozenset({"connect", "disconnect"})
 
 _PATH = re.compile(r"/[A-Za-z0-9_.~/-]*(?:\{room\})?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# A token of HTTP (RFC 6455 4.1), and never what carries one of a client: it would be sent back.
+_SUBPROTOCOL = re.compile(rf"(?!{re.escape(BEARER)})[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def public_meta(request: ConnectRequest) -> ConnectionMeta:
@@ -96,6 +98,16 @@ def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] 
         raise DefinitionError(
             f"{label}: expected the type of {parameter.name!r} to be one that msgspec can decode: {error}"
         ) from error
+
+
+def _check_subprotocols(name: str, given: object) -> tuple[str, ...]:
+    names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
+    if not all(isinstance(each, str) and _SUBPROTOCOL.fullmatch(each) for each in names):
+        raise DefinitionError(
+            f"{name}: expected subprotocols= to be names such as 'verani', none of which starts with {BEARER!r}, got"
+            f" {given!r}"
+        )
+    return names
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -152,6 +164,7 @@ class RoomDefinition(Generic[M, S]):
         self.hibernate_after: float | msgspec.UnsetType | None = hibernate_after
         self.min_awake: float | msgspec.UnsetType = min_awake
         self.same_client: SameClient = same_client
+        self.subprotocols = _check_subprotocols(name, options.get("subprotocols", ("verani",)))
         self.handlers: dict[str, list[Handler]] = {}
         self.middleware: list[Callable[..., Any]] = []
         self.methods: dict[str, Method] = dict(BUILT_IN)
@@ -433,6 +446,7 @@ class RoomOptions(TypedDict, total=False):
     hibernate_after: float | None
     min_awake: float
     same_client: SameClient
+    subprotocols: Iterable[str]
     extract_meta: Callable[[ConnectRequest], Any]
     authorize_channel: Callable[[Any, str], bool]
     name_from_request: Callable[[ConnectRequest], Any]
@@ -472,7 +486,8 @@ def define_room(
     lost when it sleeps. `websocket_path`: ``"/ws"`` or with the one pattern ``"/ws/{room}"``.
     `hibernate_after`: idle seconds, None for never, unset for the service's setting. `min_awake`: seconds awake at
     least, unset for the setting. `same_client`: whether a second connection with the same client id may
-    ``"replace"`` the first (closed with 4009; the default) or is to ``"reject"`` (refused with 409).
+    ``"replace"`` the first (closed with 4009; the default) or is to ``"reject"`` (refused with 409). `subprotocols`:
+    the first of them that a client offers, in its order, is answered; ``("verani",)`` by default.
     The hooks are options too, under the names of their decorators, which say when
     each is called. Raises `DefinitionError`.
     """

@@ -36,11 +36,20 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     internal_hosts: Annotated[
         tuple[str, ...], Meta(description="Host names the internal listener answers to, besides loopback")
     ] = ()
+    public_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Host names the public listener answers to, besides loopback (default: any, and on loopback"
+            " none)"
+        ),
+    ] = ()
     allowed_origins: Annotated[
-        tuple[str, ...], Meta(description="Origins that browsers may connect from, besides the same host")
+        tuple[str, ...],
+        Meta(description="Origins that browsers may connect from, besides the same scheme, host and port"),
     ] = ()
     trusted_proxies: Annotated[
-        tuple[str, ...], Meta(description="addresses or networks whose X-Forwarded-* headers count")
+        tuple[str, ...],
+        Meta(description="addresses or networks whose X-Forwarded-* and Forwarded headers count; unix: Unix sockets"),
     ] = ()
 
     hosts: Annotated[

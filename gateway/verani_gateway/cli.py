@@ -45,8 +45,8 @@ _INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
 _GROUPS: Final = MappingProxyType(
     {
         "processes and machines": ("hosts", "gateways", "machine", "advertise", "admin_", "link_", "lease"),
-        "listeners": ("host", "port", "internal_"),
-        "browsers and proxies": ("allowed_", "trusted_"),
+        "listeners": ("host", "port", "unix_", "internal_"),
+        "browsers and proxies": ("public_", "allowed_", "trusted_"),
         "rooms": ("hibernate_", "min_awake", "max_awake_", "hook_"),
         "calls": ("rpc_", "max_rpc_"),
         "limits": ("max_", "rate_"),

@@ -22,7 +22,7 @@ from msgspec import Struct, inspect
 from verani.errors import SettingsError
 from verani.settings import NEVER, Settings
 
-from .access import is_host_name, is_network, is_origin
+from .access import is_host_name, is_host_pattern, is_origin, is_proxy
 
 __all__ = [
     "ADMIN_TOKEN",
@@ -58,8 +58,15 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 # What the items of a list of texts must be, beyond text.
 _ITEMS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
-    "allowed_origins": (is_origin, "origins such as https://app.example.com, or *"),
-    "trusted_proxies": (is_network, "IP addresses or networks such as 10.0.0.0/8"),
+    "allowed_origins": (
+        is_origin,
+        "origins such as https://app.example.com, https://*.example.com, file:// or null, without a path, or *",
+    ),
+    "trusted_proxies": (is_proxy, "IP addresses, networks such as 10.0.0.0/8, or unix"),
+    "public_hosts": (
+        is_host_pattern,
+        "host names such as app.example.com or *.example.com without scheme or port, or *",
+    ),
     "internal_hosts": (is_host_name, "host names without scheme or port"),
 }
 

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
+from multidict import CIMultiDict
 
 from verani.errors import (
     Conflict,
     Forbidden,
+    InvalidArguments,
     NotFound,
     RateLimited,
     RoomBusy,
@@ -33,12 +34,15 @@ from verani.names import is_room_id
 from verani.request import ConnectRequest
 from verani.room import RoomDefinition
 
-from .access import client_address, forwarded_host, forwarded_scheme, origin_allowed
+from .access import FORWARDING, Client, listed, only, origin_allowed
+from .addresses import client, local_address
 from .connection import Connection, Socket
 from .expiry import check_expiry
 from .rate import Meter
 
 if TYPE_CHECKING:
+    from multidict import MultiMapping
+
     from .gateway import Gateway
 
 __all__ = ["Endpoint"]
@@ -55,13 +59,12 @@ class Endpoint:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Refuse, or accept and serve the connection to its end."""
-        refusal = _check_upgrade(request)
-        if refusal is not None:
-            return refusal
         gateway = self._gateway
-        address = client_address(request.remote, request.headers, gateway.settings.trusted_proxies)
+        handshake = _Handshake(request, client(request, gateway.settings.trusted_proxies))
+        address = handshake.client.address
         try:
-            self._check_origin(request)
+            _check_upgrade(request)
+            self._check_origin(handshake)
             if not gateway.accepting:
                 raise RoomBusy("the service is going down", retry_after=1)
             if gateway.is_full:
@@ -71,25 +74,25 @@ class Endpoint:
                 gateway.metrics.limited["max_connections_per_address"] += 1
                 raise RateLimited("too many connections from this address", retry_after=5)
         except VeraniError as error:
-            return self._refuse(error)
+            return self._refuse(error, handshake)
         try:
-            return await self._admit(request, address)
+            return await self._admit(handshake)
         finally:
             gateway.release(address)
 
-    async def _admit(self, request: web.Request, address: str | None) -> web.StreamResponse:
+    async def _admit(self, handshake: _Handshake) -> web.StreamResponse:
         gateway = self._gateway
         await gateway.turns.take()
         try:
-            room, meta, attachment, expires_at = await self._identify(request, address)
+            room, meta, attachment, expires_at = await self._identify(handshake)
         except VeraniError as error:
-            return self._refuse(error)
-        with gateway.meter(meta.user_id, address) as meter:
-            return await self._serve(request, room, meta, attachment, expires_at, meter)
+            return self._refuse(error, handshake)
+        with gateway.meter(meta.user_id, handshake.client.address) as meter:
+            return await self._serve(handshake, room, meta, attachment, expires_at, meter)
 
     async def _serve(
         self,
-        request: web.Request,
+        handshake: _Handshake,
         room: str,
         meta: ConnectionMeta,
         attachment: bytes,
@@ -97,8 +100,10 @@ class Endpoint:
         meter: Meter,
     ) -> web.StreamResponse:
         """Accept, and serve the connection to its end."""
-        gateway = self._gateway
+        gateway, request = self._gateway, handshake.request
+        subprotocol = next((name for name in _subprotocols(request) if name in self._definition.subprotocols), None)
         ws = Socket(
+            protocols=(subprotocol,) if subprotocol is not None else (),
             autoping=False,
             autoclose=False,
             compress=False,
@@ -107,7 +112,7 @@ class Endpoint:
             max_msg_size=gateway.settings.max_frame_bytes + 1,
         )
         try:
-            await ws.prepare(request)
+            await ws.prepare(_normal(request, subprotocol))
             connection = Connection(gateway, gateway.next_id(), room, meta.client_id, meter, ws, request)
         except ConnectionResetError:
             return ws  # the client left during the handshake; there is nobody to tell
@@ -121,40 +126,61 @@ class Endpoint:
             gateway.disconnected(connection, code, reason)
         return ws
 
-    def _refuse(self, error: VeraniError) -> web.Response:
-        self._gateway.metrics.refusals[error.code] += 1
+    def _refuse(self, error: VeraniError, handshake: _Handshake) -> web.Response:
+        gateway = self._gateway
+        gateway.metrics.refusals[error.code] += 1
+        gateway.refusals.log(
+            self._definition.name,
+            error,
+            path=handshake.request.path,
+            room=handshake.room,
+            remote=handshake.client.address,
+        )
         headers = {}
         if isinstance(error, RateLimited | RoomBusy):
             headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        elif isinstance(error, _UpgradeRequired):
+            headers = {"Upgrade": "websocket", **error.headers}
         return _response(error.status, error.code, headers)
 
-    def _check_origin(self, request: web.Request) -> None:
-        settings = self._gateway.settings
-        peer, headers = request.remote, request.headers
-        scheme = forwarded_scheme(peer, headers, settings.trusted_proxies, default=request.scheme)
-        host = forwarded_host(peer, headers, settings.trusted_proxies)
-        if not origin_allowed(headers.get("Origin"), host, secure=scheme == "https", allowed=settings.allowed_origins):
-            self._gateway.metrics.limited["allowed_origins"] += 1
-            raise Forbidden("this Origin may not connect")
+    def _check_origin(self, handshake: _Handshake) -> None:
+        gateway, request, client = self._gateway, handshake.request, handshake.client
+        if not client.is_told and any(name in request.headers for name in FORWARDING):
+            gateway.refusals.warn_of_forwarding(client.address)
+        origin, own = only(request.headers, hdrs.ORIGIN), f"{client.scheme}://{client.host}"
+        is_own_name = client.is_told or gateway.answers_to(client.host, local_address(request))
+        if not origin_allowed(
+            origin,
+            client.host if is_own_name else None,
+            secure=client.scheme == "https",
+            allowed=gateway.settings.allowed_origins,
+        ):
+            gateway.metrics.limited["allowed_origins"] += 1
+            if not is_own_name:
+                raise Forbidden(
+                    f"Origin {origin!r} is not in allowed_origins, and Host {client.host!r} is no name of this listener"
+                    " (public_hosts)"
+                )
+            raise Forbidden(f"Origin {origin!r} is neither that of the request ({own}) nor in allowed_origins")
 
-    async def _identify(
-        self, request: web.Request, address: str | None
-    ) -> tuple[str, ConnectionMeta, bytes, float | None]:
+    async def _identify(self, handshake: _Handshake) -> tuple[str, ConnectionMeta, bytes, float | None]:
         """Run the application's own decisions; return the room's name, the meta, its attachment and when it expires."""
-        gateway, definition = self._gateway, self._definition
+        gateway, definition, request = self._gateway, self._definition, handshake.request
         asked = ConnectRequest(
             path=request.path,
             room=request.match_info.get("room"),
             query=request.query,
             headers=request.headers,
-            cookies=request.cookies,
-            remote=address,
+            cookies=_cookies(request),
+            subprotocols=_subprotocols(request),
+            remote=handshake.client.address,
             app=request.app,
         )
         async with self._hooks("authorize_channel, extract_meta or name_from_request"):
             room_id = await definition.name_for(asked)
             if not isinstance(room_id, str) or not is_room_id(room_id):
                 raise NotFound("no such room")
+            handshake.room = room_id
             meta, expires_at = await definition.identify(dataclasses.replace(asked, room=room_id))
         check_expiry(expires_at, time.time())
         name = f"{definition.name}/{room_id}"
@@ -212,19 +238,79 @@ class Endpoint:
             raise VeraniError("the request could not be handled") from error
 
 
-def _check_upgrade(request: web.Request) -> web.Response | None:
-    """Answer what is no WebSocket handshake of version 13 (RFC 6455 4.2, protocol 2)."""
+@dataclasses.dataclass(slots=True)
+class _Handshake:
+    """A request that wants to become a connection, from whom, and to which room once that has been named."""
+
+    request: web.Request
+    client: Client
+    room: str = ""
+
+
+class _UpgradeRequired(VeraniError):
+    """A request that is no WebSocket handshake of version 13, and what the answer says about that."""
+
+    code = "upgrade_required"
+    status = 426
+
+    def __init__(self, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def _check_upgrade(request: web.Request) -> None:
+    """Refuse what is no WebSocket handshake of version 13 (RFC 6455 4.2, protocol 2)."""
     headers = request.headers
-    upgrade = headers.get("Upgrade", "").strip().lower() == "websocket" and request.version >= HttpVersion11
-    if not upgrade or "upgrade" not in headers.get("Connection", "").lower():
-        return _response(426, "upgrade_required", {"Upgrade": "websocket", "Connection": "Upgrade, close"})
-    if headers.get("Sec-WebSocket-Version") != "13":
-        return _response(426, "upgrade_required", {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
+    is_upgrade = _names(headers, hdrs.UPGRADE, "websocket") and _names(headers, hdrs.CONNECTION, "upgrade")
+    if not is_upgrade or request.version < HttpVersion11:
+        raise _UpgradeRequired(
+            "expected a WebSocket handshake; does a proxy keep back Upgrade and Connection?",
+            Connection="Upgrade, close",
+        )
+    version = only(headers, hdrs.SEC_WEBSOCKET_VERSION)
+    if version != "13":
+        raise _UpgradeRequired(f"expected Sec-WebSocket-Version 13, got {version!r}", Sec_WebSocket_Version="13")
     try:
-        key = base64.b64decode(headers.get("Sec-WebSocket-Key", ""), validate=True)
-    except binascii.Error:
+        key = base64.b64decode(only(headers, hdrs.SEC_WEBSOCKET_KEY) or "", validate=True)
+    except ValueError:  # also for what is no ASCII
         key = b""
-    return None if len(key) == 16 else _response(400, "invalid", {})
+    if len(key) != 16:
+        raise InvalidArguments("expected Sec-WebSocket-Key to be 16 bytes in base64")
+    only(headers, hdrs.AUTHORIZATION)  # of two, each reader takes the one that it likes
+
+
+def _names(headers: MultiMapping[str], name: str, element: str) -> bool:
+    return any(each.lower() == element for each in listed(headers, name))
+
+
+def _subprotocols(request: web.Request) -> tuple[str, ...]:
+    return tuple(listed(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL))
+
+
+def _cookies(request: web.Request) -> Mapping[str, str]:
+    """Read the cookies of all lines: what spoke HTTP/2 before may have split them (RFC 9113 8.2.3)."""
+    lines = request.headers.getall(hdrs.COOKIE, [])
+    if len(lines) > 1:
+        request = request.clone(headers={hdrs.COOKIE: _text("; ".join(lines))})
+    return request.cookies
+
+
+def _normal(request: web.Request, subprotocol: str | None) -> web.Request:
+    """Give a handshake as aiohttp reads it: one line, one value, and no subprotocol but the one to be answered."""
+    headers = request.headers
+    if hdrs.SEC_WEBSOCKET_PROTOCOL not in headers and headers[hdrs.UPGRADE].strip().lower() == "websocket":
+        return request
+    normal = CIMultiDict((name, _text(value)) for name, value in headers.items())
+    normal[hdrs.UPGRADE] = "websocket"
+    normal.popall(hdrs.SEC_WEBSOCKET_PROTOCOL, None)
+    if subprotocol is not None:
+        normal[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
+    return request.clone(headers=normal)
+
+
+def _text(value: str) -> str:
+    """Replace bytes that were no UTF-8, which aiohttp reads and does not write."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _response(status: int, code: str, headers: dict[str, str]) -> web.Response:

@@ -16,6 +16,7 @@ import ipaddress
 import logging
 import resource
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -46,6 +47,7 @@ from verani.stub import RoomStub
 from verani_actors.host import RoomHost
 from verani_actors.life import RoomStatus
 
+from .access import public_host_allowed
 from .attachments import Attachments, RoomInputs
 from .calls import Calls
 from .connection import Connection
@@ -53,6 +55,7 @@ from .metrics import Metrics
 from .outbox import Outbox, Run, Writer, text_frame
 from .placement import Embedded, Placement
 from .rate import Meter, SharedBuckets, TokenBucket, Turns
+from .refusals import Refusals
 
 __all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Gateway"]
 
@@ -99,6 +102,9 @@ class Gateway:
         self.placement: Placement = placement if placement is not None else Embedded()
         self.accepting = False
         self.metrics = Metrics()
+        self.refusals = Refusals(time.monotonic)
+        # The hosts that the public listener listens on, where it is known here.
+        self.bound: tuple[str, ...] = ()
         self.connections: dict[str, Connection] = {}
         self._outboxes: dict[str, Outbox] = {}
         self._attachments = Attachments()
@@ -324,6 +330,10 @@ class Gateway:
         limit = self.settings.max_connections_per_room
         held = self._attachments.rooms.get(room)
         return bool(limit) and held is not None and len(held.records) >= limit
+
+    def answers_to(self, host: str | None, local: str) -> bool:
+        """Tell whether a `Host` may name the public listener, for a request that came in at an address."""
+        return public_host_allowed(host, local, bound=self.bound, extra=self.settings.public_hosts)
 
     def holds_client(self, room: str, client_id: str) -> bool:
         """Tell whether a connection of the room has this client id."""

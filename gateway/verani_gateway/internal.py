@@ -17,7 +17,8 @@ from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, 
 from verani.settings import Settings
 from verani_actors.overview import RoomsQuestion
 
-from .access import host_allowed, is_loopback, origin_allowed
+from .access import host_allowed, is_loopback, only, origin_allowed
+from .addresses import local_address
 from .config import ADMIN_TOKEN, RPC_TOKEN, Secrets
 from .metrics import CONTENT_TYPE
 from .openapi import openapi_document
@@ -160,23 +161,17 @@ def _guard(settings: Settings) -> Middleware:
         host = request.headers.get(hdrs.HOST)
         # Probes come with whatever address they were given, and what they read is no secret.
         if request.path != _READY_PATH and not host_allowed(
-            host, bound=(settings.internal_host, _local_address(request)), extra=settings.internal_hosts
+            host, bound=(settings.internal_host, local_address(request)), extra=settings.internal_hosts
         ):
             return error_response(Forbidden("Host is not a name of the internal listener (internal_hosts)"))
-        if not origin_allowed(request.headers.get(hdrs.ORIGIN), host, secure=request.secure, allowed=()):
-            return error_response(Forbidden("Origin is not the internal listener itself"))
         try:
+            if not origin_allowed(only(request.headers, hdrs.ORIGIN), host, secure=request.secure, allowed=()):
+                raise Forbidden("Origin is not the internal listener itself")
             return await handler(request)
         except VeraniError as error:
             return error_response(error)
 
     return guard
-
-
-def _local_address(request: web.Request) -> str:
-    """Give the address this connection came in on: what a listener on every interface is bound to."""
-    address = request.get_extra_info("sockname")
-    return address[0] if isinstance(address, tuple) else ""
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
@@ -187,7 +182,7 @@ def _require(token: str | None, request: web.Request) -> None:
     """Raise `Unauthorized` unless the request shows the token; without one, only loopback reaches this listener."""
     if token is None:
         return
-    scheme, _, shown = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    scheme, _, shown = (only(request.headers, hdrs.AUTHORIZATION) or "").partition(" ")
     # aiohttp decodes headers with surrogateescape; the same way back keeps every byte.
     if scheme.lower() != "bearer" or not hmac.compare_digest(
         shown.strip().encode("utf-8", "surrogateescape"), token.encode()

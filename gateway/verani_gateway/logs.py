@@ -20,8 +20,6 @@ def set_up_logging(settings: Settings) -> None:
     """Log at the configured level; replaces whatever was set up before."""
     log_to_stderr(settings.log_level)
     logging.getLogger("aiohttp.server").addFilter(_is_no_noise)
-    # It warns of every subprotocol that a client offers.
-    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 
 def _is_no_noise(record: logging.LogRecord) -> bool:

@@ -137,8 +137,8 @@ def test_a_wrong_value_is_named_as_its_source_spells_it(name: str, value: str, e
         ("host = 1", "verani.toml: host: expected a text that is not empty, got 1"),
         (
             'allowed_origins = "https://a.com"',
-            "verani.toml: allowed_origins: expected a list of origins such as https://app.example.com, or *,"
-            " got 'https://a.com'",
+            "verani.toml: allowed_origins: expected a list of origins such as https://app.example.com,"
+            " https://*.example.com, file:// or null, without a path, or *, got 'https://a.com'",
         ),
         ("rate_limits = 5", "verani.toml: unknown key 'rate_limits'; did you mean rate_limit?"),
         ("[server]\nport = 1", "verani.toml: unknown key 'server'"),
@@ -154,7 +154,10 @@ def test_a_mistake_in_the_file_names_file_and_key(line: str, expected: str) -> N
     ("name", "item"),
     [
         ("allowed_origins", "app.com"),
-        ("allowed_origins", "https://app.com/"),
+        ("allowed_origins", "https://app.com/page"),
+        ("allowed_origins", "https://*"),
+        ("public_hosts", "https://app.com"),
+        ("public_hosts", "app.com:8000"),
         ("trusted_proxies", "proxy.internal"),
         ("internal_hosts", "verani:8001"),
     ],

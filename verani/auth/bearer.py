@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:
 from ..errors import DefinitionError, Unauthorized
 from ..meta import ConnectionMeta
 from ..names import check_name
-from ..request import ConnectRequest, Identity
+from ..request import BEARER, ConnectRequest, Identity
 from .jwks import ALGORITHMS, FixedKey, KeySource, RemoteKeySet, parse_key_set
 
 __all__ = ["MAX_TOKEN", "Claims", "JwtVerifier", "jwt_auth"]
@@ -67,7 +67,9 @@ def jwt_auth(
     accept_audience_list: bool = False,
     leeway: float = LEEWAY,
 ) -> JwtVerifier:
-    """Make an `extract_meta` that takes a token from ``Authorization: Bearer`` or else from ``?token=``.
+    """Make an `extract_meta` that takes a token from a header, a subprotocol or the query.
+
+    That is ``Authorization: Bearer TOKEN``, else an offered subprotocol ``bearer.TOKEN``, else ``?token=TOKEN``.
 
     Exactly one of `key` (a shared secret for HS*, a public key as PEM otherwise), `jwks_file` (read now) and
     `jwks_url` (fetched when needed, kept for 10 minutes) says what tokens are signed with, and `algorithms` how.
@@ -169,8 +171,7 @@ class JwtVerifier:
 
     async def __call__(self, request: ConnectRequest) -> Identity:
         """Identify whoever brings the token in this request."""
-        bearer = _BEARER.fullmatch(request.headers.get("Authorization", ""))
-        return await self.verify_token(bearer[1] if bearer is not None else request.query.get("token", ""))
+        return await self.verify_token(_token_of(request))
 
     async def verify_token(self, token: str, /) -> Identity:
         """Identify whoever the token is for; raises `Unauthorized`."""
@@ -235,6 +236,14 @@ class JwtVerifier:
             return self._claims(claims)
         names = {**{field: field for field in own}, **(self._claims or {})}
         return {field: claims[name] for field, name in names.items() if name in claims}
+
+
+def _token_of(request: ConnectRequest) -> str:
+    header = _BEARER.fullmatch(request.headers.get("Authorization", ""))
+    if header is not None:
+        return header[1]
+    offered = (each.removeprefix(BEARER) for each in request.subprotocols if each.startswith(BEARER))
+    return next(offered, request.query.get("token", ""))
 
 
 def _refuse(why: str) -> NoReturn:

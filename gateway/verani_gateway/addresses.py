@@ -1,0 +1,32 @@
+"""Say which addresses a request has: where it came in, from whom, and for whom a trusted proxy speaks.
+
+What an address or a header means is decided in `access`.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from aiohttp import web
+
+from .access import UNIX, Client, client_of
+
+__all__ = ["client", "local_address", "peer_address"]
+
+
+def client(request: web.Request, trusted: tuple[str, ...]) -> Client:
+    """Give where a request came from, as far as `trusted` proxies tell."""
+    return client_of(peer_address(request), request.headers, trusted, scheme=request.scheme)
+
+
+def peer_address(request: web.Request) -> str | None:
+    """Give the address of the other end of the connection, `UNIX` over a Unix socket, None once it is gone."""
+    # The name of a Unix socket is no address, and its owner may choose one that looks like an address.
+    opened = request.get_extra_info("socket")
+    return UNIX if opened is not None and opened.family == socket.AF_UNIX else request.remote
+
+
+def local_address(request: web.Request) -> str:
+    """Give the address this connection came in on, empty where it has none, as over a Unix socket."""
+    address = request.get_extra_info("sockname")
+    return address[0] if isinstance(address, tuple) else ""

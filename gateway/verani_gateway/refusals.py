@@ -1,0 +1,83 @@
+"""Log who was refused at the handshake and why, which browsers tell nobody: a page sees 1006.
+
+Whatever clients do, the log grows by no more than `_SHOWN` lines a minute for each definition and error code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from verani.errors import VeraniError
+
+__all__ = ["Refusals"]
+
+logger = logging.getLogger(__name__)
+
+# What is shown of one kind in so many seconds, the rest is counted.
+_SHOWN: Final = 10
+_PERIOD: Final = 60.0
+
+# What is shown of a reason, which may hold what a client sent.
+_LONGEST: Final = 300
+
+
+class _Kind:
+    """Refusals of one definition with one error code."""
+
+    __slots__ = ("hidden", "shown", "since")
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self.shown = 0
+        self.hidden = 0
+
+
+class Refusals:
+    """The refused handshakes of one gateway; `clock` counts seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+        self._has_warned = False
+
+    def log(self, definition: str, error: VeraniError, *, path: str, room: str, remote: str | None) -> None:
+        """Log one refusal; `path` is without its query string, `room` empty where it has no name yet."""
+        level, more = self._level(definition, error.code)
+        where = f"{definition}/{room}" if room else definition
+        reason = str(error) or type(error).__name__
+        logger.log(
+            level,
+            "refused a handshake at %s for %s from %s with %d: %s%s",
+            path[:_LONGEST],
+            where[:_LONGEST],
+            remote or "a client that is gone",
+            error.status,
+            reason if len(reason) <= _LONGEST else reason[:_LONGEST] + "...",
+            f" ({more} more like it were not shown)" if more else "",
+        )
+
+    def _level(self, definition: str, code: str) -> tuple[int, int]:
+        """Give the level of the next line, and how many of its kind were not shown before it."""
+        now = self._clock()
+        kind = self._kinds.setdefault((definition, code), _Kind(now))
+        hidden = 0
+        if now - kind.since >= _PERIOD:
+            hidden, kind.since, kind.shown, kind.hidden = kind.hidden, now, 0, 0
+        if kind.shown >= _SHOWN:
+            kind.hidden += 1
+            return logging.DEBUG, 0
+        kind.shown += 1
+        return logging.INFO, hidden
+
+    def warn_of_forwarding(self, peer: str | None) -> None:
+        """Warn once that a peer speaks for others which is not trusted to: mostly a proxy that was not configured."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s sends X-Forwarded-* or Forwarded headers, which are ignored because trusted_proxies does not name"
+                " it: if that is your proxy, pages behind it are refused with 403, and all their clients have one"
+                " address",
+                peer or "a client that is gone",
+            )
