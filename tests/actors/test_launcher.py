@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.actors.launched import Launched, until
+from tests.ports import free_port
 from verani.epoch import Death
 from verani_actors.slot import Slot
 
@@ -30,11 +31,6 @@ def launch() -> Iterator[Launch]:
     yield start
     for each in started:
         each.end()
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
 
 
 def test_a_launcher_starts_its_hosts_and_publishes_them(launch: Launch) -> None:

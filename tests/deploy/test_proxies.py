@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
-import socket
 import ssl
 from asyncio.subprocess import DEVNULL, STDOUT, Process, create_subprocess_exec
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.deploy.files import DEPLOY, Tool, changed, check
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve, Server
@@ -103,12 +103,6 @@ def test_caddy_takes_the_sample_as_it_is(tool: Tool) -> None:
     file = DEPLOY / "caddy" / "Caddyfile"
     assert "Valid configuration" in check(caddy, "validate", "--adapter", "caddyfile", "--config", file)
     assert check(caddy, "fmt", file) == file.read_text()
-
-
-def free_port() -> int:
-    """Give a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)

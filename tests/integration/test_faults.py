@@ -12,7 +12,6 @@ import os
 import random
 import resource
 import signal
-import socket
 import sys
 import uuid
 from asyncio.subprocess import PIPE
@@ -26,6 +25,7 @@ import pytest
 
 from benchmarks.cluster import Cluster
 from tests.integration.fault_app import CLOCK, MEMORY, RUNS, STARTUP
+from tests.ports import free_port
 from tests.shapes.guest import Guest
 from verani import CallFailed, Interrupted
 from verani.client.backoff import Reconnection
@@ -533,11 +533,6 @@ async def test_after_a_kill_a_service_starts_on_the_very_same_ports(faults: Faul
     again = await faults.serve(*ports)
     assert (again.url, again.internal) == (cluster.url, cluster.internal)
     await all_are_served([await faults.join("a")])
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.mark.usefixtures("faults")

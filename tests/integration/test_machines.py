@@ -28,6 +28,10 @@ ROOMS_OF_TWO = {name: rooms_of(name, TWO, 3) for name in TWO}
 LONG_GONE = 3.0
 
 
+# They share what takes seconds to start.
+pytestmark = pytest.mark.xdist_group("fleet")
+
+
 @pytest.fixture(scope="module")
 def reason() -> str:
     return why_not()

@@ -29,7 +29,11 @@ if _UNKNOWN := sorted({*_CHOSEN} - {*SHAPES}):
     raise pytest.UsageError(f"VERANI_TEST_SHAPES: expected some of {', '.join(SHAPES)}, got {', '.join(_UNKNOWN)}")
 
 
-@pytest.fixture(scope="session", params=_CHOSEN)
+# All tests of a shape on one worker of pytest-xdist, or each worker would start the service.
+_PARAMS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in _CHOSEN]
+
+
+@pytest.fixture(scope="session", params=_PARAMS)
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     """Start the service of a shape when its first test needs it."""
     if request.param == "machines" and (reason := netns.why_not()):
