@@ -60,9 +60,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str | None, Meta(description="name of this machine among all of the service (default: its host name)")
     ] = None
     advertise: Annotated[str, Meta(description="address by which other machines reach this one")] = "127.0.0.1"
-    admin_port: Annotated[_Port, Meta(description="port of the actor system, with hosts; 0 takes a free one")] = 8100
+    admin_port: Annotated[
+        _Port | None,
+        Meta(description="port of the actor system (default: 8100 with --advertise or join, else a free one)"),
+    ] = None
     link_port: Annotated[
-        _Port, Meta(description="first port of the links between machines, one for each host; 0 takes free ones")
+        _Port,
+        Meta(description="first port of the links between machines, with --advertise or join; 0 takes free ones"),
     ] = 8101
     link_cert: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Make sure that the port of the actor system is free before it starts, or say who holds it.
+"""Make sure that the port of the actor system is free until the actor system has it, or say who holds it.
 
 Thespian itself would take whatever listens there for its own Admin and give up after 14 s without a reason.
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 from verani.errors import VeraniError
 
-__all__ = ["AdminPortError", "free_port", "resolve"]
+__all__ = ["AdminPortError", "hold_port", "resolve"]
 
 # What a predecessor leaves behind is killed by the kernel, which takes a moment.
 PATIENCE: Final = 3.0
@@ -35,8 +35,24 @@ def resolve(address: str) -> str:
     return str(found[0][4][0])
 
 
-def free_port(address: str, port: int, *, patience: float = PATIENCE) -> int:
-    """Return `port`, or a free one for 0; wait at most `patience` seconds for it to become free."""
+def hold_port(address: str, port: int, *, patience: float = PATIENCE) -> socket.socket:
+    """Return a socket bound to `port`, or to a free one for 0; wait at most `patience` seconds for it to become free.
+
+    It does not listen, so Thespian can, as both say SO_REUSEADDR; until it is closed, nobody else is given the port.
+    """
+    if port:
+        _wait_until_free(address, port, patience)
+    held = socket.socket()
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((address, port))
+    except OSError as error:
+        held.close()
+        raise AdminPortError(_sentence(address, port, error)) from error
+    return held
+
+
+def _wait_until_free(address: str, port: int, patience: float) -> None:
     deadline = time.monotonic() + patience
     while True:
         with socket.socket() as probe:
@@ -45,7 +61,7 @@ def free_port(address: str, port: int, *, patience: float = PATIENCE) -> int:
             try:
                 probe.bind((address, port))
                 probe.listen()
-                return int(probe.getsockname()[1])
+                return
             except OSError as error:
                 if time.monotonic() >= deadline or error.errno != errno.EADDRINUSE:
                     raise AdminPortError(_sentence(address, port, error)) from error

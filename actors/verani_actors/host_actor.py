@@ -29,6 +29,7 @@ from .control_actor import ControlActor
 from .hosting import Hosting
 from .parcel import Parcel
 from .runtime import Runtime
+from .start import START_GRACE
 
 __all__ = ["RoomHostActor"]
 
@@ -71,7 +72,7 @@ class RoomHostActor(ControlActor):
             self._thread = threading.Thread(target=self._run, name="verani-host", daemon=True)
             self._thread.start()
         if isinstance(message, StopHost):
-            self._call(self._hosting.stop)
+            self._stop()
         elif not parcel.sender.startswith("launcher:"):
             self._call(self._hosting.receive, parcel.sender, message)
 
@@ -89,12 +90,15 @@ class RoomHostActor(ControlActor):
 
     def exiting(self) -> None:
         # A thread of the user's that does not end must not keep the process.
-        end = threading.Timer(_GRACE + _LINGER, os._exit, (1,))
-        end.daemon = True
-        end.start()
+        _end_in(_GRACE + _LINGER, 1)
         if self._thread is not None and self._thread.is_alive():
-            self._call(self._hosting.stop)
+            self._stop()
             self._thread.join(_GRACE)
+
+    def _stop(self) -> None:
+        self._call(self._hosting.stop)
+        if not self._hosting.has_started:  # a module or a hook may block, and nobody is served
+            _end_in(START_GRACE, 0)
 
     def watched(self) -> ThespianWatch:
         return ThespianWatch([self._bell.fileno()])
@@ -123,6 +127,13 @@ class RoomHostActor(ControlActor):
         finally:
             self._outbox.put(None)
             self._ring()
+
+
+def _end_in(seconds: float, code: int) -> None:
+    """End the process after so many seconds, whatever it does then."""
+    end = threading.Timer(seconds, os._exit, (code,))
+    end.daemon = True
+    end.start()
 
 
 def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:

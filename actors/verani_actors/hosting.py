@@ -37,6 +37,7 @@ from .overview import HostOverview, HostStatus
 from .ownership import Share
 from .runtime import Plan, Runtime
 from .slot import Slot
+from .start import Stopped, unless_stopped
 from .tls import server_context
 from .watchdog import Watchdog
 
@@ -81,6 +82,8 @@ class Hosting:
         # The highest epoch of which `Prepared` was said.
         self._said = 0
         self._served = False
+        # Whether rooms may live here: before that, there is nothing that a stop could lose.
+        self.has_started = False
         self._draining = False
         self._stopping = asyncio.Event()
         self._knocks = itertools.count()
@@ -90,7 +93,10 @@ class Hosting:
     # --- life ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve until `stop`; raises what keeps the host from starting: an import, a start-up hook, a port."""
+        """Serve until `stop`; raises what keeps the host from starting: an import, a start-up hook, a port.
+
+        A start-up hook that still runs at `stop` is cancelled.
+        """
         self._loop = asyncio.get_running_loop()
         settings = self._plan.settings
         definitions = self._load()
@@ -112,7 +118,12 @@ class Hosting:
             given_up=self._overview.unlinked,
             lease=self._lease_left,
         )
-        await self._host.start()
+        try:
+            await unless_stopped(self._stopping, self._host.start())
+        except Stopped:
+            slot.close()
+            return
+        self.has_started = True
         try:
             await self._listen()
             quieten_collector()

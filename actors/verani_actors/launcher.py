@@ -31,7 +31,7 @@ import msgspec
 from verani.epoch import Death, Epoch
 from verani.errors import VeraniError
 
-from .admin_port import free_port, resolve
+from .admin_port import hold_port, resolve
 from .control import Control, DrainHost, EndMachine, Gone, Offer, Publish, Refused, StartHost, StopHost, Welcome
 from .environment import prepare
 from .leader import Leader
@@ -413,6 +413,8 @@ class Launcher:
         self._ringer.setblocking(False)
         signal.set_wakeup_fd(self._ringer.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._told_to_stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup does
+            signal.signal(signal.SIGHUP, self._told_to_stop)
 
     def _told_to_stop(self, *_: object) -> None:
         self._stops += 1
@@ -449,8 +451,12 @@ class Launcher:
         """Have the rooms go on elsewhere: the registrar, if it is there, takes them over and then stops each host."""
         while self._staying() and self._stops == told and (now := time.monotonic()) < deadline and self._is_led(now):
             self._say_all(now)
+            members = {each.incarnation for each in self._published.members}
             for host in self._staying():
-                self._tell_registrar(DrainHost(host.id))
+                if host.incarnation in members:
+                    self._tell_registrar(DrainHost(host.id))
+                else:  # it has no room to hand over, and may be waiting in a start-up hook
+                    self._stop_host(host, deadline - now)
             self._step_while(lambda: bool(self._staying()), told, min(deadline, now + _OFFER_PERIOD))
 
     def _staying(self) -> list[_Host]:
@@ -548,7 +554,9 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
     if not secret:
         raise VeraniError(f"expected a cluster secret in {SECRET}")
     address = resolve(plan.address)
-    port = free_port(address, plan.settings.admin_port)
+    held = hold_port(address, plan.admin_port)
+    port = int(held.getsockname()[1])
+    os.register_at_fork(after_in_child=held.close)
     prepare(address)
     # Only now, because Thespian reads the environment when it is imported. The rest is imported for the hosts: they
     # are forked with it.
@@ -566,6 +574,7 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
         base, system = hardened.start(capabilities, plan.settings.log_level)
     except ActorSystemException as error:
         raise VeraniError(f"the actor system did not start at {address}:{port}: {error}") from error
+    held.close()
     return Launcher(runtime, plan, base, system, births, port, leader).run()
 
 

@@ -17,7 +17,10 @@ from msgspec import Struct
 from verani.epoch import Epoch
 from verani.settings import Settings
 
-__all__ = ["Plan", "Runtime"]
+__all__ = ["DEFAULT_ADMIN_PORT", "Plan", "Runtime"]
+
+# Where the actor system of a service on several machines is found, unless its settings say otherwise.
+DEFAULT_ADMIN_PORT: Final = 8100
 
 # A Unix socket's path holds 107 bytes (unix(7)); the names below need up to 45 of them.
 _LONGEST_FOLDER: Final = 60
@@ -41,6 +44,12 @@ class Plan(Struct, frozen=True):
     def spans_machines(self) -> bool:
         """True if other machines can reach this one: then links between machines are served, too."""
         return not ipaddress.ip_address(self.address).is_loopback
+
+    @property
+    def admin_port(self) -> int:
+        """Port of the actor system; 0 where any will do, as nobody from elsewhere has to find it."""
+        asked = self.settings.admin_port
+        return asked if asked is not None else DEFAULT_ADMIN_PORT if self.spans_machines else 0
 
     def authority(self, port: int) -> str:
         """Write the address with a port, as URLs do."""

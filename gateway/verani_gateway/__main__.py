@@ -1,8 +1,20 @@
-"""Run the command line with ``python -m verani_gateway``."""
+"""Run the command line: `verani`, or ``python -m verani_gateway``."""
 
 import sys
 
-from .cli import main
+from .early import exit_at_once
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the command line and return the exit code; what serves obeys signals from here on."""
+    if sys.argv[1:2] in (["serve"], ["join"]):
+        exit_at_once()
+    from .cli import main  # takes a while
+
+    return main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

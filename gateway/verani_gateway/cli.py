@@ -123,8 +123,7 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
         return supervise(parsed.targets, settings, secrets, leader=leader, until_eof=parsed.until_eof)
     from .loading import load_application  # here, so that a wrong option is told without importing everything
 
-    run(load_application(parsed.targets, settings), settings, secrets, until_eof=parsed.until_eof)
-    return 0
+    return run(load_application(parsed.targets, settings), settings, secrets, until_eof=parsed.until_eof)
 
 
 def _definitions(targets: Sequence[str]) -> int:
@@ -146,8 +145,7 @@ def _definitions(targets: Sequence[str]) -> int:
 def _gateway(folder: str, targets: Sequence[str]) -> int:
     from .process import run_gateway
 
-    run_gateway(folder, targets, load_secrets(os.environ))
-    return 0
+    return run_gateway(folder, targets, load_secrets(os.environ))
 
 
 def _cluster(parsed: argparse.Namespace) -> int:

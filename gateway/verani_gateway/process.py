@@ -21,6 +21,7 @@ from verani_actors.lifeline import die_with_parent
 from verani_actors.logs import name_process
 from verani_actors.overview import ALL, GatewayStatus, gateway_target
 from verani_actors.runtime import Plan, Runtime
+from verani_actors.start import Stopped, unless_stopped
 from verani_actors.tls import client_context
 
 from .application import GATEWAY
@@ -30,9 +31,11 @@ from .epoch_file import EpochFile
 from .gateway import Gateway
 from .loading import load_application
 from .logs import set_up_logging
+from .loop import fastest_loop, run_loop
 from .overview import Overview, answer
-from .serve import Service, at_end_of_input, run_loop, stop_signals
-from .supervisor import READY, STOP
+from .serve import Service, at_end_of_input
+from .signals import stopping
+from .supervisor import DRAINED, READY, STOP
 
 __all__ = ["run_gateway"]
 
@@ -42,8 +45,11 @@ logger = logging.getLogger(__name__)
 _LOOK: Final = 0.01
 
 
-def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> None:
-    """Serve the targets in this process, their rooms in those that the runtime folder tells of."""
+def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> int:
+    """Serve the targets in this process, their rooms in those that the runtime folder tells of.
+
+    Returns the exit code: `DRAINED` if an operator wanted this gateway to go for good.
+    """
     die_with_parent(os.getppid())
     runtime = Runtime(folder)
     plan = runtime.read_plan()
@@ -60,7 +66,7 @@ def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> None:
     process = _Process(plan, gateway, cluster)
     cluster.overview = process.overview
     service = Service(application, plan.settings, secrets, answers=process.overview, shared=True)
-    run_loop(process.serve(service))
+    return run_loop(process.serve(service), fastest_loop)
 
 
 class _Process:
@@ -72,17 +78,24 @@ class _Process:
         self._gateway = gateway
         self._cluster = cluster
         self._stop = asyncio.Event()
+        # Whether an operator wants it to go.
+        self._drained = False
 
-    async def serve(self, service: Service) -> None:
-        """Serve until told to stop, by a signal, the end of standard input or an operator; drain and return."""
-        with stop_signals(self._stop.set):
+    async def serve(self, service: Service) -> int:
+        """Serve until told to stop, by a signal, the end of standard input or an operator; return the exit code."""
+        with stopping(self._stop.set) as signals:
             at_end_of_input(self._stop.set)
-            await service.start()
+            try:
+                await unless_stopped(self._stop, service.start())
+            except Stopped:
+                return 0
+            signals.started()
             quieten_collector()
             telling = asyncio.create_task(self._tell_when_ready())
             await self._stop.wait()
             telling.cancel()
             await service.stop()
+        return DRAINED if self._drained else 0
 
     async def _tell_when_ready(self) -> None:
         while not self._gateway.accepting:  # noqa: ASYNC110  # a plain attribute, which nothing waits for
@@ -94,6 +107,7 @@ class _Process:
         match topic, argument:
             case "drain", target if target == gateway_target(self._gateway.id):
                 logger.info("draining")
+                self._drained = True
                 self._stop.set()
                 return b"true"
             case "drain", target if target == ALL:

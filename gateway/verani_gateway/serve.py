@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from types import FrameType
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -23,13 +21,16 @@ from aiohttp import web
 from verani.errors import VeraniError
 from verani.settings import Settings
 from verani_actors.collector import quieten_collector
+from verani_actors.start import Stopped, unless_stopped
 
 from .access import is_loopback
 from .application import GATEWAY
 from .config import Secrets, check
 from .internal import check_tokens, internal_application
 from .loading import Served
+from .loop import fastest_loop, run_loop
 from .overview import Answers
+from .signals import stopping
 
 __all__ = [
     "ListenError",
@@ -39,9 +40,7 @@ __all__ = [
     "internal_port",
     "reserve",
     "run",
-    "run_loop",
     "serve",
-    "stop_signals",
     "url",
     "warn_of_public",
 ]
@@ -54,14 +53,9 @@ _REQUEST_GRACE: Final = 5.0
 # Every client of a restarted service comes back at once; the kernel caps this at somaxconn.
 _BACKLOG: Final = 1024
 
-# What tasks that outlived the stop get to end.
-_LAST_WAIT: Final = 1.0
-
 # The settings that errors of the two listeners name.
 _PUBLIC: Final = "host, port"
 _INTERNAL: Final = "internal_host, internal_port"
-
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class ListenError(VeraniError):
@@ -153,18 +147,23 @@ async def serve(
     ready: asyncio.Event | None = None,
     until_eof: bool = False,
 ) -> None:
-    """Serve an application until SIGTERM or SIGINT, then stop gracefully; must run in the main thread.
+    """Serve an application until SIGTERM, SIGINT or SIGHUP, then stop gracefully; must run in the main thread.
 
-    `ready` is set once both listeners answer. `until_eof` also stops when standard input ends, which is
-    how a parent process that holds its other end takes this one with it. A second signal ends the process
-    at once.
+    A start-up hook that still runs by then is cancelled. `ready` is set once both listeners answer. `until_eof` also
+    stops when standard input ends, which is how a parent process that holds its other end takes this one with it. A
+    second signal ends the process at once.
     """
     stop = asyncio.Event()
     service = Service(application, settings, secrets)
-    with stop_signals(stop.set):
+    with stopping(stop.set) as signals:
         if until_eof:
             at_end_of_input(stop.set)
-        await service.start()
+        try:
+            await unless_stopped(stop, service.start())
+        except Stopped:
+            logger.info("stopped before the start was over")
+            return
+        signals.started()
         quieten_collector()
         served = [Served(each.name, each.websocket_path, each.is_public) for each in application[GATEWAY].definitions]
         announce(service.public_url, service.internal_url, served, settings)
@@ -176,67 +175,14 @@ async def serve(
         logger.info("stopped")
 
 
-def run(application: web.Application, settings: Settings, secrets: Secrets, *, until_eof: bool = False) -> None:
-    """Run `serve` in an event loop of its own."""
-    run_loop(serve(application, settings, secrets, until_eof=until_eof))
+def run(application: web.Application, settings: Settings, secrets: Secrets, *, until_eof: bool = False) -> int:
+    """Run `serve` in an event loop of its own and return the exit code."""
 
+    async def main() -> int:
+        await serve(application, settings, secrets, until_eof=until_eof)
+        return 0
 
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run what serves in an event loop of its own: uvloop's where it is installed."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(main)
-        if left := runner.run(_cancel_leftovers()):
-            # A hook or a task of the application that ignores its cancellation; the runner would wait for it for
-            # ever, and so would threads it may have started. Everything that has to be done is done.
-            logger.warning("%d tasks ignore their cancellation, leaving them behind", left)
-            logging.shutdown()
-            os._exit(0)
-
-
-async def _cancel_leftovers() -> int:
-    """Cancel what still runs, and count what does not end within a moment."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    if left:
-        _, left = await asyncio.wait(left, timeout=_LAST_WAIT)
-    return len(left)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        from uvloop import new_event_loop  # an extra
-    except ImportError:
-        return asyncio.new_event_loop
-    return new_event_loop
-
-
-@contextmanager
-def stop_signals(stop: Callable[[], object]) -> Iterator[None]:
-    """Call `stop` in the event loop at the first stop signal; end the process at the second.
-
-    These are handlers of the interpreter, not of the loop: a hook that blocks the loop must not keep the
-    second signal from ending the process.
-    """
-    loop = asyncio.get_running_loop()
-    stopping = False
-
-    def handle(number: int, _: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping:
-            # Whoever sends a second signal wants the end now. Raising or `sys.exit` would still run
-            # `finally` blocks and wait for threads; 128 + number is how a shell reports such a death.
-            os._exit(128 + number)
-        stopping = True
-        loop.call_soon_threadsafe(stop)
-
-    before = {number: signal.signal(number, handle) for number in _STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            # None is a handler that C code set; Python cannot put it back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    return run_loop(main(), fastest_loop)
 
 
 def at_end_of_input(stop: Callable[[], object]) -> None:

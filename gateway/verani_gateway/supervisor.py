@@ -13,7 +13,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import secrets as randomness
@@ -23,8 +22,8 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -34,22 +33,29 @@ from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_actors.admin_port import resolve
 from verani_actors.launcher import ENDED
-from verani_actors.runtime import Plan, Runtime
+from verani_actors.runtime import DEFAULT_ADMIN_PORT, Plan, Runtime
+from verani_actors.start import Stopped, unless_stopped
 
 from .access import is_loopback
 from .config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets, check
+from .early import stop_signals
 from .family import adopt_orphans, kill_children, reap
+from .folder import runtime_folder
 from .internal import check_tokens
 from .loading import Served
+from .loop import run_loop
 from .serve import announce, at_end_of_input, reserve, url
 
-__all__ = ["READY", "STOP", "Keeper", "check_shape", "leader_address", "supervise"]
+__all__ = ["DRAINED", "READY", "STOP", "Keeper", "check_shape", "leader_address", "supervise"]
 
 logger = logging.getLogger(__name__)
 
 # What a gateway says on its standard input, which is a socket: that it takes connections, and that all are to stop.
 READY: Final = b"ready\n"
 STOP: Final = b"stop\n"
+
+# Exit code of a gateway that an operator has drained: it is not to be started again, as any other is that ends.
+DRAINED: Final = 3
 
 # Seconds that importing the targets may take.
 _IMPORT_PATIENCE: Final = 30.0
@@ -64,9 +70,6 @@ _RAN_WELL: Final = 60.0
 
 # How often the runtime folder is looked at for the first epoch.
 _LOOK: Final = 0.02
-
-_DEFAULT_ADMIN_PORT: Final = 8100
-_LOCK: Final = "lock"
 
 _decode_served = msgspec.json.Decoder(list[Served]).decode
 
@@ -96,7 +99,7 @@ def leader_address(text: str) -> str:
     """Read HOST or HOST:PORT, the port being that of the leader's actor system; raises `SettingsError`."""
     host, separator, port = text.rpartition(":")
     if not separator or text.endswith("]"):
-        host, port = text, str(_DEFAULT_ADMIN_PORT)
+        host, port = text, str(DEFAULT_ADMIN_PORT)
     bare = host.removeprefix("[").removesuffix("]")
     if not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise SettingsError(f"expected the leader as HOST or HOST:PORT, got {text!r}")
@@ -106,12 +109,12 @@ def leader_address(text: str) -> str:
 def supervise(
     targets: Sequence[str], settings: Settings, secrets: Secrets, *, leader: str = "", until_eof: bool = False
 ) -> int:
-    """Run the service until SIGTERM or SIGINT, or its failure to start, and return the exit code.
+    """Run the service until SIGTERM, SIGINT or SIGHUP, or its failure to start, and return the exit code.
 
     With `until_eof` the end of standard input stops it too. A second signal ends everything at once.
     """
     check_shape(settings, secrets, leader=leader)
-    return asyncio.run(_Supervisor(targets, settings, secrets, leader, until_eof).run())
+    return run_loop(_Supervisor(targets, settings, secrets, leader, until_eof).run(), asyncio.new_event_loop)
 
 
 class Keeper:
@@ -232,6 +235,8 @@ class _Supervisor:
         self._ready = 0
         self._all_ready = asyncio.Event()
         self._folder: Path | None = None
+        # Where others reach this machine, once that is looked up.
+        self._address = ""
         self._environ = {
             **{name: value for name, value in os.environ.items() if name != f"{CLUSTER_SECRET}_FILE"},
             CLUSTER_SECRET: secrets.cluster_secret or randomness.token_hex(32),
@@ -240,26 +245,36 @@ class _Supervisor:
     async def run(self) -> int:
         adopt_orphans()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
         # What the launcher leaves behind when it is killed ends only after it.
         loop.add_signal_handler(signal.SIGCHLD, reap)
         if self._until_eof:
             at_end_of_input(self._stop.set)
         with ExitStack() as held:
-            kept: list[socket.socket] = []
-            if self._settings.gateways:
-                self._settings, kept = await reserve(self._settings)
-            for each in kept:
-                held.enter_context(each)
-            code, served = await self._check_imports()
-            if code or self._stop.is_set():
+            held.callback(kill_children)
+            try:
+                code, served = await unless_stopped(self._stop, self._prepare(held))
+            except Stopped:
+                logger.info("stopped before anything was started")
+                return 0
+            if code:
                 return code
-            runtime = held.enter_context(_runtime_folder())
+            runtime = held.enter_context(runtime_folder())
             self._folder = runtime.folder
             held.callback(kill_children)  # before the folder is removed
             runtime.write_plan(self._plan(served))
             return await self._serve(runtime, served)
+
+    async def _prepare(self, held: ExitStack) -> tuple[int, list[Served]]:
+        """Find what may keep the service from starting; returns an exit code, 0 if all is well, and what it serves."""
+        if self._settings.gateways:
+            self._settings, kept = await reserve(self._settings)
+            for each in kept:
+                held.enter_context(each)
+        # In a thread: a name server may take many seconds to say nothing.
+        self._address = await asyncio.to_thread(resolve, self._settings.advertise)
+        return await self._check_imports()
 
     def _on_signal(self, number: signal.Signals) -> None:
         """Stop at the first signal; end everything at the second."""
@@ -277,17 +292,17 @@ class _Supervisor:
         process = await asyncio.create_subprocess_exec(
             *_command("definitions", *self._targets), stdout=PIPE, stdin=asyncio.subprocess.DEVNULL, process_group=0
         )
-        answered = asyncio.create_task(process.communicate())
-        stopped = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((answered, stopped), timeout=_IMPORT_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not answered.done():
-            process.kill()
-            await answered
-            if self._stop.is_set():
-                return 0, []
-            raise SettingsError(f"importing {', '.join(self._targets)} did not end within {_IMPORT_PATIENCE:g} s")
-        output, _ = answered.result()
+        try:
+            async with asyncio.timeout(_IMPORT_PATIENCE):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            raise SettingsError(
+                f"importing {', '.join(self._targets)} did not end within {_IMPORT_PATIENCE:g} s"
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode in (1, 2):  # it has said why
             return process.returncode, []
         if process.returncode != 0:
@@ -301,7 +316,7 @@ class _Supervisor:
             definitions=tuple(each.address for each in served),
             directory=str(Path.cwd()),
             machine=settings.machine or socket.gethostname(),
-            address=resolve(settings.advertise),
+            address=self._address,
             leader=self._leader,
         )
 
@@ -358,7 +373,7 @@ class _Supervisor:
                     self._all_ready.set()
 
         command = _command("gateway", str(runtime.folder), *self._targets)
-        keeper = Keeper(f"gateway process {number + 1}", command, self._environ, heard=heard, last=0)
+        keeper = Keeper(f"gateway process {number + 1}", command, self._environ, heard=heard, last=DRAINED)
         return keeper
 
     async def _wait_until_ready(self, runtime: Runtime, launcher: Keeper) -> None:
@@ -406,30 +421,6 @@ def _command(*words: str) -> list[str]:
 
 
 def _ending(code: int) -> str:
+    if code == 0:
+        return "exit code 0, though nobody of this service has asked it to"
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-
-
-@contextmanager
-def _runtime_folder() -> Iterator[Runtime]:
-    """Make the runtime folder and remove it at the end, and those of services that were killed."""
-    runtime = Runtime.create()
-    try:
-        # Complete before it has its name, so that nobody takes the folder for abandoned.
-        new = runtime.folder / f"{_LOCK}.new"
-        with new.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            new.rename(runtime.folder / _LOCK)
-            _sweep(runtime.folder.parent)
-            yield runtime
-    finally:
-        shutil.rmtree(runtime.folder, ignore_errors=True)
-
-
-def _sweep(base: Path) -> None:
-    """Remove runtime folders whose service is gone: nobody holds their lock."""
-    for folder in base.glob("verani-*"):
-        with suppress(OSError), (folder / _LOCK).open("r+") as lock:
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-                continue
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)

@@ -76,6 +76,8 @@ class Hosting:
             case _:
                 pass
 
+    has_started = True
+
     def _note(self, kind: str, text: str) -> None:
         with (self._folder / f"{self._member.id}.{kind}").open("a") as file:
             file.write(f"{text}\n")

@@ -14,6 +14,7 @@ from compose_spec import parse_duration
 
 from tests.deploy.files import DEPLOY, STOP_GRACE, compose, environments, pods
 from verani.settings import Settings
+from verani_actors.runtime import DEFAULT_ADMIN_PORT
 from verani_gateway import cli
 from verani_gateway.access import is_loopback
 from verani_gateway.config import SETTINGS, load, unknown_variables
@@ -103,7 +104,7 @@ def test_the_ports_are_those_of_the_settings() -> None:
     }
     assert ports == {
         "verani-gateways": {"public": public, "internal": internal},
-        "verani-hosts": {"admin": DEFAULTS.admin_port, "links": DEFAULTS.link_port},
+        "verani-hosts": {"admin": DEFAULT_ADMIN_PORT, "links": DEFAULTS.link_port},
     }
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.gateway.started import start
 from tests.server import Serve, Server
 from verani.room import RoomDefinition
 from verani.settings import Settings
+
+__all__ = ["clean_log", "serve", "start"]
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import re
 import signal
 import socket
 import sys
-import uuid
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,121 +16,21 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.gateway.started import Start
 from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_gateway.config import Secrets
 from verani_gateway.supervisor import READY, Keeper, check_shape, leader_address
-
-ROOT = Path(__file__).parents[2]
-
-APP = """
-import os, sys
-from verani.room import define_room
-print("what a module prints while it is imported is no answer")
-chat = define_room("chat", websocket_path="/ws/{room}")
-
-@chat.on("echo")
-def echo(ctx, data):
-    ctx.emit("echo", {"pid": os.getpid()})
-
-def make():
-    return define_room("hidden")
-
-from aiohttp import web
-from verani_gateway.application import setup
-hidden = web.Application()
-setup(hidden, make())
-"""
 
 # A loaded machine may take seconds to import everything; nothing waits this long when all is well.
 PATIENCE = 60
 SECRET = "0123456789abcdef"
 
 
-class Service:
-    """A started `verani`, and what it has written."""
-
-    def __init__(self, process: Process, mark: str) -> None:
-        self.process = process
-        self.mark = mark.encode()
-        self.lines: list[str] = []
-        self.public = self.internal = ""
-
-    async def line(self, pattern: str) -> re.Match[str]:
-        assert self.process.stderr is not None
-        while raw := await self.process.stderr.readline():
-            self.lines.append(raw.decode().rstrip("\n"))
-            if match := re.search(pattern, self.lines[-1]):
-                return match
-        raise AssertionError(f"ended without a line like {pattern!r}:\n" + "\n".join(self.lines))
-
-    async def started(self) -> "Service":
-        self.public = (await self.line(r"public listener: (http://\S+)"))[1]
-        self.internal = (await self.line(r"internal listener: (http://\S+)"))[1]
-        return self
-
-    async def end(self) -> int:
-        """Read until nobody holds the pipe any more, and return the exit code."""
-        if self.process.stderr is not None:
-            self.lines += (await self.process.stderr.read()).decode().splitlines()
-        return await self.process.wait()
-
-    @property
-    def output(self) -> str:
-        return "\n".join(self.lines)
-
-    def pids(self, *words: str) -> list[int]:
-        """Find the processes of the service, by what they inherit, in whose command line a word is."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark in (entry / "environ").read_bytes():
-                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    if not words or any(word in command for word in words):
-                        found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
-
-    async def nothing_left(self) -> None:
-        """Wait until no process of the service is there."""
-        while self.pids():  # noqa: ASYNC110  # nobody tells of the end of processes that are not one's own
-            await asyncio.sleep(0.02)
-
-
-Start = Callable[..., Awaitable[Service]]
-
-
 @pytest.fixture(autouse=True)
 async def _limit() -> AsyncIterator[None]:
     async with asyncio.timeout(PATIENCE):
         yield
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    (tmp_path / "app.py").write_text(APP, encoding="utf-8")
-    services: list[Service] = []
-
-    async def start(*arguments: str, environ: Mapping[str, str] | None = None, stderr: int = PIPE) -> Service:
-        mark = uuid.uuid4().hex
-        paths = [str(ROOT), str(ROOT / "actors"), str(ROOT / "gateway"), os.environ.get("PYTHONPATH", "")]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("VERANI_")}
-        inherited |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "TEST_MARK": mark}
-        # Whatever the defaults are, tests run side by side.
-        inherited |= {"VERANI_PORT": "0", "VERANI_ADMIN_PORT": "0", "VERANI_LINK_PORT": "0", **(environ or {})}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "verani_gateway", *arguments), cwd=tmp_path, env=inherited, stderr=stderr
-        )
-        services.append(Service(process, mark))
-        return services[-1]
-
-    yield start
-    for service in services:
-        if service.process.returncode is None:
-            service.process.kill()
-        await service.nothing_left()
-        await service.end()
 
 
 async def _echo(ws: aiohttp.ClientWebSocketResponse) -> int:

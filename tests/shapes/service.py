@@ -94,6 +94,12 @@ class Node:
             self._said.wait_for(lambda: self._ended or self._is_ready(), START_PATIENCE)
             assert self._is_ready(), "it is not ready:\n" + "\n".join(self.lines)
 
+    def heard(self, text: str) -> None:
+        """Wait until it has written a line with this text."""
+        with self._said:
+            self._said.wait_for(lambda: self._ended or any(text in line for line in self.lines), START_PATIENCE)
+            assert any(text in line for line in self.lines), "\n".join(self.lines)
+
     def stop(self) -> int:
         """Ask it to stop and return its exit code."""
         if self.process.poll() is None:
