@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 
 from tests.actors.conftest import FakeGateway
 from tests.actors.reference_room import Action, Boom, Inbound, Member, Meta, ReferenceRoom
-from tests.actors.virtual_time import VirtualTimeLoop
+from tests.virtual_time import VirtualTimeLoop
 from verani.context import Actor, Context
 from verani.messages import Frame, Input, Kick, Snapshot
 from verani.meta import ConnectionMeta

@@ -11,7 +11,7 @@ import pytest
 from thespian.actors import ActorExitRequest
 
 from tests.actors.conftest import FakeGateway
-from tests.actors.virtual_time import VirtualTimeLoop
+from tests.virtual_time import VirtualTimeLoop
 from verani.errors import HookInterrupted
 from verani.messages import Frame, Snapshot
 from verani.meta import ConnectionMeta
