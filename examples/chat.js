@@ -170,7 +170,7 @@ function element(tag, properties = {}, ...children) {
 function fromURL() {
   const query = new URLSearchParams(location.search);
   me = asName(query.get("name") ?? "");
-  room = query.get("room") || "lobby";
+  room = (query.get("room") || "lobby").normalize();
   channels.clear();
   for (const name of ["general", "random"]) channels.set(name, false);
   const wanted = (query.get("channels") ?? "general").split(",").filter((name) => CHANNEL.test(name));
@@ -370,7 +370,7 @@ function explain(error) {
 $("enter").addEventListener("submit", (event) => {
   event.preventDefault();
   me = asName($("name").value);
-  room = $("room").value;
+  room = $("room").value.normalize(); // names of rooms have one spelling
   if (!me) return;
   history.pushState(null, "", pageURL());
   enterRoom();

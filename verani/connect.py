@@ -17,6 +17,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 from msgspec import Struct
+from yarl import URL
 
 from .client.backoff import Reconnection, parse_retry_after
 from .errors import DeadlineExceeded, Interrupted, RateLimited, RoomBusy, Unauthorized, VeraniError, error_for
@@ -126,10 +127,12 @@ class Service:
         headers = {"Content-Type": "application/json", TIMEOUT_HEADER: f"{max(timeout, MIN_TIMEOUT):.6f}"}
         if key is not None:
             headers[KEY_HEADER] = key
-        url = f"{self._url}/rpc/{quote(room)}/{quote(method, safe='')}"
+        # Encoded here, because a room may be named "..", which is a way up to whoever normalizes paths.
+        path = f"/rpc/{quote(room)}/{quote(method, safe='')}"
         try:
+            url = URL(self._url)
             async with self._session.post(
-                url,
+                url.with_path(url.raw_path.rstrip("/") + path, encoded=True),
                 data=io.BytesIO(arguments),  # aiohttp warns of large bytes
                 headers=headers,
                 allow_redirects=False,
@@ -141,7 +144,7 @@ class Service:
             raise RoomBusy(f"cannot connect to {self._url}: {reason}", retry_after=0.0) from error
         except TimeoutError:
             raise DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s") from None
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+        except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # InvalidURL among them
             raise VeraniError(
                 f"expected the URL of an internal listener, such as http://127.0.0.1:8001, got {self._url!r}"
             ) from error

@@ -2,11 +2,16 @@
 
 Names travel into logs, URLs and other users' screens, so control characters and
 direction overrides never enter one. Payload text is not this module's business.
+
+The name of a room is text in one spelling (NFC) and without what cannot be seen, so that two names that look alike
+are rarely two rooms; it holds no `/`, which ends it in paths. Nothing is normalized here: who has another spelling is
+told so, or two addresses would be one room to some and two to others.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 from typing import Annotated
 
@@ -17,9 +22,11 @@ __all__ = [
     "LIFECYCLE_EVENTS",
     "MAX_CHANNELS",
     "MAX_NAME",
+    "MAX_ROOM_ID",
     "MAX_REASON_BYTES",
     "Name",
     "RESERVED_PREFIX",
+    "ROOM_ID",
     "check_name",
     "is_name",
     "is_room_id",
@@ -34,7 +41,15 @@ RESERVED_PREFIX = "verani."
 # The original client's own listeners: an application event of that name would be mixed up with them (protocol 11).
 LIFECYCLE_EVENTS = frozenset({"open", "connected", "connecting", "close", "disconnected", "reconnecting"})
 
-_ROOM_ID = re.compile(r"[A-Za-z0-9_.:@~-]{1,128}")
+MAX_ROOM_ID = 128
+# What errors say was expected.
+ROOM_ID = (
+    f"a room id of 1 to {MAX_ROOM_ID} characters, normalized (NFC), without '/' and characters that cannot be seen"
+)
+
+_PLAIN_ROOM_ID = re.compile(rf"[A-Za-z0-9_.:@~-]{{1,{MAX_ROOM_ID}}}")
+# Control and format characters, separators of lines and paragraphs, surrogates.
+_UNSEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
 # C0, DEL, C1, line and paragraph separators, then the bidirectional controls; JSON lets no surrogate through.
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _FORBIDDEN = re.compile(rf"[{_CONTROLS}\ud800-\udfff]")
@@ -48,7 +63,14 @@ EventName = Annotated[
 
 def is_room_id(text: str) -> bool:
     """Tell whether `text` may name a room; anything else is a 404 before the upgrade."""
-    return _ROOM_ID.fullmatch(text) is not None
+    if _PLAIN_ROOM_ID.fullmatch(text) is not None:
+        return True
+    return (
+        0 < len(text) <= MAX_ROOM_ID
+        and "/" not in text
+        and _UNSEEN.isdisjoint(map(unicodedata.category, text))
+        and unicodedata.is_normalized("NFC", text)
+    )
 
 
 def is_name(text: str) -> bool:

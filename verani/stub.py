@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from . import frames
 from .errors import InvalidArguments, VeraniError
-from .names import is_room_id
+from .names import ROOM_ID, is_room_id
 from .rpc import MAX_TIMEOUT
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RoomStub:
     def __init__(self, caller: Caller, definition: RoomDefinition[Any, Any] | str, room_id: str) -> None:
         """Name a room; raises `InvalidArguments` for an id that no room can have."""
         if not isinstance(room_id, str) or not is_room_id(room_id):
-            error = InvalidArguments(f"expected a room id of 1 to 128 letters, digits or _.:@~-, got {room_id!r}")
+            error = InvalidArguments(f"expected {ROOM_ID}, got {room_id!r}")
             error.is_of_call = True
             raise error
         self._caller = caller

@@ -5,6 +5,7 @@ What is logged, and at which level, is decided where it happens.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from io import FileIO, TextIOWrapper
@@ -26,7 +27,7 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         ours = record.name.partition(".")[0] in _OURS
         where = "".join(
-            f" {key}={value}"
+            f" {key}={_delimited(str(value))}"
             for key in ("room", "connection", "hook")
             if (value := getattr(record, key, None)) is not None
         )
@@ -43,6 +44,11 @@ class Formatter(logging.Formatter):
 
 _OURS: Final = frozenset({"verani", "verani_actors", "verani_gateway"})
 _NAMED_ESCAPES: Final = MappingProxyType({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def _delimited(value: str) -> str:
+    """Quote what could be taken for a field of its own: names of rooms may hold spaces."""
+    return json.dumps(value, ensure_ascii=False) if "=" in value and " " in value else value
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ from verani.settings import Settings
 from .config import check
 from .endpoint import Endpoint
 from .gateway import Gateway
+from .paths import ROOM_IN_PATH
 
 __all__ = ["GATEWAY", "setup"]
 
@@ -55,7 +56,8 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
         check(settings)
     gateway = app[GATEWAY] = Gateway(rooms, settings)
     for room in rooms:
-        app.router.add_route(hdrs.METH_GET, room.websocket_path, Endpoint(gateway, room).__call__)
+        path = room.websocket_path.replace("{room}", ROOM_IN_PATH)
+        app.router.add_route(hdrs.METH_GET, path, Endpoint(gateway, room).__call__)
     if not any(resource.canonical == _HEALTH for resource in app.router.resources()):
         app.router.add_get(_HEALTH, _health)
     app.cleanup_ctx.append(_run)

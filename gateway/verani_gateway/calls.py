@@ -25,7 +25,7 @@ from verani.errors import (
     VeraniError,
 )
 from verani.messages import Invoke, Outcome, Reply
-from verani.names import is_room_id
+from verani.names import ROOM_ID, is_room_id
 from verani.room import RoomDefinition
 from verani.rpc import MAX_TIMEOUT, result_of
 
@@ -119,7 +119,7 @@ class Calls:
         if definition is None:
             raise NotFound(f"{room!r}: expected a room of {', '.join(sorted(self._definitions))}")
         if not is_room_id(room_id):
-            raise NotFound(f"{room!r}: expected a room id of 1 to 128 letters, digits or _.:@~-")
+            raise NotFound(f"{room!r}: expected {ROOM_ID}")
         if method not in definition.methods:
             raise NotFound(f"{name} has no method {method!r}{suggest(method, definition.methods)}")
         if len(arguments) > settings.max_rpc_bytes:

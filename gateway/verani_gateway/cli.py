@@ -8,6 +8,7 @@ starts is not shown in the help.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -74,6 +75,8 @@ with an address by which the others reach this one. Settings are those of verani
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; argparse raises `SystemExit` for its own errors."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # which names of rooms need not fit into
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         match arguments:
             case ["definitions", *targets]:

@@ -38,6 +38,7 @@ from .access import FORWARDING, Client, listed, only, origin_allowed
 from .addresses import client, local_address
 from .connection import Connection, Socket
 from .expiry import check_expiry
+from .paths import is_misread
 from .rate import Meter
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Endpoint:
         )
         async with self._hooks("authorize_channel, extract_meta or name_from_request"):
             room_id = await definition.name_for(asked)
-            if not isinstance(room_id, str) or not is_room_id(room_id):
+            if not isinstance(room_id, str) or not is_room_id(room_id) or is_misread(room_id, request):
                 raise NotFound("no such room")
             handshake.room = room_id
             meta, expires_at = await definition.identify(dataclasses.replace(asked, room=room_id))

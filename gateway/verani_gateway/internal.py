@@ -23,6 +23,7 @@ from .config import ADMIN_TOKEN, RPC_TOKEN, Secrets
 from .metrics import CONTENT_TYPE
 from .openapi import openapi_document
 from .overview import Alone, Answers
+from .paths import ROOM_IN_PATH
 from .rooms import CUT
 from .rpc import RPC_PATH, RpcEndpoint, error_response
 
@@ -135,7 +136,7 @@ def internal_application(
     application.router.add_post(RPC_PATH, rpc)
     application.router.add_get("/metrics", metrics)
     application.router.add_get("/admin/rooms", rooms)
-    application.router.add_get("/admin/rooms/{definition}/{room}", room)
+    application.router.add_get(f"/admin/rooms/{{definition}}/{ROOM_IN_PATH}", room)
     application.router.add_get("/admin/cluster", cluster)
     application.router.add_get("/admin/quarantine", quarantine)
     application.router.add_post("/admin/drain", drain)

@@ -13,6 +13,7 @@ import msgspec
 
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
 from verani.errors import error_for
+from verani.names import MAX_ROOM_ID, ROOM_ID
 from verani.room import RoomDefinition
 from verani.rpc import MAX_TIMEOUT, MIN_TIMEOUT, Method
 from verani.version import __version__
@@ -41,8 +42,8 @@ _ROOM: Final = {
     "name": "room",
     "in": "path",
     "required": True,
-    "description": "the room id",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:@~-]{1,128}$"},
+    "description": f"{ROOM_ID}, percent-encoded",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ROOM_ID, "pattern": "^[^/]*$"},
 }
 
 _OPTIONS: Final = (

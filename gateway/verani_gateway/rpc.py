@@ -13,16 +13,27 @@ from aiohttp import hdrs, web
 
 from verani import frames
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
-from verani.errors import DeadlineExceeded, InvalidArguments, RateLimited, RoomBusy, TooLarge, Unauthorized, VeraniError
+from verani.errors import (
+    DeadlineExceeded,
+    InvalidArguments,
+    NotFound,
+    RateLimited,
+    RoomBusy,
+    TooLarge,
+    Unauthorized,
+    VeraniError,
+)
 from verani.names import is_name
 from verani.rpc import MAX_TIMEOUT, MIN_TIMEOUT
+
+from .paths import ROOM_IN_PATH, is_misread
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
 __all__ = ["RPC_PATH", "RpcEndpoint", "error_response"]
 
-RPC_PATH: Final = "/rpc/{definition}/{room}/{method}"
+RPC_PATH: Final = f"/rpc/{{definition}}/{ROOM_IN_PATH}/{{method}}"
 
 
 class RpcEndpoint:
@@ -44,6 +55,8 @@ class RpcEndpoint:
 
     async def _call(self, request: web.Request) -> bytes:
         gateway, match = self._gateway, request.match_info
+        if is_misread(match["room"], request):
+            raise NotFound("expected the name of the room as percent-encoded UTF-8")
         if not gateway.accepting:
             raise RoomBusy("the service is going down")
         if self._active > gateway.settings.max_rpc_calls:

@@ -588,6 +588,8 @@ def test_what_could_forge_a_line_is_escaped(text: str, expected: str) -> None:
 def test_room_and_connection_follow_the_message() -> None:
     line = _formatted("verani", "hook failed", room="chat/lobby", connection="c1")
     assert line.endswith("[Verani] hook failed room=chat/lobby connection=c1")
+    line = _formatted("verani", "hook failed", room='chat/a" connection=c9', connection="c1")
+    assert line.endswith('[Verani] hook failed room="chat/a\\" connection=c9" connection=c1')
 
 
 def test_a_traceback_is_indented_so_that_it_cannot_forge_a_line() -> None:

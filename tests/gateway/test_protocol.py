@@ -104,6 +104,8 @@ async def test_channels_of_the_query_are_trimmed_and_never_empty(serve: Serve, q
         ("/ws?roomId=b", "/ws", "b"),
         ("/ws?roomId=b&room=a", "/ws", "a"),
         ("/ws/lobby?room=a", "/ws/{room}", "lobby"),
+        ("/ws/K%C3%B6ln%20%7B1%7D%2B50%25", "/ws/{room}", "Köln {1}+50%"),
+        ("/ws?room=K%C3%B6ln+%7B1%7D%2B50%25", "/ws", "Köln {1}+50%"),
     ],
 )
 async def test_the_room_comes_from_the_path_then_from_the_query(

@@ -372,7 +372,18 @@ async def test_a_room_id_of_ten_thousand_characters_is_no_request(serve: Serve, 
 
 
 @pytest.mark.threat(37)
-@pytest.mark.parametrize("query", ["room=a%0a", "roomId=..%2f..%2fetc", "room=%00", "room=" + "a" * 129, "room=a/b"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "room=a%0a",
+        "roomId=..%2f..%2fetc",
+        "room=%00",
+        "room=" + "a" * 129,
+        "room=a/b",
+        "room=%ed%a0%bd",
+        "roomId=cafe%cc%81",
+    ],
+)
 async def test_a_room_of_the_query_has_the_same_rules(serve: Serve, query: str) -> None:
     server = await serve(echo_room())
     async with bystander(server):

@@ -187,14 +187,14 @@ async def test_a_newcomer_is_asked_for_name_and_room(serve: Serve, visit: Open) 
     page = (await visit(server)).page
     await expect(page.get_by_label("Your name")).to_be_focused()
     await page.keyboard.type("ann")
-    await page.get_by_label("Room").fill("not a room")
+    await page.get_by_label("Room").fill("not a/room")
     await page.keyboard.press("Enter")
     await expect(page.get_by_label("Your name")).to_be_visible()
-    await page.get_by_label("Room").fill("attic")
+    await page.get_by_label("Room").fill("Ko\u0308ln \U0001f600")
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", name="attic")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Köln \U0001f600")).to_be_visible()
     await expect(page.locator("#state")).to_have_text("connected")
-    await expect(page).to_have_url(re.compile(r"\?room=attic&name=ann"))
+    await expect(page).to_have_url(re.compile(r"\?room=K%C3%B6ln\+%F0%9F%98%80&name=ann"))
     await expect(page.get_by_label("Message", exact=True)).to_be_focused()
 
 

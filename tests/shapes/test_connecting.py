@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -43,7 +44,7 @@ async def test_extract_meta_refuses_before_the_socket_opens(
 
 
 async def test_a_room_id_that_no_room_has_is_not_found(service: Service) -> None:
-    assert await refused(service, "/chat/a%20b") == (404, "not_found")
+    assert await refused(service, "/chat/a%E2%80%8Bb") == (404, "not_found")
     assert await refused(service, f"/chat/{'x' * 129}") == (404, "not_found")
 
 
@@ -72,6 +73,22 @@ async def test_a_room_is_named_by_path_query_or_default(visit: Visit, room: str)
         ("", "default"),
     ):
         assert await (await visit(f"/plain{query}")).ask("which") == expected
+
+
+@pytest.mark.parametrize("name", ["Köln", "my room", "😀", "50%", "{a}+b?c#d&e=f", "日本語"])
+async def test_a_room_of_any_visible_name_is_the_same_room_to_everybody(
+    service: Service, visit: Visit, room: str, caller: Caller, name: str
+) -> None:
+    name = f"{name} {room}"
+    escaped = quote(name, safe="")
+    guest = await visit(f"/chat/{escaped}", userId="ann")
+    await visit(f"/plain?room={escaped}")
+    assert await caller.room("chat", name).get_connected_user_ids() == ["ann"]
+    assert await caller.room("plain", name).get_session_count() == 1
+    assert await service.ask(f"/rpc/chat/{escaped}/get_session_count", method="POST") == (200, 1)
+    await service.asleep(f"chat/{escaped}")
+    assert (await service.status(f"chat/{escaped}"))["name"] == f"chat/{name}"
+    assert (await guest.ask("who"))["user"] == "ann"
 
 
 async def test_rooms_of_one_id_but_different_definitions_are_different(visit: Visit, room: str, caller: Caller) -> None:

@@ -2,21 +2,65 @@
 
 from __future__ import annotations
 
+import unicodedata
+from urllib.parse import quote, unquote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verani.names import LIFECYCLE_EVENTS, MAX_NAME, check_name, is_name, is_room_id
+from verani.names import LIFECYCLE_EVENTS, MAX_NAME, MAX_ROOM_ID, check_name, is_name, is_room_id
 
 
-@pytest.mark.parametrize("text", ["a", "lobby", "A-Z_0.9:@~", "x" * 128])
-def test_a_room_id_is_1_to_128_plain_characters(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a", "lobby", "A-Z_0.9:@~", "x" * 128, "..", "Köln", "my room", "😀", "日本語", "١", "é" * 128, "😀" * 128),
+        *(
+            "a%20",
+            "50%",
+            "a+b",
+            "a{b}?c#d",
+            "\"<&>'",
+            "\\",
+            " ",
+            "a\u3000b",
+            "☃\ufe0f",
+            "\ufffd",
+            "Ω",
+            "가",
+            "e\u0304\u0301x"[2:],
+        ),
+    ],
+)
+def test_a_room_id_is_1_to_128_visible_characters(text: str) -> None:
     assert is_room_id(text)
 
 
-@pytest.mark.parametrize("text", ["", "x" * 129, "a b", "a/b", "ü", "a\n", "\n", "a%20", "a\x00", "../x/", "١"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "x" * 129, "é" * 129, "a/b", "/", "a\n", "\n", "a\x00", "a\x7f", "a\x85", "../x/", "a\u2028", "a\u2029"),
+        *("a\u200bb", "a\u200db", "a\u00adb", "\ufeffa", "a\u202e", "a\u2066", "a\U000e0001", "\ud83d", "a\udc00"),
+        *("cafe\u0301", "Ko\u0308ln", "\u212b", "\u1112\u1161", "a\u0301"),
+    ],
+)
 def test_anything_else_is_no_room_id(text: str) -> None:
     assert not is_room_id(text)
+
+
+@given(st.text(max_size=130))
+def test_a_room_id_travels_as_utf_8_and_shows_all_of_itself(text: str) -> None:
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    expected = (
+        0 < len(text) <= MAX_ROOM_ID
+        and "/" not in text
+        and not any(unicodedata.category(letter) in hidden for letter in text)
+        and unicodedata.normalize("NFC", text) == text
+    )
+    assert is_room_id(text) == expected
+    if expected:
+        assert unquote(quote(text, safe="")) == text
 
 
 @pytest.mark.parametrize("text", ["", "chat.message", "Grüße, Jürgen!", "日本語", "👩‍👩‍👧", "a b", "x" * 255])
