@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import sys
+import uuid
+from collections.abc import Mapping
 from typing import Any, Generic
 
 import msgspec
@@ -25,24 +27,32 @@ __all__ = [
     "AttachmentCodec",
     "AttachmentError",
     "ConnectionMeta",
+    "FIXED_FIELDS",
     "M",
     "check_names",
     "check_own_field",
+    "make_meta",
     "set_channels",
 ]
 
-_FIXED = frozenset({"user_id", "client_id", "channels"})
+FIXED_FIELDS = frozenset({"user_id", "client_id", "channels"})
+
+
+def make_client_id() -> str:
+    """Make an id that no other connection has."""
+    return uuid.uuid4().hex
 
 
 class ConnectionMeta(Struct, kw_only=True):
     """Who a connection is; subclass it to add fields of your own.
 
-    `user_id`, `client_id` and `channels` are fixed once connected: `join` and `leave` change the channels.
-    Own fields may be set in a hook; the change is kept when the hook returns and undone when it raises.
+    `user_id`, `client_id` and `channels` are fixed once connected: `join` and `leave` change the channels. A client id
+    is made where none is given. Own fields may be set in a hook; the change is kept when the hook returns and undone
+    when it raises.
     """
 
     user_id: str
-    client_id: str
+    client_id: str = msgspec.field(default_factory=make_client_id)
     channels: tuple[str, ...] = ("default",)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -54,9 +64,22 @@ class ConnectionMeta(Struct, kw_only=True):
 M = TypeVar("M", bound=ConnectionMeta, default=ConnectionMeta)
 
 
+def make_meta(kind: type[M], given: ConnectionMeta | Mapping[str, Any]) -> M:
+    """Make a meta of one type from one of any type, or from a mapping of fields by their names or wire names.
+
+    Fields that `given` lacks have their defaults. Raises `msgspec.ValidationError` for what does not fit.
+    """
+    if isinstance(given, kind):
+        return given
+    wire_names = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
+    if isinstance(given, ConnectionMeta):
+        given = {name: value for name, value in msgspec.structs.asdict(given).items() if name in wire_names}
+    return msgspec.convert({wire_names.get(name, name): value for name, value in given.items()}, kind)
+
+
 def check_own_field(meta: ConnectionMeta, name: str) -> None:
     """Raise AttributeError for a field that hooks may not set."""
-    if name in _FIXED:
+    if name in FIXED_FIELDS:
         advice = "use join() and leave()" if name == "channels" else "it is fixed when the client connects"
         raise AttributeError(f"{type(meta).__name__}.{name} is read-only: {advice}")
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .meta import ConnectionMeta
 
-__all__ = ["BEARER", "ConnectRequest", "GivenMeta", "Identity", "TokenVerifier"]
+__all__ = ["BEARER", "ConnectRequest", "GivenMeta", "Identified", "Identity", "MetaMaker", "TokenVerifier"]
 
 # What an offered subprotocol starts with that carries a token, because pages can set no header of a WebSocket.
 BEARER = "bearer."
@@ -37,8 +37,9 @@ class ConnectRequest:
     app: Any = None
 
 
-# A meta, the fields of one, or a function that makes it once it is told the definition's type of meta.
-GivenMeta: TypeAlias = ConnectionMeta | Mapping[str, Any] | Callable[[type[Any]], ConnectionMeta]
+# A meta, of the definition's type or another whose fields have the same names, or a mapping of its fields. Fields
+# that are not given have their defaults; a client id is made.
+GivenMeta: TypeAlias = ConnectionMeta | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,28 @@ class Identity:
     expires_at: float | None = None
 
 
+# What `extract_meta` may return, or an awaitable of it.
+Identified: TypeAlias = GivenMeta | Identity
+
+
 @runtime_checkable
 class TokenVerifier(Protocol):
     """What an `extract_meta` object also has if its clients may refresh: a method for a bare token.
 
     Called in the gateway with what a client sent as ``verani.refresh``, within `hook_timeout`. It returns what
-    `extract_meta` would, and the user id must be the same; only the new expiry counts, the meta stays as it is. If
-    it raises, or the user is another one, nothing is answered, and the connection ends as if nothing had been sent.
+    `extract_meta` would, and the user id must be the same; `authorize_room` is asked again with what it returns, and
+    only the new expiry counts, the meta stays as it is. If one of them raises or refuses, or the user is another one,
+    nothing is answered, and the connection ends as if nothing had been sent.
     """
 
-    def verify_token(self, token: str, /) -> Awaitable[Identity | ConnectionMeta | Mapping[str, Any]]: ...
+    def verify_token(self, token: str, /) -> Awaitable[Identified]: ...
+
+
+@runtime_checkable
+class MetaMaker(Protocol):
+    """What an `extract_meta` object also has if it makes metas: it is asked once for one that makes the definition's.
+
+    Raises `DefinitionError` for a type that it cannot fill.
+    """
+
+    def for_meta(self, kind: type[Any], /) -> Callable[[ConnectRequest], Any]: ...

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
 
@@ -19,9 +19,9 @@ import msgspec
 from .context import Actor, Context, S
 from .errors import DefinitionError, Forbidden, Unauthorized
 from .frames import PING, Frame
-from .meta import AttachmentCodec, ConnectionMeta, M, check_names
+from .meta import AttachmentCodec, ConnectionMeta, M, check_names, make_meta
 from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
-from .request import BEARER, ConnectRequest, Identity, TokenVerifier
+from .request import BEARER, ConnectRequest, Identity, MetaMaker, TokenVerifier
 from .rpc import BUILT_IN, Method
 from .signatures import check_arity, label_of, resolve
 
@@ -37,6 +37,7 @@ SameClient: TypeAlias = Literal["replace", "reject"]
 HOOKS = MappingProxyType(
     {
         "extract_meta": ("request",),
+        "authorize_room": ("meta", "request"),
         "authorize_channel": ("ctx_or_request", "channel"),
         "name_from_request": ("request",),
         "on_connect": ("ctx",),
@@ -68,7 +69,6 @@ def public_meta(request: ConnectRequest) -> ConnectionMeta:
     channels = tuple(dict.fromkeys(c.strip() for c in request.query.get("channels", "").split(",") if c.strip()))
     return ConnectionMeta(
         user_id=request.query.get("userId") or uuid.uuid4().hex,
-        client_id=uuid.uuid4().hex,
         channels=channels or ("default",),
     )
 
@@ -274,6 +274,8 @@ class RoomDefinition(Generic[M, S]):
         check_arity(function, f"{self.name}: {hook}", HOOKS[hook])
         if hook == "authorize_channel" and _is_async(function):
             raise DefinitionError(f"{self.name}: expected authorize_channel to be a plain def, because ctx.join is one")
+        if hook == "extract_meta" and isinstance(function, MetaMaker):
+            function = function.for_meta(self.meta)
         self.hooks[hook] = function
 
     def _hook(self, hook: str, function: F) -> F:
@@ -283,11 +285,22 @@ class RoomDefinition(Generic[M, S]):
     def extract_meta(self, function: F) -> F:
         """Say who connects: ``(request) -> meta``, in the gateway, before the WebSocket is accepted.
 
-        Raising `Unauthorized`, `Forbidden` or `InvalidArguments` refuses with 401, 403 or 400; anything else, and a
-        meta that does not fit its type, with 500, logged. So check what comes from the client before it goes in there.
-        An `Identity` in place of the meta says when it expires; see `verani.auth` for ready ones.
+        What it returns is a meta or a mapping of its fields, of which only ``user_id`` is needed: a client id is made,
+        and other fields have their defaults. An `Identity` around that says when it expires; see `verani.auth` for
+        ready ones. Raising `Unauthorized`, `Forbidden` or `InvalidArguments` refuses with 401, 403 or 400; anything
+        else, and a meta that does not fit its type, with 500, logged. So check what comes from the client before it
+        goes in there.
         """
         return self._hook("extract_meta", function)
+
+    def authorize_room(self, function: F) -> F:
+        """Say who may be in a room: ``(meta, request) -> bool``, in the gateway, after `extract_meta`.
+
+        The room is ``request.room``. False refuses with 403, a `VeraniError` with its own status, any other exception
+        with 500, logged. Asked again at each refresh of a token, with the meta of the new one and the request of the
+        handshake: who may not any more is not refreshed.
+        """
+        return self._hook("authorize_room", function)
 
     def authorize_channel(self, function: F) -> F:
         """Say who may be in a channel: ``(ctx_or_request, channel) -> bool``, a plain def.
@@ -353,9 +366,6 @@ class RoomDefinition(Generic[M, S]):
             self.codec(1)
         except (TypeError, NameError) as error:
             raise DefinitionError(f"{self.name}: expected a meta= that msgspec can decode: {error}") from error
-        check_meta = getattr(self.hooks.get("extract_meta"), "check_meta", None)
-        if check_meta is not None:
-            check_meta(self.meta)
         if self.is_public:
             missing = [field.name for field in msgspec.structs.fields(self.meta) if field.required]
             missing = [name for name in missing if name not in ("user_id", "client_id")]
@@ -382,24 +392,30 @@ class RoomDefinition(Generic[M, S]):
         return meta
 
     async def identify(self, request: ConnectRequest) -> tuple[M, float | None]:
-        """Run `extract_meta` or its default, and `authorize_channel`; return the meta and when it expires.
+        """Run `extract_meta` or its default, `authorize_room` and `authorize_channel`.
 
-        Raises what the hooks raise, `Forbidden` for a channel, and TypeError or `msgspec.ValidationError` for what is
-        no such meta.
+        Returns the meta and when it expires. Raises what the hooks raise, `Forbidden` for a room or channel, and
+        TypeError or `msgspec.ValidationError` for what is no such meta.
         """
         meta, expires_at = await self._resolve(self.hooks.get("extract_meta", public_meta)(request))
+        await self._check_room(meta, request)
         if "authorize_channel" in self.hooks:
             check_names(meta)
             for channel in meta.channels:
                 self.check_channel(request, channel)
         return meta, expires_at
 
-    async def identify_token(self, token: str) -> tuple[M, float | None]:
-        """Ask `extract_meta` about a bare token; raises `Unauthorized` where it is no `TokenVerifier`."""
+    async def identify_token(self, token: str, request: ConnectRequest) -> tuple[M, float | None]:
+        """Ask `extract_meta` about a bare token, and `authorize_room` about who it is for.
+
+        Raises `Unauthorized` where `extract_meta` is no `TokenVerifier`, and what `identify` raises.
+        """
         verifier = self.hooks.get("extract_meta")
         if not isinstance(verifier, TokenVerifier):
             raise Unauthorized(f"{self.name}: extract_meta takes no bare tokens")
-        return await self._resolve(verifier.verify_token(token))
+        meta, expires_at = await self._resolve(verifier.verify_token(token))
+        await self._check_room(meta, request)
+        return meta, expires_at
 
     async def _resolve(self, given: Any) -> tuple[M, float | None]:
         if inspect.isawaitable(given):
@@ -411,18 +427,27 @@ class RoomDefinition(Generic[M, S]):
             raise TypeError(f"{self.name}.extract_meta: expected expires_at in seconds, got {expires_at!r}")
         return self._as_meta(given.meta), expires_at
 
-    def _as_meta(self, meta: Any) -> M:
-        if isinstance(meta, self.meta):
-            return meta
-        if isinstance(meta, ConnectionMeta):
-            return self.meta(user_id=meta.user_id, client_id=meta.client_id, channels=meta.channels)
-        if isinstance(meta, Mapping):
-            return msgspec.convert(meta, self.meta)
-        if callable(meta):
-            return self._as_meta(meta(self.meta))
+    def _as_meta(self, given: Any) -> M:
+        if isinstance(given, ConnectionMeta | Mapping):
+            return make_meta(self.meta, given)
         raise TypeError(
-            f"{self.name}.extract_meta: expected a {self.meta.__name__} or a mapping, got {type(meta).__name__}"
+            f"{self.name}.extract_meta: expected a {self.meta.__name__}, a mapping of its fields or an Identity, got"
+            f" {type(given).__name__}"
         )
+
+    async def _check_room(self, meta: M, request: ConnectRequest) -> None:
+        """Raise `Forbidden` if `authorize_room` says so; everybody may be anywhere without that hook."""
+        authorize = self.hooks.get("authorize_room")
+        if authorize is None:
+            return
+        check_names(meta)
+        allowed = authorize(meta, request)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if type(allowed) is not bool:  # a forgotten return would let nobody in, and nobody would know why
+            raise TypeError(f"{self.name}.authorize_room: expected True or False, got {type(allowed).__name__}")
+        if not allowed:
+            raise Forbidden(f"room {request.room!r} is not for {meta.user_id!r}")
 
     def check_channel(self, asker: ConnectRequest | Context[M, S], channel: str) -> None:
         """Raise `Forbidden` if `authorize_channel` says so; everybody may be anywhere without that hook."""
@@ -448,6 +473,7 @@ class RoomOptions(TypedDict, total=False):
     same_client: SameClient
     subprotocols: Iterable[str]
     extract_meta: Callable[[ConnectRequest], Any]
+    authorize_room: Callable[[Any, ConnectRequest], bool | Awaitable[bool]]
     authorize_channel: Callable[[Any, str], bool]
     name_from_request: Callable[[ConnectRequest], Any]
     on_connect: Callable[[Context[Any, Any]], Any]

@@ -118,7 +118,7 @@ class Endpoint:
         except ConnectionResetError:
             return ws  # the client left during the handshake; there is nobody to tell
         if expires_at is not None:
-            connection.expire(expires_at, partial(self._renew, meta.user_id))
+            connection.expire(expires_at, partial(self._renew, handshake, meta.user_id))
         gateway.connected(connection, attachment)
         code, reason = 1006, ""
         try:
@@ -166,18 +166,8 @@ class Endpoint:
 
     async def _identify(self, handshake: _Handshake) -> tuple[str, ConnectionMeta, bytes, float | None]:
         """Run the application's own decisions; return the room's name, the meta, its attachment and when it expires."""
-        gateway, definition, request = self._gateway, self._definition, handshake.request
-        asked = ConnectRequest(
-            path=request.path,
-            room=request.match_info.get("room"),
-            query=request.query,
-            headers=request.headers,
-            cookies=_cookies(request),
-            subprotocols=_subprotocols(request),
-            remote=handshake.client.address,
-            app=request.app,
-        )
-        async with self._hooks("authorize_channel, extract_meta or name_from_request"):
+        gateway, definition, asked = self._gateway, self._definition, _asked(handshake)
+        async with self._hooks("authorize_channel, authorize_room, extract_meta or name_from_request"):
             room_id = await definition.name_for(asked)
             if not isinstance(room_id, str) or not is_room_id(room_id) or is_misread(room_id, request):
                 raise NotFound("no such room")
@@ -198,10 +188,11 @@ class Endpoint:
             raise RoomBusy("the service is going down", retry_after=1)
         return name, meta, attachment, expires_at
 
-    async def _renew(self, user_id: str, token: str) -> float | None:
+    async def _renew(self, handshake: _Handshake, user_id: str, token: str) -> float | None:
         """Verify a token that is to refresh this user's connection; return when it expires."""
-        async with self._hooks("verify_token"):
-            meta, expires_at = await self._definition.identify_token(token)
+        async with self._hooks("authorize_room or verify_token"):
+            asked = dataclasses.replace(_asked(handshake), room=handshake.room)
+            meta, expires_at = await self._definition.identify_token(token, asked)
         if meta.user_id != user_id:
             raise Unauthorized("expected a token of the same user")
         check_expiry(expires_at, time.time())
@@ -246,6 +237,21 @@ class _Handshake:
     request: web.Request
     client: Client
     room: str = ""
+
+
+def _asked(handshake: _Handshake) -> ConnectRequest:
+    """Show the application the request, in which the room is what the path holds."""
+    request = handshake.request
+    return ConnectRequest(
+        path=request.path,
+        room=request.match_info.get("room"),
+        query=request.query,
+        headers=request.headers,
+        cookies=_cookies(request),
+        subprotocols=_subprotocols(request),
+        remote=handshake.client.address,
+        app=request.app,
+    )
 
 
 class _UpgradeRequired(VeraniError):

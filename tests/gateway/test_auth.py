@@ -25,11 +25,12 @@ from verani import (
     ConnectRequest,
     Context,
     Forbidden,
+    NotFound,
     RateLimited,
     RoomDefinition,
     define_room,
 )
-from verani.auth import JwtVerifier, cookie_auth, jwt_auth
+from verani.auth import JwtVerifier, cookie_auth, jwt_auth, public_meta
 from verani_gateway.logs import Formatter
 
 ROOT = Path(__file__).parents[2]
@@ -400,6 +401,56 @@ async def test_channels_that_may_not_pass_are_400_before_anybody_is_asked(serve:
     server = await serve(_guarded(decide))
     assert (await refused(server, f"/ws?channels={channels}"))[0] == 400
     assert asked == []
+
+
+# --- who may be in a room ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (True, None),
+        (False, FORBIDDEN),
+        (Forbidden("not you"), FORBIDDEN),
+        (NotFound("no such game"), (404, b'{"error":{"code":"not_found"}}')),
+        (RateLimited("slowly"), (429, b'{"error":{"code":"rate_limited"}}')),
+        (RuntimeError("secret"), FAILED),
+        (SystemExit("secret"), FAILED),
+        (None, FAILED),
+        ("yes", FAILED),
+    ],
+)
+@pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
+async def test_what_authorize_room_answers_is_the_status(
+    serve: Serve, clean_log: list[str], result: Any, expected: tuple[int, bytes] | None, is_async: bool
+) -> None:
+    clean_log.append("authorize_room, extract_meta or name_from_request of chat failed")
+    seen: list[tuple[str, str | None]] = []
+
+    def decide(meta: Any, request: ConnectRequest) -> Any:
+        seen.append((meta.user_id, request.room))
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    async def later(meta: Any, request: ConnectRequest) -> Any:
+        return decide(meta, request)
+
+    server = await serve(who_room(by_token(), authorize_room=later if is_async else decide))
+    if expected is None:
+        assert (await who(await server.connect(f"/ws?room=lobby&token={token()}")))["user"] == "ann"
+    else:
+        assert await refused(server, f"/ws?room=lobby&token={token()}") == expected
+    assert seen == [("ann", "lobby")]
+
+
+async def test_authorize_room_is_asked_whoever_said_who_it_is(serve: Serve) -> None:
+    async def lookup(value: str) -> dict[str, Any]:
+        return {"user_id": value}
+
+    for extract_meta in (cookie_auth("session", lookup), public_meta, lambda request: {"user_id": "bob"}):
+        server = await serve(who_room(extract_meta, authorize_room=lambda meta, request: meta.user_id == "ann"))
+        assert await refused(server, "/ws?userId=bob", Cookie="session=bob") == FORBIDDEN
 
 
 # --- 47: where tokens must not be ----------------------------------------------------------------------------

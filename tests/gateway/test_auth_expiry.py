@@ -185,6 +185,22 @@ async def test_a_refresh_that_fails_answers_nothing_until_4001(serve: Serve, bad
     assert (await client.receive()).code == 4001
 
 
+async def test_who_may_not_be_in_the_room_any_more_is_not_refreshed(serve: Serve) -> None:
+    asked: list[tuple[str | None, str | None, str]] = []
+
+    async def decide(meta: ConnectionMeta, request: ConnectRequest) -> bool:
+        asked.append((request.room, request.query.get("seat"), meta.client_id))
+        return meta.client_id != "banned"
+
+    by_token = jwt_auth(algorithms=["RS256"], audience=AUDIENCE, key=public_pem(), claims={"client_id": "jti"})
+    server = await serve(define_room("chat", extract_meta=by_token, authorize_room=decide), **HASTY)
+    client = await server.connect(f"/ws?room=lobby&seat=4&token={token(exp=ago(STALE), jti='first')}")
+    client.send(refresh(token(jti="banned")))
+    assert await client.text() == expiring(0)
+    assert (await client.receive()).code == 4001
+    assert asked == [("lobby", "4", "first"), ("lobby", "4", "banned")]
+
+
 async def test_an_extract_meta_without_verify_token_refreshes_nothing(serve: Serve) -> None:
     def extract_meta(request: ConnectRequest) -> Identity:
         return Identity(ConnectionMeta(user_id="ann", client_id="c"), ago(STALE))
@@ -322,7 +338,7 @@ async def test_a_verify_token_that_misbehaves_is_logged_and_hurts_nobody(
     with caplog.at_level(logging.ERROR):
         client.send(refresh("t"))
         await until(lambda: caplog.messages)
-    assert caplog.messages == ["verify_token of chat failed"]
+    assert caplog.messages == ["authorize_room or verify_token of chat failed"]
     client.send({"type": "ping"})
     assert await client.text() == b'{"type":"pong"}'
 

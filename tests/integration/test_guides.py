@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INTERNAL = "http://127.0.0.1:8001"
 
 
-@pytest.mark.parametrize(("name", "tests"), [("authentication", 4), ("calls", 2)])
+@pytest.mark.parametrize(("name", "tests"), [("authentication", 5), ("calls", 2)])
 async def test_the_tests_of_a_guide_pass(name: str, tests: int, tmp_path: Path) -> None:
     Guide(f"docs/{name}.md").save(tmp_path)
     code, output = await run_python(tmp_path, "-m", "pytest", "-q")

@@ -129,8 +129,52 @@ async def test_a_function_may_make_the_fields_of_all_claims() -> None:
 async def test_a_required_field_that_no_claim_fills_is_401_and_an_unknown_one_is_our_fault() -> None:
     with pytest.raises(Unauthorized, match="^expected a valid token$"):
         await _identify(jwt_auth(**GOOD), token())
-    with pytest.raises(TypeError, match="fields of Member"):
+    with pytest.raises(DefinitionError, match="fields of Member"):
         await _identify(jwt_auth(**GOOD, claims={"tam_name": "team"}), token(team="red", team_name="red"))
+    with pytest.raises(TypeError, match="fields of Member"):
+        await _identify(jwt_auth(**GOOD, claims=lambda claims: {"tam_name": "red"}), token())
+
+
+async def test_code_that_calls_a_verifier_gets_the_fields_or_a_meta_of_the_type_it_asked_for() -> None:
+    claims = {"team_name": "team"}
+    for verifier, expected in (
+        (jwt_auth(**GOOD), {"user_id": "ann", "team": "red"}),
+        (jwt_auth(**GOOD, claims=claims), {"user_id": "ann", "team_name": "red", "team": "red"}),
+        (jwt_auth(**GOOD, claims=lambda claims: {"team_name": claims["team"]}), {"user_id": "ann", "team_name": "red"}),
+    ):
+        identity = await verifier(ConnectRequest("/ws", query={"token": token(team="red", channels=["x"], jti="7")}))
+        assert identity.meta == expected
+        assert type(identity.meta) is dict
+    typed = await jwt_auth(**GOOD, claims=claims).for_meta(Member)(
+        ConnectRequest("/ws", subprotocols=("verani", f"bearer.{token(team='red')}"))
+    )
+    assert isinstance(typed.meta, Member)
+    assert (typed.meta.user_id, typed.meta.team_name) == ("ann", "red")
+
+
+async def test_a_verifier_may_be_wrapped_by_code_that_decides_more() -> None:
+    verifier = jwt_auth(**GOOD, claims={"team_name": "team"})
+
+    async def extract_meta(request: ConnectRequest) -> Identity:
+        identity = await verifier(request)
+        assert isinstance(identity.meta, dict)
+        return Identity({**identity.meta, "team_name": identity.meta["team_name"].upper()}, identity.expires_at)
+
+    class Plain(ConnectionMeta):
+        team_name: str
+
+    room = define_room("chat", meta=Plain, extract_meta=extract_meta)
+    meta, expires_at = await room.identify(ConnectRequest("/ws", query={"token": token(team="red")}))
+    assert (meta.user_id, meta.team_name, len(meta.client_id)) == ("ann", "RED", 32)
+    assert expires_at is not None
+
+
+async def test_one_verifier_makes_metas_for_several_definitions() -> None:
+    verifier = jwt_auth(**GOOD, claims=lambda claims: {})
+    plain = define_room("plain", extract_meta=verifier)
+    assert type(await plain.meta_for(ConnectRequest("/ws", query={"token": token()}))) is ConnectionMeta
+    with pytest.raises(Unauthorized):
+        await _identify(verifier, token())
 
 
 async def test_no_function_chooses_another_user() -> None:
@@ -437,15 +481,13 @@ async def test_nothing_is_fetched_from_where_a_token_says(issuer: Issuer) -> Non
     assert issuer.fetches == 0
 
 
-def test_a_claim_for_a_field_that_the_meta_does_not_have_is_told_when_the_room_is_set_up() -> None:
+def test_a_claim_for_a_field_that_the_meta_does_not_have_is_told_when_the_room_is_defined() -> None:
     class Member(ConnectionMeta):
         role: str = "guest"
 
     claims = {"roel": "https://team.example.com/role"}
-    room = define_room(
-        "team",
-        meta=Member,
-        extract_meta=jwt_auth(algorithms=["HS256"], audience="team", key="k" * 32, claims=claims),
-    )
+    verifier = jwt_auth(algorithms=["HS256"], audience="team", key="k" * 32, claims=claims)
     with pytest.raises(DefinitionError, match=r"fields of Member \(channels, client_id, role, user_id\), got roel"):
-        room.check()
+        define_room("team", meta=Member, extract_meta=verifier)
+    with pytest.raises(DefinitionError, match=r"fields of Member \(channels, client_id, role, user_id\), got roel"):
+        define_room("team", meta=Member).extract_meta(verifier)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import replace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from verani import ConnectionMeta, ConnectRequest, Context, DefinitionError, RoomDefinition, Unauthorized, define_room
+from verani import (
+    ConnectionMeta,
+    ConnectRequest,
+    Context,
+    DefinitionError,
+    Forbidden,
+    Identity,
+    InvalidArguments,
+    NotFound,
+    RoomDefinition,
+    Unauthorized,
+    define_room,
+)
 from verani.frames import decode_data
 from verani.room import HOOKS, public_meta, room_from_request
 
@@ -283,25 +297,138 @@ async def test_the_default_meta_has_the_type_of_the_definition() -> None:
     assert (meta.user_id, meta.channels, meta.score) == ("ann", ("a",), 0)
 
 
-async def test_extract_meta_may_return_a_meta_a_plain_meta_or_a_mapping_and_be_async() -> None:
-    async def later(request: ConnectRequest) -> dict[str, Any]:
-        return {"user_id": "ann", "client_id": "c", "score": 3, "channels": ["a"]}
+class Other(ConnectionMeta):
+    score: int = 7
+    shoe_size: int = 43
 
-    results: list[tuple[Callable[[ConnectRequest], Any], Player]] = [
-        (lambda request: Player(user_id="ann", client_id="c", score=2), Player(user_id="ann", client_id="c", score=2)),
-        (lambda request: ConnectionMeta(user_id="a", client_id="c"), Player(user_id="a", client_id="c")),
-        (later, Player(user_id="ann", client_id="c", score=3, channels=("a",))),
-    ]
-    for hook, expected in results:
-        room = define_room("chat", meta=Player, extract_meta=hook)
-        assert not room.is_public
-        assert await room.meta_for(request()) == expected
+
+class Camel(ConnectionMeta, rename="camel"):
+    shoe_size: int = 0
+
+
+PLAYER = Player(user_id="ann", client_id="c", score=3, channels=("a",))
+FIELDS = {"user_id": "ann", "client_id": "c", "score": 3, "channels": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        (PLAYER, PLAYER),
+        (ConnectionMeta(user_id="a", client_id="c"), Player(user_id="a", client_id="c")),
+        (Other(user_id="a", client_id="c"), Player(user_id="a", client_id="c", score=7)),
+        (FIELDS, PLAYER),
+        (MappingProxyType(FIELDS), PLAYER),
+        ({"user_id": "ann", "client_id": "c"}, Player(user_id="ann", client_id="c")),
+        (Identity(PLAYER), PLAYER),
+        (Identity(FIELDS, 5.0), PLAYER),
+        (Identity(Other(user_id="a", client_id="c"), 5.0), Player(user_id="a", client_id="c", score=7)),
+    ],
+)
+@pytest.mark.parametrize("is_async", [True, False], ids=["async def", "def"])
+async def test_extract_meta_may_return_a_meta_or_its_fields_or_either_with_an_expiry(
+    returned: Any, expected: Player, is_async: bool
+) -> None:
+    async def later(request: ConnectRequest) -> Any:
+        return returned
+
+    room = define_room("chat", meta=Player, extract_meta=later if is_async else lambda request: returned)
+    assert not room.is_public
+    meta, expires_at = await room.identify(request())
+    assert (meta, type(meta)) == (expected, Player)
+    assert expires_at == (returned.expires_at if isinstance(returned, Identity) else None)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        {"user_id": "ann"},
+        ConnectionMeta(user_id="ann"),
+        Identity({"user_id": "ann"}),
+        Identity(ConnectionMeta(user_id="ann"), 5.0),
+    ],
+)
+async def test_a_client_id_is_made_where_none_is_given(returned: Any) -> None:
+    room = define_room("chat", extract_meta=lambda request: copy.deepcopy(returned))
+    meta = await room.meta_for(request())
+    assert (meta.user_id, meta.channels, len(meta.client_id)) == ("ann", ("default",), 32)
+
+
+def test_made_client_ids_are_all_different() -> None:
+    assert len({ConnectionMeta(user_id="ann").client_id for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize("fields", [{"shoe_size": 43}, {"shoeSize": 43}])
+async def test_fields_go_by_their_names_and_by_their_wire_names(fields: dict[str, Any]) -> None:
+    room = define_room("chat", meta=Camel, extract_meta=lambda request: {"user_id": "ann", **fields})
+    assert (await room.meta_for(request())).shoe_size == 43
+
+
+# --- who may be in a room ------------------------------------------------------------------------------------
+
+
+async def _allow(meta: ConnectionMeta, request: ConnectRequest) -> bool:
+    return meta.user_id == request.room
+
+
+class _Allow:
+    async def __call__(self, meta: ConnectionMeta, request: ConnectRequest) -> bool:
+        return await _allow(meta, request)
+
+
+@pytest.mark.parametrize(
+    "hook", [_allow, _Allow(), lambda meta, request: meta.user_id == request.room], ids=["async def", "object", "def"]
+)
+async def test_authorize_room_is_asked_with_the_meta_and_the_room(hook: Any) -> None:
+    given, registered = define_room("chat", authorize_room=hook), define_room("chat")
+    assert registered.authorize_room(hook) is hook
+    for room in (given, registered):
+        asked = replace(request(userId="ann"), room="ann")
+        assert (await room.meta_for(asked)).user_id == "ann"
+        with pytest.raises(Forbidden, match="^room 'bob' is not for 'ann'$"):
+            await room.meta_for(replace(asked, room="bob"))
+
+
+async def test_authorize_room_sees_the_definitions_own_meta() -> None:
+    room = define_room("chat", meta=Player, extract_meta=lambda request: {"user_id": "ann", "score": 3})
+    room.authorize_room(lambda meta, request: type(meta) is Player and meta.score == 3)
+    assert (await room.meta_for(request())).score == 3
+
+
+async def test_what_authorize_room_raises_comes_through() -> None:
+    def refuse(meta: ConnectionMeta, request: ConnectRequest) -> bool:
+        raise NotFound("no such game")
+
+    with pytest.raises(NotFound, match="no such game"):
+        await define_room("chat", authorize_room=refuse).meta_for(request())
+
+
+@pytest.mark.parametrize("answer", [None, 1, "yes", [True]])
+async def test_authorize_room_must_say_true_or_false(answer: Any) -> None:
+    room = define_room("chat", authorize_room=lambda meta, request: answer)
+    with pytest.raises(TypeError, match=r"^chat\.authorize_room: expected True or False, got "):
+        await room.meta_for(request())
+
+
+async def test_names_that_may_not_pass_are_refused_before_authorize_room_is_asked() -> None:
+    asked: list[object] = []
+
+    def decide(meta: ConnectionMeta, request: ConnectRequest) -> bool:
+        asked.append(meta)
+        return True
+
+    room = define_room("chat", authorize_room=decide)
+    with pytest.raises(InvalidArguments):
+        await room.meta_for(request(userId="a\nb"))
+    assert asked == []
 
 
 @pytest.mark.parametrize(
     ("result", "error"),
     [
         (None, TypeError),
+        (lambda kind: kind(user_id="ann"), TypeError),
+        (Identity(None), TypeError),  # type: ignore[arg-type]  # the mistake
+        (Identity(Identity({"user_id": "ann"})), TypeError),  # type: ignore[arg-type]  # the mistake
         ("ann", TypeError),
         (("ann", "c"), TypeError),
         ({"user_id": 5, "client_id": "c"}, msgspec.ValidationError),

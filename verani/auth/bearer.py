@@ -10,11 +10,10 @@ Invariants:
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,9 +25,9 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("jwt_auth needs PyJWT: pip install 'pyjwt[crypto]'", name=error.name) from error
 
 from ..errors import DefinitionError, Unauthorized
-from ..meta import ConnectionMeta
+from ..meta import FIXED_FIELDS, ConnectionMeta, make_meta
 from ..names import check_name
-from ..request import BEARER, ConnectRequest, Identity
+from ..request import BEARER, ConnectRequest, GivenMeta, Identity
 from .jwks import ALGORITHMS, FixedKey, KeySource, RemoteKeySet, parse_key_set
 
 __all__ = ["MAX_TOKEN", "Claims", "JwtVerifier", "jwt_auth"]
@@ -51,8 +50,8 @@ _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 # Largest number that is exact wherever tokens are made; far beyond any date.
 _MAX_DATE = 2**53
 
-# The fields of a meta that no claim fills by its name alone.
-_FIXED = frozenset({"user_id", "client_id", "channels"})
+# Claims about the token itself (RFC 7519 4.1), which are no fields unless a meta has fields of these names.
+_REGISTERED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
 
 
 def jwt_auth(
@@ -144,7 +143,11 @@ def _key_source(
 
 
 class JwtVerifier:
-    """What `jwt_auth` makes: an `extract_meta` that also verifies the bare tokens of refreshes."""
+    """What `jwt_auth` makes: an `extract_meta` that also verifies the bare tokens of refreshes.
+
+    Code of yours may call it, too: the identity that it returns then has the fields as a dict, ``user_id`` among them,
+    or a meta of the type that was given to `for_meta`.
+    """
 
     def __init__(
         self,
@@ -161,6 +164,7 @@ class JwtVerifier:
         self._issuer = issuer
         self._claims = claims
         self._leeway = leeway
+        self._kind: type[ConnectionMeta] | None = None
         required = ["exp", "sub", *(["aud"] if audience is not None else []), *(["iss"] if issuer is not None else [])]
         self._options: Any = {
             "require": required,
@@ -185,7 +189,7 @@ class JwtVerifier:
             check_name(claims["sub"], "sub")
         except (TypeError, ValueError):
             _refuse("sub may not be a user id")
-        return Identity(partial(self._meta, claims), claims["exp"])
+        return Identity(self._meta(claims), claims["exp"])
 
     async def _verified(self, token: str) -> dict[str, Any]:
         try:
@@ -207,34 +211,40 @@ class JwtVerifier:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError, NotImplementedError) as error:
             _refuse(f"{type(error).__name__}: {error}")
 
-    def check_meta(self, kind: type[ConnectionMeta]) -> None:
-        """Raise `DefinitionError` if `claims` names a field that this meta lacks; for `RoomDefinition.check`."""
-        if self._claims is None or callable(self._claims):
-            return
-        known = {field.name for field in msgspec.structs.fields(kind)}
-        if unknown := sorted(self._claims.keys() - known):
-            raise DefinitionError(
-                f"jwt_auth: expected claims= to fill fields of {kind.__name__} ({', '.join(sorted(known))}), "
-                f"got {', '.join(unknown)}"
-            )
+    def for_meta(self, kind: type[ConnectionMeta]) -> JwtVerifier:
+        """Return the same verifier, whose identities hold a meta of this type; each definition asks for its own.
 
-    def _meta(self, claims: Mapping[str, Any], kind: type[ConnectionMeta]) -> ConnectionMeta:
-        """Make a meta of the definition's type."""
-        fields = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
-        given = self._given(claims, fields.keys() - _FIXED)
-        if given.keys() - fields.keys():
-            raise TypeError(f"jwt_auth: expected claims= to fill fields of {kind.__name__}, got {sorted(given)}")
-        values = {"client_id": uuid.uuid4().hex, **given, "user_id": claims["sub"]}
+        Raises `DefinitionError` if `claims` names a field that this meta lacks.
+        """
+        if self._claims is not None and not callable(self._claims):
+            known = {field.name for field in msgspec.structs.fields(kind)}
+            if unknown := sorted(self._claims.keys() - known):
+                raise DefinitionError(
+                    f"jwt_auth: expected claims= to fill fields of {kind.__name__} ({', '.join(sorted(known))}), "
+                    f"got {', '.join(unknown)}"
+                )
+        verifier = copy.copy(self)
+        verifier._kind = kind
+        return verifier
+
+    def _meta(self, claims: Mapping[str, Any]) -> GivenMeta:
+        """Make a meta of the type that was asked for, else a mapping of its fields."""
+        if self._kind is None:
+            return {**self._given(claims, claims.keys() - _REGISTERED), "user_id": claims["sub"]}
+        names = {field.name for field in msgspec.structs.fields(self._kind)}
+        given = self._given(claims, names)
+        if given.keys() - names:
+            raise TypeError(f"jwt_auth: expected claims= to fill fields of {self._kind.__name__}, got {sorted(given)}")
         try:
-            return msgspec.convert({fields[name]: value for name, value in values.items()}, kind)
+            return make_meta(self._kind, {**given, "user_id": claims["sub"]})
         except msgspec.ValidationError as error:
-            _refuse(f"its claims do not fit {kind.__name__}: {error}")
+            _refuse(f"its claims do not fit {self._kind.__name__}: {error}")
 
-    def _given(self, claims: Mapping[str, Any], own: Set[str]) -> Mapping[str, Any]:
-        """Find what claims say about the fields of a meta."""
+    def _given(self, claims: Mapping[str, Any], fields: Set[str]) -> Mapping[str, Any]:
+        """Find what claims say about the fields of a meta; the fixed ones are filled by no claim of their name."""
         if callable(self._claims):
             return self._claims(claims)
-        names = {**{field: field for field in own}, **(self._claims or {})}
+        names = {**{field: field for field in fields - FIXED_FIELDS}, **(self._claims or {})}
         return {field: claims[name] for field, name in names.items() if name in claims}
 
 
