@@ -98,6 +98,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="seconds after which what blocks the event loop is logged, and its room host replaced"),
     ] = 5.0
 
+    max_header_bytes: Annotated[
+        _Size, Meta(description="bytes of a request's line and headers, a handshake's included")
+    ] = 16384
+    max_discard_bytes: Annotated[
+        _Count, Meta(description="bytes of a request's body that nobody asked for, thrown away after the answer")
+    ] = 1 << 20
     max_frame_bytes: Annotated[_Size, Meta(description="bytes of the largest frame a client may send")] = 65536
     max_meta_bytes: Annotated[_Size, Meta(description="bytes of the largest attachment of one connection")] = 16384
     max_send_buffer: Annotated[

@@ -11,6 +11,8 @@ from verani.errors import DefinitionError
 from verani.room import RoomDefinition
 from verani.settings import Settings
 
+from .aiohttp_parts import check as check_aiohttp
+from .bodies import leaving_bodies
 from .config import check
 from .endpoint import Endpoint
 from .gateway import Gateway
@@ -28,9 +30,10 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
 
     Also answers ``GET /health``, unless the application has added a route of its own for it before. Without
     `settings`, `verani serve` passes its own and any other server gets the defaults; the time limit for request
-    headers is that server's. Raises `DefinitionError` for two definitions on one path or of one name, and
-    `SettingsError` for settings that cannot work.
+    headers is that server's. Raises `DefinitionError` for two definitions on one path or of one name,
+    `SettingsError` for settings that cannot work, and `AiohttpError` for an aiohttp whose insides are not known.
     """
+    check_aiohttp()
     if not isinstance(app, web.Application):
         raise TypeError(f"setup: expected an aiohttp application first, got {type(app).__name__}")
     if not rooms:
@@ -55,6 +58,7 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
     if settings is not None:
         check(settings)
     gateway = app[GATEWAY] = Gateway(rooms, settings)
+    app.middlewares.insert(0, leaving_bodies(gateway))
     for room in rooms:
         path = room.websocket_path.replace("{room}", ROOM_IN_PATH)
         app.router.add_route(hdrs.METH_GET, path, Endpoint(gateway, room).__call__)

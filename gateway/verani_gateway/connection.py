@@ -27,12 +27,15 @@ from verani import frames
 from verani.errors import VeraniError
 from verani.frames import DeepFrame, InvalidFrame, NotUtf8
 
+from .aiohttp_parts import messages_of, take_early
 from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
 from .intake import Intake
 from .outbox import Outbox, close_frame, control_frame, text_frame
 from .rate import InvalidFrames, Meter, Turns
 
 if TYPE_CHECKING:
+    from aiohttp.abc import AbstractStreamWriter
+
     from .gateway import Gateway
 
 __all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "Connection", "Renew", "Socket"]
@@ -81,13 +84,21 @@ class Socket(web.WebSocketResponse[Any]):
         return False
 
     _intake: Intake | None = None
+    _early = b""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Answer the handshake; what was sent with it, or is sent meanwhile, waits for `take_in_small_pieces`."""
+        if request.transport is not None:
+            request.transport.pause_reading()
+        self._early = take_early(request.protocol)
+        return await super().prepare(request)
 
     def take_in_small_pieces(
         self, transport: asyncio.Transport, turns: Turns, max_frame_bytes: int, endless: Callable[[], None]
     ) -> Intake:
         """Put an `Intake` in front of what reads from the transport."""
-        assert self._reader is not None, "prepare comes first"
-        self._intake = Intake.install(transport, self._reader, turns, max_frame_bytes, endless)
+        early, self._early = self._early, b""
+        self._intake = Intake.install(transport, messages_of(self), early, turns, max_frame_bytes, endless)
         return self._intake
 
     def receive(self, timeout: float | None = None) -> Coroutine[Any, Any, WSMessage]:

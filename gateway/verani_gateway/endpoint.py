@@ -277,6 +277,8 @@ def _check_upgrade(request: web.Request) -> None:
     version = only(headers, hdrs.SEC_WEBSOCKET_VERSION)
     if version != "13":
         raise _UpgradeRequired(f"expected Sec-WebSocket-Version 13, got {version!r}", Sec_WebSocket_Version="13")
+    if hdrs.CONTENT_LENGTH in headers or hdrs.TRANSFER_ENCODING in headers:
+        raise InvalidArguments("expected no body")  # it would be frames to one reader and none to another
     try:
         key = base64.b64decode(only(headers, hdrs.SEC_WEBSOCKET_KEY) or "", validate=True)
     except ValueError:  # also for what is no ASCII

@@ -1,13 +1,16 @@
 """Take little from a socket at a time, whatever the event loop would take, and nothing while enough of it waits.
 
 Loops read up to 256 KiB at once, or as often in a row, and aiohttp parses all of it in one go: thousands of small
-frames that everybody else waits for. What is done with what is read remains aiohttp's business.
+frames that everybody else waits for. What is done with what is read remains aiohttp's business, but for one thing: it
+takes frames that are not masked, which RFC 6455 5.1 forbids.
 
 Invariants:
 - Pieces that complete no message, of a large frame or of endless fragments, cost a turn each, and a frame that is not
   complete after twice its limit ends the connection: fragments are no way around the rate.
 - The transport is paused when more than `HIGH` waits, and after `hold`, until `go_on` finds no more than `LOW`.
 - aiohttp pauses it, too, far above `HIGH`: by the time it is resumed here, aiohttp has nothing against it.
+- Headers of frames are handed on whole, so that each is seen before aiohttp sees it; what comes after the first one
+  without a mask is not handed on.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
+from .aiohttp_parts import Queue, waiting
 from .rate import Turns
 
-__all__ = ["HIGH", "LOW", "Intake", "Queue"]
+__all__ = ["HIGH", "LOW", "Intake"]
 
 # Bytes that wait to be handled, as aiohttp counts them (128 for each message besides its own): the socket is left
 # alone above the first, which is more than one small read of anything but the smallest frames, and read again below
@@ -37,23 +41,29 @@ _buffer: Final = memoryview(bytearray(_LARGE))
 _small_buffer: Final = _buffer[:_SMALL]
 
 
-class Queue(Protocol):
-    """aiohttp's queue of the messages of one WebSocket; it shows to nobody how much there is."""
-
-    _size: int
+# The second byte of a frame: its mask, and from where on the next 2 or 8 bytes hold the length.
+_MASKED: Final = 0x80
+_LENGTH_OF_2: Final = _MASKED | 126
+# What a header has besides its length: two bytes, and four of the mask.
+_HEADER: Final = 6
+# A frame with reserved bits, for which aiohttp closes with 1002, after everything that came before.
+_VIOLATION: Final = b"\xf0\x80"
 
 
 class Intake(asyncio.BufferedProtocol):
     """The protocol of a transport, in front of the one that it had."""
 
     __slots__ = (
+        "_early",
         "_endless",
         "_fruitless",
+        "_head",
         "_held",
         "_is_large",
         "_limit",
         "_protocol",
         "_queue",
+        "_rest",
         "_transport",
         "_turn",
         "_turns",
@@ -79,24 +89,32 @@ class Intake(asyncio.BufferedProtocol):
         # Bytes since the last message was complete, and the turn that the next ones wait for.
         self._fruitless = 0
         self._turn: asyncio.Future[None] | None = None
+        # The beginning of a header, and how much is still to come of the frame after it.
+        self._head = b""
+        self._rest = 0
+        # What came before this was installed.
+        self._early = memoryview(b"")
 
     @classmethod
     def install(
         cls,
         transport: asyncio.Transport,
         queue: Queue,
+        early: bytes,
         turns: Turns,
         max_frame_bytes: int,
         endless: Callable[[], None],
     ) -> Intake:
-        """Put one in front of the transport's protocol, which fills `queue` with messages.
+        """Put one in front of the transport's protocol, which fills `queue` with messages, and hold it.
 
-        `endless` is called when a message does not end; nothing more is read then.
+        `early` is what was read before. `endless` is called when a message does not end; nothing more is read then.
         """
         protocol = transport.get_protocol()
         assert isinstance(protocol, asyncio.Protocol), "aiohttp's is not buffered"
         intake = cls(transport, protocol, queue, turns, max_frame_bytes, endless)
         transport.set_protocol(intake)
+        intake._early = memoryview(early)
+        intake.hold()
         return intake
 
     @property
@@ -112,10 +130,14 @@ class Intake(asyncio.BufferedProtocol):
 
     def go_on(self) -> None:
         """Read again, if little waits to be handled."""
-        if self._held and self._queue._size <= LOW and self._turn is None:
-            self._held = False
-            with suppress(RuntimeError):
-                self._transport.resume_reading()
+        while self._held and waiting(self._queue) <= LOW and self._turn is None:
+            if not self._early:
+                self._held = False
+                with suppress(RuntimeError):
+                    self._transport.resume_reading()
+                return
+            piece, self._early = self._early[:_SMALL], self._early[_SMALL:]
+            self._take(bytes(piece))
 
     def expect(self, size: int) -> None:
         """Read in pieces that fit frames of this size: the last one's."""
@@ -127,15 +149,37 @@ class Intake(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what was read."""
-        before = self._queue._size
-        self._protocol.data_received(bytes(_buffer[:nbytes]))
-        waiting = self._queue._size
-        if waiting != before:
+        self._take(bytes(_buffer[:nbytes]))
+
+    def _take(self, data: bytes) -> None:
+        before = waiting(self._queue)
+        self._protocol.data_received(self._checked(data))
+        now = waiting(self._queue)
+        if now != before:
             self._fruitless = 0
-            if waiting > HIGH:
+            if now > HIGH:
                 self.hold()
         else:
-            self._wait_for_the_rest(nbytes)
+            self._wait_for_the_rest(len(data))
+
+    def _checked(self, data: bytes) -> bytes:
+        """Return what may be handed on: whole headers, and a violation instead of the first one without a mask."""
+        data, self._head = self._head + data, b""
+        position, end = self._rest, len(data)
+        while position + 2 <= end:
+            second = data[position + 1]
+            if second < _MASKED:
+                return data[:position] + _VIOLATION
+            if second < _LENGTH_OF_2:
+                position += _HEADER + second - _MASKED
+                continue
+            size = position + (4 if second == _LENGTH_OF_2 else 10)
+            if size > end:
+                break
+            position = size + 4 + int.from_bytes(data[position + 2 : size], "big")
+        self._rest = max(0, position - end)
+        self._head = data[position:]
+        return data[:position]
 
     def _wait_for_the_rest(self, nbytes: int) -> None:
         self._fruitless += nbytes

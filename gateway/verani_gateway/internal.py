@@ -19,6 +19,7 @@ from verani_actors.overview import RoomsQuestion
 
 from .access import host_allowed, is_loopback, only, origin_allowed
 from .addresses import local_address
+from .bodies import leaving_bodies, read_body
 from .config import ADMIN_TOKEN, RPC_TOKEN, Secrets
 from .metrics import CONTENT_TYPE
 from .openapi import openapi_document
@@ -112,7 +113,8 @@ def internal_application(
         if request.content_type != _JSON:  # which a page of another origin cannot send unasked
             raise InvalidArguments(f"expected Content-Type: {_JSON}, got {request.content_type}")
         try:
-            order = msgspec.json.decode(await request.read(), type=_Drain)
+            body = await read_body(request, gateway, settings.rpc_timeout)
+            order = msgspec.json.decode(body, type=_Drain)
         except msgspec.DecodeError as error:
             raise InvalidArguments(f"expected a JSON object with a target: {error}") from error
         await service.drain(order.target)
@@ -129,7 +131,8 @@ def internal_application(
         document = openapi_document(gateway.definitions, with_token=secrets.rpc_token is not None)
         return _json(document)
 
-    application = web.Application(middlewares=[_guard(settings)], client_max_size=settings.max_rpc_bytes)
+    middlewares = [leaving_bodies(gateway), _guard(settings)]
+    application = web.Application(middlewares=middlewares, client_max_size=settings.max_rpc_bytes)
     application.on_response_prepare.append(_add_headers)
     application.router.add_get(_READY_PATH, ready)
     application.router.add_get("/openapi.json", openapi)

@@ -45,7 +45,9 @@ def _families(gateway: Gateway) -> Iterator[Family]:
     yield Family("connections", "gauge", "open connections", {"": len(gateway.connections)})
     yield Family("connections_total", "counter", "connections accepted", {"": metrics.connections})
     yield Family("closes_total", "counter", "connections closed, by close code", labelled("code", metrics.closes))
-    yield Family("refusals_total", "counter", "handshakes refused, by error code", labelled("code", metrics.refusals))
+    yield Family(
+        "refusals_total", "counter", "handshakes and bodies refused, by error code", labelled("code", metrics.refusals)
+    )
     yield Family("frames_total", "counter", "frames forwarded to rooms", {"": metrics.frames})
     yield Family("invalid_frames_total", "counter", "invalid frames dropped", {"": metrics.invalid_frames})
     yield Family("dropped_frames_total", "counter", "frames dropped by the rate", {"": metrics.dropped_frames})

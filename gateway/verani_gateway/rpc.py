@@ -19,13 +19,13 @@ from verani.errors import (
     NotFound,
     RateLimited,
     RoomBusy,
-    TooLarge,
     Unauthorized,
     VeraniError,
 )
 from verani.names import is_name
 from verani.rpc import MAX_TIMEOUT, MIN_TIMEOUT
 
+from .bodies import read_body
 from .paths import ROOM_IN_PATH, is_misread
 
 if TYPE_CHECKING:
@@ -70,17 +70,7 @@ class RpcEndpoint:
             raise InvalidArguments(f"expected Content-Type: application/json, got {request.content_type}")
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        try:
-            async with asyncio.timeout_at(until):
-                arguments = await request.read()
-        except TimeoutError:
-            raise DeadlineExceeded("the arguments did not arrive in time") from None
-        except web.HTTPRequestEntityTooLarge:
-            gateway.metrics.limited["max_rpc_bytes"] += 1
-            raise TooLarge(f"expected at most {gateway.settings.max_rpc_bytes} bytes of arguments") from None
-        except (web.RequestPayloadError, ConnectionResetError):
-            # What came is not encoded as the headers say, or the caller left and nobody reads this.
-            raise InvalidArguments("the arguments could not be read") from None
+        arguments = await read_body(request, gateway, timeout)
         left = min(timeout, until - loop.time())  # the sum and its difference are floats
         if left <= 0:
             raise DeadlineExceeded("no time was left when the arguments had arrived")

@@ -27,6 +27,7 @@ from .access import is_loopback
 from .application import GATEWAY
 from .config import Secrets, check
 from .internal import check_tokens, internal_application
+from .listener import BACKLOG, listen
 from .loading import Served
 from .loop import fastest_loop, run_loop
 from .overview import Answers
@@ -46,12 +47,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-# What HTTP requests of the application that are still running after the drain get, before they are cut.
-_REQUEST_GRACE: Final = 5.0
-
-# Every client of a restarted service comes back at once; the kernel caps this at somaxconn.
-_BACKLOG: Final = 1024
 
 # The settings that errors of the two listeners name.
 _PUBLIC: Final = "host, port"
@@ -103,10 +98,11 @@ class Service:
             internal = await _listen(settings.internal_host, internal_port(settings), _INTERNAL, shared=self._shared)
             sockets.callback(_close, internal)
             async with AsyncExitStack() as runners:
-                await self._open(runners, self._application, public)
+                # What the application's own handlers read may be compressed.
+                await listen(runners, self._application, public, self._gateway, inflates=True)
                 # Last, so that whoever gets an answer from `/ready` finds the public listener open.
                 guarded = internal_application(self._gateway, settings, self._secrets, self._answers)
-                await self._open(runners, guarded, internal)
+                await listen(runners, guarded, internal, self._gateway, inflates=False)
                 self._runners = runners.pop_all()
             sockets.pop_all()
         self.public_url = _url(settings.host, public)
@@ -119,24 +115,6 @@ class Service:
             await self._gateway.drain()
         finally:
             await self._runners.aclose()
-
-    async def _open(self, runners: AsyncExitStack, application: web.Application, sockets: list[socket.socket]) -> None:
-        runner = web.AppRunner(
-            application,
-            access_log=None,  # it would show query strings, where tokens travel
-            handle_signals=False,
-            # aiohttp has one timer for both: a connection that has sent no complete header by then is closed, and so
-            # is one that stays idle after a response.
-            keepalive_timeout=self._settings.header_timeout,
-            shutdown_timeout=_REQUEST_GRACE,
-        )
-        runners.push_async_callback(runner.cleanup)
-        await runner.setup()
-        for each in sockets:
-            # asyncio tries to accept `backlog` times in a row, and where the process is out of file descriptors
-            # it logs and sets a timer each time. One is enough; the queue in the kernel is set again after it.
-            await web.SockSite(runner, each, backlog=1).start()
-            each.listen(_BACKLOG)
 
 
 async def serve(
@@ -249,7 +227,7 @@ async def _listen(host: str, port: int, names: str, *, shared: bool = False) -> 
             taken = sockets[0].getsockname()[1] if sockets else address[1]
             sockets.append(
                 socket.create_server(
-                    (str(address[0]), taken, *address[2:]), family=family, backlog=_BACKLOG, reuse_port=shared
+                    (str(address[0]), taken, *address[2:]), family=family, backlog=BACKLOG, reuse_port=shared
                 )
             )
     except OSError as error:

@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.gateway.started import start
+from tests.listeners import Listen, Running, start_service
 from tests.server import Serve, Server
 from verani.room import RoomDefinition
 from verani.settings import Settings
+from verani_gateway.serve import Service
 
-__all__ = ["clean_log", "serve", "start"]
+__all__ = ["clean_log", "listen", "serve", "start"]
 
 
 @pytest.fixture
@@ -29,6 +32,21 @@ async def serve(clean_log: list[str]) -> AsyncIterator[Serve]:
     yield serve
     for server in servers:
         await server.end()
+
+
+@pytest.fixture
+async def listen(clean_log: list[str]) -> AsyncIterator[Listen]:
+    services: list[tuple[Service, Running]] = []
+
+    async def listen(application: web.Application | None = None, **options: Any) -> Running:
+        services.append(await start_service(application, **options))
+        return services[-1][1]
+
+    yield listen
+    for service, running in services:
+        for client in running.clients:
+            await client.end()
+        await service.stop()
 
 
 class _Collector(logging.Handler):

@@ -131,13 +131,61 @@ async def test_a_frame_of_exactly_the_limit_passes_whole_and_in_fragments(serve:
     assert len((await client.data())["data"]) == LIMIT - 24
 
 
+_UNMASKED = frame(Opcode.TEXT, b'{"type":"ping"}', mask=False)
+_MASKED = text({"type": "say", "data": "x" * 200}) + text({"type": "say", "data": "x" * 2000})
+
+MASKLESS: dict[str, bytes] = {
+    "8 a text": _UNMASKED,
+    "8 an empty text": frame(Opcode.TEXT, mask=False),
+    "8 a long text": frame(Opcode.TEXT, b"x" * 200, mask=False)[:10],
+    "8 a very long text": frame(Opcode.TEXT, b"x" * 65536, mask=False)[:10],
+    "8 a ping": frame(Opcode.PING, b"x", mask=False),
+    "8 a close": frame(Opcode.CLOSE, b"\x03\xe8", mask=False),
+    "8 the second fragment": frame(Opcode.TEXT, b'{"type":', fin=False)
+    + frame(Opcode.CONTINUATION, b'"ping"}', mask=False),
+    "8 a ping amid fragments": frame(Opcode.TEXT, b"{", fin=False) + frame(Opcode.PING, mask=False),
+    "8 a frame of a length that is no length": bytes([0x81, 126]),
+    "8 a frame after masked ones": _MASKED + _UNMASKED,
+}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3], ids=["in one piece", "byte by byte", "in threes"])
+@pytest.mark.parametrize("together", [False, True], ids=["after the handshake", "together with it"])
+@pytest.mark.parametrize("data", rows(MASKLESS))
+async def test_a_frame_without_a_mask_closes_with_1002_after_what_came_before(
+    serve: Serve, data: bytes, together: bool, cut: int
+) -> None:
+    server = await serve(echo_room(), rate_limit=0)
+    async with bystander(server):
+        data = PING + data
+        client = await server.tcp()
+        await client.upgrade(together=data if together else b"")
+        if not together:
+            for start in range(0, len(data), cut or len(data)):
+                client.send(data[start : start + (cut or len(data))])
+                await asyncio.sleep(0)
+        assert await client.text() == b'{"type":"pong"}'
+        assert (await client.closed()).code == 1002
+        assert await client.rest() == b""
+
+
 @pytest.mark.threat(8)
-@pytest.mark.xfail(strict=True, reason="aiohttp takes unmasked frames; RFC 6455 5.1 says to close")
-async def test_an_unmasked_frame_closes_with_1002(serve: Serve) -> None:
-    server = await serve(echo_room())
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000, 4096])
+async def test_masked_frames_of_all_lengths_pass_however_they_are_cut(serve: Serve, size: int) -> None:
+    server = await serve(echo_room(), rate_limit=0)
+    lengths = [0, 1, 90, 91, 92, 125, 126, 127, 1000, 2047, 2048, 2049, 60000] * (1 if size < 1000 else 5)
+    payloads = ["x" * length for length in lengths]
+    data = b"".join(text({"type": "say", "data": each}) + frame(Opcode.PONG, b"y" * 125) for each in payloads)
     client = await server.connect()
-    client.send(frame(Opcode.TEXT, b'{"type":"ping"}', mask=False))
-    assert (await client.receive()).code == 1002
+
+    async def send() -> None:
+        for start in range(0, len(data), size):
+            client.send(data[start : start + size])
+            await client.flush()
+
+    sending = asyncio.create_task(send())
+    assert [(await client.data())["data"] for _ in payloads] == payloads
+    await sending
 
 
 # --- 10 to 17, 21, 22: how bytes come ------------------------------------------------------------------------
@@ -281,12 +329,30 @@ async def test_frames_after_a_refused_handshake_are_no_request(serve: Serve) -> 
     assert await client.rest() == b""
 
 
-@pytest.mark.parametrize("header", ["Content-Length: 5\r\n\r\nhello", "Expect: 100-continue\r\n\r\n"])
-async def test_a_handshake_with_what_none_has_still_is_one(serve: Serve, header: str) -> None:
+@pytest.mark.threat(19)
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Length: 5\r\n\r\nhello",
+        "Content-Length: 500000\r\n\r\nhello",
+        "Content-Length: 0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_a_handshake_with_a_body_is_refused(serve: Serve, header: str) -> None:
     server = await serve(echo_room())
     async with bystander(server):
         client = await server.tcp()
-        client.writer.write(handshake()[:-2] + header.encode() + PING)
+        assert (await client.request(handshake()[:-2] + header.encode() + PING)).status == 400
+        assert await client.rest() == b""
+
+
+async def test_a_handshake_that_waits_for_leave_to_send_a_body_still_is_one(serve: Serve) -> None:
+    server = await serve(echo_room())
+    async with bystander(server):
+        client = await server.tcp()
+        client.writer.write(handshake()[:-2] + b"Expect: 100-continue\r\n\r\n" + PING)
         async with asyncio.timeout(PATIENCE):
             await client.reader.readuntil(b" 101 ")
             await client.reader.readuntil(b"\r\n\r\n")

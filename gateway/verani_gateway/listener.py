@@ -1,0 +1,160 @@
+"""Speak HTTP on the sockets of `verani serve`: aiohttp's protocol, with a limit for the headers of a request.
+
+Who mounts rooms in an application that another server runs has that server's limits instead.
+
+Invariants:
+- No more than `max_header_bytes` of a request wait for its header to be complete, and the parser sees none of a header
+  that is longer; of what a client sends after that, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from verani.errors import TooLarge
+
+from .aiohttp_parts import is_ended, waits
+from .bodies import LINGER
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+__all__ = ["BACKLOG", "listen"]
+
+# What HTTP requests of the application that are still running after the drain get, before they are cut.
+_REQUEST_GRACE: Final = 5.0
+
+# Every client of a restarted service comes back at once; the kernel caps this at somaxconn.
+BACKLOG: Final = 1024
+
+# Bytes of a body that are read, or inflated, before its handler asks for them; aiohttp takes up to three times as many.
+_READ_AHEAD: Final = 64 << 10
+
+_END: Final = b"\r\n\r\n"
+_STATUS: Final = 431
+_BODY: Final = msgspec.json.encode({"error": {"code": TooLarge.code}})
+_REFUSAL: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"Cache-Control: no-store\r\nConnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
+)
+
+
+async def listen(
+    runners: AsyncExitStack,
+    application: web.Application,
+    sockets: list[socket.socket],
+    gateway: Gateway,
+    *,
+    inflates: bool,
+) -> None:
+    """Start an application and serve it on these sockets until `runners` is closed.
+
+    `inflates` has compressed bodies inflated for handlers that read them.
+    """
+    settings = gateway.settings
+    options: dict[str, Any] = {
+        "access_log": None,  # it would show query strings, where tokens travel
+        # aiohttp has one timer for both: a connection that has sent no complete header by then is closed, and so is
+        # one that stays idle after a response.
+        "keepalive_timeout": settings.header_timeout,
+        # The limit is of all together, whichever is long.
+        "max_line_size": settings.max_header_bytes,
+        "max_field_size": settings.max_header_bytes,
+        "read_bufsize": _READ_AHEAD,
+        "auto_decompress": inflates,
+    }
+    runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=_REQUEST_GRACE)
+    runners.push_async_callback(runner.cleanup)
+    await runner.setup()
+    loop = asyncio.get_running_loop()
+    assert runner.server is not None
+    protocol = partial(_Protocol, gateway, runner.server, loop=loop, **options)
+    for each in sockets:
+        # asyncio tries to accept `backlog` times in a row, and where the process is out of file descriptors
+        # it logs and sets a timer each time. One is enough; the queue in the kernel is set again after it.
+        server = await loop.create_server(protocol, sock=each, backlog=1)
+        runners.callback(server.close)
+        each.listen(BACKLOG)
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp's protocol of one HTTP connection."""
+
+    __slots__ = ("_gateway", "_header_bytes", "_last", "_left", "_refused")
+
+    def __init__(self, gateway: Gateway, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._gateway = gateway
+        # What has come of a header that is not complete, and the last bytes of it.
+        self._header_bytes = 0
+        self._last = b""
+        # Set when a header was refused: what closes the connection, and how much is thrown away until then.
+        self._refused: asyncio.TimerHandle | None = None
+        self._left = gateway.settings.max_discard_bytes
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on what was read, unless it is more of a header than may be."""
+        if self._refused is not None:
+            self._discard(data)
+        elif not waits(self):
+            super().data_received(data)
+        elif self._is_too_long(data):
+            self._refuse()
+        else:
+            super().data_received(data)
+            if not waits(self):
+                self._header_bytes, self._last = 0, b""
+
+    def _is_too_long(self, data: bytes) -> bool:
+        """Note what came of a header; True if it has no end within the limit."""
+        data = self._last + data
+        end = data.find(_END)
+        self._header_bytes += (len(data) if end < 0 else end + len(_END)) - len(self._last)
+        self._last = data[1 - len(_END) :]
+        return self._header_bytes > self._gateway.settings.max_header_bytes
+
+    def _refuse(self) -> None:
+        """Answer, and close in a moment: with unread bytes the connection would be reset, and the answer lost."""
+        assert self.transport is not None
+        self._count("max_header_bytes")
+        self.transport.write(_REFUSAL)
+        self._refused = asyncio.get_running_loop().call_later(LINGER, self.force_close)
+        self.close()
+
+    def _discard(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        if self._refused is not None:
+            self._refused.cancel()
+        super().connection_lost(exc)
+
+    def _process_keepalive(self) -> None:
+        super()._process_keepalive()
+        if self._header_bytes and is_ended(self):
+            self._count("header_timeout")
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what could not be handled."""
+        if not isinstance(exc, LineTooLong):
+            return super().handle_error(request, status, exc, message)
+        self._count("max_header_bytes")
+        response = web.Response(status=_STATUS, body=_BODY, content_type="application/json")
+        response.force_close()
+        return response
+
+    def _count(self, setting: str) -> None:
+        self._gateway.metrics.limited[setting] += 1
