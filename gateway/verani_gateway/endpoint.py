@@ -169,7 +169,7 @@ class Endpoint:
         gateway, definition, asked = self._gateway, self._definition, _asked(handshake)
         async with self._hooks("authorize_channel, authorize_room, extract_meta or name_from_request"):
             room_id = await definition.name_for(asked)
-            if not isinstance(room_id, str) or not is_room_id(room_id) or is_misread(room_id, request):
+            if not isinstance(room_id, str) or not is_room_id(room_id) or is_misread(room_id, handshake.request):
                 raise NotFound("no such room")
             handshake.room = room_id
             meta, expires_at = await definition.identify(dataclasses.replace(asked, room=room_id))
