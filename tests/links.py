@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from verani.messages import Call, Deliver, Entry, EntryBatch, Frame, GatewayMessage, HostMessage, InputBatch
+from verani_actors.flow import Flow
 
 __all__ = ["FakeHost", "Proxy", "call", "frame"]
 
@@ -23,6 +24,10 @@ class FakeHost:
         self.runs = 0
         self.answers = answers
         self.size = size
+        self.flow = Flow()
+        self.wakes = 0
+        # How long the rooms have waited for each gateway.
+        self.waits: dict[str, float] = {}
 
     def link(self, gateway: str, send: Callable[[HostMessage], None]) -> None:
         self.gateways[gateway] = send
@@ -43,6 +48,9 @@ class FakeHost:
                     ]
                 )
             )
+
+    def longest_wait(self, gateway: str) -> float:
+        return self.waits.get(gateway, 0.0)
 
     def run(self) -> None:
         self.runs += 1

@@ -505,7 +505,7 @@ class Engine(Generic[M, S]):
         if method is None:
             reply(messages.Outcome(code="not_found"))
             return
-        if event.expires and self._clock() >= event.expires:
+        if isinstance(event, messages.TakenCall) and self._clock() >= event.expires:
             reply(messages.Outcome(code="deadline"))
             return
         try:
@@ -586,7 +586,7 @@ class Engine(Generic[M, S]):
                 method = self.definition.methods.get(event.method)
                 arguments = method.decode(event.arguments) if method is not None else {}
                 context = Context(self, None, call=Call(event.method, arguments))
-        kind = type(event).__name__.lower()
+        kind = messages.kind_of(event)
         error = HookInterrupted(f"a hook of {self.name} ({kind}) had begun when the host of the room died")
         await self._report(error, context, gateway, event)
 
@@ -745,7 +745,7 @@ class Engine(Generic[M, S]):
         return _marked(result, enter, self._marker.leave) if inspect.isawaitable(result) else result
 
     def _timeout(self, origin: _Origin) -> HookTimeout:
-        event = type(origin.message).__name__.lower() if origin.message is not None else "room event"
+        event = messages.kind_of(origin.message) if origin.message is not None else "room event"
         return HookTimeout(f"a hook of {self.name} ({event}) ran longer than {self._hook_timeout:g} s")
 
     async def _report(

@@ -2,12 +2,13 @@
 
 Inputs go to the host, entries come back; both are batched per event-loop tick. In memory, messages are handed over
 as they are. Between processes both sides open with `Hello` and then send packets: messages of one tick, numbered
-and confirmed (see `verani.stream`), as msgpack. All are tagged structs whose fields are only ever appended. An input's
-`number` rises within its gateway and room; gaps mean nothing.
+and confirmed (see `verani.stream`), in shorthand (see `verani.shorthand`), as msgpack. All are tagged structs whose
+fields are only ever appended. An input's `number` rises within its gateway and room; gaps mean nothing.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -22,17 +23,20 @@ __all__ = [
     "Ask",
     "Attach",
     "Call",
+    "Cast",
     "Close",
     "Connect",
     "Deliver",
     "Drain",
     "Drained",
+    "Ended",
     "Entry",
     "EntryBatch",
     "Frame",
     "GatewayMessage",
     "GatewayPacket",
     "GivenUp",
+    "Group",
     "Hello",
     "HostMessage",
     "HostPacket",
@@ -51,15 +55,18 @@ __all__ = [
     "Reply",
     "Seat",
     "Snapshot",
+    "TakenCall",
     "Told",
+    "Ungroup",
     "decode_gateway_packet",
     "decode_hello",
     "decode_host_packet",
     "encode_message",
+    "kind_of",
 ]
 
 # Lowest and highest version of this file that a process speaks.
-PROTOCOL_VERSIONS = (1, 1)
+PROTOCOL_VERSIONS = (2, 2)
 
 
 class Hello(Struct, frozen=True, array_like=True, tag="hello"):
@@ -117,12 +124,12 @@ class Close(Struct, frozen=True, array_like=True, tag="close"):
     trace: str | None = None
 
 
-class Call(Struct, array_like=True, tag="call"):
+class Call(Struct, frozen=True, array_like=True, tag="call"):
     """Somebody outside calls a method of the room; answered with `Reply` under this number.
 
-    `arguments` is JSON text: an object (by name) or an array (by position). `timeout`: seconds left when it was sent;
-    `expires`: what that means on the clock of the host, which sets it. `key`: a call with the same key is not run
-    again while the room is awake. `chain`: the rooms whose running hooks wait for this call.
+    `arguments` is JSON text: an object (by name) or an array (by position). `timeout`: seconds left when it was sent.
+    `key`: a call with the same key is not run again while the room is awake. `chain`: the rooms whose running hooks
+    wait for this call.
     """
 
     room: str
@@ -133,7 +140,27 @@ class Call(Struct, array_like=True, tag="call"):
     key: str | None = None
     chain: tuple[str, ...] = ()
     trace: str | None = None
-    expires: float = 0.0
+
+
+class TakenCall(Call, frozen=True, array_like=True, tag="call"):
+    """A call at a room host, which never sends it: `expires` is when its time is over, on the clock of the host."""
+
+    expires: float = math.inf
+
+    @classmethod
+    def of(cls, call: Call, expires: float) -> TakenCall:
+        """Note the deadline of a call."""
+        return cls(
+            call.room,
+            call.number,
+            call.method,
+            call.arguments,
+            call.timeout,
+            call.key,
+            call.chain,
+            call.trace,
+            expires,
+        )
 
 
 Input: TypeAlias = Connect | Frame | Close | Call
@@ -157,6 +184,11 @@ class Interrupted(Struct, frozen=True, array_like=True, tag="interrupted"):
 
 # What a batch brings.
 Arrival: TypeAlias = Input | Interrupted
+
+
+def kind_of(arrival: Arrival) -> str:
+    """Name the kind of an input, for people: frame, call, ..."""
+    return str(arrival.__struct_config__.tag)
 
 
 class InputBatch(Struct, frozen=True, array_like=True, tag="inputs"):
@@ -269,6 +301,14 @@ class Deliver(Struct, frozen=True, array_like=True, tag="deliver"):
     exclude: tuple[str, ...] = ()
 
 
+class Cast(Struct, frozen=True, array_like=True, tag="cast"):
+    """Stand for a `Deliver` on a link between processes: to a `Group`, except the members at these places."""
+
+    group: int
+    payload: bytes
+    exclude: tuple[int, ...] = ()
+
+
 class Kick(Struct, frozen=True, array_like=True, tag="kick"):
     """Close a connection after everything written to it before; a refused one never had a session."""
 
@@ -312,7 +352,8 @@ class Seat(Struct, frozen=True, array_like=True, tag="seat"):
     order: int
 
 
-Output: TypeAlias = Deliver | Kick | Invalid | Drain | Reply
+# A `Cast` is seen by the two ends of a link only.
+Output: TypeAlias = Deliver | Cast | Kick | Invalid | Drain | Reply
 
 
 class Entry(Struct, array_like=True, tag="entry"):
@@ -320,7 +361,7 @@ class Entry(Struct, array_like=True, tag="entry"):
 
     `processed`: every input up to this number is done. `begun`: this input's hook is running and has visible
     outputs, so it is never replayed. `seq` rises with every entry of a room's incarnation. `asleep`: the room has
-    fallen asleep with this entry.
+    fallen asleep with this entry. `more`: on a link between processes, the next entry is the rest of this one.
     """
 
     room: str
@@ -330,12 +371,38 @@ class Entry(Struct, array_like=True, tag="entry"):
     attachments: list[Attach | Seat] = msgspec.field(default_factory=list)
     seq: int = 0
     asleep: bool = False
+    more: bool = False
 
 
 class EntryBatch(Struct, frozen=True, array_like=True, tag="entries"):
     """Entries of one tick."""
 
     entries: list[Entry]
+
+
+class Group(Struct, frozen=True, array_like=True, tag="group"):
+    """Give an audience a name on this link: members of the group `base`, and those that are added.
+
+    `kept` counts members of the base in a row, in turn some that are taken and some that are not; the last that are
+    not are left out. `base` is 0 for a group that is all added.
+    """
+
+    name: int
+    base: int
+    kept: tuple[int, ...]
+    added: tuple[str, ...]
+
+
+class Ungroup(Struct, frozen=True, array_like=True, tag="ungroup"):
+    """Forget groups: their names may mean others from now on."""
+
+    names: list[int]
+
+
+class Ended(Struct, frozen=True, array_like=True, tag="ended"):
+    """Tell a link that incarnations of rooms are over, and with them the groups of these rooms; not sent itself."""
+
+    rooms: list[str]
 
 
 class Pull(Struct, frozen=True, array_like=True, tag="pull"):
@@ -369,9 +436,13 @@ class Announce(Struct, frozen=True, array_like=True, tag="announce"):
 
 
 class GivenUp(Struct, frozen=True, array_like=True, tag="given_up"):
-    """Tell a gateway that came back too late: in these rooms its connections got their `on_disconnect`."""
+    """Tell a gateway that came back too late: in these rooms its connections got their `on_disconnect`.
+
+    `others`: other rooms may have woken without its records, too, and its connections there have missed outputs.
+    """
 
     rooms: list[str]
+    others: bool = False
 
 
 class Serving(Struct, frozen=True, array_like=True, tag="serving"):
@@ -380,7 +451,9 @@ class Serving(Struct, frozen=True, array_like=True, tag="serving"):
     seconds: float
 
 
-HostMessage: TypeAlias = EntryBatch | Pull | Invoke | Announce | GivenUp | Serving | Ask | Told
+HostMessage: TypeAlias = (
+    EntryBatch | Pull | Invoke | Announce | GivenUp | Serving | Ask | Told | Group | Ungroup | Ended
+)
 
 
 # --- packets: both directions between processes --------------------------------------------------------

@@ -7,8 +7,9 @@ and `verani_gateway.remote`. Time is passed in, as seconds of a monotonic clock.
 Invariants:
 - Packets are numbered 1, 2, 3 ... and kept until the other end has confirmed them.
 - What is taken is exactly what the other end put, once and in order: what was seen before is dropped, a gap is an
-  error.
-- A packet holds several messages only up to `LONG_PACKET` bytes, and never more than `MAX_PACKET`.
+  error. (What is written in shorthand is written once, and read once: a packet that is sent again is the same.)
+- A packet holds several messages, or a message of several parts, only up to `LONG_PACKET` bytes, and never more than
+  `MAX_PACKET`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgspec
 
 from .errors import VeraniError
 from .messages import (
+    Entry,
     EntryBatch,
     GatewayMessage,
     GatewayPacket,
@@ -31,14 +33,15 @@ from .messages import (
     decode_host_packet,
     encode_message,
 )
+from .shorthand import Longhand, Shorthand, ShorthandError, halves_of
 
 __all__ = [
     "CONFIRM_AFTER",
+    "CONFIRM_BYTES",
     "CONFIRM_PACKETS",
     "LONG_PACKET",
     "MAX_PACKET",
     "MAX_STALLED",
-    "MAX_UNCONFIRMED",
     "STALLED_AFTER",
     "Stream",
     "StreamError",
@@ -46,9 +49,10 @@ __all__ = [
     "host_stream",
 ]
 
-# An end with nothing to say confirms after so many seconds, or so many packets.
+# An end with nothing to say confirms after so many seconds, or so many packets or bytes: who sends much waits for it.
 CONFIRM_AFTER = 0.02
 CONFIRM_PACKETS = 64
+CONFIRM_BYTES = 4 << 10
 
 # Above this, the messages of a tick are sent as several packets.
 LONG_PACKET = 4 << 20
@@ -56,11 +60,11 @@ LONG_PACKET = 4 << 20
 # No packet is longer; the ends read none that is.
 MAX_PACKET = 64 << 20
 
-# Bounds of what waits to be confirmed (design section 7): this much without progress for so many seconds, or this much
-# in any case. More means that the other end, or the way to it, is broken.
+# So much that waits to be confirmed, without progress for so many seconds, means that the other end, or the way to it,
+# is broken. With progress there is no such bound: who puts waits for the other end (`verani_actors.flow`, and what a
+# gateway may have in flight).
 MAX_STALLED = 16 << 20
 STALLED_AFTER = 2.0
-MAX_UNCONFIRMED = 64 << 20
 
 _Sent = TypeVar("_Sent")
 _Taken = TypeVar("_Taken")
@@ -91,9 +95,12 @@ class Stream(Generic[_Sent, _Taken]):
         "_decode",
         "_make",
         "_owed",
+        "_owed_bytes",
         "_owed_since",
+        "_read",
         "_sent",
         "_unsent",
+        "_write",
         "confirmed",
         "numbered",
         "progress",
@@ -106,14 +113,23 @@ class Stream(Generic[_Sent, _Taken]):
         make: Callable[[int, int, list[_Sent]], object],
         decode: Callable[[bytes], _Packet[_Taken]],
         now: float,
+        *,
+        write: Callable[[list[_Sent]], list[_Sent]] | None = None,
+        read: Callable[[Sequence[_Taken]], Sequence[_Taken]] | None = None,
     ) -> None:
-        """Begin a session; `make` and `decode` are those of the packets that this end sends and takes."""
+        """Begin a session; `make` and `decode` are those of the packets that this end sends and takes.
+
+        `write` and `read` are the shorthand of what it sends, or takes.
+        """
         self._make = make
         self._decode = decode
+        self._write = write
+        self._read = read
         # Given to the connection, and not yet.
         self._sent: deque[_Kept] = deque()
         self._unsent: deque[_Kept] = deque()
         self._owed = 0
+        self._owed_bytes = 0
         self._owed_since = now
         # Highest packet put, highest one of them confirmed, highest one taken.
         self.numbered = 0
@@ -127,10 +143,13 @@ class Stream(Generic[_Sent, _Taken]):
 
     def put(self, messages: list[_Sent], now: float) -> None:
         """Pack what one tick says; `next` gives it out. Raises StreamError for a message that is too long."""
+        self._pack(messages if self._write is None else self._write(messages), now)
+
+    def _pack(self, messages: list[_Sent], now: float) -> None:
         data = encode_message(self._make(self.numbered + 1, self.received, messages))
         if len(data) > LONG_PACKET and (halves := _halves(messages)) is not None:
             for half in halves:
-                self.put(half, now)
+                self._pack(half, now)
             return
         if len(data) > MAX_PACKET:
             raise StreamError(f"a message of {len(data)} bytes does not fit into a packet of {MAX_PACKET}")
@@ -148,7 +167,7 @@ class Stream(Generic[_Sent, _Taken]):
         self._sent.append(packet)
         _, confirmed, data = packet
         if confirmed == self.received:
-            self._owed = 0
+            self._owed = self._owed_bytes = 0
         return data
 
     @property
@@ -172,9 +191,15 @@ class Stream(Generic[_Sent, _Taken]):
             raise StreamError(f"packet {number} came after packet {self.received}")
         self.received = number
         self._owed += 1
+        self._owed_bytes += len(data)
         if self._owed == 1:
             self._owed_since = now
-        return packet.messages
+        if self._read is None:
+            return packet.messages
+        try:
+            return self._read(packet.messages)
+        except ShorthandError as error:
+            raise StreamError(f"packet {number} cannot be read: {error}") from error
 
     def _confirm(self, number: int, now: float) -> None:
         if number <= self.confirmed:
@@ -194,11 +219,12 @@ class Stream(Generic[_Sent, _Taken]):
         """Tell when a pure confirmation is due, None if nothing is to be confirmed."""
         if not self._owed:
             return None
-        return self._owed_since if self._owed >= CONFIRM_PACKETS else self._owed_since + CONFIRM_AFTER
+        at_once = self._owed >= CONFIRM_PACKETS or self._owed_bytes >= CONFIRM_BYTES
+        return self._owed_since if at_once else self._owed_since + CONFIRM_AFTER
 
     def confirmation(self) -> bytes:
         """Pack a confirmation and nothing else; it has no number and is not kept."""
-        self._owed = 0
+        self._owed = self._owed_bytes = 0
         return encode_message(self._make(0, self.received, []))
 
     # --- broken connections ----------------------------------------------------------------------------
@@ -210,7 +236,7 @@ class Stream(Generic[_Sent, _Taken]):
         self._confirm(received, now)
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
-        self._owed = 0
+        self._owed = self._owed_bytes = 0
         self.progress = now
 
     def is_stuck(self, now: float) -> bool:
@@ -220,12 +246,12 @@ class Stream(Generic[_Sent, _Taken]):
 
 def gateway_stream(now: float) -> Stream[GatewayMessage, HostMessage]:
     """Begin the gateway's half of a session."""
-    return Stream(GatewayPacket, decode_host_packet, now)
+    return Stream(GatewayPacket, decode_host_packet, now, read=Longhand().read)
 
 
 def host_stream(now: float) -> Stream[HostMessage, GatewayMessage]:
     """Begin the host's half of a session."""
-    return Stream(HostPacket, decode_gateway_packet, now)
+    return Stream(HostPacket, decode_gateway_packet, now, write=Shorthand().write)
 
 
 def _halves(messages: list[Any]) -> tuple[list[Any], list[Any]] | None:
@@ -234,11 +260,13 @@ def _halves(messages: list[Any]) -> tuple[list[Any], list[Any]] | None:
         middle = len(messages) // 2
         return messages[:middle], messages[middle:]
     match messages:
-        case [InputBatch(inputs, epoch)] if len(inputs) > 1:
+        case [InputBatch(inputs, epoch, again)] if len(inputs) > 1:
             middle = len(inputs) // 2
-            return [InputBatch(inputs[:middle], epoch)], [InputBatch(inputs[middle:], epoch)]
+            return [InputBatch(inputs[:middle], epoch, again)], [InputBatch(inputs[middle:], epoch, again)]
         case [EntryBatch(entries)] if len(entries) > 1:
             middle = len(entries) // 2
             return [EntryBatch(entries[:middle])], [EntryBatch(entries[middle:])]
+        case [EntryBatch([Entry() as entry])] if (parts := halves_of(entry)) is not None:
+            return [EntryBatch([parts[0]])], [EntryBatch([parts[1]])]
         case _:
             return None

@@ -8,7 +8,8 @@ Invariants:
   `waiting` and are delivered, in order, to the next one that is awake.
 - `handed` holds every input that an actor has and has not processed, in order; the first of them is the one in hand.
   An actor that dies leaves them to the next incarnation; the one in hand as `Interrupted` if it has shown an effect.
-- No input is handled before the snapshots of all linked gateways have been merged.
+- No input is handled before the snapshots of all linked gateways have been merged: a wake waits for them as long as
+  their links last. A gateway whose link ends meanwhile, or is new, is told that it may have missed something.
 - All effects of one tick leave in one batch per gateway: entries are applied whole, so the outputs of an input
   and its acknowledgement become visible together. An input in hand that has shown an effect is marked as begun.
 - Inputs of rooms that this host does not own, or has lost, are not taken: their gateways keep them and send them to
@@ -22,9 +23,10 @@ import inspect
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -41,6 +43,7 @@ from verani.messages import (
     Connect,
     Deliver,
     Drained,
+    Ended,
     Entry,
     EntryBatch,
     GatewayMessage,
@@ -58,12 +61,15 @@ from verani.messages import (
     Reply,
     Seat,
     Snapshot,
+    TakenCall,
+    kind_of,
 )
 from verani.room import RoomDefinition
 from verani.settings import Settings
 
 from .allocator import Trimmer
 from .calls import RoomCalls, ServeCalls
+from .flow import OVERHEAD, Flow
 from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
 from .idle import IdleRooms
 from .life import RoomLife, RoomStatus
@@ -83,9 +89,6 @@ _TICK = 0.25
 
 # Idle rooms are not looked for more often than this, however soon they are to sleep.
 _SHORTEST = 0.001
-
-# Seconds that a wake waits for the records of a gateway; they are merged later if they come later.
-PULL_PATIENCE = 2.0
 
 # Seconds that hooks which are cancelled at the end of a stop get to end.
 _LAST_WAIT = 1.0
@@ -121,14 +124,13 @@ class _Room:
         self.incarnation = host.next_incarnation()
         self.address: ActorAddress | None = None
         self.engine: Engine[Any, Any] | None = None
-        # Gateways whose snapshot is awaited: before the room is opened, and after.
+        # Gateways whose snapshot is awaited: before the room is opened, and, of those that linked later, after.
         self.expected = set(host.gateways)
         self.late: set[str] = set()
         self.held: dict[str, list[Arrival]] = {}
         self.records: dict[str, list[Record]] = {}
         self.waiting: list[tuple[str, Arrival]] = []
         self.handed: deque[tuple[str, Arrival]] = deque()
-        self.patience: asyncio.TimerHandle | None = None
         self.retiring_since = 0.0
         self.seq = 0
         # Whether the input in hand has had an effect that others may see.
@@ -137,6 +139,8 @@ class _Room:
         self.taken: dict[str, int] = {}
         # Which gateway carries each call to another room.
         self.carried: dict[int, str] = {}
+        # Gateways that were told something.
+        self.told: set[str] = set()
         # Another host is to have it: no successor, and nothing more is taken.
         self.moving = False
         # Torn down: whatever a hook that is cut off still does, nothing of it leaves.
@@ -151,9 +155,9 @@ class _Room:
         if cause is not None and not self.shown:
             self.host.shows(self)
         if isinstance(output, Deliver):
-            self.host.weigh(len(output.payload))
+            self.host.weigh(OVERHEAD + len(output.payload))
         elif isinstance(output, Reply):
-            self.host.weigh(len(output.outcome.result or b""))
+            self.host.weigh(OVERHEAD + len(output.outcome.result or b""))
 
     def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
         if self.gone:
@@ -161,6 +165,8 @@ class _Room:
         self.host.entry(gateway, self).attachments.append(attach)
         if cause is not None and not self.shown:
             self.host.shows(self)
+        # What a hook commits leaves together: `processed` is the next occasion to send it.
+        self.host.pending_bytes += OVERHEAD + (len(attach.attachment) if isinstance(attach, Attach) else 0)
 
     def invoke(self, invoke: Invoke) -> None:
         self.host.invoke(self, invoke)
@@ -181,6 +187,7 @@ class _Room:
                 break  # what was before it was skipped: its task was cancelled from outside
         self.shown = False
         self.host.entry(gateway, self).processed = number
+        self.host.weigh(0)
         if not self.handed:
             self.host.caught_up(self)
 
@@ -230,14 +237,17 @@ class RoomHost:
         self._ended = 0
         self._trimmer = Trimmer()
         self._pending: dict[str, dict[str, Entry]] = {}
-        self._pending_bytes = 0
+        # What of it weighs, as far as it was counted.
+        self.pending_bytes = 0
+        # Rooms whose incarnation is over, for the links that carried entries of it.
+        self._over: dict[str, list[str]] = {}
+        # How far rooms are ahead of the gateways in other processes.
+        self.flow = Flow()
         # Rooms whose input in hand has begun to show since the last flush.
         self._showing: list[_Room] = []
-        # Who called a room from the actor system and waits for its outcome.
-        self._calls: dict[int, Callable[[Outcome], None]] = {}
+        # Who called a room from the actor system and waits for its outcome, and the gateway that carries the call.
+        self._calls: dict[int, tuple[str, Callable[[Outcome], None]]] = {}
         self._call_tokens = count(1)
-        # Gateways that let a wake wait in vain and have said nothing since.
-        self._slow: set[str] = set()
         # How many rooms have inputs in hand.
         self._working = 0
         self._flush: asyncio.Handle | None = None
@@ -297,12 +307,11 @@ class RoomHost:
         self._watchdog.stop()
         rooms = tuple(self._rooms.values())
         for room in rooms:
-            if room.patience is not None:
-                room.patience.cancel()
             if room.engine is not None:
                 room.engine.end()
         self._rooms.clear()
         self._stopped = True
+        self._end_calls(None)
         self._system.shutdown()
         if left := await self._base.closed(_LAST_WAIT):
             logger.warning("%d hooks ignore their cancellation and are left behind", left)
@@ -385,12 +394,12 @@ class RoomHost:
     def unlink(self, gateway: str) -> list[str]:
         """Give a gateway up: its sessions in rooms that are awake get their `on_disconnect`.
 
-        Returns these rooms, and those that had inputs of it, which are dropped.
+        Returns these rooms, those that had inputs of it, which are dropped, and those that go on without its records.
         """
         if self.gateways.pop(gateway, None) is None:
             return []
         self._pending.pop(gateway, None)
-        self._slow.discard(gateway)
+        self._end_calls(gateway)
         return [room.name for room in tuple(self._rooms.values()) if self._forget_gateway(room, gateway)]
 
     def _forget_gateway(self, room: _Room, gateway: str) -> bool:
@@ -398,7 +407,7 @@ class RoomHost:
         kept = [entry for entry in room.waiting if entry[0] != gateway]
         is_in = len(kept) < len(room.waiting) or any(origin == gateway for origin, _ in room.handed)
         is_in |= room.held.pop(gateway, None) is not None
-        is_in |= bool(room.records.pop(gateway, None))
+        is_in |= bool(room.records.pop(gateway, None)) or gateway in room.expected or gateway in room.late
         room.waiting = kept
         room.late.discard(gateway)
         for token in [token for token, carrier in room.carried.items() if carrier == gateway]:
@@ -436,8 +445,8 @@ class RoomHost:
                 if room is not None and room.engine is not None:
                     room.engine.drained(message.token)
             case Replied(room=""):
-                if (done := self._calls.pop(message.token, None)) is not None:
-                    done(message.outcome)
+                if (call := self._calls.pop(message.token, None)) is not None:
+                    call[1](message.outcome)
             case Replied():
                 room = self._rooms.get(message.room)
                 if room is not None:
@@ -466,12 +475,12 @@ class RoomHost:
         ready: dict[str, list[Arrival]] = {}
         for input in inputs:
             if type(input) is Call:
-                input.expires = self.clock() + input.timeout
+                input = TakenCall.of(input, self.clock() + input.timeout)
             room = self._rooms.get(input.room)
             if room is None:
                 if not self.ownership.owns(input.room):
                     continue
-                room = self._wake(input.room, type(input).__name__.lower())
+                room = self._wake(input.room, kind_of(input))
             if room is None:
                 self._refuse(gateway, input)
             elif room.state is _State.AWAKE and not room.late:
@@ -550,12 +559,6 @@ class RoomHost:
         self._by_address[address.actorAddressString] = room
         for gateway in list(room.expected):
             self.gateways[gateway](Pull(name, room.incarnation, self.ownership.epoch))
-        if slow := room.expected & self._slow:
-            self._go_without(room, slow)
-            if not room.expected:
-                self._open(room)
-        if room.expected:
-            room.patience = self._loop.call_later(PULL_PATIENCE, self._open_without, room)
 
     def _merge(self, gateway: str, snapshot: Snapshot) -> None:
         room = self._rooms.get(snapshot.room)
@@ -563,7 +566,6 @@ class RoomHost:
             return  # the answer to an earlier question
         if gateway not in room.late and gateway not in room.expected:
             return  # nobody asked
-        self._slow.discard(gateway)
         room.records.setdefault(gateway, []).extend(snapshot.records)
         if not snapshot.last:
             return
@@ -571,9 +573,6 @@ class RoomHost:
             self._drop_done(room, gateway, snapshot.processed)
         if room.state is not _State.WAKING:
             self._attach(room, gateway)
-        elif gateway in room.late:  # it was not waited for, and yet came before others
-            room.late.discard(gateway)
-            room.waiting += [(gateway, input) for input in room.held.pop(gateway, ())]
         else:
             room.expected.discard(gateway)
             if not room.expected:
@@ -585,22 +584,6 @@ class RoomHost:
         room.waiting = [(g, i) for g, i in room.waiting if g != gateway or i.number > processed]
         if gateway in room.held:
             room.held[gateway] = [input for input in room.held[gateway] if input.number > processed]
-
-    def _open_without(self, room: _Room) -> None:
-        """Wake without the gateways that do not answer, and wait for them no more until they do."""
-        logger.warning("room wakes without the records of %d gateways", len(room.expected), extra={"room": room.name})
-        self._slow |= room.expected
-        self._go_without(room, set(room.expected))
-        self._open(room)
-
-    def _go_without(self, room: _Room, gateways: set[str]) -> None:
-        """Expect the records of these gateways later; what they send for the room waits for them."""
-        room.expected -= gateways
-        room.late |= gateways
-        for gateway, input in room.waiting:
-            if gateway in gateways:
-                room.held.setdefault(gateway, []).append(input)
-        room.waiting = [entry for entry in room.waiting if entry[0] not in gateways]
 
     def _attach(self, room: _Room, gateway: str) -> None:
         """Merge records that came late, then deliver what has waited for them."""
@@ -616,8 +599,6 @@ class RoomHost:
 
     def _open(self, room: _Room) -> None:
         assert room.address is not None
-        if room.patience is not None:
-            room.patience.cancel()
         address = room.address
         room_id = room.name.partition("/")[2]
 
@@ -641,11 +622,11 @@ class RoomHost:
                     room.engine.note_close(input.connection)
             return room.engine
 
-        # Of a late gateway some chunks may have come; the rest of them completes what `_attach` merges.
-        records = tuple((g, tuple(found)) for g, found in room.records.items() if found and g not in room.late)
-        room.records = {g: found for g, found in room.records.items() if g in room.late}
+        records = tuple((g, tuple(found)) for g, found in room.records.items() if found)
+        room.records = {}
         logger.debug("room wakes: %s", room.reason, extra={"room": room.name})
-        self._tell(address, Open(start, Woken(records, room.reason), lambda: room.life.woke(self.clock())))
+        hold = partial(self.hold, room.name)
+        self._tell(address, Open(start, Woken(records, room.reason), lambda: room.life.woke(self.clock()), hold))
         room.state = _State.MOVING if room.moving else _State.AWAKE
         self._deliver_waiting(room)
 
@@ -806,8 +787,6 @@ class RoomHost:
         if slept:
             self._retiring -= 1
             self.sleeps += 1
-        if room.patience is not None:
-            room.patience.cancel()
         del self._rooms[room.name]
         self._ended += 1
         left = self._left_in_hand(room) + room.waiting
@@ -822,7 +801,7 @@ class RoomHost:
             del self._lives[room.name]
         if (left or room.wanted is not None) and not room.moving:
             reason: WakeReason = room.wanted or ("event" if slept else "crash")
-            woken_by = type(left[0][1]).__name__.lower() if reason == "event" else reason
+            woken_by = kind_of(left[0][1]) if reason == "event" else reason
             successor = self._wake(room.name, woken_by, reason)
             assert successor is not None
             successor.waiting.extend(left)
@@ -830,6 +809,9 @@ class RoomHost:
         elif slept and not room.moving:
             for gateway in holders:
                 self.entry(gateway, room).asleep = True
+        for gateway in room.told & self.gateways.keys():
+            self._over.setdefault(gateway, []).append(room.name)
+            self._schedule_flush()
         self._changed.set()
 
     def _left_in_hand(self, room: _Room) -> list[tuple[str, Arrival]]:
@@ -858,14 +840,21 @@ class RoomHost:
 
         A gateway carries the call, because gateways know which host has which room, and ends it at its deadline.
         """
-        send = next(iter(self.gateways.values()), None)
+        gateway, send = next(iter(self.gateways.items()), ("", None))
         if send is None or self._stopped:
             done(Outcome(code="busy", message="no gateway is linked"))
             return
         token = next(self._call_tokens)
-        self._calls[token] = done
+        self._calls[token] = gateway, done
         timeout = self._settings.rpc_timeout if timeout is None else timeout
         send(Invoke("", token, room, method, arguments, timeout, idempotency_key))
+
+    def _end_calls(self, gateway: str | None) -> None:
+        """Answer the calls that this gateway, or None for any, will not answer any more."""
+        for token, (carrier, done) in tuple(self._calls.items()):
+            if gateway in (None, carrier):
+                del self._calls[token]
+                done(Outcome(code="interrupted"))
 
     def invoke(self, room: _Room, invoke: Invoke) -> None:
         """Have a gateway carry a call of a room: the one it heard from last, or any."""
@@ -896,6 +885,17 @@ class RoomHost:
                 self._base.abandon(room.address)
                 self._tell(room.address, Abandoned())
 
+    # --- flow control ----------------------------------------------------------------------------------
+
+    def hold(self, room: str) -> Awaitable[None] | None:
+        """Return what a room has to wait for before it handles its next input, None if it need not wait."""
+        return self.flow.wait(room) if self.flow.is_held(room) else None
+
+    def longest_wait(self, gateway: str) -> float:
+        """Say for how many seconds a wake has waited for the records of a gateway; 0 if none does."""
+        waking = (room for room in self._rooms.values() if room.state is _State.WAKING and gateway in room.expected)
+        return self.clock() - min((room.life.since for room in waking), default=self.clock())
+
     # --- effects ---------------------------------------------------------------------------------------
 
     def entry(self, gateway: str, room: _Room) -> Entry:
@@ -906,6 +906,7 @@ class RoomHost:
             self._schedule_flush()
         entry = entries.get(room.name)
         if entry is None:
+            room.told.add(gateway)
             room.seq += 1
             entry = entries[room.name] = Entry(room.name, seq=room.seq)
         return entry
@@ -917,8 +918,8 @@ class RoomHost:
 
     def weigh(self, size: int) -> None:
         """Count output of this tick; a lot of it leaves at once, so that no tick gathers more than memory holds."""
-        self._pending_bytes += size
-        if self._pending_bytes > MAX_PENDING:
+        self.pending_bytes += size
+        if self.pending_bytes > MAX_PENDING:
             self._flush_now()
 
     def _schedule_flush(self) -> None:
@@ -934,11 +935,20 @@ class RoomHost:
         self._mark_begun()
         self._flush = None
         pending, self._pending = self._pending, {}
-        self._pending_bytes = 0
+        self.pending_bytes = 0
         for gateway, entries in pending.items():
             send = self.gateways.get(gateway)
             if send is not None:
                 send(EntryBatch(list(entries.values())))
+        if self._over:
+            self._send_ended()
+
+    def _send_ended(self) -> None:
+        """Tell the links which incarnations are over, once all of their entries are sent."""
+        ended, self._over = self._over, {}
+        for gateway, rooms in ended.items():
+            if (send := self.gateways.get(gateway)) is not None:
+                send(Ended(rooms))
 
     def _mark_begun(self) -> None:
         """Tell the gateways whose inputs are in hand what has been seen of them, by whomever."""

@@ -7,8 +7,10 @@ Invariants:
 - Nothing but confirmations is written, and nothing handed over, while `serves` says no.
 - Messages are handed over in the order of their link; what was sent in a later epoch waits for its commit, and
   everything after it.
-- A gateway whose connection has been gone for `grace` seconds, or that does not take what it is sent, is given up: its
-  sessions in the room host end, and it is told so should it come back.
+- A gateway whose connection has been gone for `grace` seconds, or that takes nothing while rooms wait for it, is given
+  up: its sessions in the room host end, and it is told so should it come back. One that makes progress never is.
+- A message that cannot be handled is tried again, as far as it was not taken; if that fails, too, its gateway is given
+  up and told. So nothing of it is lost in silence.
 - What one link does wrong ends that connection and nothing else.
 """
 
@@ -18,7 +20,7 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from ssl import SSLContext
@@ -45,9 +47,10 @@ from verani.messages import (
     decode_hello,
     encode_message,
 )
-from verani.stream import MAX_STALLED, MAX_UNCONFIRMED, STALLED_AFTER, StreamError, host_stream
+from verani.stream import MAX_STALLED, StreamError, host_stream
 from verani.version import __version__
 
+from .flow import Flow
 from .refusals import Refusals
 from .wire import LINK_PATH, MAX_MESSAGE, REFUSED, Wire, WireError
 
@@ -61,9 +64,14 @@ _PATIENCE = 5.0
 # Seconds that the last words of a connection may take.
 _LAST_WORDS = 1.0
 
-# Above so many unconfirmed bytes of a link that made progress within the last seconds, no inputs are handed over.
-MAX_AHEAD = 4 << 20
-_PROGRESS = 0.05
+# A gateway is looked at so often, in seconds, while something waits for it. If it has taken nothing so many times in a
+# row and much waits, or a room does, it is given up; also if each time a room had waited for its records for as long.
+# (Looks, not seconds: this process may have been stopped itself.)
+_LOOK = 1.0
+_LOOKS = 5
+
+# While this host does not serve, no more is read from a gateway of which so many bytes wait.
+MAX_INCOMING = 8 << 20
 
 # Gateways that were given up are remembered, the last so many.
 _REMEMBERED = 64
@@ -86,6 +94,15 @@ class LinkPortError(VeraniError):
 
 class HostEnd(Protocol):
     """A room host, as its links see it."""
+
+    # Is told what leaves, and what gateways confirm.
+    flow: Flow
+
+    # How often rooms woke.
+    wakes: int
+
+    def longest_wait(self, gateway: str) -> float:
+        """Say for how many seconds a wake has waited for the records of a gateway; 0 if none does."""
 
     def link(self, gateway: str, send: Callable[[HostMessage], None]) -> None:
         """Take a gateway; `send` carries messages to it."""
@@ -121,10 +138,19 @@ class _Session:
         # What is to leave with the next packet, and what has come and is not handed over.
         self.outgoing: list[HostMessage] = []
         self.incoming: deque[GatewayMessage] = deque()
-        # Rooms of the `GivenUp` in the first packet.
-        self.lost: list[str] = []
+        # Bytes of the packets that brought it, and what ends the wait of who reads no more of them.
+        self.incoming_bytes = 0
+        self.freed = asyncio.Event()
+        # The message at the head of `incoming` failed before.
+        self.failed = False
+        # What the first packet says was lost, if anything.
+        self.lost: GivenUp | None = None
         self.grace: asyncio.TimerHandle | None = None
-        self.stall: asyncio.TimerHandle | None = None
+        self.look: asyncio.TimerHandle | None = None
+        # What was confirmed at the last look, how many looks ago that had changed, and for how many a wake waits.
+        self.seen = 0
+        self.quiet = 0
+        self.mute = 0
         # Who waits for a packet to be confirmed.
         self.waiters: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -140,9 +166,10 @@ class _Session:
 
     def end(self) -> None:
         """Let go of everything."""
-        for timer in (self.grace, self.stall):
+        for timer in (self.grace, self.look):
             if timer is not None:
                 timer.cancel()
+        self.freed.set()
         if self.wire is not None:
             self.wire.abort()
             self.wire = None
@@ -184,11 +211,11 @@ class LinkServer:
         self._compression = compression
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[str, _Session] = {}
-        self._given_up: OrderedDict[tuple[str, str], list[str]] = OrderedDict()
+        # By incarnation, with what was lost by then, and how many wakes there had been.
+        self._given_up: OrderedDict[tuple[str, str], tuple[GivenUp, int]] = OrderedDict()
         self._epoch: Epoch | None = None
         self._dirty: dict[_Session, None] = {}
         self._flush: asyncio.Handle | None = None
-        self._look: asyncio.TimerHandle | None = None
         self._handing = False
         self._runner: web.AppRunner | None = None
         self.port: int | None = None
@@ -216,10 +243,10 @@ class LinkServer:
         """End all connections; nobody is given up for it. `confirmed` comes before, where nothing is to be lost."""
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
+            self._host.flow.lost(session.gateway)
             session.end()
-        for timer in (self._flush, self._look):
-            if timer is not None:
-                timer.cancel()
+        if self._flush is not None:
+            self._flush.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -249,6 +276,8 @@ class LinkServer:
             if session.wire is not None:
                 session.wire.flush()
         self._hand_over_all()
+        for session in self._sessions.values():
+            session.freed.set()
 
     async def confirmed(self, patience: float) -> None:
         """Return once every gateway has confirmed all that was sent so far; who has not in time is given up.
@@ -326,24 +355,30 @@ class LinkServer:
             logger.error("gateway given up: %s", error, extra={"gateway": session.gateway})
             self._give_up(session)
             return
+        self._host.flow.sent(session.gateway, stream.numbered, messages)
         if session.wire is not None:
             session.wire.flush()
-        if stream.unconfirmed > MAX_UNCONFIRMED:
-            logger.warning("gateway given up: %d bytes wait for it", stream.unconfirmed, extra=_about(session))
-            self._give_up(session)
-        elif stream.unconfirmed > MAX_STALLED and session.stall is None:
-            session.stall = self._loop.call_later(STALLED_AFTER, self._check_stall, session)
+        if session.look is None and stream.unconfirmed:
+            session.look = self._loop.call_later(_LOOK, self._look_at, session)
 
-    def _check_stall(self, session: _Session) -> None:
-        session.stall = None
-        stream, now = session.stream, self._loop.time()
-        if not self._serves():  # nothing is written, so nothing can be confirmed
-            session.stall = self._loop.call_later(STALLED_AFTER, self._check_stall, session)
-        elif stream.is_stuck(now):
+    def _look_at(self, session: _Session) -> None:
+        """Give a gateway up that takes nothing, once somebody has to wait for it; look again while something waits."""
+        session.look = None
+        stream, gateway = session.stream, session.gateway
+        wait = self._host.longest_wait(gateway)
+        # A connection that is broken has its grace; and what is not written cannot be confirmed, or answered.
+        lives = session.wire is not None and self._serves()
+        session.quiet = session.quiet + 1 if lives and stream.confirmed == session.seen else 0
+        session.mute = session.mute + 1 if lives and wait > _LOOK * _LOOKS else 0
+        session.seen = stream.confirmed
+        if session.quiet >= _LOOKS and (stream.unconfirmed > MAX_STALLED or wait or self._host.flow.holds(gateway)):
             logger.warning("gateway given up: it takes nothing", extra=_about(session))
             self._give_up(session)
-        elif stream.unconfirmed > MAX_STALLED:
-            session.stall = self._loop.call_at(stream.progress + STALLED_AFTER, self._check_stall, session)
+        elif session.mute >= _LOOKS:
+            logger.warning("gateway given up: rooms wait for their records", extra=_about(session))
+            self._give_up(session)
+        elif stream.unconfirmed or wait:
+            session.look = self._loop.call_later(_LOOK, self._look_at, session)
 
     # --- connections -----------------------------------------------------------------------------------
 
@@ -430,12 +465,14 @@ class LinkServer:
             if session.wire is not None:
                 session.wire.abort()
                 session.wire = None
+                session.freed.set()
             try:
                 session.stream.resume(hello.received, self._loop.time())
             except StreamError as error:
                 self.refusals.add("the link cannot be resumed", f"{hello.sender}: {error}")
             else:
                 session.resumed += 1
+                self._confirmed(session)
                 return session
         self._give_up(session)
         return None
@@ -444,9 +481,11 @@ class LinkServer:
         """Begin a session: its first packet tells what the gateway is to know before anything else."""
         now = self._loop.time()
         session = self._sessions[hello.sender] = _Session(hello.sender, hello.incarnation, now)
-        session.lost = self._given_up.pop((hello.sender, hello.incarnation), [])
-        if session.lost:
-            session.outgoing.append(GivenUp(session.lost))
+        if (lost := self._given_up.pop((hello.sender, hello.incarnation), None)) is not None:
+            given_up, wakes = lost
+            session.lost = GivenUp(given_up.rooms, given_up.others or self._host.wakes != wakes)
+            if session.lost.rooms or session.lost.others:
+                session.outgoing.append(session.lost)
         if self._epoch is not None:
             session.outgoing.append(Announce(self._epoch))
         if (seconds := self._lease()) > 0:
@@ -460,15 +499,20 @@ class LinkServer:
         while session.wire is wire and (data := await wire.read()) is not None:
             if session.wire is not wire:
                 return
-            stream = session.stream
-            session.incoming.extend(stream.take(data, self._loop.time()))
-            if session.waiters:
-                session.settle(stream.confirmed)
-            if self._look is not None:
-                self._hand_over_all()
-            else:
-                self._hand_over(session)
+            session.incoming.extend(session.stream.take(data, self._loop.time()))
+            session.incoming_bytes += len(data)
+            self._confirmed(session)
+            self._hand_over(session)
             wire.took()
+            while session.wire is wire and session.incoming_bytes > MAX_INCOMING and not self._serves():
+                session.freed.clear()
+                await session.freed.wait()
+
+    def _confirmed(self, session: _Session) -> None:
+        confirmed = session.stream.confirmed
+        self._host.flow.confirmed(session.gateway, confirmed)
+        if session.waiters:
+            session.settle(confirmed)
 
     def _begin_grace(self, session: _Session) -> None:
         if session.grace is None and self._sessions.get(session.gateway) is session:
@@ -481,19 +525,25 @@ class LinkServer:
         else:  # its rooms may have another owner by now, at which its connections live
             self._begin_grace(session)
 
-    def _give_up(self, session: _Session, *, tell: bool = True) -> None:
-        """End the session of a gateway; its incarnation is told so if it comes back, unless no hook has run for it."""
+    def _give_up(self, session: _Session, *, tell: bool = True, failed: Iterable[str] = ()) -> None:
+        """End the session of a gateway; its incarnation is told so if it comes back, unless no hook has run for it.
+
+        `failed` are rooms besides those in which its connections have ended.
+        """
         if self._sessions.get(session.gateway) is not session:
             return
         del self._sessions[session.gateway]
         key = (session.gateway, session.incarnation)
-        untold = session.lost if session.stream.confirmed == 0 else []
+        untold = session.lost if session.stream.confirmed == 0 else None
         session.end()
-        rooms = self._host.unlink(session.gateway)
+        self._host.flow.lost(session.gateway)
+        wakes = self._host.wakes
+        rooms = [*self._host.unlink(session.gateway), *failed]
         level = logging.INFO if rooms else logging.DEBUG
         logger.log(level, "gateway %s is gone for %d rooms that were awake", session.gateway, len(rooms))
-        if tell and (untold or rooms):
-            self._given_up[key] = list(dict.fromkeys([*untold, *rooms]))
+        if tell:
+            lost, others = ([], False) if untold is None else (untold.rooms, untold.others)
+            self._given_up[key] = GivenUp(list(dict.fromkeys([*lost, *rooms])), others), wakes
         while len(self._given_up) > _REMEMBERED:
             self._given_up.popitem(last=False)
         self._gave_up()
@@ -504,14 +554,11 @@ class LinkServer:
     # --- handing over ----------------------------------------------------------------------------------
 
     def _hand_over_all(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
         for session in tuple(self._sessions.values()):
             self._hand_over(session)
 
     def _hand_over(self, session: _Session) -> None:
-        """Give the room host what a gateway has sent, as far as lease, epoch and backpressure allow."""
+        """Give the room host what a gateway has sent, as far as lease and epoch allow."""
         if self._handing:
             return
         incoming = session.incoming
@@ -519,13 +566,38 @@ class LinkServer:
             message = incoming.popleft()
             self._handing = True
             try:
-                self._receive(session, message)
+                is_done = self._try(session, message)
                 self._host.run()
-            except Exception:  # the socket pump: a defect met by one message must not end the link
-                logger.exception("a message was not handled: %s", type(message).__name__, extra=_about(session))
+            except Exception:  # the socket pump: a defect met by one room must not end the link
+                logger.exception("rooms did not run", extra=_about(session))
             finally:
                 self._handing = False
+            if not is_done:
+                self._fail(session, message)
             self._flush_all()
+        if not incoming:
+            session.incoming_bytes = 0
+
+    def _try(self, session: _Session, message: GatewayMessage) -> bool:
+        """Hand a message over; False if that failed."""
+        try:
+            self._receive(session, message)
+        except Exception:  # the socket pump: a defect met by one message must not end the link
+            logger.exception("a message was not handled: %s", type(message).__name__, extra=_about(session))
+            return False
+        session.failed = False
+        return True
+
+    def _fail(self, session: _Session, message: GatewayMessage) -> None:
+        """See to it that what could not be handled is not lost: by another try, or by telling the gateway."""
+        if self._sessions.get(session.gateway) is not session or isinstance(message, Ask | Told):
+            return  # it has ended; or an operator asks again
+        if not session.failed and isinstance(message, InputBatch):
+            session.failed = True
+            session.incoming.appendleft(InputBatch(message.inputs, message.epoch, again=True))
+            return
+        logger.error("gateway given up: what it said cannot be handled", extra=_about(session))
+        self._give_up(session, failed=_rooms_of(message))
 
     def _receive(self, session: _Session, message: GatewayMessage) -> None:
         match message:
@@ -540,24 +612,8 @@ class LinkServer:
         if not self._serves():
             return False
         if isinstance(message, InputBatch | Rebuild):
-            if message.epoch > (0 if self._epoch is None else self._epoch.number):
-                return False
-            if self._is_ahead():
-                # A confirmation ends it, or that none comes.
-                if self._look is None:
-                    self._look = self._loop.call_later(_PROGRESS, self._hand_over_all)
-                return False
+            return message.epoch <= (0 if self._epoch is None else self._epoch.number)
         return True
-
-    def _is_ahead(self) -> bool:
-        """True while a gateway that reads has much to read: more inputs would only make it more."""
-        now = None
-        for session in self._sessions.values():
-            if session.stream.unconfirmed > MAX_AHEAD and session.wire is not None:
-                now = self._loop.time() if now is None else now
-                if now - session.stream.progress <= _PROGRESS:
-                    return True
-        return False
 
 
 def _protect(path: str) -> None:
@@ -566,3 +622,14 @@ def _protect(path: str) -> None:
 
 def _about(session: _Session) -> dict[str, str]:
     return {"gateway": session.gateway}
+
+
+def _rooms_of(message: GatewayMessage) -> list[str]:
+    """Name the rooms that a message is for."""
+    match message:
+        case InputBatch():
+            return list(dict.fromkeys(arrival.room for arrival in message.inputs))
+        case Ask() | Told():
+            return []
+        case _:
+            return [message.room]

@@ -28,11 +28,16 @@ _TURN = 0.005
 
 
 class Open(Struct, frozen=True):
-    """Wake the room; its first message. `start` makes the engine, `done` is called when the room is awake."""
+    """Wake the room; its first message.
+
+    `start` makes the engine, `done` is called when the room is awake; `hold` returns what is to be awaited before the
+    next input, if anything.
+    """
 
     start: Callable[[], Engine[Any, Any]]
     woken: Woken
     done: Callable[[], None]
+    hold: Callable[[], Awaitable[None] | None]
 
 
 class Deliver(Struct, frozen=True):
@@ -78,6 +83,7 @@ class RoomActor(Actor):
         self._inputs: deque[tuple[str, Arrival]] = deque()
         self._retiring_for: ActorAddress | None = None
         self._opening: Callable[[], None] | None = None
+        self._hold: Callable[[], Awaitable[None] | None] | None = None
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> Awaitable[None] | None:
         """Answer with an awaitable, so that the next message waits, while other rooms go on."""
@@ -104,6 +110,7 @@ class RoomActor(Actor):
     async def _open(self, message: Open) -> None:
         self._engine = message.start()
         self._opening = message.done
+        self._hold = message.hold
         if await self._engine.handle(message.woken):
             self._opened()
 
@@ -115,11 +122,15 @@ class RoomActor(Actor):
     async def _work(self) -> None:
         engine = self._engine
         assert engine is not None, "Open is a room's first message"
+        assert self._hold is not None
         loop = asyncio.get_running_loop()
         since = loop.time()
         while self._inputs:
             if loop.time() - since > _TURN:
                 await asyncio.sleep(0)
+                since = loop.time()
+            if (held := self._hold()) is not None:
+                await held
                 since = loop.time()
             gateway, input = self._inputs.popleft()
             try:

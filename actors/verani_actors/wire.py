@@ -37,6 +37,9 @@ REFUSED = 4400
 # milliseconds that what was sent may stay unacknowledged (tcp(7)). Longer than any lease: this only frees sockets.
 _SILENCE, _BETWEEN, _PROBES, _UNACKNOWLEDGED = 5, 1, 5, 10_000
 
+# Seconds that a connection may keep others of its process waiting while it has more to read.
+_TURN = 0.005
+
 Socket: TypeAlias = web.WebSocketResponse[Any] | ClientWebSocketResponse[Any]
 
 
@@ -66,6 +69,7 @@ class Wire:
         self._opened = False
         self._writing: asyncio.Task[None] | None = None
         self._confirming: asyncio.TimerHandle | None = None
+        self._since = self._loop.time()
         self.broken = False
         _watch_over(ws)
 
@@ -88,6 +92,9 @@ class Wire:
 
     async def read(self) -> bytes | None:
         """Return the next message, None at the end; raises WireError for what is not binary or too long."""
+        if self._loop.time() - self._since > _TURN:  # `receive` does not wait while there is more
+            await asyncio.sleep(0)
+            self._since = self._loop.time()
         message = await self._ws.receive()
         if message.type is WSMsgType.BINARY:
             data: bytes = message.data

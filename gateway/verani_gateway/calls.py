@@ -79,6 +79,11 @@ class Calls:
         """Take an outcome; one that comes too late is nobody's any more."""
         self._end(reply.call, reply.outcome)
 
+    def left(self, number: int) -> float:
+        """Say how many seconds a call has left, 0 if nobody waits for it any more."""
+        _, timer = self._waiting.get(number, (None, None))
+        return 0.0 if timer is None else max(0.0, timer.when() - asyncio.get_running_loop().time())
+
     def open(self) -> None:
         """Take calls from now on: the link is there."""
         self._open = True

@@ -305,8 +305,6 @@ class Cluster:
     def put(self, input: Input) -> None:
         """Send an input to the owner of its room, in its turn."""
         room = self._attachments.rooms[input.room]
-        if type(input) is Call:
-            input.expires = self._now() + input.timeout
         owner = room.owner
         if owner is None:
             owner = self._link_to(room.name)
@@ -346,7 +344,7 @@ class Cluster:
             if input.number <= number:
                 continue
             if type(input) is Call:
-                input = msgspec.structs.replace(input, timeout=max(0.0, input.expires - self._now()))
+                input = msgspec.structs.replace(input, timeout=self._gateway.calls.left(input.number))
             if input.number == room.begun:
                 self._counts["interrupted"] += 1
                 yield Interrupted(input), size
@@ -401,7 +399,11 @@ class Cluster:
             return
         match message:
             case EntryBatch():
-                self._apply(link, message.entries)
+                try:
+                    self._apply(link, message.entries)
+                except Exception:
+                    self._disown(message.entries)
+                    raise
             case Pull():
                 self._pull(link, message)
             case Invoke():
@@ -409,7 +411,7 @@ class Cluster:
             case Announce():
                 self.commit(message.epoch)
             case GivenUp():
-                self._give_up(link.member.incarnation, message.rooms)
+                self._give_up(link, message)
             case Serving(seconds):
                 peer.serves_until = self._now() + seconds
             case Ask():
@@ -419,9 +421,15 @@ class Cluster:
                 if self.overview is not None:
                     self.overview.told(message)
 
-    def _give_up(self, host: str, names: list[str]) -> None:
-        """End the connections for which the host has run `on_disconnect`."""
-        for name in names:
+    def _give_up(self, link: Link, given_up: GivenUp) -> None:
+        """End the connections for which the host has run `on_disconnect`, and those that may have missed something."""
+        host = link.member.incarnation
+        if given_up.others:
+            lost = frozenset(given_up.rooms)
+            for other in tuple(self._attachments.rooms.values()):
+                if other.last_owner == host and other.name not in lost:
+                    self._gateway.close_room(other, *_GIVEN_UP)
+        for name in given_up.rooms:
             room = self._attachments.rooms.get(name)
             if room is None:
                 continue
@@ -452,6 +460,12 @@ class Cluster:
         self._gateway.apply(applied)
         for room, processed in acknowledged:
             self._settle(room, processed)
+
+    def _disown(self, entries: list[Entry]) -> None:
+        """End the connections of rooms whose entries were applied in part, or not: what they were is not known."""
+        for name in dict.fromkeys(entry.room for entry in entries):
+            if (disowned := self._attachments.rooms.get(name)) is not None:
+                self._gateway.forget(disowned, *_GIVEN_UP, InterruptedError.code)
 
     def _pull(self, link: Link, pull: Pull) -> None:
         if pull.epoch > self.epoch.number:

@@ -26,6 +26,7 @@ from verani.errors import Interrupted
 from verani.frames import error_ack_frame
 from verani.messages import (
     Call,
+    Cast,
     Close,
     Connect,
     Deliver,
@@ -506,6 +507,7 @@ class Gateway:
         if isinstance(output, Reply):
             self.calls.replied(output)
             return
+        assert not isinstance(output, Cast), "the ends of links read them"
         connection = self.connections.get(output.connection)
         match output:
             case Kick():

@@ -5,6 +5,8 @@ What the host says is the gateway's to act on, and so is what becomes of its inp
 Invariants:
 - While the connection is broken, what is put is kept for the session; it is sent once the host grants the session back.
 - `opened(link, False)` begins a session: what was put before it is gone, what is put from it on is sent.
+- What the gateway fails on ends the session: the host gives it up and says so in the next one. Nothing is taken by half
+  in silence.
 - It is connected again for ever, until the link is closed; from then on `receive` and `opened` are not called.
 """
 
@@ -56,6 +58,10 @@ _LONGEST_DELAY = 1.0
 
 # Compress with the whole window (RFC 7692 7.1.2).
 _WINDOW = 15
+
+
+class _Unhandled(Exception):
+    """What the host said could not be handled."""
 
 
 class RemoteLink:
@@ -231,6 +237,8 @@ class RemoteLink:
                 except StreamError as error:
                     self.refusals.add("what came is no packet of this link", f"{self.member.id}: {error}")
                     self._forget()
+                except _Unhandled:
+                    self._forget()
                 except aiohttp.ClientSSLError as error:
                     self.refusals.add("the TLS handshake failed", f"{self.member.id}: {error}")
                 except (aiohttp.ClientError, OSError, TimeoutError, WireError) as error:
@@ -328,8 +336,9 @@ class RemoteLink:
             return
         try:
             callback(self, argument)
-        except Exception:  # the socket pump: a defect met by one message must not end the link
-            logger.exception("a message was not handled: %s", type(argument).__name__, extra=self._about())
+        except Exception as error:  # the socket pump: a defect met by one message must not end the link for good
+            logger.exception("link begun anew: a message was not handled", extra=self._about())
+            raise _Unhandled from error
 
     def _about(self) -> dict[str, str]:
         return {"host": self.member.id}

@@ -63,9 +63,9 @@ class Held:
 class FakeGateway:
     """Keep what a gateway keeps, for one host; with `coded`, every message travels as bytes."""
 
-    def __init__(self, host: RoomHost, *, id: str = "g1", coded: bool = False) -> None:
+    def __init__(self, host: RoomHost, *, id: str = "g1", coded: bool = False, answers: bool = True) -> None:
         self.id = id
-        self.answers = True
+        self.answers = answers
         self.pulls: list[Pull] = []
         self.batches: list[EntryBatch] = []
         self.entries: list[Entry] = []

@@ -1,8 +1,8 @@
 """A room that never sleeps, as one small model: what its clients see, what its calls answer, which hooks run.
 
 It shares nothing with the sources but the words of the protocol. Hooks are scripts of actions; the real room runs the
-same scripts (`test_host_model`). Whether a room is asleep shows only in three ways, all about gateways: the records of
-one that is slow are `absent` until they are merged, its inputs are held until then, and a record may be unreadable.
+same scripts (`test_host_model`). Whether a room is asleep shows only in two ways, both about gateways: a wake waits for
+one that is slow, and a record may be unreadable.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Inbound:
-    """One input, or (`attach`) the place in the order where late records are merged."""
+    """One input."""
 
     kind: str
     gateway: str
@@ -79,15 +79,10 @@ class ReferenceRoom:
         self.state = "asleep"
         self.slow: set[str] = set()
         self.awaited: set[str] = set()
-        # Slow gateways that a wake has waited for in vain, and those that this wake does not wait for.
-        self.distrusted: set[str] = set()
-        self.passed: set[str] = set()
-        # Gateways whose inputs are held, and those whose members are not here; the first are merged sooner.
-        self.late: set[str] = set()
+        # Gateways whose members are not here yet.
         self.absent: set[str] = set()
         self.unreadable: set[str] = set()
         self.queue: deque[Inbound] = deque()
-        self.held: dict[str, list[Inbound]] = {}
         self.running: Generator[None, None, None] | None = None
         self.waits = False
         self.drowsy = False
@@ -110,28 +105,18 @@ class ReferenceRoom:
     def _queue(self, input: Inbound) -> None:
         if self.state == "asleep":
             self._wake()
-        if input.gateway in self.late:
-            self.held.setdefault(input.gateway, []).append(input)
-        else:
-            self.queue.append(input)
+        self.queue.append(input)
 
     def _wake(self) -> None:
-        self.distrusted &= self.slow
-        self.awaited, self.passed = self.slow - self.distrusted, set(self.distrusted)
+        self.awaited = set(self.slow)
         self.state = "waking"
         if not self.awaited:
             self._open()
 
     def _open(self) -> None:
         self.state = "awake"
-        self.late, self.awaited, self.passed = self.awaited | self.passed, set(), set()
-        self.absent = {member.gateway for member in self._all()} | self.late
-        for input in tuple(self.queue):
-            if input.gateway in self.late:
-                self.queue.remove(input)
-                self.held.setdefault(input.gateway, []).append(input)
-        self._merge({member.gateway for member in self._all()} - self.late)
-        self.absent = set(self.late)
+        self.absent = {member.gateway for member in self._all()}
+        self._merge(set(self.absent))
 
     def _all(self) -> list[Member]:
         return [*self.members, *self.leaving.values()]
@@ -150,27 +135,14 @@ class ReferenceRoom:
 
     def answered(self, gateway: str) -> None:
         """The last of a slow gateway's records has come."""
-        self.distrusted.discard(gateway)
-        self.passed.discard(gateway)
-        if gateway in self.awaited:
-            self.awaited.discard(gateway)
-            if not self.awaited:
-                self._open()
-        elif gateway in self.late:
-            self.late.discard(gateway)
-            self.queue.append(Inbound("attach", gateway))
-            self.queue.extend(self.held.pop(gateway, ()))
-        self.work()
-
-    def lose_patience(self) -> None:
-        if self.state == "waking":
-            self.distrusted |= self.awaited
+        self.awaited.discard(gateway)
+        if not self.awaited:
             self._open()
         self.work()
 
     @property
     def is_idle(self) -> bool:
-        return self.state == "awake" and self.running is None and not self.queue and not self.held
+        return self.state == "awake" and self.running is None and not self.queue
 
     def retire(self) -> None:
         """The room has been idle for long: it sleeps, unless something is going on."""
@@ -185,15 +157,9 @@ class ReferenceRoom:
         self.night_is_held = False
         if self.state != "retiring":
             return
-        for input in tuple(self.queue):
-            if input.kind == "attach":
-                self.queue.remove(input)
-                self._merge({input.gateway})
-        left = [*self.queue, *(input for held in self.held.values() for input in held)]
+        left = list(self.queue)
         self.state = "asleep"
         self.queue.clear()
-        self.held.clear()
-        self.late = set()
         for input in left:
             self._queue(input)
         self.work()
@@ -222,8 +188,6 @@ class ReferenceRoom:
 
     def _handle(self, input: Inbound) -> Generator[None, None, None]:
         match input.kind:
-            case "attach":
-                self._merge({input.gateway})
             case "connect":
                 assert input.member is not None
                 yield from self._connected(input.member)

@@ -122,6 +122,19 @@ async def test_a_host_without_gateways_is_busy(host: RoomHost) -> None:
     assert (await answer()).code == "busy"
 
 
+@pytest.mark.parametrize("linked", [True, False])
+async def test_a_call_whose_gateway_is_lost_is_interrupted(host: RoomHost, linked: bool) -> None:
+    gateway = CarryingGateway(host)
+    gateway.answers = False
+    ask(host, Ask("chat/a", "add", [1, 2]))
+    await until(lambda: gateway.pulls)
+    if linked:
+        FakeGateway(host, id="another")
+    host.unlink("g1")
+    assert (await answer()).code == "interrupted"
+    assert host._calls == {}
+
+
 async def test_calls_of_one_actor_run_side_by_side(host: RoomHost) -> None:
     gateway = CarryingGateway(host)
     gateway.answers = False  # the wake of the first room waits
@@ -143,7 +156,6 @@ async def test_a_call_carries_its_deadline_in_the_hosts_clock(start: Start) -> N
     gateway.answers = False
     gateway.say(InputBatch([call]))
     await until(lambda: gateway.pulls)
-    assert call.expires == 102.5
     now[0] = 102.5
     gateway.answer(gateway.pulls[0])
     await until(lambda: not gateway.waiting)

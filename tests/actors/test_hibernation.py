@@ -9,10 +9,9 @@ import pytest
 
 from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.raw import until
-from verani.messages import Connect, Kick, Record, Snapshot
+from verani.messages import Connect, Frame, Kick, Record, Snapshot
 from verani.meta import ConnectionMeta
 from verani.room import define_room
-from verani_actors import host as host_module
 
 
 class Clock:
@@ -152,56 +151,45 @@ async def _until(gate: asyncio.Event) -> None:
     await gate.wait()
 
 
-async def test_a_stop_forgets_the_rooms_that_wait_for_a_gateway(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.1)
+async def test_a_stop_forgets_the_rooms_that_wait_for_a_gateway(start: Start) -> None:
     recorder = Recorder()
     host = await start(recorder.room)
     gateway = FakeGateway(host)
     gateway.answers = False
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: gateway.pulls)
-    timer = host._rooms["chat/a"].patience
-    assert timer is not None
     await host.stop(0.01)
-    assert timer.cancelled()
+    assert host.rooms() == {}
 
 
 # --- several gateways ----------------------------------------------------------------------------------------
 
 
-async def test_a_gateway_that_does_not_answer_holds_up_nobody_else_and_is_merged_when_it_does(
-    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert host_module.PULL_PATIENCE == 2.0
-    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.05)
+async def test_a_wake_waits_for_every_gateway_so_that_nobody_misses_what_others_are_sent(start: Start) -> None:
+    now = [100.0]
     recorder = Recorder(hibernate_after=None)
     recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
     recorder.room.on("all")(lambda ctx, data: recorder.seen.append(ctx.actor.broadcast("default", "hi")))
-    host = await start(recorder.room)
+    host = await start(recorder.room, clock=lambda: now[0])
     first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
     first.put(first.connect(recorder.room, "a"))
     second.put(second.connect(recorder.room, "b"), second.frame("b", 0, event="sleep"))
     await until(lambda: not host.rooms())
     recorder.seen.clear()
     second.answers = False
-    second.put(second.frame("b", 2))
     first.put(first.frame("a", 1), first.frame("a", 0, event="all"))
-    await until(lambda: recorder.seen == [("restore", 1, "event"), 1, 1])
-    assert "room wakes without the records of 1 gateways" in caplog.messages
-    second.put(second.frame("b", 3))
+    await until(lambda: len(second.pulls) == 2)
+    now[0] += 3600.0
+    await until(lambda: host.retire_idle() == [])
+    assert (host.rooms(), recorder.seen) == ({"chat/a": "waking"}, [])
+    assert (host.longest_wait("g1"), host.longest_wait("g2")) == (0.0, 3600.0)
     second.answer(second.pulls[-1])
-    first.put(first.frame("a", 0, event="all"))
-    await until(lambda: len(recorder.seen) == 6)
-    assert recorder.seen == [("restore", 1, "event"), 1, 1, 2, 3, 2], (
-        "no on_connect, all in order, both in the audience"
-    )
+    await until(lambda: recorder.seen == [("restore", 2, "event"), 1, 2])
+    assert host.longest_wait("g2") == 0.0
     assert [b"hi" in text for text in second.texts()] == [True]
 
 
-async def test_chunks_that_came_in_time_are_not_lost_with_those_that_came_late(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.05)
+async def test_a_gateway_that_is_given_up_while_a_room_waits_for_it_is_told_that_the_room_went_on(start: Start) -> None:
     recorder = Recorder(hibernate_after=None)
     recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
     host = await start(recorder.room)
@@ -213,12 +201,9 @@ async def test_chunks_that_came_in_time_are_not_lost_with_those_that_came_late(
     first.put(first.connect(recorder.room, "a"))
     await until(lambda: len(second.pulls) == 2)
     pull = second.pulls[-1]
-    early, late = second.records()
-    second.say(Snapshot(pull.room, pull.incarnation, [early], last=False))
+    second.say(Snapshot(pull.room, pull.incarnation, second.records()[:1], last=False))
+    assert host.unlink("g2") == ["chat/a"]
     await until(lambda: recorder.seen[-1] == ("connect", 1))
-    second.put(second.frame("b", 1), second.frame("c", 2))
-    second.say(Snapshot(pull.room, pull.incarnation, [late]))
-    await until(lambda: recorder.numbers == [1, 2])
 
 
 async def test_a_gateway_that_links_while_a_room_falls_asleep_and_stays_is_asked_too(start: Start) -> None:
@@ -239,24 +224,16 @@ async def test_a_gateway_that_links_while_a_room_falls_asleep_and_stays_is_asked
     await until(lambda: recorder.numbers == [1])
 
 
-async def test_a_client_that_came_back_elsewhere_is_not_there_twice_when_its_old_records_come(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.02)
+async def test_a_client_that_came_back_elsewhere_is_not_there_twice_when_its_old_records_come(start: Start) -> None:
     recorder = Recorder(hibernate_after=None)
-    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
     recorder.room.on("count")(lambda ctx, data: recorder.seen.append(ctx.actor.get_session_count()))
     host = await start(recorder.room)
-    first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
-    second.put(second.connect(recorder.room, "old"), second.frame("old", 0, event="sleep"))
-    await until(lambda: not host.rooms())
-    second.answers = False
-    again = first.connect(recorder.room, "old")
-    first.put(Connect(again.room, again.number, "new", again.attachment))
+    first = FakeGateway(host, id="g1")
+    first.put(Connect("chat/a", first.number(), "new", first.connect(recorder.room, "b").attachment))
     await until(lambda: "chat/a" in first.processed)
-    second.answer(second.pulls[-1])
-    await until(lambda: Kick("old", 4009, "another connection has this client id") in second.outputs)
-    first.put(first.frame("new", 0, event="count"))
+    second = ReturningGateway(host, id="g2")
+    await until(lambda: Kick("b", 4009, "another connection has this client id") in second.outputs)
+    first.put(Frame("chat/a", first.number(), "new", "count"))
     await until(lambda: recorder.numbers == [1])
 
 
@@ -313,10 +290,7 @@ async def test_the_connections_of_a_gateway_that_links_while_a_room_wakes_are_th
     assert recorder.seen[0] == ("restore", 1, "event")
 
 
-async def test_a_late_gateway_that_answers_while_the_room_falls_asleep_loses_nothing(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host_module, "PULL_PATIENCE", 0.01)
+async def test_a_late_gateway_that_answers_while_the_room_falls_asleep_loses_nothing(start: Start) -> None:
     recorder = Recorder(hibernate_after=None)
     retiring, goes_on = asyncio.Event(), asyncio.Event()
     recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
@@ -326,15 +300,12 @@ async def test_a_late_gateway_that_answers_while_the_room_falls_asleep_loses_not
         retiring.set()
         await goes_on.wait()
 
-    goes_on.set()
     host = await start(recorder.room)
-    first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
-    second.put(second.connect(recorder.room, "b"), second.frame("b", 0, event="sleep"))
-    await until(lambda: not host.rooms())
-    second.answers = False
-    goes_on.clear()
-    retiring.clear()
-    first.put(first.connect(recorder.room, "a"), first.frame("a", 0, event="sleep"))
+    first = FakeGateway(host, id="g1")
+    first.put(first.connect(recorder.room, "a"))
+    await until(lambda: "chat/a" in first.processed)
+    second = ReturningGateway(host, id="g2", answers=False)
+    first.put(first.frame("a", 0, event="sleep"))
     await retiring.wait()
     second.put(second.frame("b", 1))
     second.answers = True

@@ -34,7 +34,7 @@ from verani.messages import Frame, Input, Kick, Snapshot
 from verani.meta import ConnectionMeta
 from verani.room import RoomDefinition, define_room
 from verani.settings import Settings
-from verani_actors.host import PULL_PATIENCE, RoomHost
+from verani_actors.host import RoomHost
 
 # How many random scripts to try; with another number than in CI, other ones.
 SCRIPTS = int(os.environ.get("VERANI_TEST_EXAMPLES", "250"))
@@ -448,11 +448,11 @@ class Hibernation(RuleBasedStateMachine):
         self.gateways[gateway].answers = not self.gateways[gateway].answers
         self.model.slow ^= {gateway}
 
-    @precondition(lambda self: bool(self.model.awaited or self.model.late))
+    @precondition(lambda self: bool(self.model.awaited))
     @rule(index=st.integers(0, 1), count=st.integers(1, 4))
     def answer(self, index: int, count: int) -> None:
         """A slow gateway answers, all or the next chunks of it."""
-        asked = sorted(self.model.awaited | self.model.late)
+        asked = sorted(self.model.awaited)
         gateway = self.gateways[asked[index % len(asked)]]
         stale, self.stale = self.stale, []
         pull = gateway.pulls[-1]
@@ -469,14 +469,6 @@ class Hibernation(RuleBasedStateMachine):
         self.settle(lambda: _say([(gateway, chunk) for chunk in now]))
         if not later:
             self.model.answered(gateway.id)
-
-    @precondition(lambda self: self.model.state == "waking")
-    @rule()
-    def lose_patience(self) -> None:
-        """The room opens without those that have not answered."""
-        self.loop.pass_time(PULL_PATIENCE + 0.1)
-        self.settle()
-        self.model.lose_patience()
 
     @precondition(lambda self: self.model.state == "asleep")
     @rule(index=st.sampled_from(PICKS))
@@ -510,10 +502,10 @@ class Hibernation(RuleBasedStateMachine):
             for number, o in gateway.replies.items()
         }
         assert replies == self.model.replies
-        pending = len(self.model.queue) + sum(map(len, self.model.held.values())) + (self.model.running is not None)
+        pending = len(self.model.queue) + (self.model.running is not None)
         if self.model.state != "retiring":
             left = sum(len(gateway.unprocessed) for gateway in self.gateways.values())
-            assert left == pending - sum(input.kind == "attach" for input in self.model.queue)
+            assert left == pending
 
     def teardown(self) -> None:
         try:
@@ -531,7 +523,7 @@ class Hibernation(RuleBasedStateMachine):
                 self.end_the_wait()
             elif self.model.night_is_held:
                 self.end_the_night()
-            elif self.model.awaited or self.model.late:
+            elif self.model.awaited:
                 self.answer(0, 1000)
             elif self.open:
                 self.send(
@@ -575,7 +567,7 @@ def _read(result: bytes | None) -> Any:
 # How often a random script does what; every rule of the machine is here.
 WEIGHTS = {
     "send": 20, "close_the_kicked": 2, "be_idle": 6, "hold_the_night": 2, "end_the_night": 3, "end_the_wait": 3,
-    "slow_down": 4, "answer": 4, "lose_patience": 5, "corrupt": 1,
+    "slow_down": 4, "answer": 4, "corrupt": 1,
 }  # fmt: skip
 
 
@@ -587,14 +579,10 @@ def _step(machine: Hibernation, chance: random.Random) -> None:
         "hold_the_night": model.state != "retiring",
         "end_the_night": model.night_is_held,
         "end_the_wait": model.waits,
-        "answer": bool(model.awaited or model.late),
-        "lose_patience": model.state == "waking",
+        "answer": bool(model.awaited),
         "corrupt": model.state == "asleep",
     }
     weights = [weight * possible.get(name, True) for name, weight in WEIGHTS.items()]
-    if model.late and not model.held:
-        # A room that sleeps again without the records of a gateway is rare: what that one sends keeps it awake.
-        weights[list(WEIGHTS).index("be_idle" if model.night_is_held else "hold_the_night")] *= 40
     match chance.choices(list(WEIGHTS), weights)[0]:
         case "send":
             machine.send([_input(chance) for _ in range(chance.randint(1, 4))], chance.random() < 0.5)

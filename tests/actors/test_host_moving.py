@@ -464,30 +464,6 @@ async def test_a_room_of_a_lost_gateway_sleeps_and_does_not_wake_for_its_closes(
     assert recorder.seen == [("connect", 1), "sleeps"]
 
 
-async def test_only_one_wake_waits_for_a_gateway_that_is_silent(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verani_actors.host.PULL_PATIENCE", 0.01)
-    recorder = Recorder()
-    host = await start(recorder.room)
-    silent, talks = FakeGateway(host, id="silent"), FakeGateway(host, id="talks")
-    silent.answers = False
-    talks.put(talks.connect(recorder.room, "a", "chat/one"))
-    await until(lambda: recorder.seen == [("connect", 1)])
-    monkeypatch.setattr("verani_actors.host.PULL_PATIENCE", 1e9)
-    talks.put(talks.connect(recorder.room, "b", "chat/two"))
-    await until(lambda: recorder.seen == [("connect", 1)] * 2)
-    silent.put(silent.connect(recorder.room, "c", "chat/three"))
-    for pull in silent.pulls:
-        silent.answer(pull)
-    await until(lambda: len(silent.pulls) == 3)
-    silent.answer(silent.pulls[-1])
-    await until(lambda: recorder.seen == [("connect", 1)] * 3)
-    talks.put(talks.connect(recorder.room, "d", "chat/four"))
-    await until(lambda: len(silent.pulls) == 4)
-    assert host.rooms()["chat/four"] == "waking", "it has answered, so it is waited for again"
-    silent.answer(silent.pulls[-1])
-    await until(lambda: recorder.seen == [("connect", 1)] * 4)
-
-
 async def test_sleep_is_told_to_the_gateways_that_have_connections(start: Start) -> None:
     recorder = Recorder(hibernate_after=0.01)
     host = await start(recorder.room)

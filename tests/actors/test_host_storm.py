@@ -17,7 +17,7 @@ from verani.messages import Frame, Snapshot
 from verani.meta import ConnectionMeta
 from verani.room import define_room
 from verani.settings import Settings
-from verani_actors.host import PULL_PATIENCE, RoomHost
+from verani_actors.host import RoomHost
 
 ROOMS = [f"chat/{n}" for n in range(12)]
 CONNECTIONS = 360
@@ -144,9 +144,7 @@ class Storm:
         elif what < 0.08:
             for _ in range(30):
                 await asyncio.sleep(0)
-            loop.pass_time(6.0)  # those that are idle sleep, those that wait for a gateway open without it
-        elif what < 0.1:
-            loop.pass_time(PULL_PATIENCE + 0.1)
+            loop.pass_time(6.0)  # those that are idle sleep
         elif what < 0.3:
             chance.choice(self.gateways).say_some(chance.randrange(1, 20))
 

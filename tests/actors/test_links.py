@@ -21,7 +21,9 @@ from verani.messages import (
     PROTOCOL_VERSIONS,
     Announce,
     Ask,
+    Deliver,
     Drained,
+    Entry,
     EntryBatch,
     GatewayMessage,
     GivenUp,
@@ -39,6 +41,7 @@ from verani.messages import (
 )
 from verani.stream import CONFIRM_PACKETS, gateway_stream
 from verani_actors import links
+from verani_actors.flow import ROOM_AHEAD, weight_of
 from verani_actors.links import LinkPortError, LinkServer
 from verani_actors.wire import MAX_MESSAGE, REFUSED, ClientSocket
 
@@ -112,9 +115,9 @@ class Peer:
 class Service:
     """A link server before a host that only pretends."""
 
-    def __init__(self, path: str, **options: Any) -> None:
+    def __init__(self, path: str, *, host: FakeHost | None = None, **options: Any) -> None:
         self.path = path
-        self.host = FakeHost()
+        self.host = host or FakeHost()
         self.serving = True
         self.asked: list[tuple[str, Ask]] = []
         self.told: list[tuple[str, Told]] = []
@@ -223,7 +226,7 @@ def _mode(path: str) -> int:
 
 
 @pytest.mark.threat(73)
-@pytest.mark.parametrize("versions", [(2, 3), (0, 0)])
+@pytest.mark.parametrize("versions", [(3, 4), (1, 1)])
 async def test_a_gateway_without_a_version_in_common_is_refused_and_counted(
     begin: Begin, versions: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -514,88 +517,136 @@ async def test_a_host_that_has_lost_its_place_begins_anew_with_every_gateway(beg
 # --- bounds --------------------------------------------------------------------------------------------------
 
 
-async def test_a_gateway_that_reads_nothing_is_given_up_and_holds_up_no_other(
+async def test_a_gateway_that_takes_nothing_is_given_up_once_a_room_waits_for_it_and_holds_up_no_other(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani.stream.MAX_STALLED", 1 << 20)
-    monkeypatch.setattr("verani.stream.STALLED_AFTER", 0.05)
-    monkeypatch.setattr(links, "MAX_STALLED", 1 << 20)
-    monkeypatch.setattr(links, "STALLED_AFTER", 0.05)
+    monkeypatch.setattr(links, "_LOOK", 0.01)
     service = await begin()
     await service.linked("frozen")
     reader = await service.linked("reader")
-    for number in range(300):
-        service.server.send("frozen", Told(number, "m-0", bytes(10_000)))
+    service.server.send("frozen", Told(1, "m-0", bytes(10_000)))
     number = 0
-    while "frozen" not in service.host.unlinked:
+
+    async def talk() -> None:
+        nonlocal number
         number += 1
         await reader.say(InputBatch([frame(number)]))
         await reader.heard_of(EntryBatch)
+
+    session = service.server._sessions["frozen"]
+    while session.quiet < 3 * links._LOOKS:
+        await talk()
+    assert service.host.unlinked == [], "nobody waits for it"
+    # As much as a room may be ahead, and a little more.
+    service.server.send("frozen", EntryBatch([Entry("chat/a", outputs=[Deliver(("c",), bytes(ROOM_AHEAD))])]))
+    while not service.host.unlinked:
+        await talk()
     assert [state.gateway for state in service.server.states()] == ["reader"]
 
 
-async def test_what_waits_for_a_gateway_is_bounded(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "MAX_UNCONFIRMED", 1 << 20)
-    service = await begin()
-    await service.linked()
-    service.server.send("g", Told(1, "m-0", bytes(2 << 20)))
-    await until(lambda: service.host.unlinked == ["g"])
-    assert service.server.states() == []
-
-
-async def test_no_inputs_are_handed_over_while_a_gateway_that_reads_has_much_to_read(
+async def test_a_gateway_that_confirms_is_never_given_up_however_much_waits_for_it(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "MAX_AHEAD", 1 << 20)
-    monkeypatch.setattr(links, "_PROGRESS", PATIENCE)
+    monkeypatch.setattr(links, "_LOOK", 3600.0)
     service = await begin()
-    slow, other = await service.linked("slow"), await service.linked("other")
-    service.server.send("slow", Told(1, "m-0", bytes(2 << 20)))
-    await other.say(Ask(1, "first"), InputBatch([frame(1)]))
-    await other.say(InputBatch([frame(2)]))
-    await until(lambda: service.asked)
-    while other.stream.unconfirmed:  # both were received
-        await other.hear()
-    assert service.host.numbers("other") == []
-    await slow.heard_of(Told)
-    await slow.confirm()
-    await until(lambda: service.host.numbers("other") == [1, 2])
-
-
-async def test_a_flood_is_answered_in_order_and_the_host_never_gets_far_ahead_of_its_gateway(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service = await begin()
-    service.host.size = 100_000
     peer = await service.linked()
-    highest = 0
+    session = service.server._sessions["g"]
+    for number in range(30):
+        service.server.send("g", Told(number, "m-0", bytes(3 << 20)))
+        await asyncio.sleep(0)
+    assert session.stream.unconfirmed > 80 << 20
+    for number in range(30):
+        for _ in range(links._LOOKS - 1):
+            assert session.look is not None
+            session.look.cancel()
+            service.server._look_at(session)
+        await peer.heard_of(Told)
+        await peer.confirm()
+        await until(partial(_has_confirmed, session.stream, number + 2))
+    assert service.host.unlinked == []
+
+
+def _has_confirmed(stream: Any, number: int) -> bool:
+    return bool(stream.confirmed == number)
+
+
+async def test_a_gateway_whose_records_never_come_is_given_up_though_it_takes_what_it_is_sent(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "_LOOK", 0.01)
+    service = await begin()
+    peer = await service.linked()
+    service.host.waits["g"] = 1.0
+    number = 0
+    while not service.host.unlinked:
+        number += 1
+        await peer.say(InputBatch([frame(number)]))
+        with suppress(TypeError):  # the end of the connection
+            await peer.heard_of(EntryBatch)
+
+
+async def test_what_is_put_and_confirmed_is_counted_for_its_rooms(begin: Begin) -> None:
+    service = await begin()
+    peer = await service.linked()
+    service.host.answers = False
+    entry = Entry("chat/a", outputs=[Deliver(("c",), bytes(2 * ROOM_AHEAD))])
+    service.server.send("g", EntryBatch([entry]))
+    await peer.heard_of(EntryBatch)
+    assert service.host.flow.ahead("chat/a") == weight_of(entry)
+    assert service.host.flow.is_held("chat/a")
+    assert not service.host.flow.is_held("chat/b")
+    await peer.confirm()
+    await until(lambda: not service.host.flow.is_held("chat/a"))
+    service.server.send("g", EntryBatch([entry]))
+    await peer.heard_of(EntryBatch)
+    await peer.leave()
+    await peer.greet(resumes="h1")
+    assert not service.host.flow.is_held("chat/a"), "the greeting confirms, too"
+
+
+async def test_no_more_is_read_from_a_gateway_while_much_waits_that_may_not_be_handled(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "MAX_INCOMING", 50_000)
+    service = await begin()
+    peer = await service.linked()
+    service.serving = False
 
     async def flood() -> None:
         for number in range(1000):
-            await peer.say(InputBatch([frame(number)]))
+            await peer.say(InputBatch([frame(number, data=bytes(10_000))]))
 
     flooding = asyncio.create_task(flood())
-    numbers: list[int | None] = []
-    while len(numbers) < 1000:
-        batch = await peer.heard_of(EntryBatch)
-        numbers += [entry.processed for entry in batch.entries]
-        await peer.confirm()
-        highest = max(highest, service.server.states()[0].unconfirmed)
+    session = service.server._sessions["g"]
+    await until(lambda: session.incoming_bytes > 50_000)
+    wire = session.wire
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(flooding), 0.2)
+    assert session.incoming_bytes < 70_000
+    assert session.wire is wire
+    service.serving = True
+    service.server.resume()
     await flooding
-    assert numbers == list(range(1000))
-    assert highest < links.MAX_AHEAD + 1_000_000
+    await until(lambda: service.host.numbers() == list(range(1000)))
+    assert session.incoming_bytes == 0
 
 
-async def test_a_gateway_that_makes_no_progress_does_not_hold_up_the_inputs_of_others(
+async def test_a_gateway_of_which_nothing_is_read_may_come_back_over_another_connection(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "MAX_AHEAD", 1 << 20)
+    monkeypatch.setattr(links, "MAX_INCOMING", 1)
     service = await begin()
-    await service.linked("frozen")
-    other = await service.linked("other")
-    service.server.send("frozen", Told(1, "m-0", bytes(2 << 20)))
-    await other.say(InputBatch([frame(1)]))
-    await until(lambda: service.host.numbers("other") == [1])
+    peer = await service.linked()
+    service.serving = False
+    await peer.say(InputBatch([frame(1)]))
+    session = service.server._sessions["g"]
+    await until(lambda: session.incoming_bytes > 0)
+    assert (await peer.greet(resumes="h1")).resumes == "h1"
+    service.serving = True
+    service.server.resume()
+    await until(lambda: service.host.numbers() == [1])
+    await peer.say(InputBatch([frame(2)]))
+    await until(lambda: service.host.numbers() == [1, 2])
 
 
 # --- when it may ---------------------------------------------------------------------------------------------
@@ -661,19 +712,67 @@ async def test_what_is_no_packet_ends_that_connection_and_nothing_else(begin: Be
     assert (await bad.greet(resumes="h1")).resumes == "h1"
 
 
-async def test_a_message_that_the_host_fails_on_does_not_end_the_link(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    service = await begin()
+class FailingHost(FakeHost):
+    """Takes the first of the inputs of a message and fails, so many times."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+        self.messages: list[GatewayMessage] = []
+
+    def receive(self, gateway: str, message: GatewayMessage) -> None:
+        self.messages.append(message)
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("a defect")
+        super().receive(gateway, message)
+
+
+async def test_inputs_that_the_host_fails_on_are_tried_again_as_such_it_may_have_in_part(begin: Begin) -> None:
+    service = await begin(host=FailingHost(1))
     peer = await service.linked()
-    receive = service.host.receive
-
-    def fail(gateway: str, message: GatewayMessage) -> None:
-        receive(gateway, message)
-        raise RuntimeError("a defect")
-
-    monkeypatch.setattr(service.host, "receive", fail)
-    await peer.say(Drained("chat/a", 1), Drained("chat/a", 2))
-    await until(lambda: len(service.host.received) == 2)
-    assert caplog.text.count("RuntimeError: a defect") == 2
+    await peer.say(InputBatch([frame(1), frame(2)], 0), InputBatch([frame(3)], 0))
+    await until(lambda: service.host.numbers() == [1, 2, 3])
+    assert service.host.received[0] == ("g", InputBatch([frame(1), frame(2)], 0, again=True))
     assert service.server.states()[0].connected
+
+
+@pytest.mark.parametrize("failures", [2, 100])
+async def test_a_gateway_is_told_of_the_rooms_of_inputs_that_cannot_be_handled(begin: Begin, failures: int) -> None:
+    service = await begin(host=FailingHost(failures))
+    peer = await service.linked()
+    await peer.say(InputBatch([frame(1), frame(2, room="chat/b")], 0), InputBatch([frame(3, room="chat/c")], 0))
+    await peer.closed()
+    assert service.host.unlinked == ["g"]
+    assert service.host.numbers() == []
+    back = service.peer()
+    assert (await back.greet(resumes="h1")).resumes == ""
+    assert await back.heard_of(GivenUp) == GivenUp(["chat/a", "chat/b"])
+
+
+async def test_a_message_that_rooms_wait_for_and_that_fails_ends_the_session_and_a_question_does_not(
+    begin: Begin, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await begin(host=FailingHost(1))
+    monkeypatch.setattr(service.server, "_ask", lambda gateway, ask: 1 / 0)
+    peer = await service.linked()
+    await peer.say(Ask(1, "rooms"))
+    await until(lambda: "ZeroDivisionError" in caplog.text)
+    assert service.server.states()[0].connected
+    await peer.say(Drained("chat/a", 1))
+    await peer.closed()
+    back = service.peer()
+    await back.greet(resumes="h1")
+    assert await back.heard_of(GivenUp) == GivenUp(["chat/a"])
+
+
+async def test_a_gateway_that_comes_back_after_rooms_woke_without_it_is_told_so(begin: Begin) -> None:
+    service = await begin(grace=0.01)
+    peer = await service.linked()
+    service.host.rooms = ["chat/a"]
+    await peer.leave()
+    await until(lambda: service.host.unlinked == ["g"])
+    service.host.wakes += 1
+    await peer.greet(resumes="h1")
+    peer.stream = gateway_stream(0.0)
+    assert await peer.heard_of(GivenUp) == GivenUp(["chat/a"], others=True)

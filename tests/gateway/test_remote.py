@@ -399,7 +399,7 @@ async def test_a_host_of_another_version_is_noted_once_and_asked_again(
     await until(lambda: len(hellos) > 2)
     assert gateway.order == []
     assert link.refusals.counts["no version in common"] > 1
-    assert caplog.text.count("no version in common (m-0 speaks 7 to 9, this gateway 1 to 1)") == 1
+    assert caplog.text.count("no version in common (m-0 speaks 7 to 9, this gateway 2 to 2)") == 1
 
 
 def test_the_delay_grows_with_full_jitter_up_to_its_longest() -> None:
@@ -516,23 +516,31 @@ async def test_what_was_put_before_an_orderly_close_still_arrives(world: World) 
     await until(lambda: host.numbers() == [1])
 
 
-async def test_a_message_that_the_gateway_fails_on_does_not_end_the_link(world: World, clean_log: list[str]) -> None:
-    clean_log.append("a message was not handled: Pull")
-    server, member = await world.host()
+async def test_a_message_that_the_gateway_fails_on_ends_the_session_and_all_is_sent_again(
+    world: World, clean_log: list[str]
+) -> None:
+    clean_log.append("link begun anew: a message was not handled")
+    host = FakeHost(answers=False)
+    host.rooms = ["chat/a"]
+    server, member = await world.host(host)
     gateway = world.gateway()
     link = gateway.open(member)
     await until(lambda: gateway.order == ["opened"])
-    receive = link._receive
+    gateway.put(frame(1))
+    await until(lambda: host.numbers() == [1])
+    receive, failures = link._receive, iter((True,))
 
     def fail(link: RemoteLink, message: HostMessage) -> None:
         receive(link, message)
-        raise RuntimeError("a defect")
+        if next(failures, False):
+            raise RuntimeError("a defect")
 
     link._receive = fail
     server.send("g", Pull("chat/a", 1))
     server.send("g", Pull("chat/b", 1))
-    await until(lambda: len(gateway.heard) == 2)
-    assert link.state == "linked"
+    await until(lambda: gateway.order == ["opened", "Pull", "GivenUp", "opened"])
+    await until(lambda: host.numbers() == [1, 1])
+    assert (host.unlinked, link.state) == (["g"], "linked")
 
 
 # --- with rooms ----------------------------------------------------------------------------------------------

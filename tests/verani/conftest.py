@@ -23,7 +23,6 @@ from verani.context import WakeReason
 from verani.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
 from verani.messages import (
     Attach,
-    Call,
     Close,
     Connect,
     Deliver,
@@ -36,6 +35,7 @@ from verani.messages import (
     Record,
     Reply,
     Seat,
+    TakenCall,
 )
 
 # A loaded machine must not fail a test, so examples are bounded by their number only.
@@ -317,7 +317,7 @@ class Room:
         number = self.number()
         payload = raw if raw is not None else json.dumps({} if arguments is None else arguments).encode()
         options = {"timeout": 5.0, **options}
-        self.put(Call(f"{self.definition.name}/{self.room_id}", number, method, payload, **options), gateway)
+        self.put(TakenCall(f"{self.definition.name}/{self.room_id}", number, method, payload, **options), gateway)
         return number
 
     async def call(self, method: str, arguments: Any = None, **options: Any) -> Outcome:

@@ -24,7 +24,7 @@ from ..context import Context, S
 from ..engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
 from ..errors import DeadlineExceeded, VeraniError
 from ..frames import ScannedFrame
-from ..messages import Call, Close, Connect, Frame, Input, Invoke, Outcome, Reply
+from ..messages import Close, Connect, Frame, Input, Invoke, Outcome, Reply, TakenCall
 from ..meta import M
 from ..room import RoomDefinition
 from ..rpc import result_of
@@ -141,7 +141,7 @@ class RoomRunner(Generic[M, S]):
         number = self._next_number()
         expires = self.now + timeout
         self._calls[number] = answer, expires
-        self._put_input(Call(self.name, number, method, arguments, timeout, key, chain, expires=expires))
+        self._put_input(TakenCall(self.name, number, method, arguments, timeout, key, chain, expires=expires))
 
     def _reply(self, reply: Reply) -> None:
         if (call := self._calls.pop(reply.call, None)) is not None:
