@@ -17,6 +17,7 @@ from tests.links import FakeHost, Proxy, call, frame
 from tests.raw import PATIENCE, until
 from verani.epoch import Epoch, Member
 from verani.messages import (
+    PROTOCOL_VERSIONS,
     Connect,
     Drained,
     EntryBatch,
@@ -134,7 +135,10 @@ class World:
 
         async def serve(request: web.Request) -> web.StreamResponse:
             ws = web.WebSocketResponse(timeout=1.0)
-            await ws.prepare(request)
+            try:
+                await ws.prepare(request)
+            except ConnectionError:
+                return web.Response(status=503)  # the gateway has gone meanwhile
             with suppress(ConnectionError, TypeError):
                 hellos.append(await ws.receive_bytes())
                 await ws.send_bytes(encode_message(hello))
@@ -382,7 +386,7 @@ async def test_a_host_that_does_not_serve_says_nothing_until_it_does(world: Worl
 async def test_a_host_that_says_garbage_breaks_the_connection_and_is_asked_again(
     world: World, words: str | bytes
 ) -> None:
-    hellos, member = await world.pretended_host(Hello((1, 1), "", "m-0", "h1"), words)
+    hellos, member = await world.pretended_host(Hello(PROTOCOL_VERSIONS, "", "m-0", "h1"), words)
     gateway = world.gateway()
     gateway.open(member)
     await until(lambda: len(hellos) > 3)
