@@ -3,9 +3,23 @@
 
 const PING_EVERY = 5_000; // ms
 const PONG_WITHIN = 10_000; // ms without an answer to a ping or a handshake, and the connection counts as dead
-const FIRST_BACKOFF = 1_000; // ms, times 1.5 with every failure
+const FIRST_BACKOFF = 1_000; // ms, times 1.5 with every wait
 const LONGEST_BACKOFF = 30_000; // ms
+const PROOF = 5_000; // ms that a connection lasts at least before the next backoff is the first again
+const SPREAD = 2_000; // ms of a backoff left to chance after connections that were taken and ended at once
 const STAY_AWAY = [1000, 1001]; // close codes after which a client does not come back
+const INNOCENT = [1006, 1012]; // lost, or the service restarts: nobody's verdict on this connection
+const REFUSALS = ["invalid", "unauthorized", "forbidden", "not_found", "conflict", "rate_limited", "busy"];
+const TOO_LARGE = 1009;
+const ENDS = new Map([
+  [1008, "too many messages"],
+  [TOO_LARGE, "a message was too large"],
+  [1011, "the room has failed"],
+  [1012, "the service restarts"],
+  [1013, "the room or this page is too slow"],
+  [4001, "you were signed in for too long"],
+  [4009, "you are connected elsewhere"],
+]);
 const MAX_REQUESTS = 50; // unanswered ones, those that wait for a connection included
 const MAX_LINES = 500; // in the log
 const SHOW_WAITING_AFTER = 300; // ms without an answer, and a message is shown as waiting
@@ -18,10 +32,11 @@ const MAX_CHANNELS = 30;
 // --- the connection -----------------------------------------------------------------------------------
 
 class RequestError extends Error {
-  constructor(code, path = "") {
+  constructor(code, { path = "", why = "" } = {}) {
     super(code);
     this.code = code;
-    this.path = path;
+    this.path = path; // where in its data the request erred
+    this.why = why; // the connection ended
   }
 }
 
@@ -30,8 +45,13 @@ class Connection {
   #onState;
   #onEvent;
   #socket = null;
-  #failures = 0;
-  #ended = false;
+  #openedAt = null; // null while the handshake lasts
+  #wasAnswered = false; // a request over this socket was
+  #largest = 0; // of what was sent over it
+  #retries = 0; // waits in a row
+  #failures = 0; // in a row: connections that did not come about, or did not last
+  #delay = 0; // before this connection, in ms
+  #ended = null; // an error, once this connection does not come back
   #lastId = 0;
   #requests = new Map(); // id -> {frame, sent, resolve, reject}, oldest first
   #retryTimer;
@@ -51,7 +71,7 @@ class Connection {
   // Send a frame now or when there is a connection; the promise has the room's answer.
   request(type, data) {
     return new Promise((resolve, reject) => {
-      if (this.#ended) return reject(new RequestError("closed"));
+      if (this.#ended) return reject(this.#ended);
       if (this.#requests.size >= MAX_REQUESTS) return reject(new RequestError("queue_full"));
       const id = ++this.#lastId;
       this.#requests.set(id, { frame: JSON.stringify({ type, data, id }), sent: false, resolve, reject });
@@ -64,15 +84,19 @@ class Connection {
   }
 
   #open() {
-    this.#onState(this.#failures ? "reconnecting" : "connecting");
+    this.#onState(this.#retries ? "reconnecting" : "connecting");
+    this.#openedAt = null;
+    this.#wasAnswered = false;
+    this.#largest = 0;
     this.#socket = new WebSocket(this.#url());
     this.#socket.onopen = () => this.#opened();
     this.#socket.onmessage = (message) => this.#received(message.data);
-    this.#socket.onclose = (event) => this.#lost(event.code);
+    this.#socket.onclose = (event) => this.#lost(event.code, event.reason);
     this.#expectAnswer();
   }
 
   #opened() {
+    this.#openedAt = performance.now();
     this.#answered();
     this.#onState("connected");
     this.#pingTimer = setInterval(() => this.#ping(), PING_EVERY);
@@ -84,6 +108,7 @@ class Connection {
     for (const request of this.#requests.values()) {
       if (request.sent) continue;
       request.sent = true;
+      this.#largest = Math.max(this.#largest, request.frame.length);
       this.#socket.send(request.frame);
     }
   }
@@ -103,23 +128,26 @@ class Connection {
   }
 
   #received(text) {
-    this.#failures = 0; // not at open: a server that accepts and closes again deserves the backoff too
     const frame = JSON.parse(text);
     if (frame.type === "pong") {
       this.#answered();
     } else if (frame.type === "ack") {
+      this.#wasAnswered = true;
       const request = this.#requests.get(frame.id);
       this.#requests.delete(frame.id);
-      if (frame.error) request?.reject(new RequestError(frame.error.code, frame.error.path));
+      if (frame.error) request?.reject(new RequestError(frame.error.code, { path: frame.error.path }));
       else request?.resolve(frame.data);
     } else if (frame.type === "event") {
       this.#onEvent(frame.data, frame.channel);
     }
   }
 
-  #lost(code) {
+  #lost(code, reason = "") {
     if (this.#ended) return;
-    this.#ended = STAY_AWAY.includes(code);
+    const why = ENDS.get(code) ?? "";
+    if (STAY_AWAY.includes(code)) {
+      this.#ended = new RequestError(REFUSALS.includes(reason) ? "refused" : "closed", { why: reason });
+    }
     clearTimeout(this.#retryTimer);
     clearInterval(this.#pingTimer);
     this.#answered();
@@ -129,17 +157,43 @@ class Connection {
     for (const [id, request] of this.#requests) {
       if (!request.sent && !this.#ended) continue; // waits for the next connection
       this.#requests.delete(id);
-      request.reject(new RequestError(request.sent ? "interrupted" : "closed"));
+      request.reject(this.#failureOf(request, code, why));
     }
     if (this.#ended) {
       this.#listeners.abort();
-      this.#onState("disconnected");
+      this.#onState("disconnected", { why: this.#ended.code === "refused" ? reason : "" });
       return;
     }
-    // Full jitter: the clients of a restarted server do not all come back in the same moment.
-    const delay = Math.random() * Math.min(LONGEST_BACKOFF, FIRST_BACKOFF * 1.5 ** this.#failures++);
-    this.#onState("reconnecting", delay);
-    this.#retryTimer = setTimeout(() => this.#open(), delay);
+    this.#judge(code);
+    this.#delay = this.#nextDelay();
+    this.#retries++;
+    this.#onState("reconnecting", { delay: this.#delay, why });
+    this.#retryTimer = setTimeout(() => this.#open(), this.#delay);
+  }
+
+  #failureOf(request, code, why) {
+    if (!request.sent || this.#ended?.code === "refused") return this.#ended;
+    // Which message was too large is not on the wire: the largest one.
+    if (code === TOO_LARGE && request.frame.length === this.#largest) return new RequestError("too_large");
+    return new RequestError("interrupted", { why });
+  }
+
+  // The backoff starts anew when a connection has proved itself: by lasting for as long as the one before it, or by the
+  // room's answer, which comes after `on_connect`, where it was not the server that ended it for a reason of its own.
+  #judge(code) {
+    const lasted = this.#openedAt === null ? -1 : performance.now() - this.#openedAt;
+    const isProved = lasted >= Math.max(PROOF, this.#delay) || (this.#wasAnswered && INNOCENT.includes(code));
+    if (isProved) this.#retries = 0;
+    this.#failures = isProved ? 0 : this.#failures + 1;
+  }
+
+  // Full jitter: the clients of a restarted server do not all come back in the same moment. A server that takes
+  // connections and ends them again is there, and is left alone for nearly the whole backoff.
+  #nextDelay() {
+    const ceiling = Math.min(LONGEST_BACKOFF, FIRST_BACKOFF * 1.5 ** this.#retries);
+    const wasOpen = this.#openedAt !== null;
+    const spread = wasOpen && this.#failures > 1 ? Math.min(SPREAD, ceiling / 2) : ceiling;
+    return ceiling - Math.random() * spread;
   }
 
   #retryNow() {
@@ -224,10 +278,12 @@ function connect() {
   connection = new Connection({ url: socketURL, onState: showState, onEvent: receive });
 }
 
-function showState(state, delay) {
+function showState(state, { delay, why = "" } = {}) {
   const seconds = Math.ceil((delay ?? 0) / 1000);
   $("state").textContent = delay === undefined ? state : `${state} in ${seconds} s`;
+  $("state").title = why;
   $("state").dataset.state = state;
+  if (state === "disconnected" && why) showError(explain(new RequestError("refused", { why })));
   $("again").hidden = state !== "disconnected";
   if (state === "connected") people = null;
 }
@@ -355,7 +411,11 @@ function explain(error) {
     case "forbidden":
       return "Join the channel to write in it.";
     case "interrupted":
-      return "The connection was lost before the answer came: this may have arrived or not.";
+      return `The connection was lost before the answer came${error.why && ` (${error.why})`}: this may have arrived or not.`;
+    case "too_large":
+      return "That message is too long: at most 500 characters.";
+    case "refused":
+      return `The room refused you (${error.why}).`;
     case "queue_full":
       return `There is no connection, and ${MAX_REQUESTS} messages wait already.`;
     case "closed":

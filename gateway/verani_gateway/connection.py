@@ -176,7 +176,9 @@ class Connection:
             if kind is WSMsgType.CLOSE:
                 return self._answer_close(message.data, message.extra or "")
             if kind in _OVER:
-                return self._answer_error(message.data)
+                ended = self._answer_error(message.data)
+                await self._linger()
+                return ended
             exceeded = self._meter.take(now)
             if exceeded is not None and not await self._exceeded(exceeded):
                 continue
@@ -238,8 +240,22 @@ class Connection:
             return _LOST, ""
         if error.code == WSCloseCode.MESSAGE_TOO_BIG:
             self._gateway.metrics.limited["max_frame_bytes"] += 1
+        self._closing = int(error.code), ""
+        self._abort_at = self._gateway.now() + CLOSE_TIMEOUT
         self.outbox.seal(close_frame(error.code))
-        return int(error.code), ""
+        return self._closing
+
+    async def _linger(self) -> None:
+        """Let the peer read the close frame: bytes left unread would reset the connection, and lose it on its way."""
+        if self._closing is None or self._transport.is_closing():
+            return
+        self._gateway.writer.flush()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._flow = asyncio.get_running_loop().create_future()
+        self._intake.discard(self.resume)
+        await self._flow
+        self._flow = None
 
     # --- flow control ----------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ HIGH, LOW = 6 << 10, 1 << 10
 # Hundreds of small frames in one go hold up everybody; large ones in many small pieces cost too much.
 _SMALL: Final = 2 << 10
 _LARGE: Final = 16 << 10
+# What is thrown away of a connection that is over, at most: more than clients of ours ever send ahead.
+_MAX_DISCARDED: Final = 16 << 20
 # A frame is large from here on.
 _LARGE_FRAME: Final = 1 << 10
 
@@ -54,6 +56,7 @@ class Intake(asyncio.BufferedProtocol):
     """The protocol of a transport, in front of the one that it had."""
 
     __slots__ = (
+        "_discarded",
         "_early",
         "_endless",
         "_fruitless",
@@ -61,6 +64,7 @@ class Intake(asyncio.BufferedProtocol):
         "_held",
         "_is_large",
         "_limit",
+        "_over",
         "_protocol",
         "_queue",
         "_rest",
@@ -94,6 +98,9 @@ class Intake(asyncio.BufferedProtocol):
         self._rest = 0
         # What came before this was installed.
         self._early = memoryview(b"")
+        # What to call when nothing more is worth reading; set while all of it is thrown away.
+        self._over: Callable[[], None] | None = None
+        self._discarded = 0
 
     @classmethod
     def install(
@@ -149,7 +156,10 @@ class Intake(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what was read."""
-        self._take(bytes(_buffer[:nbytes]))
+        if self._over is None:
+            self._take(bytes(_buffer[:nbytes]))
+        else:
+            self._discard(nbytes)
 
     def _take(self, data: bytes) -> None:
         before = waiting(self._queue)
@@ -195,14 +205,34 @@ class Intake(asyncio.BufferedProtocol):
         self._turn = None
         self.go_on()
 
+    def discard(self, over: Callable[[], None]) -> None:
+        """Throw away what else comes; `over` is called at its end, or when it is too much."""
+        self._over = over
+        self._early = memoryview(b"")
+        self._is_large = True
+        self._held = False
+        with suppress(RuntimeError):
+            self._transport.resume_reading()
+
+    def _discard(self, nbytes: int) -> None:
+        self._discarded += nbytes
+        if self._discarded > _MAX_DISCARDED:
+            self._end()
+
+    def _end(self) -> None:
+        if self._over is not None:
+            self._over()
+
     def eof_received(self) -> bool | None:
         """Hand on the end."""
+        self._end()
         return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand on the loss."""
         if self._turn is not None:
             self._turn.cancel()
+        self._end()
         self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:

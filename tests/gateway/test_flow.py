@@ -615,6 +615,38 @@ async def test_a_message_of_endless_fragments_is_closed_and_counted(serve: Serve
     await quiet.pinged()
 
 
+async def test_a_close_frame_is_not_lost_to_what_the_client_had_sent_before_it(serve: Serve) -> None:
+    server = await serve(define_room("chat"), max_frame_bytes=1000)
+    client = await server.connect()
+    client.send(frame(Opcode.TEXT, b"x" * (8 << 20)))
+    assert (await client.closed()).code == 1009
+    await client.flush()
+    assert await client.reader.read() == b"", "all of it was taken, so nothing resets the connection"
+    await client.end()
+    await until(lambda: not server.gateway.connections)
+
+
+async def test_what_is_sent_after_a_violation_is_not_read_without_end(serve: Serve) -> None:
+    server = await serve(define_room("chat"), max_frame_bytes=1000)
+    client = await server.connect()
+    client.send(frame(Opcode.TEXT, b"x" * (8 << 20), length=1 << 40))
+    assert (await client.closed()).code == 1009
+    for _ in range(2):
+        client.send(b"x" * (8 << 20))
+    await until(lambda: not server.gateway.connections)
+
+
+async def test_who_does_not_hang_up_after_a_violation_is_not_waited_for(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
+    server = await serve(define_room("chat"), max_frame_bytes=1000)
+    client = await server.connect()
+    client.send(frame(Opcode.TEXT, b"x" * 2000))
+    assert (await client.closed()).code == 1009
+    await until(lambda: not server.gateway.connections)
+
+
 @pytest.mark.parametrize("size", [2000, 20_000, 60_000])
 async def test_a_large_message_in_many_fragments_arrives_whole(serve: Serve, size: int) -> None:
     room = define_room("chat")

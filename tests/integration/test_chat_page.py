@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode
 
+import aiohttp
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, WebSocketRoute, async_playwright, expect
 
@@ -34,6 +36,8 @@ FLAGS = [
 
 # The state says it before the page tries again, and the longest of the first waits is 1 s, then 1.5 s, 2.25 s ...
 RECONNECTED_WITHIN = 30_000
+
+TEN_MINUTES = 600  # s
 
 
 def chromium() -> str:
@@ -73,6 +77,15 @@ class Window:
 
     async def is_in_state(self, text: str | re.Pattern[str], timeout: float = 10_000) -> None:
         await expect(self.page.locator("#state")).to_have_text(text, timeout=timeout)
+
+    async def stops_its_clock(self) -> None:
+        """Let time pass in the page only where the test says so."""
+        await self.page.clock.install(time=0)
+        await self.page.clock.pause_at(1_000)
+
+    async def seconds_to_go(self) -> int:
+        """Read how long it waits until it connects again."""
+        return int(re.sub(r"\D", "", await self.page.locator("#state").inner_text()))
 
     async def sees_people(self, *names: str) -> None:
         await expect(self.page.locator("#people li > span:last-child")).to_have_text(list(names))
@@ -307,12 +320,130 @@ async def test_a_page_comes_back_after_every_other_code(serve: Serve, visit: Ope
     assert len(sockets) == 7
 
 
-async def route_sockets(window: Window) -> list[WebSocketRoute]:
-    """Let the test be the server of the sockets that the window opens from now on."""
+@pytest.mark.parametrize("room", ["failing", "full"])
+async def test_a_page_leaves_a_room_alone_that_takes_and_closes_its_connections(
+    serve: Serve, visit: Open, room: str
+) -> None:
+    server = await serve("tests.integration.unfriendly_chat:app")
+    window = await visit(server)
+    await window.stops_its_clock()
+    await window.page.goto(f"{server.url}/?name=ann&room={room}")
+    delays: list[int] = []
+    while sum(delays) < TEN_MINUTES:
+        await window.is_in_state(re.compile(r"^reconnecting in \d+ s$"))
+        delays.append(await window.seconds_to_go())
+        await window.page.clock.fast_forward(delays[-1] * 1000)
+    assert len(delays) < 30
+    assert max(delays) == 30
+    assert await comers(server, room) in (len(delays), len(delays) + 1)
+    title = {"failing": "the room has failed", "full": "the room or this page is too slow"}[room]
+    await expect(window.page.locator("#state")).to_have_attribute("title", title)
+
+
+async def test_a_page_whose_connections_last_comes_back_at_once(serve: Serve, visit: Open) -> None:
+    server = await serve(APP)
+    window = await visit(server)
+    await window.stops_its_clock()
+    sockets = await route_sockets(window)
+    await window.page.goto(f"{server.url}/?name=ann")
+    for lasting, expected in [(0, 1), (0, 2), (0, 3), (5_100, 1), (0, 2)]:
+        await window.is_in_state("connected")
+        for _ in range(lasting // 1700):  # in steps, so that pings are answered
+            await window.page.clock.fast_forward(1700)
+        await sockets[-1].close(code=1012)
+        await window.is_in_state(re.compile(r"^reconnecting in \d+ s$"))
+        assert await window.seconds_to_go() <= expected
+        await window.page.clock.fast_forward(expected * 1000)
+
+
+async def test_a_page_that_was_answered_comes_back_at_once_after_a_restart_and_not_after_a_verdict(
+    serve: Serve, visit: Open
+) -> None:
+    server = await serve(APP)
+    window = await visit(server)
+    await window.stops_its_clock()
+    await window.page.evaluate("Math.random = () => 0")  # the longest delays
+    sockets = await route_sockets(window, answer=True)
+    await window.page.goto(f"{server.url}/?name=ann")
+    await window.page.evaluate("Math.random = () => 0")
+    for code, expected in [(1012, 1), (1012, 1), (4009, 2), (4009, 3), (4009, 4), (1012, 1)]:
+        await window.is_in_state("connected")
+        await window.says("hello")
+        await expect(window.page.locator("#log .waiting")).to_have_count(0)
+        await sockets[-1].close(code=code)
+        await window.is_in_state(f"reconnecting in {expected} s")
+        await window.page.clock.fast_forward(expected * 1000)
+
+
+async def test_a_page_that_a_room_refuses_stays_away_and_says_so(serve: Serve, visit: Open) -> None:
+    server = await serve("tests.integration.unfriendly_chat:app")
+    window = await visit(server)
+    await window.page.goto(f"{server.url}/?name=ann&room=closed")
+    await window.is_in_state("disconnected")
+    await expect(window.page.get_by_role("alert")).to_have_text("The room refused you (forbidden).")
+    await window.says("hello?")
+    await expect(window.page.get_by_role("alert")).to_have_text("The room refused you (forbidden).")
+    await expect(window.page.get_by_label("Message", exact=True)).to_have_value("hello?")
+    assert await comers(server, "closed") == 1
+
+
+async def test_a_message_that_costs_the_connection_is_given_back_with_the_reason(serve: Serve, visit: Open) -> None:
+    server = await serve(APP)
+    ann = await visit(server, name="ann")
+    await ann.says("x" * 70_000)
+    await expect(ann.page.get_by_role("alert")).to_have_text("That message is too long: at most 500 characters.")
+    await expect(ann.page.get_by_label("Message", exact=True)).to_have_value("x" * 70_000)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (1006, ""),
+        (1008, " (too many messages)"),
+        (1009, ""),
+        (1011, " (the room has failed)"),
+        (1012, " (the service restarts)"),
+        (1013, " (the room or this page is too slow)"),
+        (4001, " (you were signed in for too long)"),
+        (4009, " (you are connected elsewhere)"),
+    ],
+)
+async def test_a_page_says_why_an_answer_did_not_come(serve: Serve, visit: Open, code: int, why: str) -> None:
+    server = await serve(APP)
+    window = await visit(server)
+    sockets = await route_sockets(window)
+    await window.page.goto(f"{server.url}/?name=ann")
+    await window.is_in_state("connected")
+    await window.says("hello")
+    await expect(window.page.locator("#log .waiting")).to_have_count(1)
+    if code == 1006:
+        await window.page.evaluate("0")
+        await sockets[0].close()
+    else:
+        await sockets[0].close(code=code)
+    lost = f"The connection was lost before the answer came{why}: this may have arrived or not."
+    too_long = "That message is too long: at most 500 characters."
+    await expect(window.page.get_by_role("alert")).to_have_text(too_long if code == 1009 else lost)
+
+
+async def comers(server: Server, room: str) -> int:
+    """Ask how many have come into a room of `unfriendly_chat`."""
+    async with aiohttp.ClientSession() as session, session.get(f"{server.url}/count/{room}") as response:
+        return int(await response.text())
+
+
+async def route_sockets(window: Window, *, answer: bool = False) -> list[WebSocketRoute]:
+    """Let the test be the server of the sockets that the window opens from now on, which may `answer` requests."""
     sockets: list[WebSocketRoute] = []
 
     def opened(socket: WebSocketRoute) -> None:
         sockets.append(socket)
+        if answer:
+            socket.on_message(lambda text: reply(socket, json.loads(text)))
+
+    def reply(socket: WebSocketRoute, frame: dict[str, object]) -> None:
+        if "id" in frame:
+            socket.send(json.dumps({"type": "ack", "id": frame["id"], "data": None}))
 
     await window.page.route_web_socket(re.compile("/ws"), opened)
     return sockets
