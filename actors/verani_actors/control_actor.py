@@ -17,7 +17,7 @@ from thespian.actors import Actor, ActorAddress, ActorExitRequest, ThespianWatch
 from .control import Control
 from .lifeline import claim
 from .logs import name_process
-from .parcel import Parcel
+from .parcel import Parcel, Question
 from .refusals import Refusals
 
 __all__ = ["ControlActor"]
@@ -48,6 +48,8 @@ class ControlActor(Actor):
             match msg:
                 case Parcel():
                     self._open(msg, sender)
+                case Question():
+                    self.send(sender, msg)
                 case WakeupMessage():
                     self.woken()
                 case WatchMessage():

@@ -10,7 +10,8 @@ it logs to a file in the temporary folder, and its children outlive it. Here:
 4. Every process logs through the handlers of the launcher's root logger; there is no file, and floods are cut. What is
    refused is counted, and told once a minute.
 5. The Admin is a child of the launcher (no double fork), so that it can be tied to it (`verani_actors.lifeline`).
-6. The Admin passes control messages on to the registrar, so one fixed address finds it from every machine.
+6. The Admin passes control messages on to the registrar, so one fixed address finds it from every machine. It answers
+   the launcher's questions, too.
 
 All this depends on Thespian's insides, so any other version is refused. `verani_actors.environment` comes first.
 """
@@ -42,7 +43,7 @@ from thespian.system.transport.streamBuffer import ReceiveBuffer, ackDataErrPack
 from verani.errors import VeraniError
 
 from .environment import MAX_PENDING_TRANSMITS
-from .parcel import Parcel
+from .parcel import Parcel, Question
 from .refusals import Refusals
 
 __all__ = [
@@ -180,6 +181,9 @@ class Admin(multiprocCommon.MultiProcAdmin):
         return self.logdefs
 
     def handleIncoming(self, envelope: ReceiveEnvelope) -> bool:
+        if isinstance(envelope.message, Question):
+            self._send_intent(TransmitIntent(envelope.sender, envelope.message))
+            return True
         if not isinstance(envelope.message, Parcel):
             return super().handleIncoming(envelope)
         if envelope.message.sender == "registrar":

@@ -4,6 +4,10 @@ The launcher is one thread that never imports what users write; one beside it lo
 Thespian's Admin, on the leader's machine the registrar, creates and ends hosts as the registrar says, tells it which of
 them have died and how, and writes epochs down for the gateways. Where rooms go is none of its business.
 
+Each process is asked all the time whether it does anything: one that hangs is killed, and treated as one that died. Its
+own starter hears from it in the same way. What counts is how often somebody was asked, as the launcher may have been
+stopped itself.
+
 Nothing it has started outlives it: the kernel kills its processes with it (`verani_actors.lifeline`), and it ends when
 its starter does. It exits with 0 after SIGTERM or the end of its standard input, with 3 when the registrar has ended
 the whole service, and with 1 when the actor system cannot start or has lost its Admin: whoever started it may start it
@@ -38,6 +42,7 @@ from .leader import Leader
 from .lifeline import Announcements, Birth, die_with_parent, tie_children
 from .logs import log_to_stderr
 from .refusals import Refusals
+from .registrar import MARGIN
 from .runtime import Plan, Runtime
 from .slot import read_slot
 
@@ -47,13 +52,16 @@ if TYPE_CHECKING:
     from .hardened import HardenedBase
     from .parcel import Parcel
 
-__all__ = ["ENDED", "SECRET", "main"]
+__all__ = ["ALIVE", "ENDED", "ENDING", "SECRET", "main"]
 
 logger = logging.getLogger("verani_actors.launcher")  # not __main__, as which it runs
 
 SECRET: Final = "VERANI_CLUSTER_SECRET"
 # Exit code of a launcher that ended because the whole service does: it is not to be started again.
 ENDED: Final = 3
+# What it says to its starter, where its standard input is a socket: that it does something, and that it will end.
+ALIVE: Final = b"alive\n"
+ENDING: Final = b"ending\n"
 
 _OFFER_PERIOD: Final = 1.0
 # How long a death is told again, as messages may be lost.
@@ -68,6 +76,16 @@ _REFUSED: Final = 5.0
 # One that does not answer for so long is told of, and again each time that so much more has passed.
 _SILENCE: Final = 3.0
 _MORE_SILENCE: Final = 15.0
+# How often in a lease each process is asked whether it does anything.
+_ASKS: Final = 6
+# The registrar is replaced while the leases that it gave last still hold: two thirds of one, and not less than this.
+_REGISTRAR_HANGS: Final = 1.0
+# All hosts end with the Admin, and go on without it.
+_ADMIN_HANGS: Final = 10.0
+# With so many questions unanswered, the Admin is to blame for what it did not create.
+_SURELY: Final = 3
+# A host that is no member yet may be importing what holds up all of its threads.
+_START_HANGS: Final = 60.0
 # What a drain leaves to hosts at least; shorter than what the supervisor adds to the drain.
 _STOP: Final = 5.0
 # For hosts when nobody waits any more, and for Admin and registrar, which have nothing to finish.
@@ -87,6 +105,8 @@ class _Host:
         self.process: Birth | None = None
         self.created = time.monotonic()
         self.kill_at: float | None = None
+        # Whether it has ever been in a published epoch.
+        self.has_served = False
 
 
 class Launcher:
@@ -105,6 +125,7 @@ class Launcher:
         from . import hardened, parcel
 
         self._parcel = parcel.Parcel
+        self._question = parcel.Question
         self._actor_address = hardened.actor_address
         self._runtime = runtime
         self._plan = plan
@@ -121,6 +142,8 @@ class Launcher:
         self._own_registrar: Birth | None = None
         self._created_registrar = float("-inf")
         self._next_offer = 0.0
+        self._next_question = 0.0
+        self._period = plan.settings.lease / _ASKS
         # When the registrar was last heard, and when its silence was last told of, if that was since.
         self._heard = self._silent = time.monotonic()
         self._refused_since: float | None = None
@@ -143,6 +166,8 @@ class Launcher:
         self._failed = False
         self._bell, self._ringer = socket.socketpair()
         self._lifeline = _pipe_of_starter()
+        if self._lifeline is not None:
+            os.set_blocking(self._lifeline, False)
 
     def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
@@ -152,11 +177,15 @@ class Launcher:
             self._admin = next(iter(self._processes.values()))
         while not (self._stops or self._orphaned or self._failed or self._ended):
             now = time.monotonic()
+            if now >= self._next_question:
+                self._next_question = now + self._period
+                self._tell_starter(ALIVE)
+                self._ask_all()
             if now >= self._next_offer:
                 self._next_offer = now + _OFFER_PERIOD
                 self._say_all(now)
             self._kill_overdue(now)
-            self._step(max(0.0, self._next_offer - now))
+            self._step(max(0.0, min(self._next_offer, self._next_question) - now))
         self._stop()
         if self._failed:
             return 1
@@ -171,6 +200,8 @@ class Launcher:
                 self._look_at(ready)
             case (self._parcel() as parcel, sender):
                 self._open(parcel, sender)
+            case (self._question() as question, _):
+                self._answered(question.name)
             case _:
                 pass  # nothing, or Thespian's own news
 
@@ -240,8 +271,10 @@ class Launcher:
 
     def _note_service(self) -> None:
         """Note that a host of this launcher is in the published epoch; those of one before it do not count."""
-        own = {host.incarnation for host in self._hosts.values()}
-        self._has_served = self._has_served or any(each.incarnation in own for each in self._published.members)
+        members = {each.incarnation for each in self._published.members}
+        for host in self._hosts.values():
+            host.has_served = host.has_served or host.incarnation in members
+        self._has_served = self._has_served or any(host.has_served for host in self._hosts.values())
 
     def _tell_death(self, gone: Gone) -> None:
         self._deaths.append((time.monotonic(), gone))
@@ -339,7 +372,46 @@ class Launcher:
             return self._system.createActor(actor, {**requirements, "folder": str(self._runtime.folder)})
         except (ActorSystemException, ImportError) as error:
             logger.error("the actor system created no %s: %s", actor.rpartition(".")[2], error)
+            if self._admin is not None and self._admin.unanswered > _SURELY:
+                self._kill_hung(self._admin, "the Admin of the actor system")
             return None
+
+    # --- who hangs ----------------------------------------------------------------------------------------
+
+    def _ask_all(self) -> None:
+        """Ask every process whether it does anything, and kill those that have not answered for too long."""
+        lease = self._plan.settings.lease
+        if self._admin is not None:
+            self._ask(self._admin, "the Admin of the actor system", self._base.adminAddr, _ADMIN_HANGS)
+        if self._own_registrar is not None and self._registrar is not None:
+            patience = max(_REGISTRAR_HANGS, lease * 2 / 3)
+            self._ask(self._own_registrar, "the registrar", self._registrar, patience)
+        for host in self._hosts.values():
+            if host.process is not None:
+                patience = lease + MARGIN if host.has_served else _START_HANGS
+                self._ask(host.process, f"host {host.id}", host.address, patience)
+
+    def _ask(self, process: Birth, name: str, address: ActorAddress, patience: float) -> None:
+        if process.unanswered * self._period >= patience:
+            self._kill_hung(process, name)
+        process.unanswered += 1
+        self._base.post(address, self._question(process.name))
+
+    def _kill_hung(self, process: Birth, name: str) -> None:
+        logger.error("%s, process %d, hangs: killing it", name, process.pid)
+        process.unanswered = 0
+        process.kill()
+
+    def _answered(self, name: str) -> None:
+        """Take note that a process does something."""
+        for process in self._processes.values():
+            if process.name == name:
+                process.unanswered = 0
+
+    def _tell_starter(self, line: bytes) -> None:
+        if self._lifeline is not None:
+            with suppress(OSError):  # it does not read, or gave us a pipe that cannot be written
+                os.write(self._lifeline, line)
 
     # --- what is said every second ------------------------------------------------------------------------
 
@@ -422,6 +494,7 @@ class Launcher:
     def _stop(self) -> None:
         """End every process: hosts in their own time, then the actor system, then what is left."""
         self._stopping = True
+        self._tell_starter(ENDING)
         if not self._failed:
             grace = _GRACE if self._orphaned else max(_GRACE, self._plan.settings.drain_seconds)
             told, deadline = self._stops, time.monotonic() + grace

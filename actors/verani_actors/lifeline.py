@@ -36,6 +36,8 @@ class Birth:
         self.pid = pid
         self.descriptor = descriptor
         self.name = name
+        # How often it was asked since it answered last.
+        self.unanswered = 0
 
     @property
     def is_watched(self) -> bool:

@@ -13,10 +13,22 @@ from thespian.actors import ActorAddress
 
 from .control import Control, decode_control, encode_control
 
-__all__ = ["Parcel"]
+__all__ = ["Parcel", "Question"]
 
 # Thespian's transport takes 1 MiB (see `verani_actors.hardened`), addresses and frame included.
 _LARGEST: Final = 1 << 19
+
+
+class Question:
+    """Ask a process of the actor system, by its name, whether it does anything at all; it sends this back."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return "a question"
+
+    __repr__ = __str__
 
 
 class Parcel:

@@ -89,6 +89,11 @@ class Runtime:
             return Epoch()
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the folder is there, with what every new process needs to read."""
+        return (self.folder / "plan").exists()
+
+    @property
     def epoch_file(self) -> Path:
         """File of the published epoch."""
         return self.folder / "epoch"

@@ -72,7 +72,7 @@ def internal_application(
     service: Answers = answers if answers is not None else Alone(gateway)
 
     async def ready(_: web.Request) -> web.Response:
-        if gateway.serves:
+        if service.ready:
             return web.json_response({"status": "ready"})
         return web.json_response({"status": "not ready"}, status=503)
 

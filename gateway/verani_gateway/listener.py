@@ -10,7 +10,9 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +29,7 @@ from .bodies import LINGER
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["BACKLOG", "listen"]
+__all__ = ["BACKLOG", "Listener", "started"]
 
 # What HTTP requests of the application that are still running after the drain get, before they are cut.
 _REQUEST_GRACE: Final = 5.0
@@ -47,15 +49,49 @@ _REFUSAL: Final = (
 )
 
 
-async def listen(
+class Listener:
+    """An application that has started, and the sockets that bring it clients while it is open."""
+
+    def __init__(self, protocol: Callable[[], asyncio.Protocol], sockets: list[socket.socket]) -> None:
+        self._protocol = protocol
+        self._sockets = sockets
+        self._servers: list[asyncio.Server] = []
+
+    async def open(self) -> None:
+        """Listen, until `leave` or `close`."""
+        loop = asyncio.get_running_loop()
+        for each in self._sockets:
+            # asyncio tries to accept `backlog` times in a row, and where the process is out of file descriptors
+            # it logs and sets a timer each time. One is enough; the queue in the kernel is set again after it.
+            self._servers.append(await loop.create_server(self._protocol, sock=each, backlog=1))
+            each.listen(BACKLOG)
+
+    async def leave(self) -> None:
+        """Take what the kernel has accepted so far, then leave the port to the other processes that share it."""
+        waiting = select.poll()
+        for each in self._sockets:
+            waiting.register(each, select.POLLIN)
+        for _ in range(BACKLOG):
+            if not waiting.poll(0):
+                break
+            await asyncio.sleep(0)
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more; connections that were taken go on."""
+        for server in self._servers:
+            server.close()
+
+
+async def started(
     runners: AsyncExitStack,
     application: web.Application,
     sockets: list[socket.socket],
     gateway: Gateway,
     *,
     inflates: bool,
-) -> None:
-    """Start an application and serve it on these sockets until `runners` is closed.
+) -> Listener:
+    """Start an application, which ends when `runners` is closed, and make what brings it clients.
 
     `inflates` has compressed bodies inflated for handlers that read them.
     """
@@ -76,13 +112,9 @@ async def listen(
     await runner.setup()
     loop = asyncio.get_running_loop()
     assert runner.server is not None
-    protocol = partial(_Protocol, gateway, runner.server, loop=loop, **options)
-    for each in sockets:
-        # asyncio tries to accept `backlog` times in a row, and where the process is out of file descriptors
-        # it logs and sets a timer each time. One is enough; the queue in the kernel is set again after it.
-        server = await loop.create_server(protocol, sock=each, backlog=1)
-        runners.callback(server.close)
-        each.listen(BACKLOG)
+    listener = Listener(partial(_Protocol, gateway, runner.server, loop=loop, **options), sockets)
+    runners.callback(listener.close)
+    return listener
 
 
 class _Protocol(web.RequestHandler):

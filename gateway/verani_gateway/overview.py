@@ -87,6 +87,10 @@ class ServiceStatus(Struct, frozen=True):
 class Answers(Protocol):
     """What the internal listener is asked about the service."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether whoever connects to the public listener now is taken and served."""
+
     async def rooms(self, question: RoomsQuestion) -> Listing:
         """List rooms."""
 
@@ -111,6 +115,11 @@ class Alone:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+
+    @property
+    def ready(self) -> bool:
+        """Ask the gateway."""
+        return self._gateway.serves
 
     async def rooms(self, question: RoomsQuestion) -> Listing:
         """List all rooms: there is no link that they would have to pass."""
@@ -231,15 +240,22 @@ class _Question:
 class Overview:
     """The answers of a gateway whose rooms live in other processes. The placement gives it every `Ask` and `Told`.
 
-    `answer` is what this gateway itself says to a topic and argument; `stop` ends the whole service.
+    `answer` is what this gateway itself says to a topic and argument, `ready` whether all that share its port are.
     """
 
     def __init__(
-        self, own: str, asking: Asking, answer: Callable[[str, str], bytes], *, patience: float = PATIENCE
+        self,
+        own: str,
+        asking: Asking,
+        answer: Callable[[str, str], bytes],
+        *,
+        ready: Callable[[], bool],
+        patience: float = PATIENCE,
     ) -> None:
         self._own = own
         self._asking = asking
         self._answer = answer
+        self._ready = ready
         self._patience = patience
         self._tokens = count(1)
         self._questions: dict[int, _Question] = {}
@@ -290,6 +306,11 @@ class Overview:
         return collected
 
     # --- answers ---------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Say what holds for every gateway of this machine."""
+        return self._ready()
 
     async def rooms(self, question: RoomsQuestion) -> Listing:
         """List the rooms of all hosts, then those that only gateways know of."""

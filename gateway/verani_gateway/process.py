@@ -1,7 +1,10 @@
 """Be one of the gateway processes that share the ports of a service: `verani gateway`, which the supervisor starts.
 
-It says on its standard input, a socket, when it takes connections, and stops when the other end is gone. The log says
-nothing of addresses: the supervisor does, once for all.
+It says on its standard input, a socket, what it does, is told there whether all are ready, and stops when the other end
+is gone. The log says nothing of addresses: the supervisor does, once for all.
+
+Invariant: it listens on the public port only while it takes connections. One that ends leaves the port to the others
+first, and where there are none, nobody says that the service is ready.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -17,6 +21,7 @@ from typing import Final
 import msgspec
 
 from verani_actors.collector import quieten_collector
+from verani_actors.launcher import ENDING
 from verani_actors.lifeline import die_with_parent
 from verani_actors.logs import name_process
 from verani_actors.overview import ALL, GatewayStatus, gateway_target
@@ -35,14 +40,14 @@ from .loop import fastest_loop, run_loop
 from .overview import Overview, answer
 from .serve import Service, at_end_of_input
 from .signals import stopping
-from .supervisor import DRAINED, READY, STOP
+from .supervisor import ASIDE, BEATS, DRAINED, READY, STOP, WAITING, YES
 
 __all__ = ["run_gateway"]
 
 logger = logging.getLogger(__name__)
 
 # How often the gateway is asked whether it takes connections, in seconds.
-_LOOK: Final = 0.01
+_LOOK: Final = 0.02
 
 
 def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> int:
@@ -73,8 +78,12 @@ class _Process:
     """One gateway process: what it says of itself, and how it ends."""
 
     def __init__(self, plan: Plan, gateway: Gateway, cluster: Cluster) -> None:
-        self.overview = Overview(gateway.id, cluster, self._answer)
+        self.overview = Overview(gateway.id, cluster, self._answer, ready=self._is_ready)
         self._plan = plan
+        self._listens = False
+        # Whether all were ready when the supervisor said so last.
+        self._told = False
+        self._told_at = time.monotonic()
         self._gateway = gateway
         self._cluster = cluster
         self._stop = asyncio.Event()
@@ -84,24 +93,51 @@ class _Process:
     async def serve(self, service: Service) -> int:
         """Serve until told to stop, by a signal, the end of standard input or an operator; return the exit code."""
         with stopping(self._stop.set) as signals:
-            at_end_of_input(self._stop.set)
+            os.set_blocking(sys.stdin.fileno(), False)  # for who hangs at its other end
+            at_end_of_input(self._stop.set, self._hear)
             try:
                 await unless_stopped(self._stop, service.start())
             except Stopped:
                 return 0
             signals.started()
             quieten_collector()
-            telling = asyncio.create_task(self._tell_when_ready())
-            await self._stop.wait()
-            telling.cancel()
+            telling = asyncio.create_task(self._listen_and_tell(service))
+            stopped = asyncio.create_task(self._stop.wait())
+            await asyncio.wait((telling, stopped), return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if telling.done():
+                telling.result()  # the port could not be listened on
+            if self._listens and self._told:
+                self._listens = False
+                await service.leave()
             await service.stop()
+            telling.cancel()
+            _tell(ENDING)
         return DRAINED if self._drained else 0
 
-    async def _tell_when_ready(self) -> None:
-        while not self._gateway.accepting:  # noqa: ASYNC110  # a plain attribute, which nothing waits for
+    async def _listen_and_tell(self, service: Service) -> None:
+        """Listen as soon as the gateway takes connections, and say all the time what it does."""
+        while not self._gateway.accepting:
+            _tell(ASIDE)
             await asyncio.sleep(_LOOK)
+        await service.listen()
+        self._listens = True
         logger.info("takes connections")
-        _tell(READY)
+        while True:
+            if self._listens:
+                _tell(READY if self._gateway.serves else WAITING)
+            else:
+                _tell(ASIDE)
+            await asyncio.sleep(self._plan.settings.lease / BEATS)
+
+    def _hear(self, words: bytes) -> None:
+        """Take what the supervisor says; the last word counts."""
+        self._told, self._told_at = words.endswith(YES), time.monotonic()
+
+    def _is_ready(self) -> bool:
+        """Tell whether whoever connects to this machine now is served, whichever process takes the connection."""
+        is_fresh = time.monotonic() - self._told_at < self._plan.settings.lease
+        return self._told and is_fresh and (self._gateway.serves or not self._listens)
 
     def _answer(self, topic: str, argument: str) -> bytes:
         match topic, argument:

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -27,7 +27,7 @@ from .access import is_loopback
 from .application import GATEWAY
 from .config import Secrets, check
 from .internal import check_tokens, internal_application
-from .listener import BACKLOG, listen
+from .listener import BACKLOG, Listener, started
 from .loading import Served
 from .loop import fastest_loop, run_loop
 from .overview import Answers
@@ -48,6 +48,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+# What a client whose connection was taken last gets to send its request, where other processes go on.
+_LAST_REQUESTS: Final = 0.2
+
 # The settings that errors of the two listeners name.
 _PUBLIC: Final = "host, port"
 _INTERNAL: Final = "internal_host, internal_port"
@@ -61,7 +64,7 @@ class Service:
     """Both listeners of one process, from `start` to `stop`; each is called once.
 
     `public_url` and `internal_url` are known after `start`. With `shared`, other processes listen on the same ports,
-    and `answers` answers for all of them.
+    and `answers` answers for all of them; the public port is listened on from `listen` to `leave`, at most.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Service:
         self._settings = settings
         self._secrets = secrets
         self._runners = AsyncExitStack()
+        self._public: Listener
         self.public_url = ""
         self.internal_url = ""
 
@@ -93,20 +97,32 @@ class Service:
         check(settings)
         check_tokens(settings, self._secrets)
         with ExitStack() as sockets:
-            public = await _listen(settings.host, settings.port, _PUBLIC, shared=self._shared)
+            public = await _listen(settings.host, settings.port, _PUBLIC, shared=self._shared, listen=not self._shared)
             sockets.callback(_close, public)
             internal = await _listen(settings.internal_host, internal_port(settings), _INTERNAL, shared=self._shared)
             sockets.callback(_close, internal)
             async with AsyncExitStack() as runners:
+                runners.callback(_close, public)
                 # What the application's own handlers read may be compressed.
-                await listen(runners, self._application, public, self._gateway, inflates=True)
+                self._public = await started(runners, self._application, public, self._gateway, inflates=True)
+                if not self._shared:
+                    await self.listen()
                 # Last, so that whoever gets an answer from `/ready` finds the public listener open.
                 guarded = internal_application(self._gateway, settings, self._secrets, self._answers)
-                await listen(runners, guarded, internal, self._gateway, inflates=False)
+                await (await started(runners, guarded, internal, self._gateway, inflates=False)).open()
                 self._runners = runners.pop_all()
             sockets.pop_all()
         self.public_url = _url(settings.host, public)
         self.internal_url = _url(settings.internal_host, internal)
+
+    async def listen(self) -> None:
+        """Take connections of clients."""
+        await self._public.open()
+
+    async def leave(self) -> None:
+        """Leave the public port to the other processes that listen there; who has come already may still ask."""
+        await self._public.leave()
+        await asyncio.sleep(_LAST_REQUESTS)
 
     async def stop(self) -> None:
         """Stop gracefully, within `drain_seconds` and a grace for requests that still run."""
@@ -163,11 +179,14 @@ def run(application: web.Application, settings: Settings, secrets: Secrets, *, u
     return run_loop(main(), fastest_loop)
 
 
-def at_end_of_input(stop: Callable[[], object]) -> None:
+def at_end_of_input(stop: Callable[[], object], heard: Callable[[bytes], object] = bytes) -> None:
+    """Call `stop` when standard input ends, and `heard` with what comes before that."""
     loop, descriptor = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def readable() -> None:
-        if not os.read(descriptor, 4096):
+        if words := os.read(descriptor, 4096):
+            heard(words)
+        else:
             loop.remove_reader(descriptor)
             stop()
 
@@ -197,25 +216,38 @@ async def _reserve(host: str, port: int, names: str, kept: list[socket.socket]) 
     families = [each.family for each in tried]
     _close(tried)
     for family, address in zip(families, addresses, strict=True):
-        keeping = socket.socket(family, socket.SOCK_STREAM)
-        kept.append(keeping)
-        if family == socket.AF_INET6:
-            keeping.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
-            keeping.bind(address)
+            keeping = _bind(family, address)
         except OSError as error:
             raise ListenError(f"cannot listen on {_authority(host, port)} ({names}): {_reason(error)}") from error
+        kept.append(keeping)
         # It was only to get past connections of an earlier service that linger; from here on it would let others in.
         keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     return int(addresses[0][1])
 
 
-async def _listen(host: str, port: int, names: str, *, shared: bool = False) -> list[socket.socket]:
+def _bind(family: int, address: Any) -> socket.socket:
+    """Bind a socket that gets no connections before it listens, and shares them then."""
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(address)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+async def _listen(
+    host: str, port: int, names: str, *, shared: bool = False, listen: bool = True
+) -> list[socket.socket]:
     """Listen on every address of `host`, before anything else starts, so that a port in use is told at once.
 
-    Until the application has started, clients wait in the backlog instead of being refused.
+    Until the application has started, clients wait in the backlog instead of being refused. Without `listen`, those
+    who share the port get them.
     """
     sockets: list[socket.socket] = []
     try:
@@ -225,11 +257,11 @@ async def _listen(host: str, port: int, names: str, *, shared: bool = False) -> 
         for family, _, _, _, address in dict.fromkeys(found):
             # With port 0 the first address takes a free port and the others take the same one.
             taken = sockets[0].getsockname()[1] if sockets else address[1]
-            sockets.append(
-                socket.create_server(
-                    (str(address[0]), taken, *address[2:]), family=family, backlog=BACKLOG, reuse_port=shared
-                )
-            )
+            at = (str(address[0]), taken, *address[2:])
+            if listen:
+                sockets.append(socket.create_server(at, family=family, backlog=BACKLOG, reuse_port=shared))
+            else:
+                sockets.append(_bind(family, at))
     except OSError as error:
         _close(sockets)
         raise ListenError(f"cannot listen on {_authority(host, port)} ({names}): {_reason(error)}") from error

@@ -7,6 +7,10 @@ Invariants:
 - Nothing outlives this process: the kernel kills each child with it, and the child reads the end of its standard
   input; what the children leave behind becomes a child of this process and is killed at the end.
 - Gateways stop before the launcher: a room has a host as long as anybody may be in it.
+- The gateways share one port, so one is ready only if all that listen are. Each says what it does several times in a
+  lease, and is told what holds for all, which counts for one lease.
+- A process that hangs is as good as dead: it is killed, and started again. Looks are counted and not seconds, so that
+  nobody is blamed for a pause of this process.
 - The log says where the service listens once, when it is ready.
 """
 
@@ -32,7 +36,7 @@ import msgspec
 from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_actors.admin_port import resolve
-from verani_actors.launcher import ENDED
+from verani_actors.launcher import ENDED, ENDING
 from verani_actors.runtime import DEFAULT_ADMIN_PORT, Plan, Runtime
 from verani_actors.start import Stopped, unless_stopped
 
@@ -46,13 +50,32 @@ from .loading import Served
 from .loop import run_loop
 from .serve import announce, at_end_of_input, reserve, url
 
-__all__ = ["DRAINED", "READY", "STOP", "Keeper", "check_shape", "leader_address", "supervise"]
+__all__ = [
+    "ASIDE",
+    "BEATS",
+    "DRAINED",
+    "NO",
+    "READY",
+    "STOP",
+    "WAITING",
+    "YES",
+    "Keeper",
+    "check_shape",
+    "leader_address",
+    "supervise",
+]
 
 logger = logging.getLogger(__name__)
 
-# What a gateway says on its standard input, which is a socket: that it takes connections, and that all are to stop.
+# What a gateway says on its standard input, which is a socket, again and again: that it takes connections and serves
+# them, that it takes them but they would have to wait, that it takes none; and once, that all are to stop.
 READY: Final = b"ready\n"
+WAITING: Final = b"waiting\n"
+ASIDE: Final = b"aside\n"
 STOP: Final = b"stop\n"
+# What it is told there: whether all are ready.
+YES: Final = b"1"
+NO: Final = b"0"
 
 # Exit code of a gateway that an operator has drained: it is not to be started again, as any other is that ends.
 DRAINED: Final = 3
@@ -67,6 +90,15 @@ _STOP_GRACE: Final = 12.0
 _FIRST_DELAY: Final = 0.1
 _LONGEST_DELAY: Final = 10.0
 _RAN_WELL: Final = 60.0
+
+# Looks at the processes in one lease; one that has said nothing at so many of them is not ready.
+BEATS: Final = 6
+# Seconds of looks at which a process that has hung is killed, or `hook_blocked` where that is longer: code of users may
+# block a gateway, and creating an actor holds up the launcher for five.
+_HUNG: Final = 10.0
+
+# More than a process that hangs may leave unread, in bytes.
+_UNREAD: Final = 1024
 
 # How often the runtime folder is looked at for the first epoch.
 _LOOK: Final = 0.02
@@ -121,7 +153,8 @@ class Keeper:
     """Keeps one process running: whenever it ends unasked it is started again, at once and then more and more slowly.
 
     `heard` is called with each line that the process writes to its standard input, a socket pair, whose end tells it
-    that this process is gone. An operator may ask it to end: with the exit code `last` it is not started again.
+    that this process is gone. An operator may ask it to end: with the exit code `last` it is not started again. A new
+    process is told `greeting` first.
     """
 
     def __init__(
@@ -132,8 +165,14 @@ class Keeper:
         *,
         heard: Callable[[bytes], None],
         last: int | None = None,
+        greeting: Callable[[], bytes] = bytes,
     ) -> None:
         self.name = name
+        # What the process of now said last, and how often it was looked at since.
+        self.said = b""
+        self.misses = 0
+        self._greeting = greeting
+        self._writer: asyncio.StreamWriter | None = None
         self._last = last
         # Set by whoever knows; an ending before it is not retried where the exit code says that it told why.
         self.was_ready = False
@@ -198,17 +237,37 @@ class Keeper:
         if self._stopping.is_set():  # since it was decided to start it
             self.send(signal.SIGTERM)
         reader, writer = await asyncio.open_unix_connection(sock=ours)
+        self._writer = writer
+        self.tell(self._greeting())
         listening = asyncio.create_task(self._listen(reader))
         try:
             return await process.wait()
         finally:
             listening.cancel()
             writer.close()
+            self._writer = None
+            self.said = b""
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError, ValueError):  # a line without end: nobody of ours
             async for line in reader:
+                self.said, self.misses = line, 0
                 self._heard(line)
+
+    def tell(self, word: bytes) -> None:
+        """Say something to the process, unless it reads nothing."""
+        if self._writer is not None and self._writer.transport.get_write_buffer_size() < _UNREAD:
+            self._writer.write(word)
+
+    def look(self, patience: float) -> None:
+        """Kill the process if it was looked at so often since it said something; who says nothing at all may go on."""
+        if not self.said or self.said == ENDING or self._stopping.is_set():
+            return
+        self.misses += 1
+        if self.misses > patience and self._process is not None and self._process.returncode is None:
+            logger.error("%s (pid %d) hangs: killing it", self.name, self._pid)
+            self.misses = 0
+            self._process.kill()
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process, if it runs, and start it no more."""
@@ -232,7 +291,8 @@ class _Supervisor:
         self._stop = asyncio.Event()
         # Whether an operator ends the whole service, and not only this machine's part.
         self._ends_service = False
-        self._ready = 0
+        self._gateways: list[Keeper] = []
+        self._word = NO
         self._all_ready = asyncio.Event()
         self._folder: Path | None = None
         # Where others reach this machine, once that is looked up.
@@ -333,23 +393,26 @@ class _Supervisor:
             heard=lambda line: None,
             last=ENDED,
         )
-        gateways = [self._gateway(runtime, number) for number in range(self._settings.gateways)]
-        running = {asyncio.create_task(keeper.run()): keeper for keeper in (launcher, *gateways)}
+        self._gateways = [self._gateway(runtime, number) for number in range(self._settings.gateways)]
+        running = {asyncio.create_task(keeper.run()): keeper for keeper in (launcher, *self._gateways)}
         launched = next(task for task, keeper in running.items() if keeper is launcher)
         stopped = asyncio.create_task(self._stop.wait())
         ready = asyncio.create_task(self._wait_until_ready(runtime, launcher))
+        watching = asyncio.create_task(self._watch(runtime, (launcher, *self._gateways)))
         failed = 0
         try:
-            waiting: set[asyncio.Task[object]] = {stopped, ready, *running}
+            waiting: set[asyncio.Task[object]] = {stopped, ready, watching, *running}
             # The launcher ends when the registrar says that the whole service does.
             while not (stopped.done() or failed or launched.done()):
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if ready in done:
                     self._announce(served)
-                failed = next((task.result() for task in running if task in done and task.result()), 0)
+                failed = next((task.result() for task in (watching, *running) if task in done and task.result()), 0)
         finally:
-            ready.cancel()
-            stopped.cancel()
+            for task in (ready, stopped, watching):
+                task.cancel()
+        # They refuse whoever comes from now on.
+        self._tell_gateways(NO)
         if not failed:
             logger.info("stopping: draining connections for up to %g s", self._settings.drain_seconds)
         await self._end({task: keeper for task, keeper in running.items() if keeper is not launcher})
@@ -366,15 +429,40 @@ class _Supervisor:
             if line == STOP:
                 self._ends_service = True
                 self._stop.set()
-            elif line == READY and not keeper.was_ready:
-                keeper.was_ready = True
-                self._ready += 1
-                if self._ready == self._settings.gateways:
-                    self._all_ready.set()
+                return
+            keeper.was_ready = keeper.was_ready or line in (READY, WAITING)
+            if all(each.said == READY for each in self._gateways):
+                self._all_ready.set()
+            if self._word_for_all() != self._word:
+                self._tell_gateways(self._word_for_all())
 
         command = _command("gateway", str(runtime.folder), *self._targets)
-        keeper = Keeper(f"gateway process {number + 1}", command, self._environ, heard=heard, last=DRAINED)
+        name = f"gateway process {number + 1}"
+        keeper = Keeper(name, command, self._environ, heard=heard, last=DRAINED, greeting=lambda: self._word)
         return keeper
+
+    def _word_for_all(self) -> bytes:
+        """Say whether whoever connects now is served, whichever gateway takes the connection."""
+        listening = [each for each in self._gateways if each.said in (READY, WAITING)]
+        ready = all(each.said == READY and each.misses < BEATS for each in listening)
+        return YES if self._all_ready.is_set() and listening and ready else NO
+
+    def _tell_gateways(self, word: bytes) -> None:
+        self._word = word
+        for keeper in self._gateways:
+            keeper.tell(word)
+
+    async def _watch(self, runtime: Runtime, keepers: Sequence[Keeper]) -> int:
+        """Look after the processes, and their folder; returns the exit code where nothing can be mended any more."""
+        period = self._settings.lease / BEATS
+        patience = max(_HUNG, self._settings.hook_blocked) / period
+        while runtime.is_whole:
+            for keeper in keepers:
+                keeper.look(patience)
+            self._tell_gateways(self._word_for_all())
+            await asyncio.sleep(period)
+        logger.error("somebody has deleted %s, without which no process can be replaced: ending", runtime.folder)
+        return 1
 
     async def _wait_until_ready(self, runtime: Runtime, launcher: Keeper) -> None:
         """Return once there is an epoch with hosts of this machine, if it is to have any, and its gateways listen."""
@@ -385,7 +473,11 @@ class _Supervisor:
             await self._all_ready.wait()
 
     def _is_served(self, runtime: Runtime) -> bool:
-        epoch = runtime.read_epoch()
+        try:
+            epoch = runtime.read_epoch()
+        except (OSError, msgspec.MsgspecError) as error:  # asked again
+            logger.debug("the published epoch cannot be read yet: %s", error)
+            return False
         if not self._settings.hosts:
             return epoch.number > 0
         # Not by the name of the machine: hosts of a service that was killed may still be members.

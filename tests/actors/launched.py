@@ -47,10 +47,11 @@ class Launched:
         environment: dict[str, str] | None = None,
         runtime: Runtime | None = None,
         drain_seconds: float = 5,
+        lease: float = 3.0,
     ) -> None:
         self.runtime = runtime or Runtime.create()
         self.folder = self.runtime.folder
-        settings = Settings(hosts=hosts, admin_port=admin_port, drain_seconds=drain_seconds)
+        settings = Settings(hosts=hosts, admin_port=admin_port, drain_seconds=drain_seconds, lease=lease)
         self.runtime.write_plan(Plan(settings, (), str(self.folder), machine, address, leader))
         self.errors = self.folder / "stderr"
         variables = {**os.environ, **(environment or {})}

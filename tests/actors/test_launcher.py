@@ -110,6 +110,47 @@ def test_a_part_that_dies_is_replaced(launch: Launch, part: str, how: int) -> No
     assert launched.pids() == []
 
 
+@pytest.mark.threat(61)
+@pytest.mark.parametrize("part", ["host", "registrar"])
+def test_a_part_that_hangs_is_killed_and_replaced(launch: Launch, part: str) -> None:
+    launched = launch(hosts=1, lease=1.0)
+    parts = launched.parts()
+    before = launched.runtime.read_epoch()
+    os.kill(parts[part], signal.SIGSTOP)
+    until(lambda: parts[part] not in launched.pids())
+    # It is whole again, and a new registrar or host works with all others.
+    epoch = launched.epoch(1, after=before.number)
+    assert (epoch.members == before.members) == (part == "registrar")
+    assert f"{'the registrar' if part == 'registrar' else 'host m1-0'}, process {parts[part]}, hangs" in launched.log
+    assert launched.process.poll() is None
+
+
+@pytest.mark.threat(61)
+def test_an_admin_that_hangs_ends_the_launcher_and_leaves_nothing(launch: Launch) -> None:
+    launched = launch(lease=1.0)
+    os.kill(launched.parts()["admin"], signal.SIGSTOP)
+    assert launched.process.wait(60) == 1
+    until(lambda: not launched.pids())
+    assert "the Admin of the actor system" in launched.log
+
+
+def test_a_launcher_that_stood_still_blames_nobody(launch: Launch) -> None:
+    launched = launch(lease=1.0)
+    parts, before = launched.parts(), launched.runtime.read_epoch()
+
+    def beats() -> int:
+        return len((launched.folder / "m1-0.beats").read_text().splitlines())
+
+    # Nobody is asked meanwhile, and what they answered is not read.
+    for number, leases in ((signal.SIGSTOP, 4), (signal.SIGCONT, 3)):
+        os.kill(launched.process.pid, number)
+        enough = beats() + 6 * leases
+        until(lambda enough=enough: beats() > enough)  # type: ignore[misc]
+    assert set(parts.values()) <= set(launched.pids())
+    assert launched.runtime.read_epoch() == before
+    assert "hangs" not in launched.log
+
+
 @pytest.mark.threat(62)
 def test_a_foreign_process_on_the_admin_port_is_named_at_once(launch: Launch) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:

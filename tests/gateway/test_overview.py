@@ -75,7 +75,9 @@ class Service:
         self.silent = silent
         self.unlinked: set[str] = set()
         self.asked: list[tuple[str, str, str]] = []
-        self.gateways = {id: Overview(id, _Links(self, id), self._answer(id), patience=0.05) for id in gateways}
+        self.gateways = {
+            id: Overview(id, _Links(self, id), self._answer(id), ready=lambda: True, patience=0.05) for id in gateways
+        }
         for host in self.hosts.values():
             for id in gateways:
                 host.gateways[id] = self._to_gateway(host, id)

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,71 @@ async def test_a_service_that_is_killed_leaves_nothing_and_can_start_again_on_it
     again = await (await start("serve", "app:chat", "--hosts", "1", "--port", port)).started()
     assert again.public == service.public
     assert not _exists(folder)  # the successor has cleared it away
+
+
+# --- who is ready --------------------------------------------------------------------------------------
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+async def _is_ready(internal: str) -> bool:
+    """Ask on a connection of its own: whichever gateway takes it answers."""
+    with suppress(aiohttp.ClientConnectionError):
+        async with aiohttp.ClientSession() as session, session.get(f"{internal}/ready") as response:
+            return response.status == 200
+    return False
+
+
+async def _connect(public: str) -> int:
+    """Connect once and return the status of the answer; 0 where the connection was lost."""
+    try:
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{public}/ws/lobby"):
+            return 101
+    except aiohttp.WSServerHandshakeError as error:
+        return error.status
+    except aiohttp.ClientConnectionError:
+        return 0
+
+
+async def test_whoever_connects_when_any_gateway_says_ready_is_taken(start: Start) -> None:
+    """At the start, while one is drained, and while one that was killed is replaced: the port is shared."""
+    ports = _free_port(), _free_port()
+    public, internal = (f"http://127.0.0.1:{port}" for port in ports)
+    options = ("--port", str(ports[0]), "--internal-port", str(ports[1]))
+    service = await start("serve", "app:chat", "--hosts", "1", "--gateways", "3", *options)
+    async with asyncio.timeout(PATIENCE):
+        while not await _is_ready(internal):  # noqa: ASYNC110  # in other processes, and it is not to be late
+            await asyncio.sleep(0)
+    assert [await _connect(public) for _ in range(24)] == [101] * 24
+    await service.started()
+
+    async def statuses(done: Callable[[], object]) -> set[int]:
+        found: set[int] = set()
+        while not done():
+            if await _is_ready(internal):
+                found.add(await _connect(public))
+        return found
+
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{internal}/admin/cluster") as response:
+            gateways = (await response.json())["gateways"]
+        # It has somebody to say goodbye to.
+        async with session.ws_connect(f"{public}/ws/hall") as ws:
+            await _echo(ws)
+            draining = await start("drain", f"gateway:{gateways[0]['id']}", "--url", internal)
+            assert await statuses(lambda: draining.process.returncode is not None) == {101}
+    assert await draining.end() == 0
+    assert len(service.pids("verani_gateway gateway")) == 2
+    os.kill(gateways[1]["pid"], signal.SIGKILL)
+    replaced = asyncio.create_task(service.line("takes connections"))
+    # What it had taken is lost with it, but nobody is refused.
+    assert await statuses(replaced.done) <= {0, 101}
+    assert [await _connect(public) for _ in range(24)] == [101] * 24
+    service.process.terminate()
+    assert await service.end() == 0
 
 
 # --- what ends and is started again --------------------------------------------------------------------

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import uuid
@@ -29,6 +30,7 @@ from tests.ports import free_port
 from tests.shapes.guest import Guest
 from verani import CallFailed, Interrupted
 from verani.client.backoff import Reconnection
+from verani_actors.runtime import Runtime
 
 TARGET = "tests.integration.fault_app:fault"
 MARK = "FAULT_MARK"
@@ -39,6 +41,9 @@ GRACE = ("--link-grace", "0.5")
 # A hook that blocks is given up soon, or only when its host would count as unreachable if it did not beat meanwhile.
 SPIN = ("--hook-blocked", "0.3")
 SPIN_FOR_LONG = ("--hook-blocked", "2.5", "--lease", "0.6")
+
+# A gateway that stands still is not killed for it.
+PATIENT = ("--hook-blocked", "60")
 
 FREE = ("--port", "0", "--internal-port", "0", "--admin-port", "0")
 
@@ -97,6 +102,29 @@ class Faults:
         """Ask the internal listener."""
         async with self._session.get(f"{self.cluster.internal}{path}") as response:
             return await response.json()
+
+    async def is_ready(self) -> bool:
+        """Ask, on a new connection, whether the service is ready; who says nothing is not."""
+        return await self._ready_status() == 200
+
+    async def is_not_ready(self) -> bool:
+        """Tell whether somebody says that it is not."""
+        return await self._ready_status() == 503
+
+    async def _ready_status(self) -> int:
+        timeout = aiohttp.ClientTimeout(total=1)
+        with suppress(TimeoutError, aiohttp.ClientError):
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"{self.cluster.internal}/ready") as response,
+            ):
+                return response.status
+        return 0
+
+    def runtime(self) -> Runtime:
+        """Find the runtime folder."""
+        _, _, folder = read(self.launcher(), "cmdline").rstrip(b"\0").rpartition(b"\0")
+        return Runtime(folder.decode())
 
     async def sleeps(self, room: str) -> bool:
         """Tell whether a room sleeps."""
@@ -313,7 +341,7 @@ async def test_a_room_that_allocates_without_end_harms_no_other_room(
 
 @pytest.mark.threat(58)
 async def test_a_gateway_that_stood_still_catches_up_and_the_others_never_waited(faults: Faults) -> None:
-    await faults.serve(gateways=2)
+    await faults.serve(*PATIENT, gateways=2)
     still, going = await faults.gateways()
     frozen, guest = await faults.join_by(still, "a", "frozen"), await faults.join_by(going, "a", "guest")
     os.kill(still, signal.SIGSTOP)
@@ -330,7 +358,7 @@ async def test_a_gateway_that_stood_still_catches_up_and_the_others_never_waited
 
 @pytest.mark.threat(58)
 async def test_a_gateway_that_stood_still_for_too_much_is_fenced(faults: Faults) -> None:
-    await faults.serve(gateways=2)
+    await faults.serve(*PATIENT, gateways=2)
     still, going = await faults.gateways()
     frozen, guest = await faults.join_by(still, "a", "frozen"), await faults.join_by(going, "a", "guest")
     os.kill(still, signal.SIGSTOP)
@@ -432,6 +460,96 @@ async def test_whatever_part_of_the_actor_system_dies_clients_stay_and_are_answe
         await until(lambda pid=pid: _runs_no_more(pid) and len(faults.pids()) == count)
         await faults.cluster.members(2)
     await all_are_served(guests)
+
+
+# --- what hangs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.threat(61)
+@pytest.mark.parametrize("part", ["host", "registrar", "admin", "launcher"])
+async def test_whatever_part_of_the_actor_system_hangs_is_replaced_and_clients_stay(faults: Faults, part: str) -> None:
+    await faults.serve("--lease", "1", "--drain-seconds", "2")
+    guests = await faults.crowd(8)
+    count = len(faults.pids())
+    match part:
+        case "admin":
+            pid = faults.admin()
+        case "launcher":
+            pid = faults.launcher()
+        case _:
+            pid = await faults.part(part)
+    os.kill(pid, signal.SIGSTOP)
+    requests = [await guest.request("echo", part) for guest in guests]
+    assert {await guest.answer(request) for guest, request in zip(guests, requests, strict=True)} == {part}
+    await until(lambda: _runs_no_more(pid) and len(faults.pids()) == count)
+    await faults.cluster.members(2)
+    await until_async(faults.is_ready)
+    await all_are_served(guests)
+
+
+@pytest.mark.threat(58)
+async def test_nobody_is_ready_while_one_gateway_hangs_which_is_replaced(faults: Faults) -> None:
+    await faults.serve("--lease", "1", gateways=2)
+    still, going = await faults.gateways()
+    frozen, guest = await faults.join_by(still, "a", "frozen"), await faults.join_by(going, "a", "guest")
+    assert await faults.is_ready()
+    os.kill(still, signal.SIGSTOP)
+    # The other one says so: this one says nothing.
+    await until_async(faults.is_not_ready)
+    assert await guest.ask("echo", 1) == 1
+    await until(lambda: _runs_no_more(still))
+    while (message := await frozen.ws.receive()).type is aiohttp.WSMsgType.TEXT:
+        pass  # that others came and went
+    assert message.type in BROKEN
+    await until_async(lambda: _has_successor(faults, still, going))
+    await until_async(faults.is_ready)
+    assert await guest.ask("echo", 2) == 2
+
+
+async def test_nobody_is_ready_while_the_supervisor_hangs(faults: Faults) -> None:
+    cluster = await faults.serve("--lease", "1", gateways=2)
+    guest, before = await faults.join("a"), faults.pids()
+    assert await faults.is_ready()
+    os.kill(cluster.process.pid, signal.SIGSTOP)
+    await until_async(faults.is_not_ready)
+    assert await guest.ask("echo", 1) == 1
+    os.kill(cluster.process.pid, signal.SIGCONT)
+    await until_async(faults.is_ready)
+    # Nobody is blamed for its pause.
+    assert faults.pids() == before
+
+
+# --- the runtime folder ----------------------------------------------------------------------------------------
+
+
+async def test_nobody_is_ready_while_no_epoch_can_be_written(faults: Faults) -> None:
+    await faults.serve("--lease", "1")
+    guest, runtime = await faults.join("a"), faults.runtime()
+    assert await faults.is_ready()
+    # A file cannot take the place of a folder: a full disk, or one that became read-only, would say so too.
+    runtime.epoch_file.rename(runtime.folder / "aside")
+    runtime.epoch_file.mkdir()
+    os.kill(await faults.part("host"), signal.SIGKILL)
+    await until_async(faults.is_not_ready)
+    request = await guest.request("echo", 1)
+    runtime.epoch_file.rmdir()
+    assert await guest.answer(request) == 1
+    await until_async(faults.is_ready)
+    assert any("cannot be written down" in line for line in faults.lines)
+
+
+@pytest.mark.parametrize("what", ["folder", "plan"])
+async def test_a_service_whose_runtime_folder_is_deleted_says_so_and_ends(faults: Faults, what: str) -> None:
+    cluster = await faults.serve("--drain-seconds", "2")
+    guest, runtime = await faults.join("a"), faults.runtime()
+    if what == "folder":
+        shutil.rmtree(runtime.folder)
+    else:
+        (runtime.folder / "plan").unlink()
+    assert (await guest.closed())[0] == 1012
+    async with asyncio.timeout(PATIENCE):
+        assert await cluster.process.wait() == 1
+    assert any(f"somebody has deleted {runtime.folder}" in line for line in faults.lines)
 
 
 # --- rooms that sleep ------------------------------------------------------------------------------------------
