@@ -49,9 +49,10 @@ bench: $(VENV)/.installed ## print what actors, sleep, rooms and hosts cost; fai
 	$(BIN)/python -m benchmarks.hosts
 	$(BIN)/python -m benchmarks.failover
 
-soak: $(VENV)/.installed ## race sleep against traffic for a minute, 100,000 cycles of sleep and wake, twenty pairs of services
+soak: $(VENV)/.installed ## race sleep against traffic, 100,000 cycles of sleep and wake, twenty pairs of services, kills and stops under load
 	VERANI_SOAK_SECONDS=60 VERANI_SOAK_CYCLES=100000 \
 	  $(BIN)/python -m pytest tests/integration/test_hibernation.py -k thousand $(PYTEST_ARGS)
+	VERANI_CHAOS_SECONDS=60 $(BIN)/python -m pytest tests/integration/test_chaos.py $(PYTEST_ARGS)
 	$(BIN)/python -m benchmarks.neighbours
 
 fuzz: $(VENV)/.installed ## 50,000 hostile payloads for each decoder that strangers' bytes reach; five minutes at most

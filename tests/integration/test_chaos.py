@@ -143,10 +143,10 @@ class Crowd:
         for each in self.connections:
             there = {speaker.name for speaker in speakers.values() if each.name in speaker.audience and not each.closed}
             for by in there | set(each.heard):
-                numbers = set(each.heard[by])
-                first = 1 if each.name in speakers[by].audience else min(numbers)
-                last = max(numbers) if each.closed else furthest[by]
-                if missing := sorted(set(range(first, last + 1)) - numbers):
+                known = set(each.heard[by])
+                first = 1 if each.name in speakers[by].audience else min(known)
+                last = max(known) if each.closed else furthest[by]
+                if missing := sorted(set(range(first, last + 1)) - known):
                     wrong.append(f"{each.name} missed {missing} of {by}, of which there were {furthest[by]}")
             own = each.heard[each.name]
             if own != list(range(1, len(own) + 1)):
