@@ -48,7 +48,7 @@ class TestTheGuideToTesting:
     async def test_its_tests_pass(self, project: Path) -> None:
         code, output = await run_python(project, "-m", "pytest", "-q", "--ignore=test_counter.py")
         assert code == 0, output
-        assert "6 passed" in output
+        assert "7 passed" in output
 
     async def test_the_room_that_counts_fails_with_the_diff_that_it_shows(self, project: Path) -> None:
         code, output = await run_python(project, "-m", "pytest", "-q", "test_counter.py")

@@ -1,8 +1,9 @@
-"""Test rooms without a server: a harness with a virtual clock, and a proof that nobody notices a room's sleep."""
+"""Test rooms: a harness with a virtual clock, a proof that nobody notices a room's sleep, and a real server."""
 
 from ..client.inbox import Event
 from .client import HarnessClient
 from .harness import RoomHarness
+from .service import TestService, serve
 from .transparency import assert_hibernation_transparent
 
-__all__ = ["Event", "HarnessClient", "RoomHarness", "assert_hibernation_transparent"]
+__all__ = ["Event", "HarnessClient", "RoomHarness", "TestService", "assert_hibernation_transparent", "serve"]
