@@ -46,7 +46,8 @@ _GRACE = 0.25
 class _Error(Struct):
     code: str
     path: str | None = None
-    message: str = ""
+    message: str | None = None
+    public: bool | None = None
 
 
 class _Refusal(Struct):
@@ -162,7 +163,8 @@ class Service:
             told = _decode_refusal(body).error
         except (msgspec.DecodeError, UnicodeDecodeError):
             return VeraniError(f"{self._url} answered {response.status}; is that the internal listener of a service?")
-        error = error_for(told.code, told.message or f"{what}: {told.code}", path=told.path)
+        public = told.message if told.public else None
+        error = error_for(told.code, told.message or f"{what}: {told.code}", path=told.path, public=public)
         if isinstance(error, RoomBusy | RateLimited):
             # Whole seconds are for those who cannot wait for less; backing off is what a busy room asks for.
             error.retry_after = (

@@ -34,7 +34,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
 from types import CoroutineType, coroutine
-from typing import Any, Generic, Protocol, TypeAlias
+from typing import Any, Generic, Literal, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -58,9 +58,9 @@ from .errors import (
 )
 from .frames import Frame, InvalidFrame
 from .meta import AttachmentError, M
-from .names import MAX_REASON_BYTES, RESERVED_PREFIX
+from .names import MAX_REASON_BYTES, RESERVED_PREFIX, well_formed
 from .room import Handler, RoomDefinition
-from .rpc import Answers, Call, path_of, result_of
+from .rpc import Answers, Call, result_of
 from .session import Session
 from .settings import Settings
 
@@ -164,10 +164,10 @@ class _Origin:
         "context",
         "fail",
         "gateway",
-        "is_report",
         "kept",
         "message",
         "output",
+        "role",
         "started",
         "task",
         "touched",
@@ -181,7 +181,7 @@ class _Origin:
         message: messages.Input | None = None,
         fail: Callable[[BaseException], None] | None = None,
         *,
-        is_report: bool = False,
+        role: Literal["hook", "wake", "report"] = "hook",
     ) -> None:
         self.context = context
         self.started = started
@@ -189,8 +189,9 @@ class _Origin:
         self.message = message
         # What the failure of this hook means to its client, done before `on_error` hears of it.
         self.fail = fail
-        # True for `on_error` itself: its failure is logged, never reported again.
-        self.is_report = is_report
+        # Besides the hook of an event there may be two more: `on_wake` before it, and `on_error` after it, whose
+        # failure is logged and never reported again.
+        self.role = role
         self.cancelled_at: float | None = None
         self.task: asyncio.Task[Any] | None = None
         self.armed = True
@@ -260,6 +261,10 @@ class Engine(Generic[M, S]):
         self._close_queued: set[str] = set()
         self._current: _Origin | None = None
         self._awake = True
+        # False until `on_wake` has returned: no other hook runs before that.
+        self._is_ready = "on_wake" not in definition.hooks
+        # What the input is refused with that woke the room, if `on_wake` failed.
+        self._unwoken: messages.Outcome | None = None
         self._between: list[tuple[str, messages.Output]] = []
         self._between_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -284,27 +289,8 @@ class Engine(Generic[M, S]):
             return False  # a hook has outlived its room: what waited behind it is the next incarnation's
         finished = False
         try:
-            match event:
-                case messages.Frame():
-                    await self._received(gateway, event)
-                case messages.Connect():
-                    await self._connected(gateway, event)
-                case messages.Close():
-                    await self._closed(gateway, event)
-                case messages.Call():
-                    await self._called(gateway, event)
-                case messages.Interrupted():
-                    await self._interrupted(gateway, event.input)
-                case Woken():
-                    await self._woken(event)
-                case Attached():
-                    for record in event.records:
-                        self._restore(event.gateway, record)
-                    self.members.sort()
-                case HookFailed():
-                    await self._report(event.error, event.context)
-                case Retire():
-                    await self._retire(event.force)
+            if self._is_ready or not isinstance(event, messages.Input) or await self._wake_for(gateway, event):
+                await self._take(gateway, event)
             finished = True
         except _Abandoned:
             return False
@@ -317,18 +303,88 @@ class Engine(Generic[M, S]):
                 self._sink.processed(gateway, event.number)
         return True
 
+    async def _take(self, gateway: str, event: Event) -> None:
+        match event:
+            case messages.Frame():
+                await self._received(gateway, event)
+            case messages.Connect():
+                await self._connected(gateway, event)
+            case messages.Close():
+                await self._closed(gateway, event)
+            case messages.Call():
+                await self._called(gateway, event)
+            case messages.Interrupted():
+                await self._interrupted(gateway, event.input)
+            case Woken():
+                await self._woken(event)
+            case Attached():
+                for record in event.records:
+                    self._restore(event.gateway, record)
+                self.members.sort()
+            case HookFailed():
+                await self._report(event.error, event.context)
+            case Retire():
+                await self._retire(event.force)
+
+    # --- waking up -------------------------------------------------------------------------------------
+
     async def _woken(self, event: Woken) -> None:
         self.wake_reason = event.reason
-        await self._run(_Origin(Context(self, None), self._clock()), self._make_state)
         for gateway, records in event.records:
             for record in records:
                 self._restore(gateway, record)
         if len(event.records) > 1:
             self.members.sort()
-        if self.members.sessions:
-            hook = self.definition.hooks.get("on_hibernation_restore")
-            if hook is not None:
-                await self._run(_Origin(Context(self, None), self._clock()), hook, self.actor)
+        await self._wake()
+
+    async def _wake(self, gateway: str = "", event: messages.Input | None = None) -> bool:
+        """Make the state and run the hooks of a wake; False if `event`, which it is tried again for, was refused."""
+        context = Context(self, None)
+        wake = functools.partial(_Origin, context, self._clock(), gateway, event, role="wake")
+        await self._run(wake(), self._make_state)
+        hook = self.definition.hooks.get("on_wake")
+        if hook is not None:
+            self._is_ready = (
+                await self._run(wake(fail=self._failing_to_wake(gateway, event)), hook, self.actor) is not None
+            )
+        hook = self.definition.hooks.get("on_hibernation_restore")
+        if hook is None or not self._is_ready or not self.members.sessions:
+            return self._is_ready
+        fail = None if event is None else self._failing_to_wake(gateway, event)
+        return await self._run(wake(fail=fail), hook, self.actor) is not None
+
+    def _failing_to_wake(self, gateway: str, event: messages.Input | None) -> Callable[[BaseException], None]:
+        def fail(error: BaseException) -> None:
+            for task in self._tasks:
+                task.cancel()  # what the hook has started, it starts again
+            outcome = _outcome_of(error) if is_refusal(error) else messages.Outcome(code=RoomBusy.code)
+            if event is None:
+                self._unwoken = outcome
+            else:
+                self._turn_down(gateway, event, outcome)
+
+        return fail
+
+    async def _wake_for(self, gateway: str, event: messages.Input) -> bool:
+        """Try again to wake, for any but the input that the last attempt was for; False if this one is refused."""
+        if self._unwoken is not None:
+            outcome, self._unwoken = self._unwoken, None
+            self._turn_down(gateway, event, outcome)
+            return False
+        return await self._wake(gateway, event)
+
+    def _turn_down(self, gateway: str, event: messages.Input, outcome: messages.Outcome) -> None:
+        """Refuse an input of a room that could not wake; no hook runs for it."""
+        match event:
+            case messages.Frame():
+                self._refuse(gateway, event, outcome)
+            case messages.Connect():
+                code = outcome.code or RoomBusy.code
+                self._turn_away(gateway, event, *((1013, "") if code in _PASSING else _stay_away(code)))
+            case messages.Close():
+                self._forget(event.connection)
+            case messages.Call():
+                self._sink.output(gateway, messages.Reply(event.number, outcome), event.number)
 
     def _make_state(self) -> None:
         self._state = (self.definition.state(),)
@@ -410,29 +466,29 @@ class Engine(Generic[M, S]):
         on_message = None if handlers else self.definition.hooks.get("on_message")
         if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
             logger.debug("no handler for event %r", event.event, extra=self._extra(session.id))
-            self._refuse(gateway, event, "not_found")
+            self._refuse(gateway, event, messages.Outcome(code="not_found"))
             return
         try:
             data = frames.decode_data(event.data)
             payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
         except msgspec.ValidationError as error:
             logger.debug("payload of %r does not fit: %s", event.event, error, extra=self._extra(session.id))
-            self._refuse(gateway, event, "invalid", path_of(error))
+            self._refuse(gateway, event, messages.Outcome(code="invalid", path=frames.path_of(error)))
             return
         except InvalidFrame as error:
             logger.debug("invalid frame: %s", error, extra=self._extra(session.id))
-            self._refuse(gateway, event, "invalid")
+            self._refuse(gateway, event, messages.Outcome(code="invalid", path=error.path))
             if event.request is None:  # who is answered knows, and has not sent garbage
                 self._sink.output(gateway, messages.Invalid(session.id), event.number)
             return
         except BaseException as error:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
-            self._refuse(gateway, event, _code_of(error))
+            self._refuse(gateway, event, _outcome_of(error))
             await self._report(error, Context(self, session), gateway, event)
             return
         context = Context(self, session, Frame(event.event, data, event.channel))
         origin = _Origin(context, self._clock(), gateway, event)
         if event.request is not None:
-            origin.fail = lambda error: self._refuse(gateway, event, _code_of(error), _path_told(error))
+            origin.fail = lambda error: self._refuse(gateway, event, _outcome_of(error))
         if self.definition.middleware:
             dispatch = functools.partial(self._dispatch, context, handlers, payloads, on_message)
             outcome = await self._run(origin, self._through_middleware, context, dispatch)
@@ -480,15 +536,15 @@ class Engine(Generic[M, S]):
                     f"answer to {event.event!r}: expected at most {MAX_OUTPUT_FRAME} bytes, got {len(payload)}"
                 )
         except Exception as error:  # whatever an object's own encoding raises  # noqa: BLE001
-            self._refuse(gateway, event, _code_of(error))
+            self._refuse(gateway, event, _outcome_of(error))
             await self._report(error, context, gateway, event)
             return
         self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
 
-    def _refuse(self, gateway: str, event: messages.Frame, code: str, path: str | None = None) -> None:
+    def _refuse(self, gateway: str, event: messages.Frame, outcome: messages.Outcome) -> None:
         """Answer a request with an error; a frame that asked for no answer gets none."""
         if event.request is not None:
-            payload = frames.error_ack_frame(event.request, code, path)
+            payload = frames.error_ack_frame(event.request, outcome.code or "failed", outcome.path, outcome.public)
             self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
 
     async def _called(self, gateway: str, event: messages.Call) -> None:
@@ -516,7 +572,7 @@ class Engine(Generic[M, S]):
                     return
             arguments = method.decode(event.arguments)
         except (Conflict, InvalidArguments) as error:
-            reply(messages.Outcome(code=error.code, path=_path_told(error), message=str(error)))
+            reply(messages.Outcome(code=error.code, path=getattr(error, "path", None), message=str(error)))
             return
         except BaseException as error:  # a __post_init__ of an argument's type is the user's code, too  # noqa: BLE001
             conclude(_outcome_of(error))
@@ -541,15 +597,21 @@ class Engine(Generic[M, S]):
         conclude(messages.Outcome(result))
 
     async def _closed(self, gateway: str, event: messages.Close) -> None:
-        self._close_queued.discard(event.connection)
-        session = self._leaving.pop(event.connection, None) or self.members.sessions.get(event.connection)
+        session = self._forget(event.connection)
         if session is None:
             return  # on_connect refused it
-        self.members.remove(session)
         hook = self.definition.hooks.get("on_disconnect")
         if hook is not None:
             context = Context(self, session, close_code=event.code, close_reason=event.reason)
             await self._run(_Origin(context, self._clock(), gateway, event), hook, context)
+
+    def _forget(self, connection: str) -> Session[M] | None:
+        """Take out the session of a connection that is gone, and return it."""
+        self._close_queued.discard(connection)
+        session = self._leaving.pop(connection, None) or self.members.sessions.get(connection)
+        if session is not None:
+            self.members.remove(session)
+        return session
 
     async def _interrupted(self, gateway: str, event: messages.Input) -> None:
         """Tell about an input whose hook began elsewhere and ended with its host."""
@@ -559,7 +621,7 @@ class Engine(Generic[M, S]):
                 session = self.members.sessions.get(event.connection)
                 if session is None:
                     return  # kicked meanwhile: nobody waits for the answer
-                self._refuse(gateway, event, HookInterrupted.code)
+                self._refuse(gateway, event, messages.Outcome(code=HookInterrupted.code))
                 try:
                     data = frames.decode_data(event.data)
                 except InvalidFrame:
@@ -574,17 +636,18 @@ class Engine(Generic[M, S]):
                 else:
                     context = Context(self, Session(self, gateway, event.connection, meta, event.attachment))
             case messages.Close():
-                self._close_queued.discard(event.connection)
-                session = self._leaving.pop(event.connection, None) or self.members.sessions.get(event.connection)
+                session = self._forget(event.connection)
                 if session is None:
                     return
-                self.members.remove(session)
                 context = Context(self, session, close_code=event.code, close_reason=event.reason)
             case messages.Call():
                 outcome = messages.Outcome(code=HookInterrupted.code)
                 self._sink.output(gateway, messages.Reply(event.number, outcome), event.number)
                 method = self.definition.methods.get(event.method)
-                arguments = method.decode(event.arguments) if method is not None else {}
+                try:
+                    arguments = method.decode(event.arguments) if method is not None else {}
+                except BaseException:  # a __post_init__ of the user's, or a type that is another one by now  # noqa: BLE001
+                    arguments = {}
                 context = Context(self, None, call=Call(event.method, arguments))
         kind = messages.kind_of(event)
         error = HookInterrupted(f"a hook of {self.name} ({kind}) had begun when the host of the room died")
@@ -596,7 +659,7 @@ class Engine(Generic[M, S]):
                 task.cancel()
             await asyncio.wait(tuple(self._tasks), timeout=CANCEL_GRACE)
         hook = self.definition.hooks.get("on_hibernate")
-        if hook is not None:
+        if hook is not None and self._is_ready:  # what was never loaded must not be saved
             await self._run(_Origin(Context(self, None), self._clock()), hook, self.actor)
         self.end()
 
@@ -760,7 +823,7 @@ class Engine(Generic[M, S]):
         hook = self.definition.hooks.get("on_error")
         if hook is None:
             return
-        origin = _Origin(context, self._clock(), gateway, message, is_report=True)
+        origin = _Origin(context, self._clock(), gateway, message, role="report")
         outcome: _Returned | BaseException | None = None
         try:
             outcome = await self._attempt(origin, hook, (error, context))
@@ -813,7 +876,7 @@ class Engine(Generic[M, S]):
             origin.fail(error)
         if origin.message is not None:
             self._sink.processed(origin.gateway, origin.message.number)
-        if origin.is_report:
+        if origin.role == "report":
             self._log(error, origin.context)
         else:
             self._post(HookFailed(error, origin.context))
@@ -946,7 +1009,7 @@ class Engine(Generic[M, S]):
         self.check_awake()
         if type(code) is not int or code not in _CLOSE_CODES:
             raise ValueError(f"close: expected code 1000, 1008, 1011 to 1013 or 3000 to 4999, got {code!r}")
-        reason = frames.well_formed(reason)
+        reason = well_formed(reason)
         if len(reason.encode()) > MAX_REASON_BYTES:
             raise ValueError(f"close: expected a reason of at most {MAX_REASON_BYTES} bytes")
         session = self.members.sessions.get(connection)
@@ -1017,7 +1080,8 @@ class Engine(Generic[M, S]):
             chain = (*(message.chain if isinstance(message, messages.Call) else ()), self.name)
             origin.calls += 1
             if idempotency_key is None and message is not None:
-                idempotency_key = f"{self.name} {origin.gateway} {message.number} {origin.calls}"
+                call = origin.calls if origin.role == "hook" else f"{origin.role} {origin.calls}"
+                idempotency_key = f"{self.name} {origin.gateway} {message.number} {call}"
         if room in chain:
             raise CallCycle(f"{room} waits for this very call")
         timeout = self._rpc_timeout if timeout is None else timeout
@@ -1127,22 +1191,20 @@ async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
         raise VeraniError(f"a spawned task raised {type(error).__name__}") from error
 
 
-def _code_of(error: BaseException) -> str:
-    """Choose the code a client sees; only errors made for clients have one of their own."""
-    return error.code if isinstance(error, VeraniError) and not error.is_of_call else "failed"
-
-
 def _closing_of(error: BaseException) -> tuple[int, str]:
     """Choose how a connection is closed that `on_connect` failed for: whom it refused is to stay away."""
     if isinstance(error, VeraniError) and is_refusal(error):
-        return 1000, error.code.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+        return _stay_away(error.code)
     return 1011, ""
 
 
+def _stay_away(code: str) -> tuple[int, str]:
+    return 1000, code.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+
+
 def _outcome_of(error: BaseException) -> messages.Outcome:
-    return messages.Outcome(code=_code_of(error), path=_path_told(error))
-
-
-def _path_told(error: BaseException) -> str | None:
-    """Say where in its own payload the client erred, if that is what a hook raised."""
-    return error.path if isinstance(error, InvalidArguments) and not error.is_of_call else None
+    """Choose what a client or caller hears; only errors made for them have a code, a path and a text of their own."""
+    if not isinstance(error, VeraniError) or error.is_of_call:
+        return messages.Outcome(code="failed")
+    path = error.path if isinstance(error, InvalidArguments) else None
+    return messages.Outcome(code=error.code, path=path, public=error.public)

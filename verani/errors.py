@@ -1,13 +1,15 @@
 """Say what went wrong, by whose fault: one base, one child a code of the error table.
 
 The table is shared by acks, HTTP refusals and (later) calls, so a code means the same everywhere.
-The text of an error stays on the server; only its `code` reaches a client.
+The text of an error stays on the server; only its `code`, and its `public` text, reach a client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar
+
+from .names import well_formed
 
 __all__ = [
     "VeraniError",
@@ -36,15 +38,30 @@ __all__ = [
 ]
 
 
+# Characters of a text for people.
+_MAX_PUBLIC = 1000
+
+
 class VeraniError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose.
+
+    `public` is a text for people: a client that is refused with this error gets it beside the code, as `message`. It is
+    cut at 1,000 characters. The other text of an error stays on the server.
+    """
 
     code: ClassVar[str] = "failed"
     status: ClassVar[int] = 500
+    public: str | None = None
 
     # True for what a call of another room came to: a hook that lets it pass has failed, and "surely did not run" or
     # "not for you" is not said about that hook.
     is_of_call: bool = False
+
+    def __init__(self, message: str = "", *, public: str | None = None) -> None:
+        if not (public is None or isinstance(public, str)):
+            raise TypeError(f"public: expected a text or None, got {type(public).__name__}")
+        super().__init__(message or public or "")
+        self.public = None if public is None else well_formed(public)[:_MAX_PUBLIC]
 
 
 class InvalidArguments(VeraniError):
@@ -53,8 +70,8 @@ class InvalidArguments(VeraniError):
     code = "invalid"
     status = 400
 
-    def __init__(self, message: str = "", *, path: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *, path: str | None = None, public: str | None = None) -> None:
+        super().__init__(message, public=public)
         self.path = path
 
 
@@ -99,8 +116,8 @@ class RateLimited(VeraniError):
     code = "rate_limited"
     status = 429
 
-    def __init__(self, message: str = "", *, retry_after: float = 1.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *, retry_after: float = 1.0, public: str | None = None) -> None:
+        super().__init__(message, public=public)
         self.retry_after = retry_after
 
 
@@ -114,8 +131,8 @@ class RoomBusy(VeraniError):
     code = "busy"
     status = 503
 
-    def __init__(self, message: str = "", *, retry_after: float = 1.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *, retry_after: float = 1.0, public: str | None = None) -> None:
+        super().__init__(message, public=public)
         self.retry_after = retry_after
 
 
@@ -197,9 +214,9 @@ _BY_CODE: Mapping[str, type[VeraniError]] = {
 } | {"overloaded": RoomBusy}
 
 
-def error_for(code: str, message: str = "", *, path: str | None = None) -> VeraniError:
+def error_for(code: str, message: str = "", *, path: str | None = None, public: str | None = None) -> VeraniError:
     """Rebuild the error that `code` names; an unknown code, from a newer server, is a `CallFailed`."""
-    kind = _BY_CODE.get(code, CallFailed)
-    if kind is InvalidArguments:
-        return InvalidArguments(message or code, path=path)
-    return kind(message or code)
+    error = _BY_CODE.get(code, CallFailed)(message or code, public=public)
+    if isinstance(error, InvalidArguments):
+        error.path = path
+    return error

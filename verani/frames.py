@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from .errors import VeraniError
-from .names import is_name
+from .names import is_name, well_formed
 
 __all__ = [
     "PING",
@@ -36,8 +36,8 @@ __all__ = [
     "event_frame",
     "is_too_deep",
     "named_event_frame",
+    "path_of",
     "scan",
-    "well_formed",
 ]
 
 T = TypeVar("T")
@@ -58,6 +58,10 @@ class InvalidFrame(VeraniError):
 
     code = "invalid"
     status = 400
+
+    def __init__(self, message: str = "", *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class NotUtf8(InvalidFrame):
@@ -142,11 +146,6 @@ def decode_json(payload: bytes, decode: Callable[[bytes], T]) -> T:
         return decode(whole)
 
 
-def well_formed(text: str) -> str:
-    """Put U+FFFD for every lone surrogate of a text; joins those that are a pair."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
 # A string, or a bracket outside of strings.
 _BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
 
@@ -174,6 +173,19 @@ def _in_pieces(payload: bytes) -> Iterator[bytes]:
 
 # Too deep for a room by one level, so the frame that is left still is.
 _PIECE = MAX_DEPTH + 1
+
+
+# --- what does not fit ------------------------------------------------------------------------------------
+
+_MISSING = re.compile("Object (?:missing required|contains unknown) field `(.*)`", re.DOTALL)
+
+
+def path_of(error: msgspec.ValidationError) -> str | None:
+    """Take the path, ``$.text``, out of msgspec's message: of what does not fit, is missing or is not known."""
+    text, _, path = str(error).rpartition(" - at `")
+    text, path = (text, path.removesuffix("`").removeprefix("key` in `")) if text else (path, "")
+    field = _MISSING.fullmatch(text)
+    return f"{path or '$'}.{field[1]}" if field is not None else path or None
 
 
 # --- what clients say --------------------------------------------------------------------------------------
@@ -222,10 +234,10 @@ def decode_data(data: bytes | None, decoder: msgspec.json.Decoder[Any] | None = 
         if decoder is not None:
             return decoder.decode(payload)
         value = _decode(payload)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as error:
         if decoder is not None:
             raise
-        raise InvalidFrame("expected JSON numbers of a sane size") from None
+        raise InvalidFrame("expected JSON numbers of a sane size", path=path_of(error)) from None
     except _UNREADABLE as error:
         raise InvalidFrame(f"expected JSON data: {error}") from error
     if is_too_deep(payload, MAX_DEPTH - 1):  # the frame itself is the first
@@ -294,7 +306,8 @@ def ack_frame(request: int, result: Any) -> bytes:
     return b'{"type":"ack","id":%d,"data":%b}' % (request, encode(result))
 
 
-def error_ack_frame(request: int, code: str, path: str | None = None) -> bytes:
-    """Answer a request that failed with a code of the error table, and where in the payload."""
-    error = {"code": code} if path is None else {"code": code, "path": path}
+def error_ack_frame(request: int, code: str, path: str | None = None, message: str | None = None) -> bytes:
+    """Answer a request that failed: a code of the error table, where in the payload, and a text for people."""
+    told = {"code": code, "path": path, "message": message}
+    error = {key: value for key, value in told.items() if value is not None}
     return b'{"type":"ack","id":%d,"error":%b}' % (request, encode(error))

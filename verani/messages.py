@@ -246,13 +246,15 @@ class Drained(Struct, frozen=True, array_like=True, tag="drained"):
 class Outcome(Struct, frozen=True, array_like=True):
     """What came of a call: its result as JSON text, or a code of the error table and where in the arguments.
 
-    `message` is only about the caller's own arguments; what a hook raised stays on the server.
+    `message` is only about the caller's own arguments; of what a hook raised only the text that it made `public` leaves
+    the server.
     """
 
     result: bytes | None = None
     code: str | None = None
     path: str | None = None
     message: str | None = None
+    public: str | None = None
 
 
 class Replied(Struct, frozen=True, array_like=True, tag="replied"):

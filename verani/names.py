@@ -30,6 +30,7 @@ __all__ = [
     "check_name",
     "is_name",
     "is_room_id",
+    "well_formed",
 ]
 
 MAX_NAME = 255
@@ -77,6 +78,11 @@ def is_name(text: str) -> bool:
     """Tell whether `text` may be an event, channel or user name (the empty string may)."""
     # isprintable() settles the common case without the regular expression.
     return len(text) <= MAX_NAME and (text.isprintable() or _FORBIDDEN.search(text) is None)
+
+
+def well_formed(text: str) -> str:
+    """Put U+FFFD for every lone surrogate of a text; joins those that are a pair."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def check_name(text: object, what: str) -> str:

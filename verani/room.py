@@ -40,6 +40,7 @@ HOOKS = MappingProxyType(
         "authorize_room": ("meta", "request"),
         "authorize_channel": ("ctx_or_request", "channel"),
         "name_from_request": ("request",),
+        "on_wake": ("actor",),
         "on_connect": ("ctx",),
         "on_message": ("ctx", "frame"),
         "on_disconnect": ("ctx",),
@@ -337,8 +338,23 @@ class RoomDefinition(Generic[M, S]):
         """Run ``(error, ctx)`` in the room after any hook raised; what it raises itself is only logged."""
         return self._hook("on_error", function)
 
+    def on_wake(self, function: F) -> F:
+        """Run ``(actor)`` in the room whenever it wakes, the first time too: the chance to load `actor.state`.
+
+        It runs before any other hook, with the sessions that the room has, also if it has none. While it fails, no
+        other hook runs, `on_disconnect` and `on_hibernate` included: the event that woke the room is refused, and the
+        next one finds a new `actor.state` and tries again. A request or call is answered with the code of the refusal
+        that it raised, any other error with ``busy``; who connects is closed with 1000 for a refusal (`RoomBusy` and
+        `RateLimited` excepted), with 1013 otherwise.
+        """
+        return self._hook("on_wake", function)
+
     def on_hibernate(self, function: F) -> F:
-        """Run ``(actor)`` in the room just before it sleeps: the chance to save `actor.state`."""
+        """Run ``(actor)`` in the room just before it sleeps: the chance to save `actor.state`.
+
+        Also for a room without connections. It does not run after a wake whose `on_wake` failed, nor where the process
+        of the room dies.
+        """
         return self._hook("on_hibernate", function)
 
     def on_hibernation_restore(self, function: F) -> F:
@@ -476,6 +492,7 @@ class RoomOptions(TypedDict, total=False):
     authorize_room: Callable[[Any, ConnectRequest], bool | Awaitable[bool]]
     authorize_channel: Callable[[Any, str], bool]
     name_from_request: Callable[[ConnectRequest], Any]
+    on_wake: Callable[[Actor[Any, Any]], Any]
     on_connect: Callable[[Context[Any, Any]], Any]
     on_message: Callable[[Context[Any, Any], Frame], Any]
     on_disconnect: Callable[[Context[Any, Any]], Any]

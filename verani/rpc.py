@@ -31,7 +31,6 @@ __all__ = [
     "Answers",
     "Call",
     "Method",
-    "path_of",
     "result_of",
 ]
 
@@ -121,7 +120,7 @@ class Method:
             payload.decode()  # msgspec skips what it does not keep
             arguments = frames.decode_json(payload, decode)
         except msgspec.ValidationError as error:
-            path = path_of(error)
+            path = frames.path_of(error)
             text = _text_of(error) if path or payload.lstrip()[:1] in (b"{", b"[") else "expected an object or array"
             raise InvalidArguments(text, path=path) from error
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -182,12 +181,6 @@ def _result_of(function: Callable[..., Any]) -> dict[str, Any]:
     return {} if annotation is inspect.Signature.empty else {"return": annotation}
 
 
-def path_of(error: msgspec.ValidationError) -> str | None:
-    """Take the path, ``$.text``, out of msgspec's message."""
-    _, found, path = str(error).rpartition(" - at `")
-    return path.removesuffix("`") if found else None
-
-
 def _text_of(error: msgspec.ValidationError) -> str:
     return str(error).rpartition(" - at `")[0] or str(error)
 
@@ -207,10 +200,10 @@ _SENTENCES = MappingProxyType(
 def result_of(outcome: Outcome, room: str, method: str) -> bytes:
     """Return the result of a call as JSON text, or raise the `VeraniError` that its outcome names."""
     if outcome.code is not None:
-        text = outcome.message or _SENTENCES.get(outcome.code, outcome.code)
+        text = outcome.public or outcome.message or _SENTENCES.get(outcome.code, outcome.code)
         if outcome.path is not None:
             text += f", at {outcome.path}"
-        raise error_for(outcome.code, f"{room}: {method}: {text}", path=outcome.path)
+        raise error_for(outcome.code, f"{room}: {method}: {text}", path=outcome.path, public=outcome.public)
     return outcome.result if outcome.result is not None else b"null"
 
 

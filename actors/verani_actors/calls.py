@@ -79,4 +79,5 @@ class RoomCalls(Actor):
         if outcome.code is None:
             self.send(sender, CallReturned(msgspec.json.decode(outcome.result or b"null"), reference))
         else:
-            self.send(sender, CallRefused(outcome.code, outcome.message or "", outcome.path, reference))
+            text = outcome.public or outcome.message or ""
+            self.send(sender, CallRefused(outcome.code, text, outcome.path, reference))

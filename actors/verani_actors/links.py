@@ -81,7 +81,7 @@ class LinkPortError(VeraniError):
     """The links of other machines cannot be listened for: the port is in use, or the address not of this machine."""
 
     def __init__(self, host: str, port: int, error: OSError) -> None:
-        super().__init__(host, port, error)
+        super().__init__()
         self.host = host
         self.port = port
         self.error = error

@@ -12,6 +12,7 @@ import msgspec
 from verani import frames
 from verani.connect import connect
 from verani.errors import SettingsError, Unauthorized, VeraniError
+from verani.names import well_formed
 
 from .config import Secrets
 from .rooms import ServiceError
@@ -28,7 +29,7 @@ def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
             raise SettingsError(f"expected arguments as name=value, got {word!r}")
         if name in arguments:
             raise SettingsError(f"expected argument {name} once")
-        text = frames.well_formed(value)  # the shell may give what is no text
+        text = well_formed(value)  # the shell may give what is no text
         try:
             arguments[name] = frames.decode_json(text.encode(), msgspec.json.decode)
         except msgspec.ValidationError as error:

@@ -73,7 +73,7 @@ class Calls:
         try:
             self._start(invoke.target, invoke.method, invoke.arguments, invoke.timeout, invoke.key, invoke.chain, done)
         except VeraniError as error:
-            done(Outcome(code=error.code, message=str(error)))
+            done(Outcome(code=error.code, message=str(error), public=error.public))
 
     def replied(self, reply: Reply) -> None:
         """Take an outcome; one that comes too late is nobody's any more."""

@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 
+from verani import frames
 from verani.errors import (
     Conflict,
     Forbidden,
@@ -142,7 +142,7 @@ class Endpoint:
             headers["Retry-After"] = str(max(1, round(error.retry_after)))
         elif isinstance(error, _UpgradeRequired):
             headers = {"Upgrade": "websocket", **error.headers}
-        return _response(error.status, error.code, headers)
+        return _response(error.status, error.code, headers, None if error.is_of_call else error.public)
 
     def _check_origin(self, handshake: _Handshake) -> None:
         gateway, request, client = self._gateway, handshake.request, handshake.client
@@ -322,10 +322,11 @@ def _text(value: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _response(status: int, code: str, headers: dict[str, str]) -> web.Response:
+def _response(status: int, code: str, headers: dict[str, str], message: str | None = None) -> web.Response:
+    told = {"code": code} if message is None else {"code": code, "message": message}
     response = web.Response(
         status=status,
-        body=msgspec.json.encode({"error": {"code": code}}),
+        body=frames.encode({"error": told}),
         content_type="application/json",
         headers=headers,
     )

@@ -95,6 +95,7 @@ _ERROR: Final = {
                 "code": {"type": "string"},
                 "message": {"type": "string"},
                 "path": {"type": "string", "description": "where in the arguments"},
+                "public": {"const": True, "description": "the message is the application's, and for people"},
             },
         }
     },

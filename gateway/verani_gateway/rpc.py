@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import hdrs, web
 
@@ -97,8 +97,10 @@ def _timeout(request: web.Request, default: float) -> float:
 
 
 def error_response(error: VeraniError) -> web.Response:
-    """Answer with an error of the table. Its text is always ours: what hooks raise never gets this far."""
-    told: dict[str, str] = {"code": error.code, "message": str(error)}
+    """Answer with an error of the table. Its text is ours, or what a hook made `public`, which is marked as such."""
+    told: dict[str, Any] = {"code": error.code, "message": str(error)}
+    if error.public is not None:
+        told |= {"message": error.public, "public": True}
     headers = {}
     match error:
         case InvalidArguments(path=str(path)):

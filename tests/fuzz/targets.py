@@ -32,10 +32,9 @@ from verani.frames import (
     is_too_deep,
     named_event_frame,
     scan,
-    well_formed,
 )
 from verani.meta import AttachmentCodec, AttachmentError
-from verani.names import is_name
+from verani.names import is_name, well_formed
 from verani.rpc import BUILT_IN, Method
 
 from . import inputs

@@ -73,8 +73,8 @@ def a_room(name: str = "chat", held: Held | None = None) -> RoomDefinition[Playe
         return "waited"
 
     @room.rpc
-    def refuse(actor: Any) -> None:
-        raise Forbidden("a reason that stays here")
+    def refuse(actor: Any, public: str | None = None) -> None:
+        raise Forbidden("a reason that stays here", public=public)
 
     @room.rpc
     def fail(actor: Any) -> None:
@@ -288,6 +288,23 @@ async def test_a_stub_calls_from_another_program(start: Start) -> None:
     texts = [(await ada.text()).decode() for _ in range(3)]
     assert [text.partition('"data":')[2] for text in texts] == ['{"type":"x"}}', '{"type":"y","a":1}}', '{"type":"z"}}']
     await ada.end()
+
+
+async def test_a_text_for_people_reaches_callers_beside_the_code(start: Start) -> None:
+    running = await start()
+    status, _, told = await running.post("/rpc/chat/lobby/refuse", b'["You are muted"]')
+    assert (status, told) == (403, {"error": {"code": "forbidden", "message": "You are muted", "public": True}})
+    _, _, told = await running.post("/rpc/chat/lobby/refuse", b"[]")
+    assert told == {"error": {"code": "forbidden", "message": "chat/lobby: refuse: forbidden"}}
+    stub = running.gateway.stub("chat", "lobby")
+    async with running.remote() as service:
+        for lobby in (stub, service.room("chat", "lobby")):
+            with pytest.raises(Forbidden, match="You are muted") as raised:
+                await lobby.refuse(public="You are muted")
+            assert raised.value.public == "You are muted"
+            with pytest.raises(Forbidden) as raised:
+                await lobby.refuse()
+            assert raised.value.public is None
 
 
 @pytest.mark.parametrize(

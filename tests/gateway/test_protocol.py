@@ -157,6 +157,7 @@ def _refusing(error: BaseException) -> Room:
     [
         (Unauthorized("the token is old"), 401, b'{"error":{"code":"unauthorized"}}'),
         (Forbidden("not you"), 403, b'{"error":{"code":"forbidden"}}'),
+        (Forbidden("a secret", public="Not you"), 403, b'{"error":{"code":"forbidden","message":"Not you"}}'),
         (RuntimeError("secret"), 500, b'{"error":{"code":"failed"}}'),
         (SystemExit("secret"), 500, b'{"error":{"code":"failed"}}'),
         (asyncio.CancelledError("stray"), 500, b'{"error":{"code":"failed"}}'),

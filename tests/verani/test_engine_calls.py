@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.verani.conftest import OpenRoom, Processed, Sent
@@ -19,10 +20,18 @@ from verani import (
     RoomBusy,
     RoomDefinition,
     define_room,
+    messages,
 )
 from verani.engine import Attached
-from verani.errors import NotFound
+from verani.errors import HookInterrupted, NotFound
 from verani.messages import Deliver, Outcome, Record, Reply
+
+
+class Fragile(msgspec.Struct):
+    text: str
+
+    def __post_init__(self) -> None:
+        raise KeyError("a bug")
 
 
 class Player(ConnectionMeta, kw_only=True):
@@ -82,8 +91,8 @@ async def test_the_built_in_methods_do_what_the_rooms_own_do(open_room: OpenRoom
 @pytest.mark.parametrize(
     ("method", "arguments", "path"),
     [
-        ("broadcast", {"channel": "default"}, None),
-        ("broadcast", {"channel": "default", "data": 1, "except_": "c1"}, None),
+        ("broadcast", {"channel": "default"}, "$.data"),
+        ("broadcast", {"channel": "default", "data": 1, "except_": "c1"}, "$.except_"),
         ("broadcast", {"channel": "default", "data": 1, "user_ids": "ada"}, "$.user_ids"),
         ("broadcast", ["a\nb", 1], "$[0]"),
         ("broadcast", {"channel": "", "data": 1}, "$.channel"),
@@ -99,6 +108,47 @@ async def test_bad_arguments_are_the_callers_fault(
     outcome = await lobby.call(method, arguments)
     assert (outcome.result, outcome.code, outcome.path) == (None, "invalid", path)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_what_a_hook_made_public_reaches_the_caller_and_nothing_else(open_room: OpenRoom) -> None:
+    room = define_room("chat")
+
+    @room.rpc
+    def refuse(actor: Any, public: str | None = None) -> None:
+        raise Forbidden("a secret", public=public)
+
+    @room.rpc
+    async def pass_on(actor: Any) -> None:
+        await actor.stub("other", "x").refuse()
+
+    lobby = open_room(room)
+    assert await lobby.call("refuse") == Outcome(code="forbidden")
+    assert await lobby.call("refuse", ["You are muted"]) == Outcome(code="forbidden", public="You are muted")
+    number = lobby.put_call("pass_on")
+    await lobby.settle()
+    lobby.engine.replied(lobby.sink.invoked[0].token, Outcome(code="forbidden", public="You are muted"))
+    await lobby.settle()
+    assert lobby.sink.replies[number] == Outcome(code="failed"), "said about another room, to this one"
+
+
+async def test_an_interrupted_call_whose_arguments_no_longer_fit_is_answered_and_on_error_told(
+    open_room: OpenRoom,
+) -> None:
+    room, seen = define_room("chat"), list[Any]()
+
+    @room.rpc
+    def take(actor: Any, fragile: Fragile, times: int = 1) -> None:
+        seen.append("ran")
+
+    room.on_error(lambda error, ctx: seen.append((type(error), ctx.call.method, dict(ctx.call.arguments))))
+    lobby = open_room(room)
+    for raw in (b'{"fragile":{"text":"x"}}', b'{"times":"x"}', b"{", b'{"nobody":1}'):
+        number = lobby.number()
+        call = messages.Call("chat/lobby", number, "take", raw, 5.0)
+        await lobby.feed(messages.Interrupted(call), "g1")
+        assert lobby.sink.replies[number] == Outcome(code="interrupted")
+    assert seen == [(HookInterrupted, "take", {})] * 4
+    assert lobby.sink.numbers == [("g1", n) for n in range(1, 5)]
 
 
 # --- the definition's own methods ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.verani.conftest import OpenRoom, Sent, noted
 from verani import Context, Forbidden, Frame, InvalidArguments, RateLimited, VeraniError, define_room
+from verani.errors import REFUSALS
 from verani.messages import Invalid
 
 
@@ -227,7 +229,7 @@ async def test_a_typed_payload_arrives_as_its_type(open_room: OpenRoom) -> None:
         ({"text": "hello!"}, b"$.text"),
         ({"text": 5}, b"$.text"),
         ({"text": "hi", "to": [1, "2"]}, b"$.to[1]"),
-        ({}, None),
+        ({}, b"$.text"),
         ([], None),
         (None, None),
     ],
@@ -294,7 +296,7 @@ async def test_data_that_no_room_can_decode_comes_back_as_an_invalid_frame(
     number = await lobby.frame("a", "x", raw=raw)
     assert lobby.sink.effects[-2:-1] == [Sent("g1", Invalid("a"), number)]
     assert lobby.received("a") == []
-    assert await lobby.request("a", "x", raw=raw) == refusal("invalid")
+    assert json.loads(await lobby.request("a", "x", raw=raw))["error"]["code"] == "invalid"
     await lobby.frame("a", "y", raw=raw)
     assert lobby.sink.invalid == ["a", "a"]
     assert lobby.numbers == [1, 2, 3, 4]
@@ -317,6 +319,39 @@ async def test_a_payload_type_whose_own_code_raises_is_an_error_of_the_room_neve
     assert await lobby.request("a", "x", {"text": "bug"}) == refusal("failed")
     assert seen == [(KeyError, "a")]
     assert lobby.numbers == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_a_refusal_brings_the_text_for_people_that_it_was_given(
+    open_room: OpenRoom, kind: type[VeraniError]
+) -> None:
+    room = define_room("chat")
+
+    @room.on("x")
+    def handler(ctx: Context[Any, Any], data: Any) -> None:
+        raise kind("a secret", public=data and data.replace("?", "\ud83d"))
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    assert await lobby.request("a", "x", raw=b"null") == refusal(kind.code)
+    told = json.loads(await lobby.request("a", "x", "Bücher \u2026 ?"))
+    assert told["error"] == {"code": kind.code, "message": "Bücher \u2026 \ufffd"}
+    assert len(json.loads(await lobby.request("a", "x", "x" * 5000))["error"]["message"]) == 1000
+
+
+async def test_a_refusal_says_where_and_why(open_room: OpenRoom) -> None:
+    room = define_room("chat")
+
+    @room.on("x")
+    def handler(ctx: Context[Any, Any], data: Any) -> None:
+        raise InvalidArguments("a secret", path="$.text", public="Too rude")
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    told = b'{"type":"ack","id":7,"error":{"code":"invalid","path":"$.text","message":"Too rude"}}'
+    assert await lobby.request("a", "x") == told
+    with pytest.raises(TypeError, match="public: expected a text"):
+        Forbidden(public=5)  # type: ignore[arg-type]  # what somebody may write
 
 
 # --- answers -------------------------------------------------------------------------------------------

@@ -54,12 +54,13 @@ def test_arguments_come_by_name_or_by_position_and_defaults_are_the_functions_ow
 @pytest.mark.parametrize(
     ("payload", "path"),
     [
-        (b"{}", None),
+        (b"{}", "$.ban"),
+        (b'{"ban":{"days":2}}', "$.ban.user_id"),
         (b"[]", None),
         (b'{"ban":{"user_id":"ada","days":0}}', "$.ban.days"),
         (b'{"ban":{"user_id":5}}', "$.ban.user_id"),
         (b'[{"user_id":5}]', "$[0].user_id"),
-        (b'{"ban":{"user_id":"ada"},"except_":["c1"]}', None),
+        (b'{"ban":{"user_id":"ada"},"except_":["c1"]}', "$.except_"),
         (b'[{"user_id":"ada"},true,[],1]', None),
         (b'{"ban":null}', "$.ban"),
         (b'{"ban":{"user_id":"\\ud8"}}', None),

@@ -53,8 +53,8 @@ from .failures import (
     NoWebSocketServer,
     address_of,
     bare,
-    code_in,
     reason_of,
+    told_in,
     without_secrets,
 )
 from .frames import PING, Incoming, as_error, as_event, decode, encode
@@ -600,10 +600,12 @@ class VeraniClient:
         if error.status == 101:
             return NoWebSocketServer(f"{without_secrets(url)} is no WebSocket server: {error.message.lower()}")
         header = None if error.headers is None else error.headers.get("Retry-After")
+        server_code, public = told_in(self._refusal)
         return HandshakeRefused(
             error.history[0].status if error.history else error.status,  # redirected, over a session that is not ours
             url=without_secrets(url),
-            server_code=code_in(self._refusal),
+            server_code=server_code,
+            public=public,
             retry_after=parse_retry_after(header, now=time.time()),
         )
 

@@ -26,7 +26,7 @@ __all__ = [
     "RequestInterrupted",
     "address_of",
     "bare",
-    "code_in",
+    "told_in",
     "reason_of",
     "without_secrets",
 ]
@@ -125,17 +125,24 @@ class NoWebSocketServer(ConnectFailed):
 class HandshakeRefused(ConnectFailed):
     """The server answered the handshake with the HTTP status `status`; it asked to wait `retry_after` seconds.
 
-    `server_code` is the error code in the body of its answer, None where there is none that could be read (a
-    `session` of your own keeps it from the client).
+    `server_code` is the error code in the body of its answer and `public` its text for people, None where there is none
+    that could be read (a `session` of your own keeps it from the client).
     """
 
     code = "refused"
 
     def __init__(
-        self, status: int, *, url: str = "the server", server_code: str | None = None, retry_after: float = 0.0
+        self,
+        status: int,
+        *,
+        url: str = "the server",
+        server_code: str | None = None,
+        public: str | None = None,
+        retry_after: float = 0.0,
     ) -> None:
         given = f"{status} ({server_code})" if server_code else str(status)
-        super().__init__(f"{url} refused the handshake with {given}{_remark_on(status)}")
+        remark = _remark_on(status) if public is None else f": {public}"
+        super().__init__(f"{url} refused the handshake with {given}{remark}", public=public)
         self.status = status  # type: ignore[misc]  # the other errors know theirs before they happen
         self.is_final = is_final(status)
         self.server_code = server_code
@@ -161,17 +168,18 @@ def address_of(url: URL) -> str:
     return f"[{host}]:{url.port}" if ":" in host else f"{host}:{url.port}"
 
 
-def code_in(body: bytes) -> str | None:
-    """Return the error code of a refusal, None where the body is not one of ours."""
+def told_in(body: bytes) -> tuple[str | None, str | None]:
+    """Return the error code of a refusal and its text for people; None where the body is not one of ours."""
     try:
         answer: Any = msgspec.json.decode(body)
     except ValueError:
-        return None
+        return None, None
     match answer:
-        case {"error": {"code": str(code)}} if 0 < len(code) <= _MAX_CODE and is_name(code):
-            return code
+        case {"error": {"code": str(code), **more}} if 0 < len(code) <= _MAX_CODE and is_name(code):
+            public = more.get("message")
+            return code, public if isinstance(public, str) else None
         case _:
-            return None
+            return None, None
 
 
 def bare(error: BaseException) -> BaseException:

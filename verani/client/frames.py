@@ -71,13 +71,18 @@ def as_event(frame: Incoming) -> Event:
     return Event(name, frame.data, frame.channel if isinstance(frame.channel, str) else None)
 
 
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def as_error(error: Any, event: str | None = None) -> VeraniError:
     """Rebuild the error that a request (of `event`) was answered with, whatever stands there."""
     answered = "the room answered" if event is None else f"the room answered {event!r} with"
     match error:
-        case {"code": str(code), "path": str(path)}:
-            return error_for(code, f"{answered} {code!r} at {path}", path=path)
         case {"code": str(code)}:
-            return error_for(code, f"{answered} {code!r}")
+            path, public = (_text(error.get(key)) for key in ("path", "message"))
+            where = "" if path is None else f" at {path}"
+            said = "" if public is None else f": {public}"
+            return error_for(code, f"{answered} {code!r}{where}{said}", path=path, public=public)
         case _:
             return CallFailed(f"{answered} an error without a code")

@@ -178,7 +178,7 @@ class RoomRunner(Generic[M, S]):
             result = await result if inspect.isawaitable(result) else result
             outcome = Outcome(frames.encode(result))
         except VeraniError as error:
-            outcome = Outcome(code=error.code, message=str(error))
+            outcome = Outcome(code=error.code, message=str(error), public=error.public)
         except Exception as error:  # what stands in for a hook of another room  # noqa: BLE001
             self._failed(error)
             outcome = Outcome(code="failed")

@@ -705,13 +705,20 @@ async def test_a_refused_request_names_the_event_and_the_path(server: Server, ma
     client = make()
     await client.connect()
     peer = await server.accepted()
-    for number, (path, text) in enumerate([(',"path":"$.n"', " at $.n"), ("", "")], 1):
+    cases = [
+        (',"path":"$.n"', " at $.n", None),
+        (',"path":"$.n","message":"Too rude"', " at $.n: Too rude", "Too rude"),
+        (',"path":null,"message":null', "", None),
+        ("", "", None),
+    ]
+    for number, (path, text, public) in enumerate(cases, 1):
         asked = asyncio.create_task(client.request("chat.join"))
         await peer.next()
         await peer.send(f'{{"type":"ack","id":{number},"error":{{"code":"invalid"{path}}}}}')
         with pytest.raises(InvalidArguments) as caught:
             await soon(asked)
         assert str(caught.value) == f"the room answered 'chat.join' with 'invalid'{text}"
+        assert caught.value.public == public
 
 
 async def test_a_callback_may_await_a_request(server: Server, make: Make) -> None:
@@ -1452,6 +1459,12 @@ def test_an_address_has_its_port() -> None:
     [
         (401, b'{"error":{"code":"unauthorized"}}', "401 (unauthorized)"),
         (404, b'{"error":{"code":"not_found"}}', "404 (not_found): is that the public listener and a path of a room?"),
+        (403, b'{"error":{"code":"forbidden","message":"Not you"}}', "403 (forbidden): Not you"),
+        (
+            404,
+            b'{"error":{"code":"not_found","message":5}}',
+            "404 (not_found): is that the public listener and a path of a room?",
+        ),
         (404, b"404: Not Found", "404: is that the public listener and a path of a room?"),
         (403, b"", "403"),
         (403, b'{"error":{"code":"evil\\nline"}}', "403"),
