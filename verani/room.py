@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
 
 import msgspec
 
@@ -23,6 +23,7 @@ from .meta import AttachmentCodec, ConnectionMeta, M, check_names, make_meta
 from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
 from .request import BEARER, ConnectRequest, Identity, MetaMaker, TokenVerifier
 from .rpc import BUILT_IN, Method
+from .settings import RatePolicy, Settings
 from .signatures import check_arity, label_of, resolve
 
 __all__ = ["Handler", "RoomDefinition", "SameClient", "define_room", "public_meta", "room_from_request"]
@@ -101,6 +102,37 @@ def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] 
         ) from error
 
 
+class EventRate(NamedTuple):
+    """How often one connection may send an event; `burst` and `policy` as `rate_burst` and `rate_policy`."""
+
+    rate: float
+    burst: int | None
+    policy: RatePolicy | None
+
+
+# The settings that a definition may have of its own.
+_RATES = ("rate_limit", "rate_limit_bytes", "rate_burst", "rate_policy")
+
+
+def _check_rates(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    rates = {option: given[option] for option in _RATES if option in given}
+    for option, value in rates.items():
+        match option:
+            case "rate_policy":
+                fits, expected = value in get_args(RatePolicy), f"one of {', '.join(get_args(RatePolicy))}"
+            case "rate_burst":
+                fits, expected = type(value) is int and value >= 1, "a number from 1 up"
+            case _:
+                fits, expected = _is_number(value) and value >= 0, "a number from 0 up, 0 for no limit"
+        if not fits:
+            raise DefinitionError(f"{name}: expected {option}= to be {expected}, got {value!r}")
+    return rates
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_subprotocols(name: str, given: object) -> tuple[str, ...]:
     names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
     if not all(isinstance(each, str) and _SUBPROTOCOL.fullmatch(each) for each in names):
@@ -166,6 +198,8 @@ class RoomDefinition(Generic[M, S]):
         self.min_awake: float | msgspec.UnsetType = min_awake
         self.same_client: SameClient = same_client
         self.subprotocols = _check_subprotocols(name, options.get("subprotocols", ("verani",)))
+        self.rates = _check_rates(name, options)
+        self.event_rates: dict[str, EventRate] = {}
         self.handlers: dict[str, list[Handler]] = {}
         self.middleware: list[Callable[..., Any]] = []
         self.methods: dict[str, Method] = dict(BUILT_IN)
@@ -182,17 +216,25 @@ class RoomDefinition(Generic[M, S]):
 
     # --- events ----------------------------------------------------------------------------------------
 
-    def on(self, event: str) -> Callable[[F], F]:
+    def on(
+        self, event: str, *, rate: float | None = None, burst: int | None = None, policy: RatePolicy | None = None
+    ) -> Callable[[F], F]:
         """Register a handler ``(ctx, data)`` for an event, or for every event with ``"*"``.
 
         Handlers run in the room's host, in registration order; the first that raises ends the dispatch.
         A payload that does not fit the annotated type of ``data`` never reaches any handler of the event.
+
+        `rate` is how many frames of the event a connection may send in a second, `burst` how many at once (twice the
+        rate). What is more meets `policy`, by default that of the definition, in the gateway: ``"throttle"`` leaves the
+        socket unread, other events included, ``"drop"`` drops the frame and answers a request with ``rate_limited``,
+        ``"close"`` closes the connection with 1008.
         """
         check_name(event, "event")
         if event.startswith(RESERVED_PREFIX):
             raise DefinitionError(f"{self.name}: event names that start with {RESERVED_PREFIX!r} are reserved")
         if event == PING:
             raise DefinitionError(f"{self.name}: {PING!r} is answered by the gateway and never reaches a room")
+        self._set_rate(event, rate, burst, policy)
         self.warn_of_collision(event)
         if event in _HABITS:
             logger.warning(
@@ -209,6 +251,25 @@ class RoomDefinition(Generic[M, S]):
             return function
 
         return register
+
+    def _set_rate(self, event: str, rate: float | None, burst: int | None, policy: RatePolicy | None) -> None:
+        if rate is None:
+            if burst is not None or policy is not None:
+                raise DefinitionError(f"{self.name}: {event!r}: expected rate= with burst= and policy=")
+            return
+        if event == "*":
+            raise DefinitionError(f"{self.name}: expected rate_limit= of define_room for all events, got rate= for '*'")
+        if event in self.event_rates:
+            raise DefinitionError(f"{self.name}: {event!r} has a rate already; expected one rate= for each event")
+        if not _is_number(rate) or rate <= 0:
+            raise DefinitionError(f"{self.name}: {event!r}: expected rate= to be more than 0, got {rate!r}")
+        given = {"rate_burst": burst, "rate_policy": policy}
+        _check_rates(f"{self.name}: {event!r}", {option: value for option, value in given.items() if value is not None})
+        self.event_rates[event] = EventRate(float(rate), burst, policy)
+
+    def rated(self, settings: Settings) -> Settings:
+        """Give the settings with the rates of this definition."""
+        return msgspec.structs.replace(settings, **self.rates) if self.rates else settings
 
     def off(self, event: str, handler: Callable[..., Any]) -> None:
         """Remove a handler from an event; one that is not registered is ignored."""
@@ -488,6 +549,10 @@ class RoomOptions(TypedDict, total=False):
     min_awake: float
     same_client: SameClient
     subprotocols: Iterable[str]
+    rate_limit: float
+    rate_limit_bytes: float
+    rate_burst: int
+    rate_policy: RatePolicy
     extract_meta: Callable[[ConnectRequest], Any]
     authorize_room: Callable[[Any, ConnectRequest], bool | Awaitable[bool]]
     authorize_channel: Callable[[Any, str], bool]
@@ -530,8 +595,9 @@ def define_room(
     `hibernate_after`: idle seconds, None for never, unset for the service's setting. `min_awake`: seconds awake at
     least, unset for the setting. `same_client`: whether a second connection with the same client id may
     ``"replace"`` the first (closed with 4009; the default) or is to ``"reject"`` (refused with 409). `subprotocols`:
-    the first of them that a client offers, in its order, is answered; ``("verani",)`` by default.
-    The hooks are options too, under the names of their decorators, which say when
+    the first of them that a client offers, in its order, is answered; ``("verani",)`` by default. `rate_limit`,
+    `rate_limit_bytes`, `rate_burst`, `rate_policy`: instead of the settings of the same names, for the connections of
+    these rooms. The hooks are options too, under the names of their decorators, which say when
     each is called. Raises `DefinitionError`.
     """
     unknown = options.keys() - RoomOptions.__annotations__.keys()

@@ -122,6 +122,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rate_limit_per_address: Annotated[
         float, Meta(ge=0, description="frames a second of all connections from one address; 0: no limit")
     ] = 0.0
+    rate_limit_bytes: Annotated[
+        float, Meta(ge=0, description="bytes of frames a second and connection; 0: no limit")
+    ] = float(1 << 20)
+    rate_limit_bytes_per_user: Annotated[
+        float, Meta(ge=0, description="bytes of frames a second of all connections of one user; 0: no limit")
+    ] = 0.0
+    rate_limit_bytes_per_address: Annotated[
+        float, Meta(ge=0, description="bytes of frames a second of all connections from one address; 0: no limit")
+    ] = 0.0
     rate_burst: Annotated[_Size | None, Meta(description="frames that may come at once (default: twice the rate)")] = (
         None
     )

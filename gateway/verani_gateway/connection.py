@@ -24,8 +24,8 @@ from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 from msgspec import UNSET, DecodeError
 
 from verani import frames
-from verani.errors import VeraniError
-from verani.frames import DeepFrame, InvalidFrame, NotUtf8
+from verani.errors import RateLimited, VeraniError
+from verani.frames import DeepFrame, InvalidFrame, NotUtf8, ScannedFrame
 
 from .aiohttp_parts import messages_of, take_early
 from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
@@ -179,15 +179,18 @@ class Connection:
                 ended = self._answer_error(message.data)
                 await self._linger()
                 return ended
-            exceeded = self._meter.take(now)
-            if exceeded is not None and not await self._exceeded(exceeded):
+            size = len(message.data)
+            exceeded = self._meter.take(now, size)
+            if exceeded is not None and not await self._exceeded(self._meter, exceeded, size):
                 continue
             if self._closing is not None:
                 await self._skip()
                 continue
             if kind is WSMsgType.TEXT:
-                self._intake.expect(len(message.data))
-                self._text(message.data)
+                self._intake.expect(size)
+                frame = self._text(message.data)
+                if frame is not None and (not self._meter.events or await self._is_within_its_rate(frame, size)):
+                    self._gateway.forward(self, frame.type, _data(frame), frame.channel, frame.id)
                 if self.in_flight and self._over_limits():
                     await self._wait_for_room()
             elif kind is WSMsgType.BINARY:
@@ -195,28 +198,28 @@ class Connection:
             elif kind is WSMsgType.PING:
                 self.outbox.put(control_frame(10, bytes(message.data)))
 
-    def _text(self, payload: bytes) -> None:
+    def _text(self, payload: bytes) -> ScannedFrame | None:
+        """Read a frame; None if it was not for the room, and has been dealt with."""
         try:
             frame = frames.scan(payload)
         except NotUtf8:
             self.close(1007)
-            return
+            return None
         except InvalidFrame as error:
             self.count_invalid(str(error))
-            return
+            return None
         if frame.type == frames.PING:
             self._pong_at = self._seen_at
             self.outbox.put(_PONG_FRAME)
-            return
+            return None
         if isinstance(frame, DeepFrame):  # the room answers who asked, but not without end
             self.count_invalid("expected less nesting")
             if frame.id is None or self._closing is not None:
-                return
-        data = None if frame.data is UNSET else bytes(frame.data)
+                return None
         if frame.type == REFRESH:
-            self._start_refresh(data)
-            return
-        self._gateway.forward(self, frame.type, data, frame.channel, frame.id)
+            self._start_refresh(_data(frame))
+            return None
+        return frame
 
     def count_invalid(self, why: str) -> None:
         """Drop and count an invalid frame (protocol 7)."""
@@ -259,32 +262,45 @@ class Connection:
 
     # --- flow control ----------------------------------------------------------------------------------
 
-    async def _exceeded(self, setting: str) -> bool:
+    async def _is_within_its_rate(self, frame: ScannedFrame, size: int) -> bool:
+        """Meter a frame whose event may have a rate of its own; False if it is not to be handled."""
+        meter = self._meter.events.get(frame.type)
+        exceeded = meter.take(self._seen_at) if meter is not None else None
+        if meter is None or exceeded is None:
+            return True
+        if meter.policy != "drop":
+            return await self._exceeded(meter, exceeded, size)
+        self._gateway.metrics.limited[exceeded] += 1
+        self._gateway.metrics.dropped_frames += 1
+        if frame.id is not None:
+            self.outbox.put(text_frame(frames.error_ack_frame(frame.id, RateLimited.code)))
+        return False
+
+    async def _exceeded(self, meter: Meter, setting: str, size: int) -> bool:
         """Apply the policy to a frame above the rate that `setting` says; False if it is to be dropped."""
         self._gateway.metrics.limited[setting] += 1
-        policy = self._gateway.settings.rate_policy
-        if policy == "close":
+        if meter.policy == "close":
             self.close(1008, "too many frames")
             return False
-        if policy == "drop":
+        if meter.policy == "drop":
             self._gateway.metrics.dropped_frames += 1
             await self._skip()
             return False
         now = self._gateway.now()
         if self._throttled_since is None:
             self._throttled_since = now
-        wait = self._meter.reserve(now)
+        wait = meter.reserve(now, size)
         if wait > self._gateway.settings.max_unread:  # others of its user or address wait already
-            self._meter.give_back()
+            meter.give_back(size)
             self._gateway.metrics.limited["max_unread"] += 1
             self.close(1008, "too many frames")
             return False
-        until = now + max(wait, self._meter.span(GRAIN))
+        until = now + max(wait, meter.span(GRAIN))
         while now < until and not self._transport.is_closing() and self._closing is None:
             await self._pause(until - now)
             now = self._gateway.now()
         if now < until:
-            self._meter.give_back()
+            meter.give_back(size)
             return False
         await self._gateway.turns.take()
         self._throttled_at = self._gateway.now()
@@ -466,3 +482,7 @@ class Connection:
         """Account for one input that was forwarded."""
         self.in_flight += 1
         self.in_flight_bytes += size
+
+
+def _data(frame: ScannedFrame) -> bytes | None:
+    return None if frame.data is UNSET else bytes(frame.data)

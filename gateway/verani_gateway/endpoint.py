@@ -88,7 +88,7 @@ class Endpoint:
             room, meta, attachment, expires_at = await self._identify(handshake)
         except VeraniError as error:
             return self._refuse(error, handshake)
-        with gateway.meter(meta.user_id, handshake.client.address) as meter:
+        with gateway.meter(self._definition, meta.user_id, handshake.client.address) as meter:
             return await self._serve(handshake, room, meta, attachment, expires_at, meter)
 
     async def _serve(

@@ -142,8 +142,7 @@ class Gateway:
         self.turns = Turns(self._loop, 2)
         self.max_connections = self._connection_limit()
         settings = self.settings
-        self._per_user = _shared_buckets(settings, settings.rate_limit_per_user)
-        self._per_address = _shared_buckets(settings, settings.rate_limit_per_address)
+        self._shared = _shared_buckets(settings)
         self._period = min(_TICK, settings.ping_interval / 4, settings.pong_timeout / 4, settings.max_unread / 4)
         await self.placement.start(self)
         self._send = self.placement.put
@@ -240,9 +239,8 @@ class Gateway:
         now = self.now()
         for connection in tuple(self.connections.values()):
             connection.tick(now)
-        for shared in (self._per_user, self._per_address):
-            if shared is not None:
-                shared.sweep(now)
+        for shared in self._shared.values():
+            shared.sweep(now)
 
     def rooms(self) -> list[RoomStatus]:
         """Explain the rooms that are awake or have connections, those that are awake first."""
@@ -288,22 +286,26 @@ class Gateway:
         self._idle.set()
 
     @contextmanager
-    def meter(self, user_id: str, address: str | None) -> Iterator[Meter]:
-        """Give a connection the meter of its frames: its own bucket, its user's and its address's."""
-        settings, now = self.settings, self.now()
+    def meter(self, definition: RoomDefinition[Any, Any], user_id: str, address: str | None) -> Iterator[Meter]:
+        """Give a connection the meter of its frames: its own buckets, its user's and its address's."""
+        settings, now = definition.rated(self.settings), self.now()
+        owners = (("_per_user", user_id), ("_per_address", _address_key(address)))
         with ExitStack() as held:
-            buckets: list[tuple[str, TokenBucket]] = []
-            if rate := settings.rate_limit:
-                buckets.append(("rate_limit", TokenBucket(rate, settings.burst(rate), now)))
-            shared = (
-                ("rate_limit_per_user", self._per_user, user_id),
-                ("rate_limit_per_address", self._per_address, _address_key(address)),
+
+            def buckets(name: str, own: TokenBucket | None) -> list[tuple[str, TokenBucket]]:
+                found = [(name, own)] if own is not None else []
+                for suffix, key in owners:
+                    if (group := self._shared.get(name + suffix)) is not None:
+                        found.append((name + suffix, group.acquire(key, now)))
+                        held.callback(group.release, key)
+                return found
+
+            rate, rate_bytes = settings.rate_limit, settings.rate_limit_bytes
+            frames = buckets("rate_limit", TokenBucket(rate, settings.burst(rate), now) if rate else None)
+            sized = buckets(
+                "rate_limit_bytes", TokenBucket(rate_bytes, _burst(rate_bytes), now) if rate_bytes else None
             )
-            for setting, group, key in shared:
-                if group is not None:
-                    buckets.append((setting, group.acquire(key, now)))
-                    held.callback(group.release, key)
-            yield Meter(buckets)
+            yield Meter(frames, sized, policy=settings.rate_policy, events=_event_meters(definition, settings, now))
 
     @property
     def host(self) -> RoomHost:
@@ -553,8 +555,26 @@ def _count_down(counts: dict[_Key, int], key: _Key) -> None:
         del counts[key]
 
 
-def _shared_buckets(settings: Settings, rate: float) -> SharedBuckets | None:
-    return SharedBuckets(rate, settings.burst(rate)) if rate else None
+def _shared_buckets(settings: Settings) -> dict[str, SharedBuckets]:
+    """Make the buckets that connections share, by the settings that are on."""
+    frames = ("rate_limit_per_user", "rate_limit_per_address")
+    sized = ("rate_limit_bytes_per_user", "rate_limit_bytes_per_address")
+    shared = {name: SharedBuckets(rate, settings.burst(rate)) for name in frames if (rate := getattr(settings, name))}
+    return shared | {name: SharedBuckets(rate, _burst(rate)) for name in sized if (rate := getattr(settings, name))}
+
+
+def _event_meters(definition: RoomDefinition[Any, Any], settings: Settings, now: float) -> dict[str, Meter]:
+    return {
+        event: Meter(
+            [("rate_limit", TokenBucket(limit.rate, limit.burst or _burst(limit.rate), now))],
+            policy=limit.policy or settings.rate_policy,
+        )
+        for event, limit in definition.event_rates.items()
+    }
+
+
+def _burst(rate: float) -> int:
+    return max(1, int(2 * rate))
 
 
 def _address_key(address: str | None) -> str:

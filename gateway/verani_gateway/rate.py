@@ -1,4 +1,4 @@
-"""Meter frames: token buckets of connections, users and addresses, and a window for invalid frames.
+"""Meter frames and their bytes: token buckets of connections, users and addresses, and a window for invalid frames.
 
 Time is passed in, in seconds of any monotonic clock. What happens beyond the limit is the connection's choice.
 
@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from verani.settings import RatePolicy
 
 __all__ = ["INVALID_WINDOW", "InvalidFrames", "Meter", "SharedBuckets", "TokenBucket", "Turns"]
 
@@ -20,7 +23,7 @@ INVALID_WINDOW = 60.0
 
 
 class TokenBucket:
-    """Allow `rate` frames a second and `burst` at once."""
+    """Allow `rate` frames, or bytes, a second and `burst` at once."""
 
     __slots__ = ("_at", "_burst", "_rate", "_tokens")
 
@@ -30,26 +33,30 @@ class TokenBucket:
         self._tokens = float(burst)
         self._at = now
 
-    def take(self, now: float) -> float:
-        """Take one token if there is one; return 0, or how many seconds are missing for one."""
+    def take(self, now: float, cost: int = 1) -> float:
+        """Take the tokens if they are there; return 0, or how many seconds are missing.
+
+        What costs more than a burst passes when the bucket is full, and leaves a debt.
+        """
         tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        if tokens >= 1:
-            self._tokens = tokens - 1
+        missing = min(cost, self._burst) - tokens
+        if missing <= 0:
+            self._tokens = tokens - cost
             return 0.0
         self._tokens = tokens
-        return (1 - tokens) / self._rate
+        return missing / self._rate
 
-    def give_back(self) -> None:
+    def give_back(self, cost: int = 1) -> None:
         """Undo a `take` or a `reserve`."""
-        self._tokens += 1
+        self._tokens += cost
 
-    def reserve(self, now: float) -> float:
-        """Take a token that may only come later, and return in how many seconds.
+    def reserve(self, now: float, cost: int = 1) -> float:
+        """Take tokens that may only come later, and return in how many seconds.
 
         Who waits does so once: a thousand connections that share a bucket have their turns one after the other.
         """
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - cost
         self._at = now
         return max(0.0, -self._tokens / self._rate)
 
@@ -105,39 +112,52 @@ class SharedBuckets:
 
 
 class Meter:
-    """All the buckets that a connection's frames pass, each with the setting it is for."""
+    """All the buckets that a connection's frames pass, each with the setting it is for; those in `sized` are of bytes.
 
-    __slots__ = ("_buckets",)
+    `policy` says what happens beyond, and `events` has the meters of events that have a rate of their own.
+    """
 
-    def __init__(self, buckets: Sequence[tuple[str, TokenBucket]]) -> None:
-        self._buckets = tuple(buckets)
+    __slots__ = ("_buckets", "_frames", "events", "policy")
 
-    def take(self, now: float) -> str | None:
-        """Take one token of each bucket; if one has none, take nothing and name its setting."""
-        for index, (setting, bucket) in enumerate(self._buckets):
-            if bucket.take(now):
-                for _, earlier in self._buckets[:index]:
-                    earlier.give_back()
+    def __init__(
+        self,
+        buckets: Sequence[tuple[str, TokenBucket]],
+        sized: Sequence[tuple[str, TokenBucket]] = (),
+        *,
+        policy: RatePolicy = "throttle",
+        events: Mapping[str, Meter] = MappingProxyType({}),
+    ) -> None:
+        self.policy = policy
+        self.events = events
+        self._frames = tuple(bucket for _, bucket in buckets)
+        self._buckets = (*((*each, False) for each in buckets), *((*each, True) for each in sized))
+
+    def take(self, now: float, size: int = 0) -> str | None:
+        """Take one token, or the bytes, of each bucket; if one has none, take nothing and name its setting."""
+        for index, (setting, bucket, is_sized) in enumerate(self._buckets):
+            if bucket.take(now, size if is_sized else 1):
+                for _, earlier, was_sized in self._buckets[:index]:
+                    earlier.give_back(size if was_sized else 1)
                 return setting
         return None
 
-    def reserve(self, now: float) -> float:
-        """Take one token of each bucket, whenever it comes; return in how many seconds all are there."""
-        return max(bucket.reserve(now) for _, bucket in self._buckets)
+    def reserve(self, now: float, size: int = 0) -> float:
+        """Take what `take` does, whenever it comes; return in how many seconds all is there."""
+        return max(bucket.reserve(now, size if is_sized else 1) for _, bucket, is_sized in self._buckets)
 
-    def give_back(self) -> None:
+    def give_back(self, size: int = 0) -> None:
         """Undo a `reserve` that nobody waits for any more."""
-        for _, bucket in self._buckets:
-            bucket.give_back()
+        for _, bucket, is_sized in self._buckets:
+            bucket.give_back(size if is_sized else 1)
 
     def span(self, seconds: float) -> float:
         """Return how long to wait to use so many seconds' worth of tokens at once: no more than half a burst."""
-        return min(bucket.span(seconds) for _, bucket in self._buckets)
+        return min(bucket.span(seconds) for _, bucket, _ in self._buckets)
 
     @property
     def used(self) -> float:
-        """Tokens taken that have not come back, of the bucket that has lost most; 0 without a rate."""
-        return max((bucket.used for _, bucket in self._buckets), default=0.0)
+        """Frames taken that have not come back, of the bucket that has lost most; 0 without a rate."""
+        return max((bucket.used for bucket in self._frames), default=0.0)
 
 
 class Turns:

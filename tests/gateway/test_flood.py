@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.raw import Opcode, RawClient, close, until
+from tests.raw import Opcode, RawClient, close, frame, text, until
 from tests.server import Serve, Server
 from verani.room import RoomDefinition, define_room
-from verani.settings import Settings
+from verani.settings import RatePolicy, Settings
 from verani_gateway import connection as connection_module
 from verani_gateway.gateway import Gateway
 
@@ -215,3 +215,137 @@ async def test_under_drop_a_room_sees_what_the_rate_allows_and_the_flooder_stays
         assert handled == sorted(handled)
         assert handled[:20] == list(range(20))
         assert len(handled) <= 25
+
+
+# --- bytes, and rates of one's own ---------------------------------------------------------------------------
+
+
+def large(size: int) -> dict[str, Any]:
+    return {"type": "n", "data": 0, "padding": "x" * size}
+
+
+async def test_large_frames_wait_though_they_are_few_and_none_is_lost(serve: Serve) -> None:
+    flooded = Flooded()
+    server = await flooded.serve(serve, quiet_room(), rate_limit=1000, rate_limit_bytes=200_000)
+    quiet, client = await server.connect("/quiet"), await server.connect("/flooded/a?userId=ann")
+    client.send(*(large(50_000) for _ in range(12)))
+    for n in range(20):
+        await ask(quiet, n)
+    await until(lambda: len(flooded.handled.get("ann", ())) == 12)
+    assert server.gateway.metrics.limited["rate_limit_bytes"] >= 4
+    assert server.gateway.metrics.limited["rate_limit"] == 0
+
+
+@pytest.mark.parametrize("setting", ["rate_limit_bytes", "rate_limit_bytes_per_user", "rate_limit_bytes_per_address"])
+@pytest.mark.parametrize("kind", ["text", "binary", "ping", "invalid"])
+async def test_every_frame_has_its_bytes_counted(serve: Serve, setting: str, kind: str) -> None:
+    payloads = {
+        "text": text(large(120)),
+        "binary": frame(Opcode.BINARY, b"x" * 120),
+        "ping": frame(Opcode.PING, b"x" * 120),
+        "invalid": text("x" * 120),
+    }
+    flooded = Flooded()
+    limits = {"rate_limit_bytes": 0, "max_invalid_frames": 0, setting: 0.001}
+    server = await flooded.serve(serve, rate_policy="close", **limits)
+    client = await server.connect("/flooded/a?userId=ann")
+    client.send(payloads[kind] * 2)
+    assert (await client.closed()).code == 1008
+    assert server.gateway.metrics.limited[setting] == 1
+
+
+async def test_a_connection_that_comes_back_has_the_bytes_of_its_user_used_up(serve: Serve) -> None:
+    flooded = Flooded()
+    server = await flooded.serve(serve, rate_policy="close", rate_limit_bytes_per_user=0.001)
+    await (await server.connect("/flooded/a?userId=ann")).pinged()
+    again, other = await server.connect("/flooded/b?userId=ann"), await server.connect("/flooded/b?userId=bob")
+    again.send({"type": "n", "data": 0})
+    assert (await again.closed()).code == 1008
+    await other.pinged()
+
+
+async def test_by_default_thirteen_megabytes_a_second_are_too_much_and_one_is_not() -> None:
+    settings = Settings()
+    assert settings.max_frame_bytes < settings.rate_limit_bytes <= 2 << 20
+
+
+async def test_a_definition_has_rates_of_its_own_and_others_keep_those_of_the_service(serve: Serve) -> None:
+    flooded = Flooded(rate_limit=1, rate_burst=5, rate_policy="close")
+    server = await flooded.serve(serve, quiet_room(), rate_limit=1000)
+    quiet, client = await server.connect("/quiet"), await server.connect("/flooded/a?userId=ann")
+    await flood(client, 0, 6)
+    assert (await client.closed()).code == 1008
+    for n in range(20):
+        await ask(quiet, n)
+    assert flooded.handled["ann"] == list(range(5))
+
+
+async def test_a_definition_may_have_no_limit_where_the_service_has_one(serve: Serve) -> None:
+    flooded = Flooded(rate_limit=0, rate_limit_bytes=0)
+    server = await flooded.serve(serve, rate_limit=1, rate_burst=1, rate_limit_bytes=1, rate_policy="close")
+    client = await server.connect("/flooded/a?userId=ann")
+    await flood(client, 0, 200)
+    await until(lambda: len(flooded.handled.get("ann", ())) == 200)
+
+
+class Pointed(Flooded):
+    """A room in which pointers, too, are met, up to a rate of their own."""
+
+    def __init__(self, policy: RatePolicy | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.pointers: list[int] = []
+        handler = self.room.on("pointer", rate=0.001, burst=3, policy=policy)
+        handler(self._pointer)
+
+    def _pointer(self, ctx: Any, data: int) -> None:
+        self.pointers.append(data)
+
+
+def pointers(count: int) -> list[dict[str, Any]]:
+    return [{"type": "pointer", "data": n} for n in range(count)]
+
+
+async def test_an_event_above_its_rate_is_dropped_and_others_pass(serve: Serve) -> None:
+    flooded = Pointed("drop")
+    server = await flooded.serve(serve, rate_limit=0)
+    client = await server.connect("/flooded/a?userId=ann")
+    for n in range(100):
+        client.send({"type": "pointer", "data": n}, {"type": "n", "data": n})
+    client.send({"type": "pointer", "data": 0, "id": 7})
+    assert await client.json() == {"type": "ack", "id": 7, "error": {"code": "rate_limited"}}
+    await until(lambda: len(flooded.handled["ann"]) == 100)
+    assert flooded.pointers == [0, 1, 2]
+    assert server.gateway.metrics.limited["rate_limit"] == server.gateway.metrics.dropped_frames == 98
+
+
+@pytest.mark.parametrize(("own", "of_definition"), [("close", "drop"), (None, "close")])
+async def test_an_event_above_its_rate_closes_where_its_policy_says_so(
+    serve: Serve, own: RatePolicy | None, of_definition: RatePolicy
+) -> None:
+    flooded = Pointed(own, rate_policy=of_definition)
+    client = await (await flooded.serve(serve)).connect("/flooded/a?userId=ann")
+    client.send(*pointers(4))
+    assert (await client.closed()).code == 1008
+    assert flooded.pointers == [0, 1, 2]
+
+
+async def test_an_event_above_its_rate_waits_and_is_not_lost(serve: Serve) -> None:
+    flooded = Flooded()
+    seen: list[int] = []
+    flooded.room.on("pointer", rate=20, burst=1)(lambda ctx, data: seen.append(data))
+    server = await flooded.serve(serve)
+    client = await server.connect("/flooded/a?userId=ann")
+    client.send(*pointers(8), {"type": "n", "data": 1})
+    await until(lambda: "ann" in flooded.handled)
+    assert seen == list(range(8))
+    assert server.gateway.metrics.limited["rate_limit"] > 0
+
+
+async def test_each_connection_has_the_rate_of_an_event_for_itself(serve: Serve) -> None:
+    flooded = Pointed("drop")
+    server = await flooded.serve(serve)
+    for user in ("ann", "bob"):
+        client = await server.connect(f"/flooded/a?userId={user}")
+        client.send(*pointers(5))
+        await client.pinged()
+    await until(lambda: len(flooded.pointers) == 6)

@@ -689,8 +689,7 @@ async def test_who_would_wait_longer_than_may_be_is_closed_at_once_and_leaves_no
     for client in crowd:
         await client.end()
     await until(lambda: not server.gateway.connections)
-    assert server.gateway._per_address is not None
-    bucket = server.gateway._per_address.acquire("127.0.0.1", server.gateway.now())
+    bucket = server.gateway._shared["rate_limit_per_address"].acquire("127.0.0.1", server.gateway.now())
     assert bucket.reserve(server.gateway.now()) <= 3 + 1
 
 

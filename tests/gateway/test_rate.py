@@ -185,3 +185,40 @@ def test_the_meter_knows_how_much_of_its_buckets_is_used() -> None:
     assert meter.used == 4.0
     assert meter.span(0.2) == pytest.approx(0.2)
     assert meter.span(60.0) == pytest.approx(1.0), "no more than half a burst"
+
+
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_larger_than_a_burst_passes_when_the_bucket_is_full_and_is_paid_for_afterwards() -> None:
+    bucket = TokenBucket(100.0, 200, now=0.0)
+    assert bucket.take(0.0, 1000) == 0.0
+    assert bucket.take(0.0, 1) == pytest.approx(8.01)
+    assert bucket.take(9.0, 1000) == pytest.approx(1.0)
+    assert bucket.take(10.0, 1000) == 0.0
+
+
+@given(st.lists(st.tuples(st.floats(min_value=0, max_value=2), st.integers(0, 3000)), max_size=200))
+def test_never_more_bytes_than_burst_rate_and_one_frame_pass(steps: list[tuple[float, int]]) -> None:
+    bucket = TokenBucket(700.0, 1400, now=0.0)
+    now, passed = 0.0, 0
+    for step, size in steps:
+        now += step
+        passed += size if bucket.take(now, size) == 0.0 else 0
+    assert passed <= 1400 + 700.0 * now + 3000 + 1e-6
+
+
+def test_a_meter_takes_bytes_of_some_buckets_and_frames_of_others_and_of_all_or_none() -> None:
+    frames, sized = TokenBucket(1.0, 3, now=0.0), TokenBucket(100.0, 100, now=0.0)
+    meter = Meter([("rate_limit", frames)], [("rate_limit_bytes", sized)])
+    assert [meter.take(0.0, size) for size in (60, 60, 40, 0, 0)] == [
+        None,
+        "rate_limit_bytes",
+        None,
+        None,
+        "rate_limit",
+    ]
+    assert meter.used == 3.0, "a frame is used by its number, not by its size"
+    assert meter.reserve(0.0, 500) == pytest.approx(5.0)
+    meter.give_back(500)
+    assert sized.take(1.0, 100) == 0.0

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from verani.client import EventStream, HandshakeRefused, VeraniClient
-from verani.errors import Conflict, Forbidden, InvalidArguments
+from verani.errors import Conflict, Forbidden, InvalidArguments, RateLimited
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve, Server
@@ -224,6 +224,19 @@ async def test_game_shows_scores_to_players_and_the_result_to_everybody(serve: S
 
 async def receive(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
     return dict(await ws.receive_json(timeout=PATIENCE))
+
+
+async def test_boards_and_the_gallery_are_two_rooms_with_rates_of_their_own(serve: Serve, enter: Enter) -> None:
+    async with stopping(await serve("examples.board:board", "examples.board:gallery")) as server:
+        watching = await enter(server, "/gallery")
+        ann, bob = await enter(server, "/board/plans?userId=ann"), await enter(server, "/board/plans?userId=bob")
+        await ann.request("stroke", [[0, 0], [10, 12.5]])
+        assert await bob.next("stroke") == {"type": "stroke", "user": "ann", "points": [[0, 0], [10, 12.5]]}
+        assert (await watching.next("busy"))["board"] == "plans"
+        moves = [ann.request("cursor", [1, 2]) for _ in range(100)]
+        answers = await asyncio.gather(*moves, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {type(None), RateLimited}
+        assert await bob.next("cursor") == {"type": "cursor", "user": "ann", "at": [1, 2]}
 
 
 async def test_notify_reaches_a_user_from_an_http_handler_awake_or_asleep(serve: Serve, enter: Enter) -> None:

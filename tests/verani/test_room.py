@@ -26,6 +26,7 @@ from verani import (
 )
 from verani.frames import decode_data
 from verani.room import HOOKS, public_meta, room_from_request
+from verani.settings import Settings
 
 
 class Player(ConnectionMeta, kw_only=True):
@@ -476,3 +477,58 @@ def test_a_connect_request_is_a_value_with_empty_defaults() -> None:
         None,
     )
     assert asked == ConnectRequest("/ws")
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_rates_of_a_definition_win_over_the_settings_and_only_those() -> None:
+    settings = Settings(rate_limit=7, rate_burst=9)
+    assert define_room("chat").rated(settings) is settings
+    own = define_room("chat", rate_limit=0, rate_limit_bytes=10, rate_policy="drop").rated(settings)
+    assert (own.rate_limit, own.rate_limit_bytes, own.rate_policy, own.rate_burst) == (0, 10, "drop", 9)
+    assert settings == Settings(rate_limit=7, rate_burst=9)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("rate_limit", value) for value in (-1, "200", True, None, float("nan"), float("inf"))),
+        *(("rate_limit_bytes", value) for value in (-1, "1 MiB")),
+        *(("rate_burst", value) for value in (0, 1.5, None)),
+        *(("rate_policy", value) for value in ("ignore", None, 1)),
+    ],
+)
+def test_a_rate_that_cannot_be_is_refused(option: str, value: Any) -> None:
+    with pytest.raises(DefinitionError, match=f"^chat: expected {option}= to be "):
+        define_room("chat", **{option: value})
+
+
+def test_an_event_may_have_a_rate_of_its_own() -> None:
+    room = define_room("chat")
+    room.on("cursor", rate=30, policy="drop")(lambda ctx, data: None)
+    room.on("cursor")(lambda ctx, data: None)
+    room.on("other", rate=0.5, burst=1)(lambda ctx, data: None)
+    assert room.event_rates == {"cursor": (30.0, None, "drop"), "other": (0.5, 1, None)}
+
+
+@pytest.mark.parametrize(
+    ("event", "options"),
+    [
+        ("cursor", {"rate": 0}),
+        ("cursor", {"rate": -1}),
+        ("cursor", {"rate": "30"}),
+        ("cursor", {"rate": True}),
+        ("cursor", {"rate": 30, "burst": 0}),
+        ("cursor", {"rate": 30, "policy": "ignore"}),
+        ("cursor", {"policy": "drop"}),
+        ("cursor", {"burst": 3}),
+        ("*", {"rate": 30}),
+        ("twice", {"rate": 30}),
+    ],
+)
+def test_a_rate_of_an_event_that_cannot_be_is_refused(event: str, options: dict[str, Any]) -> None:
+    room = define_room("chat")
+    room.on("twice", rate=1)
+    with pytest.raises(DefinitionError, match=r"^chat: .*expected"):
+        room.on(event, **options)
