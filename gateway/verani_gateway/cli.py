@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final
@@ -268,20 +268,37 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--timeout", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the result (default: 5)"
     )
     call.add_argument("--key", metavar="TEXT", help="idempotency key: with the same key the call runs once")
-    parsed, unknown = parser.parse_known_args(arguments)
-    if unknown:
+    _check_command(parser, arguments, commands.choices)
+    parsed, left = parser.parse_known_args(arguments)
+    command = commands.choices[parsed.command]
+    if options := [word for word in left if word.startswith("-") and word != "-"]:
         # Only the option's name: what follows it may be a secret that someone tried to pass this way.
-        command = {
-            "join": join,
-            "rooms": rooms,
-            "cluster": cluster,
-            "drain": drained,
-            "call": call,
-        }.get(parsed.command, serve)
+        names = [word.partition("=")[0] for word in options]
         known = [option for action in command._actions for option in action.option_strings]
-        names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or ["(not an option)"]
         command.error(f"unknown option {', '.join(name + suggest(name, known) for name in names)}")
+    if left:
+        _take_rest(command, parsed, left)
     return parsed
+
+
+def _check_command(parser: argparse.ArgumentParser, arguments: Sequence[str], known: Iterable[str]) -> None:
+    """Say what is wrong with the first word, which argparse looks for where it is not."""
+    if not arguments or arguments[0] in ("-h", "--help", "--version"):
+        return
+    word = arguments[0].partition("=")[0]
+    if word.startswith("-"):
+        parser.error(f"expected a command before {word}: {', '.join(known)}")
+    if word not in known:
+        parser.error(f"unknown command {word!r}{suggest(word, known) or '; expected one of ' + ', '.join(known)}")
+
+
+def _take_rest(command: argparse.ArgumentParser, parsed: argparse.Namespace, words: list[str]) -> None:
+    """Add words that stand after an option to a list that began before it, which argparse does not."""
+    for action in command._actions:
+        if not action.option_strings and action.nargs in ("+", "*"):
+            getattr(parsed, action.dest).extend(words)
+            return
+    command.error(f"unexpected {', '.join(map(repr, words))}")
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:

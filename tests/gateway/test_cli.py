@@ -195,7 +195,26 @@ def test_help_shows_every_setting_with_its_description_and_default(capsys: pytes
         (["serve", "app:chat", "--internal-host", "0.0.0.0"], "internal_host '0.0.0.0' is reachable from other"),
         ([], "the following arguments are required: COMMAND"),
         (["join"], "the following arguments are required: LEADER, MODULE:NAME"),
-        (["jion"], "argument COMMAND: invalid choice: 'jion'"),
+        (["jion"], "unknown command 'jion'; did you mean join?"),
+        (["app:chat"], "unknown command 'app:chat'; expected one of serve, "),
+        (["--port", "9000", "serve", "app:chat"], "expected a command before --port: serve, "),
+        (["--rpc-token=s3cret", "serve"], "expected a command before --rpc-token: serve, "),
+        (["serve", "app:chat", "--prot", "0", "app:game"], "unknown option --prot; did you mean --port?"),
+        (["serve", "--prot", "0", "app:game"], "unknown option --prot; did you mean --port?"),
+        (["serve", "app:chat", "-p", "0"], "unknown option -p"),
+        (["serve", "app:chat", "--port", "0", "8000"], "expected MODULE:NAME such as app:room, got '8000'"),
+        (["serve", "app:chat", "--port", "0", "app:chta"], "app:chta: module app has no 'chta'; did you mean chat?"),
+        (["serve", "--port", "0"], "the following arguments are required: MODULE:NAME"),
+        (["serve", "app:chat", "--port"], "argument --port: expected one argument"),
+        (["rooms", "lobby"], "unexpected 'lobby'"),
+        (["rooms", "--json", "lobby", "other"], "unexpected 'lobby', 'other'"),
+        (["rooms", "--limit", "x"], "argument --limit: expected a number from 0 up, got x"),
+        (["drain", "host:a", "host:b"], "unexpected 'host:b'"),
+        (["call", "chat/lobby"], "the following arguments are required: METHOD"),
+        (
+            ["call", "chat/lobby", "say", "--url", "http://127.0.0.1:1", "a"],
+            "expected arguments as name=value, got 'a'",
+        ),
     ],
 )
 async def test_wrong_use_ends_with_one_sentence_and_exit_code_2(
@@ -205,6 +224,21 @@ async def test_wrong_use_ends_with_one_sentence_and_exit_code_2(
     assert await server.end() == 2
     assert expected in server.lines[-1]
     assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["app:chat", "--port", "0", "app:game"],
+        ["--port", "0", "app:chat", "--internal-port=0", "app:game", "--log-level", "info"],
+        ["app:chat", "--no-link-compression", "app:game", "--port", "0"],
+        ["--port", "0", "--", "app:chat", "app:game"],
+    ],
+)
+async def test_modules_may_stand_anywhere_among_the_options(start: Start, arguments: list[str]) -> None:
+    server = await start("serve", *arguments)
+    await server.urls()
+    assert re.findall(r"room definition (\w+):", server.output) == ["chat", "game"]
 
 
 async def test_a_module_that_raises_ends_with_its_place_and_exit_code_2(start: Start, tmp_path: Path) -> None:
