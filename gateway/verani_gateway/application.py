@@ -18,7 +18,7 @@ from .endpoint import Endpoint
 from .gateway import Gateway
 from .paths import ROOM_IN_PATH
 
-__all__ = ["GATEWAY", "setup"]
+__all__ = ["GATEWAY", "adopt", "mounted", "setup"]
 
 _HEALTH = "/health"
 
@@ -61,13 +61,38 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
     app.middlewares.insert(0, leaving_bodies(gateway))
     for room in rooms:
         path = room.websocket_path.replace("{room}", ROOM_IN_PATH)
-        app.router.add_route(hdrs.METH_GET, path, Endpoint(gateway, room).__call__)
-    if not any(resource.canonical == _HEALTH for resource in app.router.resources()):
-        app.router.add_get(_HEALTH, _health)
+        route = app.router.add_route(hdrs.METH_GET, path, Endpoint(gateway, room).__call__)
+        assert route.resource is not None, "it was added with a path"
+        gateway.resources[room.name] = route.resource
+    _add_health(app)
     app.cleanup_ctx.append(_run)
     # Before aiohttp waits for its handlers to end, or open WebSockets would hold up the stop.
     app.on_shutdown.append(_drain)
     return gateway
+
+
+def mounted(app: web.Application) -> list[Gateway]:
+    """List the gateways of an application and of all its sub-applications."""
+    gateways = [app[GATEWAY]] if GATEWAY in app else []
+    for resource in app.router.resources():
+        if (inner := resource.get_info().get("app")) is not None:
+            gateways += mounted(inner)
+    return list(dict.fromkeys(gateways))
+
+
+def adopt(app: web.Application) -> Gateway:
+    """Make an application that is to be served the one of its only gateway, which a sub-application may have."""
+    (gateway,) = mounted(app)
+    if GATEWAY not in app:
+        app[GATEWAY] = gateway
+        app.middlewares.insert(0, leaving_bodies(gateway))
+        _add_health(app)
+    return gateway
+
+
+def _add_health(app: web.Application) -> None:
+    if not any(resource.canonical == _HEALTH for resource in app.router.resources()):
+        app.router.add_get(_HEALTH, _health)
 
 
 async def _health(_: web.Request) -> web.Response:

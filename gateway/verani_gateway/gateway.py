@@ -22,6 +22,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
+from aiohttp.web import AbstractResource
+
 from verani.errors import Interrupted
 from verani.frames import error_ack_frame
 from verani.messages import (
@@ -96,6 +98,8 @@ class Gateway:
         placement: Placement | None = None,
     ) -> None:
         self.definitions = tuple(definitions)
+        # Where each is mounted, by its name; the path is known when all sub-applications are.
+        self.resources: dict[str, AbstractResource] = {}
         self.settings = settings if settings is not None else Settings()
         self._settings_given = settings is not None
         self.id = secrets.token_hex(4)

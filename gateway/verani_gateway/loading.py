@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 from aiohttp import web
 from msgspec import Struct
 
@@ -21,10 +22,11 @@ from verani.errors import DefinitionError
 from verani.room import RoomDefinition
 from verani.settings import Settings
 
-from .application import GATEWAY, setup
+from .application import GATEWAY, adopt, mounted, setup
 from .config import suggest
+from .gateway import Gateway
 
-__all__ = ["Served", "describe", "load_application", "load_target"]
+__all__ = ["Served", "describe", "load_application", "load_target", "served_by"]
 
 _EXPECTED = "a room definition (define_room) or an aiohttp application with rooms (verani_gateway.setup)"
 
@@ -40,12 +42,14 @@ class Served(Struct, frozen=True):
 
 def describe(targets: Sequence[str], settings: Settings) -> list[Served]:
     """Import every target and give the room definitions it serves, with the addresses that room hosts find them by."""
-    application = load_application(targets, settings)
-    served = []
-    for definition in application[GATEWAY].definitions:
-        address = _address(definition, targets)
-        served.append(Served(definition.name, definition.websocket_path, definition.is_public, address))
-    return served
+    gateway = load_application(targets, settings)[GATEWAY]
+    addresses = {definition.name: _address(definition, targets) for definition in gateway.definitions}
+    return [msgspec.structs.replace(each, address=addresses[each.name]) for each in served_by(gateway)]
+
+
+def served_by(gateway: Gateway) -> list[Served]:
+    """Give the room definitions of a gateway, with the paths that clients connect to."""
+    return [Served(each.name, gateway.resources[each.name].canonical, each.is_public) for each in gateway.definitions]
 
 
 def _address(definition: RoomDefinition[Any, Any], targets: Sequence[str]) -> str:
@@ -77,10 +81,10 @@ def load_application(targets: Sequence[str], settings: Settings) -> web.Applicat
     if len(found) > 1:
         got = ", ".join(f"{target} ({_kind(thing)})" for target, thing in found)
         raise DefinitionError(f"expected room definitions only, or one application, got {got}")
-    mounted = found[0][1]
-    assert isinstance(mounted, web.Application)
-    mounted[GATEWAY].configure(settings)
-    return mounted
+    application = found[0][1]
+    assert isinstance(application, web.Application)
+    adopt(application).configure(settings)
+    return application
 
 
 def load_target(target: str) -> RoomDefinition[Any, Any] | web.Application:
@@ -96,9 +100,16 @@ def load_target(target: str) -> RoomDefinition[Any, Any] | web.Application:
         return thing
     if not isinstance(thing, web.Application):
         raise DefinitionError(f"{target}: expected {_EXPECTED}, got {_kind(thing)}")
-    if GATEWAY not in thing:
-        raise DefinitionError(f"{target}: expected {_EXPECTED}, got an application on which setup was not called")
-    return thing
+    match len(mounted(thing)):
+        case 0:
+            raise DefinitionError(f"{target}: expected {_EXPECTED}, got an application on which setup was not called")
+        case 1:
+            return thing
+        case calls:
+            raise DefinitionError(
+                f"{target}: expected one call of setup for an application and its sub-applications, got {calls}; pass"
+                " all room definitions to it"
+            )
 
 
 def _is_module_name(text: str) -> bool:

@@ -28,7 +28,7 @@ from .application import GATEWAY
 from .config import Secrets, check
 from .internal import check_tokens, internal_application
 from .listener import BACKLOG, Listener, started
-from .loading import Served
+from .loading import Served, served_by
 from .loop import fastest_loop, run_loop
 from .overview import Answers
 from .signals import stopping
@@ -159,8 +159,7 @@ async def serve(
             return
         signals.started()
         quieten_collector()
-        served = [Served(each.name, each.websocket_path, each.is_public) for each in application[GATEWAY].definitions]
-        announce(service.public_url, service.internal_url, served, settings)
+        announce(service.public_url, service.internal_url, served_by(application[GATEWAY]), settings)
         if ready is not None:
             ready.set()
         await stop.wait()

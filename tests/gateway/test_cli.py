@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from verani.client import VeraniClient
 from verani.room import define_room
 from verani.settings import Settings
 from verani_gateway import serve
@@ -268,6 +269,44 @@ async def test_it_says_where_it_listens_and_answers_there(start: Start) -> None:
     assert await _get(f"{public}/health") == 200
     assert await _get(f"{internal}/ready") == 200
     assert await _get(f"{internal}/admin/rooms") == 200
+
+
+NESTED = """
+from aiohttp import web
+from verani.room import define_room
+from verani_gateway.application import setup
+
+chat = define_room("chat", websocket_path="/ws/{room}")
+chat.on("where")(lambda ctx, data: ctx.actor.name)
+
+async def index(request):
+    return web.Response(text="index")
+
+rooms = web.Application()
+setup(rooms, chat)
+api = web.Application()
+api.add_subapp("/v1", rooms)
+app = web.Application()
+app.router.add_get("/", index)
+app.add_subapp("/api", api)
+"""
+
+
+@pytest.mark.parametrize("shape", [(), ("--hosts", "1")], ids=["one process", "several"])
+async def test_rooms_of_a_sub_application_of_a_sub_application_are_served(
+    start: Start, tmp_path: Path, shape: tuple[str, ...]
+) -> None:
+    (tmp_path / "nested.py").write_text(NESTED, encoding="utf-8")
+    server = await start("serve", "nested:app", *shape, "--port", "0")
+    public, internal = await server.urls()
+    websocket = public.replace("http", "ws")
+    assert f"[Verani] room definition chat: {websocket}/api/v1/ws/{{room}}" in server.output
+    async with VeraniClient(f"{websocket}/api/v1/ws/lobby") as client:
+        assert await client.request("where") == "chat/lobby"
+    assert await _get(f"{public}/") == await _get(f"{public}/health") == 200
+    assert await _get(f"{internal}/ready") == 200
+    server.process.terminate()
+    assert await server.end() == 0
 
 
 @pytest.mark.threat(49)

@@ -12,7 +12,7 @@ from verani.errors import DefinitionError
 from verani.room import define_room
 from verani.settings import Settings
 from verani_gateway.application import GATEWAY
-from verani_gateway.loading import Served, describe, load_application, load_target
+from verani_gateway.loading import Served, describe, load_application, load_target, served_by
 
 Write = Callable[[str, str], None]
 
@@ -78,6 +78,46 @@ def test_an_application_is_served_as_it_is_and_gets_the_settings(write: Write) -
     application = load_application(["served:app"], settings)
     assert application is sys.modules["served"].app
     assert application[GATEWAY].settings is settings
+
+
+NESTED = """
+    from aiohttp import web
+    from verani.room import define_room
+    from verani_gateway.application import setup
+    chat = define_room("chat", websocket_path="/ws/{room}")
+    rooms = web.Application()
+    setup(rooms, chat)
+    api = web.Application()
+    api.add_subapp("/v1/", rooms)
+    app = web.Application()
+    app.add_subapp("/api/", api)
+    host = web.Application()
+    inner = web.Application()
+    setup(inner, define_room("chat"))
+    host.add_domain("chat.test", inner)
+    twice = web.Application()
+    one, other = web.Application(), web.Application()
+    setup(one, define_room("one"))
+    setup(other, define_room("other"))
+    twice.add_subapp("/one", one)
+    twice.add_subapp("/other", other)
+"""
+
+
+def test_rooms_of_a_sub_application_are_found_however_deep(write: Write) -> None:
+    write("nested.py", NESTED)
+    settings = Settings(max_unread=7)
+    application = load_application(["nested:app"], settings)
+    assert application is sys.modules["nested"].app
+    assert application[GATEWAY] is sys.modules["nested"].rooms[GATEWAY]
+    assert application[GATEWAY].settings is settings
+    assert describe(["nested:app"], settings) == [Served("chat", "/api/v1/ws/{room}", True, "nested:chat")]
+    assert served_by(load_application(["nested:host"], settings)[GATEWAY]) == [Served("chat", "/ws", True)]
+
+
+def test_two_sub_applications_with_rooms_are_told_to_share_one_call(write: Write) -> None:
+    write("nested.py", NESTED)
+    assert _refusal("nested:twice").startswith("nested:twice: expected one call of setup for an application and its")
 
 
 def test_settings_given_to_setup_stay(write: Write) -> None:
