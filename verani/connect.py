@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import random
 from collections.abc import Coroutine
 from types import TracebackType
@@ -20,9 +19,21 @@ from msgspec import Struct
 from yarl import URL
 
 from .client.backoff import Reconnection, parse_retry_after
-from .errors import DeadlineExceeded, Interrupted, RateLimited, RoomBusy, Unauthorized, VeraniError, error_for
+from .client.client import cause_of
+from .client.failures import speaks_no_tls
+from .errors import (
+    DeadlineExceeded,
+    Interrupted,
+    RateLimited,
+    RoomBusy,
+    Unauthorized,
+    VeraniError,
+    WrongThread,
+    error_for,
+)
 from .rpc import MIN_TIMEOUT
 from .stub import RoomStub
+from .threads import OwnThread
 
 if TYPE_CHECKING:
     from .room import RoomDefinition
@@ -55,13 +66,20 @@ class _Refusal(Struct):
 
 
 _decode_refusal = msgspec.json.Decoder(_Refusal).decode
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+_OTHER_THREADS = (
+    "use asyncio.run_coroutine_threadsafe(room.method(...), loop), or connect_sync() in a thread without an event loop"
+)
+_OTHER_THREADS_SYNC = "use connect_sync() in each thread"
 
 
 class Service:
     """A running service; use it as ``async with connect(url) as service``, or end it with `close`.
 
     A call that surely did not run (the room is busy, nobody listens) is tried again, with full jitter, until its
-    deadline; one that may have run, only if it has an idempotency key.
+    deadline; one that may have run, only if it has an idempotency key. What answers and is no service is not asked
+    again. From its first call on it belongs to one thread; others get `WrongThread`, which names the way.
     """
 
     def __init__(self, url: str, *, token: str | None, timeout: float) -> None:
@@ -71,6 +89,7 @@ class Service:
         self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._thread = OwnThread()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -86,6 +105,7 @@ class Service:
 
     async def close(self) -> None:
         """Close the connections to the service; calls that still wait are `Interrupted`."""
+        self._thread.check("Service.close", _OTHER_THREADS)
         self._closed = True
         if self._session is not None:
             await self._session.close()
@@ -98,6 +118,8 @@ class Service:
         self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
     ) -> bytes:
         """Carry one call; see `verani.stub.Caller`."""
+        self._thread.check(f"{room}: {method}", _OTHER_THREADS)
+        self._thread.take()
         timeout = self._timeout if timeout is None else timeout
         clock = asyncio.get_running_loop().time
         until = clock() + timeout
@@ -141,17 +163,25 @@ class Service:
             ) as response:
                 body = await response.read()
         except aiohttp.ClientConnectorError as error:
-            reason = os.strerror(error.errno).lower() if error.errno else str(error)
-            raise RoomBusy(f"cannot connect to {self._url}: {reason}", retry_after=0.0) from error
+            cause, reason = cause_of(error)
+            if speaks_no_tls(cause):
+                raise self._no_service("speaks no TLS") from error
+            raise RoomBusy(f"cannot connect to {self._url}: {reason.lower()}", retry_after=0.0) from error
         except TimeoutError:
             raise DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s") from None
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # InvalidURL among them
             raise VeraniError(
                 f"expected the URL of an internal listener, such as http://127.0.0.1:8001, got {self._url!r}"
             ) from error
+        except aiohttp.ClientResponseError as error:  # no status of ours raises
+            raise self._no_service("answered no HTTP") from error
         except aiohttp.ClientError as error:
             raise Interrupted(f"{room}: the connection was lost while {method} ran: {error}") from error
         if response.status == 200:
+            try:
+                _check_json(body)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise self._no_service("answered 200 and no result") from None
             return body
         raise self._refusal(response, body, f"{room}: {method}")
 
@@ -162,7 +192,7 @@ class Service:
         try:
             told = _decode_refusal(body).error
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return VeraniError(f"{self._url} answered {response.status}; is that the internal listener of a service?")
+            return self._no_service(f"answered {response.status}")
         public = told.message if told.public else None
         error = error_for(told.code, told.message or f"{what}: {told.code}", path=told.path, public=public)
         if isinstance(error, RoomBusy | RateLimited):
@@ -171,6 +201,9 @@ class Service:
                 0.0 if response.status == 503 else parse_retry_after(response.headers.get("Retry-After"), now=0.0)
             )
         return error
+
+    def _no_service(self, what: str) -> VeraniError:
+        return VeraniError(f"{self._url} {what}; is that the internal listener of a service?")
 
 
 def connect(url: str, *, token: str | None = None, timeout: float = 5.0) -> Service:
@@ -204,11 +237,14 @@ class SyncRoomStub:
 
 
 class SyncService:
-    """A `Service` for programs without an event loop; use it in a ``with`` block, from one thread."""
+    """A `Service` for programs without an event loop; use it in a ``with`` block, from one thread: any other gets
+    `WrongThread`.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._runner = asyncio.Runner()
+        self._thread = OwnThread()
 
     def __repr__(self) -> str:
         return f"<Sync{repr(self._service)[1:]}"
@@ -223,6 +259,7 @@ class SyncService:
 
     def close(self) -> None:
         """Close the connections to the service."""
+        self._thread.check("SyncService.close", _OTHER_THREADS_SYNC)
         self._runner.run(self._service.close())
         self._runner.close()
 
@@ -231,6 +268,12 @@ class SyncService:
         return SyncRoomStub(self, self._service.room(definition, room_id))
 
     def _run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            self._thread.check("a call of a blocking service", _OTHER_THREADS_SYNC)
+        except WrongThread:
+            call.close()
+            raise
+        self._thread.take()
         return self._runner.run(call)
 
 

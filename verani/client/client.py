@@ -54,6 +54,7 @@ from .failures import (
     address_of,
     bare,
     reason_of,
+    speaks_no_tls,
     told_in,
     without_secrets,
 )
@@ -61,7 +62,7 @@ from .frames import PING, Incoming, as_error, as_event, decode, encode
 from .inbox import LIFECYCLE_EVENTS, EventStream, Inbox, Signal
 from .outbox import Frame, NotSent, Outbox, Requests
 
-__all__ = ["ClientState", "VeraniClient"]
+__all__ = ["ClientState", "VeraniClient", "cause_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,6 @@ _NO_CODE, _LOST = 1005, 1006  # RFC 6455, 7.4.1: a close frame without a code, n
 _MAX_FRAME_BYTES = 4 * 1024 * 1024  # a room's frame has at most 1 MiB (design 7)
 _MAX_REFUSAL_BYTES = 4096  # a refusal of ours has less than 100
 _REFUSAL_SECONDS = 1.0  # for the body of a refusal, which comes with its status
-# Reasons of OpenSSL's for a first record that is none: the port does not speak TLS.
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 _OTHER_THREADS = (
     "use loop.call_soon_threadsafe(client.emit, ...), or asyncio.run_coroutine_threadsafe(client.request(...), loop)"
 )
@@ -589,8 +588,8 @@ class VeraniClient:
         except TimeoutError:
             raise ConnectFailed(f"no handshake with {address_of(url)} within {self._connection_timeout} s") from None
         except (aiohttp.ClientError, OSError) as exc:
-            cause, why = _cause_of(exc)
-            kind = NoWebSocketServer if getattr(cause, "reason", None) in _NO_TLS else ConnectFailed
+            cause, why = cause_of(exc)
+            kind = NoWebSocketServer if speaks_no_tls(cause) else ConnectFailed
             raise kind(f"no connection to {address_of(url)}: {why}") from bare(cause)
 
     def _refused(self, error: aiohttp.ClientResponseError, url: URL) -> ConnectFailed:
@@ -802,7 +801,7 @@ def _check_token(token: object) -> None:
         raise ValueError("token: expected visible ASCII characters, at least one, and no spaces or line ends")
 
 
-def _cause_of(error: Exception) -> tuple[Exception, str]:
+def cause_of(error: Exception) -> tuple[Exception, str]:
     """Return what is behind an error of aiohttp, and its text without aiohttp's additions."""
     match error:
         case aiohttp.ClientConnectorCertificateError():

@@ -28,12 +28,16 @@ __all__ = [
     "bare",
     "told_in",
     "reason_of",
+    "speaks_no_tls",
     "without_secrets",
 ]
 
 _MAX_CODE = 64  # the longest of ours has 16 characters
 
 _NORMAL, _TOO_LARGE = 1000, 1009
+
+# Reasons of OpenSSL's for a first record that is none.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 
 # What a server means by a code (protocol 15), and RFC 6455 7.4.1 by those that are no server's.
 _MEANINGS = MappingProxyType(
@@ -193,3 +197,8 @@ def reason_of(error: OSError) -> str:
     if error.errno is not None and error.errno > 0:  # those of name resolution are negative, and have texts
         return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__
+
+
+def speaks_no_tls(error: BaseException) -> bool:
+    """Tell whether what failed is TLS with a port that speaks something else."""
+    return getattr(error, "reason", None) in _NO_TLS
