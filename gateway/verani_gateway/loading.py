@@ -81,10 +81,10 @@ def load_application(targets: Sequence[str], settings: Settings) -> web.Applicat
     if len(found) > 1:
         got = ", ".join(f"{target} ({_kind(thing)})" for target, thing in found)
         raise DefinitionError(f"expected room definitions only, or one application, got {got}")
-    application = found[0][1]
-    assert isinstance(application, web.Application)
-    adopt(application).configure(settings)
-    return application
+    only = found[0][1]
+    assert isinstance(only, web.Application)
+    adopt(only).configure(settings)
+    return only
 
 
 def load_target(target: str) -> RoomDefinition[Any, Any] | web.Application:

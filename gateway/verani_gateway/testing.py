@@ -16,7 +16,7 @@ from verani.errors import DefinitionError
 from verani.room import RoomDefinition
 from verani.settings import Settings
 
-from .application import GATEWAY, setup
+from .application import adopt, mounted, setup
 from .config import Secrets
 from .serve import Service
 
@@ -42,9 +42,9 @@ def _application(
 ) -> web.Application:
     if len(targets) == 1 and isinstance(targets[0], web.Application):
         application = targets[0]
-        if GATEWAY not in application:
-            raise DefinitionError("serve: expected an application on which setup was called")
-        application[GATEWAY].configure(settings)
+        if len(mounted(application)) != 1:
+            raise DefinitionError("serve: expected an application on which setup was called, once")
+        adopt(application).configure(settings)
         return application
     application = web.Application()
     setup(application, *targets, settings=settings)  # type: ignore[arg-type]  # setup says what it expected

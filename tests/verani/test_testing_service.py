@@ -87,6 +87,14 @@ async def test_an_application_of_ones_own_is_served_with_its_rooms() -> None:
             assert await client.request("echo", 1) == 1
 
 
+async def test_rooms_of_a_sub_application_are_served() -> None:
+    app, sub = web.Application(), web.Application()
+    setup(sub, echo_room())
+    app.add_subapp("/rooms", sub)
+    async with serve(app) as url, VeraniClient(f"{url}/rooms/ws") as client:
+        assert await client.request("echo", 1) == 1
+
+
 async def test_leaving_the_block_stops_the_service_whoever_is_still_connected() -> None:
     client = VeraniClient("ws://127.0.0.1/", reconnection=ONCE)
     closed: list[int] = []
