@@ -63,5 +63,5 @@ async def start_service(
     gateway.configure(given)
     service = Service(application, given, Secrets(rpc_token=RPC, admin_token=ADMIN))
     await service.start()
-    public, internal = (int(url.rpartition(":")[2]) for url in (service.public_url, service.internal_url))
+    public, internal = (int(url.rpartition(":")[2]) for url in (service.public_urls[0], service.internal_urls[0]))
     return service, Running(gateway, public, internal)

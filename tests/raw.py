@@ -79,7 +79,7 @@ def close(code: int | None = None, reason: bytes = b"") -> bytes:
 def handshake(path: str = "/ws", *, drop: tuple[str, ...] = (), **headers: str) -> bytes:
     """Build an upgrade request; keyword `Sec_WebSocket_Key` means that header, `drop` leaves some out."""
     lines = {
-        "Host": "chat.test",
+        "Host": "localhost",
         "Upgrade": "websocket",
         "Connection": "Upgrade",
         "Sec-WebSocket-Version": "13",

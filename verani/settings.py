@@ -27,9 +27,17 @@ _Seconds = Annotated[float, Meta(gt=0)]
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Durations are in seconds, sizes in bytes; 0 switches a limit off where its text says so."""
 
-    host: Annotated[str, Meta(description="address of the public listener")] = "127.0.0.1"
+    host: Annotated[str | tuple[str, ...], Meta(description="addresses of the public listener; :: takes IPv4, too")] = (
+        "127.0.0.1"
+    )
     port: Annotated[_Port, Meta(description="port of the public listener; 0 takes a free one")] = 8000
-    internal_host: Annotated[str, Meta(description="address of the internal listener")] = "127.0.0.1"
+    unix_socket: Annotated[
+        str | None,
+        Meta(description="path of a Unix socket for the public listener, in place of host and port (default: none)"),
+    ] = None
+    internal_host: Annotated[str | tuple[str, ...], Meta(description="addresses of the internal listener")] = (
+        "127.0.0.1"
+    )
     internal_port: Annotated[
         _Port | None, Meta(description="port of the internal listener; 0 takes a free one (default: port + 1)")
     ] = None
@@ -157,6 +165,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_seconds: Annotated[_Seconds, Meta(description="seconds that a stop waits for connections and hooks")] = 20.0
 
     log_level: Annotated[LogLevel, Meta(description="least severe level that is logged")] = "info"
+
+    @property
+    def public_addresses(self) -> tuple[str, ...]:
+        """The addresses of `host`, however many."""
+        return (self.host,) if isinstance(self.host, str) else tuple(self.host)
+
+    @property
+    def internal_addresses(self) -> tuple[str, ...]:
+        """The addresses of `internal_host`."""
+        return (self.internal_host,) if isinstance(self.internal_host, str) else tuple(self.internal_host)
 
     def burst(self, rate: float) -> int:
         """Size of the token bucket for a rate: `rate_burst`, else two seconds' worth of frames."""

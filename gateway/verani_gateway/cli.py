@@ -31,7 +31,8 @@ from .config import CONFIG_VARIABLE, SETTINGS, Setting, load, load_secrets, sugg
 from .logs import printable, set_up_logging
 from .members import check_target, drain, show_cluster
 from .rooms import ServiceError, show_quarantine, show_rooms
-from .serve import ListenError, run
+from .serve import run
+from .sockets import ListenError
 
 __all__ = ["main"]
 
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         match arguments:
             case ["definitions", *targets]:
                 return _definitions(targets)
+            case ["gateway", folder, "--inherited", descriptor, *targets]:
+                return _gateway(folder, targets, inherited=int(descriptor))
             case ["gateway", folder, *targets]:
                 return _gateway(folder, targets)
         parsed = _parse(arguments)
@@ -145,10 +148,10 @@ def _definitions(targets: Sequence[str]) -> int:
     os._exit(0)  # threads that the targets have started would go on
 
 
-def _gateway(folder: str, targets: Sequence[str]) -> int:
+def _gateway(folder: str, targets: Sequence[str], *, inherited: int | None = None) -> int:
     from .process import run_gateway
 
-    return run_gateway(folder, targets, load_secrets(os.environ))
+    return run_gateway(folder, targets, load_secrets(os.environ), inherited=inherited)
 
 
 def _cluster(parsed: argparse.Namespace) -> int:

@@ -58,6 +58,8 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 # What the items of a list of texts must be, beyond text.
 _ITEMS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
+    "host": (bool, "addresses or host names, or one"),
+    "internal_host": (bool, "addresses or host names, or one"),
     "allowed_origins": (
         is_origin,
         "origins such as https://app.example.com, https://*.example.com, file:// or null, without a path, or *",
@@ -141,7 +143,8 @@ class Setting:
                 return math.isfinite(converted)
             case tuple():
                 fits = _ITEMS[self.name][0] if self.name in _ITEMS else bool
-                return all(map(fits, converted))
+                # What is something by default cannot be nothing at all.
+                return all(map(fits, converted)) and bool(converted or not self.default)
             case str():
                 return bool(converted)  # an empty host would mean every interface
             case _:
@@ -179,9 +182,13 @@ def _setting(field: inspect.Field, annotation: Any) -> Setting:
     if isinstance(kind, inspect.Metadata):
         description = (kind.extra_json_schema or {}).get("description", "")
         kind = kind.type
-    optional = isinstance(kind, inspect.UnionType)
-    if isinstance(kind, inspect.UnionType):
-        kind = next(one for one in kind.types if not isinstance(one, inspect.NoneType))
+    kinds = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    optional = any(isinstance(each, inspect.NoneType) for each in kinds)
+    # What may be one text or a list of texts is a list; only the file can tell the difference.
+    kind = next(
+        (each for each in kinds if isinstance(each, inspect.VarTupleType)),
+        next(each for each in kinds if not isinstance(each, inspect.NoneType)),
+    )
     return Setting(field.name, field.default, description, kind, optional, annotation)
 
 

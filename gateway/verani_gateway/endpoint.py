@@ -131,7 +131,7 @@ class Endpoint:
         gateway = self._gateway
         gateway.metrics.refusals[error.code] += 1
         gateway.refusals.log(
-            self._definition.name,
+            f"a handshake for {self._definition.name}",
             error,
             path=handshake.request.path,
             room=handshake.room,
@@ -149,7 +149,7 @@ class Endpoint:
         if not client.is_told and any(name in request.headers for name in FORWARDING):
             gateway.refusals.warn_of_forwarding(client.address)
         origin, own = only(request.headers, hdrs.ORIGIN), f"{client.scheme}://{client.host}"
-        is_own_name = client.is_told or gateway.answers_to(client.host, local_address(request))
+        is_own_name = gateway.answers_to(client, local_address(request))
         if not origin_allowed(
             origin,
             client.host if is_own_name else None,

@@ -50,7 +50,7 @@ from verani.stub import RoomStub
 from verani_actors.host import RoomHost
 from verani_actors.life import RoomStatus
 
-from .access import public_host_allowed
+from .access import Client, public_host_allowed
 from .attachments import Attachments, RoomInputs
 from .calls import Calls
 from .connection import Connection
@@ -338,9 +338,10 @@ class Gateway:
         held = self._attachments.rooms.get(room)
         return bool(limit) and held is not None and len(held.records) >= limit
 
-    def answers_to(self, host: str | None, local: str) -> bool:
-        """Tell whether a `Host` may name the public listener, for a request that came in at an address."""
-        return public_host_allowed(host, local, bound=self.bound, extra=self.settings.public_hosts)
+    def answers_to(self, client: Client, local: str) -> bool:
+        """Tell whether what a client asks for may be a name of the public listener, where it came in at an address."""
+        extra = self.settings.public_hosts
+        return client.is_told or public_host_allowed(client.host, local, bound=self.bound, extra=extra)
 
     def holds_client(self, room: str, client_id: str) -> bool:
         """Tell whether a connection of the room has this client id."""

@@ -48,12 +48,13 @@ _HEADERS: Final = {
 
 def check_tokens(settings: Settings, secrets: Secrets) -> None:
     """Refuse to listen where others can reach the internal listener without both tokens."""
-    if is_loopback(settings.internal_host):
+    reached = [host for host in settings.internal_addresses if not is_loopback(host)]
+    if not reached:
         return
     tokens = {RPC_TOKEN: secrets.rpc_token, ADMIN_TOKEN: secrets.admin_token}
     if missing := [variable for variable, token in tokens.items() if token is None]:
         raise SettingsError(
-            f"internal_host {settings.internal_host!r} is reachable from other machines: expected"
+            f"internal_host {', '.join(map(repr, reached))} is reachable from other machines: expected"
             f" {RPC_TOKEN} and {ADMIN_TOKEN} to be set, got no {' and no '.join(missing)}"
         )
 
@@ -165,7 +166,7 @@ def _guard(settings: Settings) -> Middleware:
         host = request.headers.get(hdrs.HOST)
         # Probes come with whatever address they were given, and what they read is no secret.
         if request.path != _READY_PATH and not host_allowed(
-            host, bound=(settings.internal_host, local_address(request)), extra=settings.internal_hosts
+            host, bound=(*settings.internal_addresses, local_address(request)), extra=settings.internal_hosts
         ):
             return error_response(Forbidden("Host is not a name of the internal listener (internal_hosts)"))
         try:

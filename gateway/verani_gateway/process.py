@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -50,12 +51,16 @@ logger = logging.getLogger(__name__)
 _LOOK: Final = 0.02
 
 
-def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> int:
+def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets, *, inherited: int | None = None) -> int:
     """Serve the targets in this process, their rooms in those that the runtime folder tells of.
 
-    Returns the exit code: `DRAINED` if an operator wanted this gateway to go for good.
+    `inherited` is the descriptor of the Unix socket that all gateways of the service listen on, if they do. Returns
+    the exit code: `DRAINED` if an operator wanted this gateway to go for good.
     """
     die_with_parent(os.getppid())
+    listening = None if inherited is None else socket.socket(fileno=inherited)
+    if listening is not None:
+        listening.set_inheritable(False)  # by what the targets start
     runtime = Runtime(folder)
     plan = runtime.read_plan()
     set_up_logging(plan.settings)
@@ -70,7 +75,7 @@ def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> int:
     gateway.place(cluster)
     process = _Process(plan, gateway, cluster)
     cluster.overview = process.overview
-    service = Service(application, plan.settings, secrets, answers=process.overview, shared=True)
+    service = Service(application, plan.settings, secrets, answers=process.overview, shared=True, inherited=listening)
     return run_loop(process.serve(service), fastest_loop)
 
 

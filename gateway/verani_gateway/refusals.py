@@ -24,7 +24,7 @@ _LONGEST: Final = 300
 
 
 class _Kind:
-    """Refusals of one definition with one error code."""
+    """Refusals of one thing with one error code."""
 
     __slots__ = ("hidden", "shown", "since")
 
@@ -42,26 +42,28 @@ class Refusals:
         self._kinds: dict[tuple[str, str], _Kind] = {}
         self._has_warned = False
 
-    def log(self, definition: str, error: VeraniError, *, path: str, room: str, remote: str | None) -> None:
-        """Log one refusal; `path` is without its query string, `room` empty where it has no name yet."""
-        level, more = self._level(definition, error.code)
-        where = f"{definition}/{room}" if room else definition
+    def log(self, what: str, error: VeraniError, *, path: str, remote: str | None, room: str = "") -> None:
+        """Log that something was refused; `path` is without its query string, `room` empty where it has no name yet.
+
+        `what` is one of a few: its refusals with one error code are of one kind.
+        """
+        level, more = self._level(what, error.code)
         reason = str(error) or type(error).__name__
         logger.log(
             level,
-            "refused a handshake at %s for %s from %s with %d: %s%s",
+            "refused %s at %s from %s with %d: %s%s",
+            (f"{what}/{room}" if room else what)[:_LONGEST],
             path[:_LONGEST],
-            where[:_LONGEST],
             remote or "a client that is gone",
             error.status,
             reason if len(reason) <= _LONGEST else reason[:_LONGEST] + "...",
             f" ({more} more like it were not shown)" if more else "",
         )
 
-    def _level(self, definition: str, code: str) -> tuple[int, int]:
+    def _level(self, what: str, code: str) -> tuple[int, int]:
         """Give the level of the next line, and how many of its kind were not shown before it."""
         now = self._clock()
-        kind = self._kinds.setdefault((definition, code), _Kind(now))
+        kind = self._kinds.setdefault((what, code), _Kind(now))
         hidden = 0
         if now - kind.since >= _PERIOD:
             hidden, kind.since, kind.shown, kind.hidden = kind.hidden, now, 0, 0

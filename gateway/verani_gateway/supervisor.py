@@ -48,7 +48,8 @@ from .folder import runtime_folder
 from .internal import check_tokens
 from .loading import Served
 from .loop import run_loop
-from .serve import announce, at_end_of_input, reserve, url
+from .serve import announce, at_end_of_input
+from .sockets import listen_unix, reserve, unix_url, urls
 
 __all__ = [
     "ASIDE",
@@ -154,7 +155,7 @@ class Keeper:
 
     `heard` is called with each line that the process writes to its standard input, a socket pair, whose end tells it
     that this process is gone. An operator may ask it to end: with the exit code `last` it is not started again. A new
-    process is told `greeting` first.
+    process gets the descriptors that are `inherited`, and is told `greeting` first.
     """
 
     def __init__(
@@ -166,12 +167,14 @@ class Keeper:
         heard: Callable[[bytes], None],
         last: int | None = None,
         greeting: Callable[[], bytes] = bytes,
+        inherited: Sequence[int] = (),
     ) -> None:
         self.name = name
         # What the process of now said last, and how often it was looked at since.
         self.said = b""
         self.misses = 0
         self._greeting = greeting
+        self._inherited = inherited
         self._writer: asyncio.StreamWriter | None = None
         self._last = last
         # Set by whoever knows; an ending before it is not retried where the exit code says that it told why.
@@ -226,7 +229,7 @@ class Keeper:
         try:
             # A process group of its own keeps the terminal's Ctrl-C from it.
             self._process = process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=theirs.fileno(), env=self._environ, process_group=0
+                *self._command, stdin=theirs.fileno(), env=self._environ, process_group=0, pass_fds=self._inherited
             )
         except BaseException:
             ours.close()
@@ -295,6 +298,8 @@ class _Supervisor:
         self._word = NO
         self._all_ready = asyncio.Event()
         self._folder: Path | None = None
+        # What all gateways listen on, where that is a Unix socket: such sockets cannot share an address.
+        self._unix: socket.socket | None = None
         # Where others reach this machine, once that is looked up.
         self._address = ""
         self._environ = {
@@ -332,6 +337,8 @@ class _Supervisor:
             self._settings, kept = await reserve(self._settings)
             for each in kept:
                 held.enter_context(each)
+            if self._settings.unix_socket is not None:
+                self._unix = held.enter_context(listen_unix(self._settings.unix_socket))
         # In a thread: a name server may take many seconds to say nothing.
         self._address = await asyncio.to_thread(resolve, self._settings.advertise)
         return await self._check_imports()
@@ -415,6 +422,8 @@ class _Supervisor:
         self._tell_gateways(NO)
         if not failed:
             logger.info("stopping: draining connections for up to %g s", self._settings.drain_seconds)
+        if self._unix is not None:
+            self._unix.close()  # or who comes when the gateways are gone would wait for the launcher, too
         await self._end({task: keeper for task, keeper in running.items() if keeper is not launcher})
         if self._ends_service and not self._leader and not is_loopback(self._settings.advertise):
             # Its registrar tells the other machines, and then the launcher, once no host has a room any more.
@@ -436,9 +445,17 @@ class _Supervisor:
             if self._word_for_all() != self._word:
                 self._tell_gateways(self._word_for_all())
 
-        command = _command("gateway", str(runtime.folder), *self._targets)
-        name = f"gateway process {number + 1}"
-        keeper = Keeper(name, command, self._environ, heard=heard, last=DRAINED, greeting=lambda: self._word)
+        inherited = () if self._unix is None else (self._unix.fileno(),)
+        options = [word for descriptor in inherited for word in ("--inherited", str(descriptor))]
+        keeper = Keeper(
+            f"gateway process {number + 1}",
+            _command("gateway", str(runtime.folder), *options, *self._targets),
+            self._environ,
+            heard=heard,
+            last=DRAINED,
+            greeting=lambda: self._word,
+            inherited=inherited,
+        )
         return keeper
 
     def _word_for_all(self) -> bytes:
@@ -487,8 +504,9 @@ class _Supervisor:
         settings = self._settings
         if settings.gateways:
             assert settings.internal_port is not None, "the ports were reserved"
-            internal = url(settings.internal_host, settings.internal_port)
-            announce(url(settings.host, settings.port), internal, served, settings)
+            path = settings.unix_socket
+            public = urls(settings.public_addresses, settings.port) if path is None else (unix_url(path),)
+            announce(public, urls(settings.internal_addresses, settings.internal_port), served, settings)
         if self._leader:
             logger.info("joined %s with %d room hosts", self._leader, settings.hosts)
         elif not settings.gateways:

@@ -28,11 +28,12 @@ async def serving(
     *targets: RoomDefinition[Any, Any] | web.Application, settings: Settings
 ) -> AsyncIterator[tuple[str, str]]:
     """Serve while the block runs; give the URLs of the public and of the internal listener."""
-    settings = msgspec.structs.replace(settings, host="127.0.0.1", port=0, internal_host="127.0.0.1", internal_port=0)
+    loopback = {"host": "127.0.0.1", "port": 0, "internal_host": "127.0.0.1", "internal_port": 0, "unix_socket": None}
+    settings = msgspec.structs.replace(settings, **loopback)
     service = Service(_application(targets, settings), settings, Secrets())
     await service.start()
     try:
-        yield service.public_url, service.internal_url
+        yield service.public_urls[0], service.internal_urls[0]
     finally:
         await service.stop()
 

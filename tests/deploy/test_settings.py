@@ -18,7 +18,7 @@ from verani_actors.runtime import DEFAULT_ADMIN_PORT
 from verani_gateway import cli
 from verani_gateway.access import is_loopback
 from verani_gateway.config import SETTINGS, load, unknown_variables
-from verani_gateway.serve import internal_port
+from verani_gateway.sockets import internal_port
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve
@@ -74,7 +74,7 @@ def test_the_environment_of_every_container_is_valid(name: str) -> None:
     assert not is_loopback(settings.advertise)
     assert settings.hosts + settings.gateways > 0
     # Beyond loopback it would not start without both.
-    if not is_loopback(settings.internal_host):
+    if not all(map(is_loopback, settings.internal_addresses)):
         assert {"VERANI_RPC_TOKEN_FILE", "VERANI_ADMIN_TOKEN_FILE"} <= set(environment)
 
 

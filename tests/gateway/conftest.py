@@ -25,7 +25,7 @@ async def serve(clean_log: list[str]) -> AsyncIterator[Serve]:
     servers: list[Server] = []
 
     async def serve(*rooms: RoomDefinition[Any, Any], header_timeout: float = 10.0, **settings: Any) -> Server:
-        given = Settings(**{"drain_seconds": 2.0, "public_hosts": ("chat.test",), **settings})
+        given = Settings(**{"drain_seconds": 2.0, **settings})
         servers.append(await Server.start(*rooms, header_timeout=header_timeout, settings=given))
         return servers[-1]
 

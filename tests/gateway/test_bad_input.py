@@ -378,12 +378,12 @@ async def test_an_upgrade_may_follow_another_request_on_one_connection(serve: Se
         ("http://app.com", 403),
         ("https://app.com:444", 403),
         ("https://user@app.com", 403),
-        ("http://chat.test:81", 403),
+        ("http://localhost:81", 403),
         ("HTTPS://APP.COM", 101),
         ("https://app.com:443", 101),
         ("https://app.com", 101),
-        ("http://chat.test", 101),
-        ("http://CHAT.test:80", 101),
+        ("http://localhost", 101),
+        ("http://LOCALHOST:80", 101),
     ],
 )
 async def test_an_origin_must_be_the_host_itself_or_one_that_is_listed(serve: Serve, origin: str, status: int) -> None:

@@ -148,7 +148,7 @@ async def start(clean_log: list[str]) -> AsyncIterator[Start]:
         service = Service(app, given, Secrets(rpc_token=token, admin_token=None))
         await service.start()
         services.append(service)
-        return Running(room, held, gateway, service.public_url, service.internal_url, service)
+        return Running(room, held, gateway, service.public_urls[0], service.internal_urls[0], service)
 
     yield start
     for service in services:

@@ -21,7 +21,7 @@ from aiohttp import web
 from verani.client import VeraniClient
 from verani.room import define_room
 from verani.settings import Settings
-from verani_gateway import serve
+from verani_gateway import serve, sockets
 from verani_gateway.application import setup
 from verani_gateway.cli import main
 from verani_gateway.config import SETTINGS, Secrets
@@ -593,7 +593,7 @@ async def test_a_service_that_fails_to_start_frees_its_ports() -> None:
 )
 async def test_a_connection_without_a_whole_header_is_closed(sent: bytes) -> None:
     service = await _started(header_timeout=0.1)
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(service.public_url.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(service.public_urls[0].rpartition(":")[2]))
     writer.write(sent)
     answer = await reader.read()  # until the server closes
     assert answer.startswith(b"HTTP/1.1 200" if sent.endswith(b"\r\n\r\n") else b"")
@@ -610,11 +610,11 @@ async def _started(**settings: Any) -> serve.Service:
 
 
 @pytest.mark.parametrize(
-    ("port", "internal_port", "expected"),
+    ("port", "internal", "expected"),
     [(8000, None, 8001), (0, None, 0), (65535, None, 0), (8000, 9, 9), (8000, 0, 0)],
 )
-def test_the_internal_port_is_the_next_one_or_a_free_one(port: int, internal_port: int | None, expected: int) -> None:
-    assert serve.internal_port(Settings(port=port, internal_port=internal_port)) == expected
+def test_the_internal_port_is_the_next_one_or_a_free_one(port: int, internal: int | None, expected: int) -> None:
+    assert sockets.internal_port(Settings(port=port, internal_port=internal)) == expected
 
 
 # --- logging -------------------------------------------------------------------------------------------

@@ -94,6 +94,25 @@ def test_lists_are_repeated_or_comma_separated_outside_the_file() -> None:
     assert load({}, {}).allowed_origins == expected
 
 
+def test_a_host_is_one_text_or_several_in_every_source() -> None:
+    assert load({"host": ["::1", "10.0.0.1"]}, {}).public_addresses == ("::1", "10.0.0.1")
+    assert load({}, {"VERANI_HOST": "::1, 10.0.0.1"}).public_addresses == ("::1", "10.0.0.1")
+    for line in ('host = "::1"', 'host = ["::1"]'):
+        _write(line)
+        assert load({}, {}).public_addresses == ("::1",)
+    assert Settings(host="::").public_addresses == ("::",)
+    assert Settings(internal_host=("a", "b")).internal_addresses == ("a", "b")
+    check(Settings(host=("::", "10.0.0.1")))
+    check(Settings(host="::"))
+
+
+def test_without_any_host_nothing_is_listened_on_by_mistake() -> None:
+    assert _refusal(environ={"VERANI_HOST": ""}).startswith("VERANI_HOST: expected a list of addresses")
+    assert _refusal({"host": [""]}).startswith("--host: expected a list of addresses")
+    with pytest.raises(SettingsError, match="^Settings: host: expected a list of addresses"):
+        check(Settings(host=()))
+
+
 def test_an_empty_variable_empties_a_list_of_the_file() -> None:
     _write('allowed_origins = ["https://a.com"]')
     assert load({}, {"VERANI_ALLOWED_ORIGINS": ""}).allowed_origins == ()
@@ -117,7 +136,7 @@ def test_an_empty_variable_empties_a_list_of_the_file() -> None:
         ("hibernate_after", "null", "expected a number greater than 0, or 'never', got 'null'"),
         ("rate_policy", "panic", "expected one of close, drop, throttle, got 'panic'"),
         ("log_level", "INFO", "expected one of debug, error, info, warning, got 'INFO'"),
-        ("host", "", "expected a text that is not empty, got ''"),
+        ("machine", "", "expected a text that is not empty, got ''"),
     ],
 )
 def test_a_wrong_value_is_named_as_its_source_spells_it(name: str, value: str, expected: str) -> None:
@@ -134,7 +153,11 @@ def test_a_wrong_value_is_named_as_its_source_spells_it(name: str, value: str, e
         ("port = 8000.5", "verani.toml: port: expected an integer from 0 to 65535, got 8000.5"),
         ("port = {}", "verani.toml: port: expected an integer from 0 to 65535, got {}"),
         ("rate_limit = inf", "verani.toml: rate_limit: expected a number of at least 0, got inf"),
-        ("host = 1", "verani.toml: host: expected a text that is not empty, got 1"),
+        ("machine = 1", "verani.toml: machine: expected a text that is not empty, got 1"),
+        ("host = 1", "verani.toml: host: expected a list of addresses or host names, or one, got 1"),
+        ('host = ""', "verani.toml: host: expected a list of addresses or host names, or one, got ''"),
+        ("host = []", "verani.toml: host: expected a list of addresses or host names, or one, got []"),
+        ('host = ["a", ""]', "verani.toml: host: expected a list of addresses or host names, or one, got ['a', '']"),
         (
             'allowed_origins = "https://a.com"',
             "verani.toml: allowed_origins: expected a list of origins such as https://app.example.com,"

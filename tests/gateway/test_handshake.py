@@ -13,7 +13,7 @@ from tests.tokens import AUDIENCE, ISSUER, public_pem, token
 from verani import ConnectionMeta, ConnectRequest, DefinitionError, Forbidden, RoomDefinition, define_room
 from verani.auth import jwt_auth
 
-HEAD = f"GET /ws HTTP/1.1\r\nHost: chat.test\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n"
+HEAD = f"GET /ws HTTP/1.1\r\nHost: localhost\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n"
 UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
 INVALID = b'{"error":{"code":"invalid"}}'
 
@@ -78,8 +78,8 @@ async def test_what_asks_for_no_websocket_is_told_to(serve: Serve, lines: str) -
 @pytest.mark.parametrize(
     "lines",
     [
-        "Origin: http://chat.test\r\nOrigin: http://evil.test\r\n",
-        "Origin: http://chat.test\r\norigin: http://chat.test\r\n",
+        "Origin: http://localhost\r\nOrigin: http://evil.test\r\n",
+        "Origin: http://localhost\r\norigin: http://localhost\r\n",
         f"Sec-WebSocket-Key: {KEY}\r\n",
         "Sec-WebSocket-Version: 13\r\n",
         "Sec-WebSocket-Version: 8\r\n",
@@ -208,15 +208,15 @@ async def test_origins_may_be_listed_as_patterns_and_opaque_ones_by_name(
 @pytest.mark.parametrize(
     ("headers", "trusted", "status"),
     [
-        ({"Host": "chat.test.", "Origin": "http://chat.test"}, (), 101),
-        ({"Origin": "https://chat.test", "X_Forwarded_Proto": "https"}, ("127.0.0.1",), 101),
+        ({"Host": "localhost.", "Origin": "http://localhost"}, (), 101),
+        ({"Origin": "https://localhost", "X_Forwarded_Proto": "https"}, ("127.0.0.1",), 101),
         (
-            {"Origin": "https://chat.test", "X_Forwarded_Proto": "https, http", "X_Forwarded_For": "1.2.3.4, 10.0.0.2"},
+            {"Origin": "https://localhost", "X_Forwarded_Proto": "https, http", "X_Forwarded_For": "1.2.3.4, 10.0.0.2"},
             ("127.0.0.1", "10.0.0.0/8"),
             101,
         ),
         (
-            {"Origin": "https://chat.test", "X_Forwarded_Proto": "https, http", "X_Forwarded_For": "1.2.3.4, 10.0.0.2"},
+            {"Origin": "https://localhost", "X_Forwarded_Proto": "https, http", "X_Forwarded_For": "1.2.3.4, 10.0.0.2"},
             ("127.0.0.1",),
             403,
         ),
@@ -291,13 +291,13 @@ async def test_a_refused_handshake_is_logged_with_its_reason_and_without_its_que
     await server.request(handshake(drop=("Upgrade",)))
     await server.request(handshake(Sec_WebSocket_Key="short"))
     assert told(caplog) == [
-        "refused a handshake at /ws for chat/lobby from 127.0.0.1 with 403: ann is not invited",
-        "refused a handshake at /ws for chat from 127.0.0.1 with 404: no such room",
-        "refused a handshake at /ws for chat from 127.0.0.1 with 403: Origin 'https://elsewhere.test' is neither that"
-        " of the request (http://chat.test) nor in allowed_origins",
-        "refused a handshake at /ws for chat from 127.0.0.1 with 426: expected a WebSocket handshake; does a proxy keep"
+        "refused a handshake for chat/lobby at /ws from 127.0.0.1 with 403: ann is not invited",
+        "refused a handshake for chat at /ws from 127.0.0.1 with 404: no such room",
+        "refused a handshake for chat at /ws from 127.0.0.1 with 403: Origin 'https://elsewhere.test' is neither that"
+        " of the request (http://localhost) nor in allowed_origins",
+        "refused a handshake for chat at /ws from 127.0.0.1 with 426: expected a WebSocket handshake; does a proxy keep"
         " back Upgrade and Connection?",
-        "refused a handshake at /ws for chat from 127.0.0.1 with 400: expected Sec-WebSocket-Key to be 16 bytes in"
+        "refused a handshake for chat at /ws from 127.0.0.1 with 400: expected Sec-WebSocket-Key to be 16 bytes in"
         " base64",
     ]
     assert "s3cret" not in caplog.text
