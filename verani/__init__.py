@@ -21,6 +21,7 @@ from .errors import (
     TooLarge,
     Unauthorized,
     VeraniError,
+    WrongThread,
 )
 from .frames import Frame
 from .meta import ConnectionMeta
@@ -50,6 +51,7 @@ __all__ = [
     "Settings",
     "TokenVerifier",
     "VeraniError",
+    "WrongThread",
     "CallCycle",
     "CallFailed",
     "Conflict",

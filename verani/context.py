@@ -6,10 +6,11 @@ outlived its room or its hook raises `RoomAsleep` in every operation.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias
 
 from msgspec import UNSET
 
@@ -36,6 +37,8 @@ else:
 __all__ = ["Actor", "Context", "Emitter", "WakeReason"]
 
 S = TypeVar("S", default=SimpleNamespace)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 WakeReason: TypeAlias = Literal["event", "crash", "moved"]
 Excluded: TypeAlias = "Session[Any] | str | Iterable[Session[Any] | str] | None"
@@ -63,7 +66,8 @@ class Actor(Generic[M, S]):
 
     Methods are synchronous: data is encoded in the call, bytes leave at the next tick. They raise TypeError or
     ValueError for data that cannot be encoded, `TooLarge` for a frame over 1 MiB or more than 16 MiB in one hook,
-    and `RoomAsleep` once the room slept. The counts are the connections that matched.
+    `RoomAsleep` once the room slept, and `WrongThread` in any thread but the room's, for which there is `from_thread`.
+    The counts are the connections that matched.
     """
 
     def __init__(self, engine: Engine[M, S]) -> None:
@@ -204,6 +208,17 @@ class Actor(Generic[M, S]):
         What it sends while a hook runs leaves when that hook has returned. Its exception goes to `on_error`.
         """
         return self._room.spawn(coroutine)  # which closes the coroutine if it refuses
+
+    def from_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function on the room's event loop, from another thread, and return or raise what it does.
+
+        For code that runs in ``asyncio.to_thread`` and the like, where every other operation raises `WrongThread`:
+        ``ctx.actor.from_thread(ctx.emit, "progress", 5)``. The thread waits meanwhile. What the function does is part
+        of the hook that waits for the thread; once that hook is over, it is like in a spawned task. Raises
+        `RoomAsleep` once the room slept or its event loop has ended, `WrongThread` on the thread of the loop itself,
+        `DeadlineExceeded` if the loop has no time for it within `hook_timeout`, TypeError for a function to await.
+        """
+        return self._room.from_thread(function, functools.partial(function, *args, **kwargs))  # type: ignore[no-any-return]
 
 
 class Emitter:

@@ -24,6 +24,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import itertools
@@ -54,6 +55,7 @@ from .errors import (
     RoomBusy,
     TooLarge,
     VeraniError,
+    WrongThread,
     is_refusal,
 )
 from .frames import Frame, InvalidFrame
@@ -63,6 +65,8 @@ from .room import Handler, RoomDefinition
 from .rpc import Answers, Call, result_of
 from .session import Session
 from .settings import Settings
+from .signatures import label_of
+from .threads import OwnThread, run_on
 
 __all__ = [
     "MAX_HOOK_OUTPUT",
@@ -216,6 +220,9 @@ class _Abandoned(BaseException):
     """Unwinds `handle` after its hook was abandoned and the room went on without it."""
 
 
+# What a call from another thread is told.
+_OTHER_THREADS = "let ctx.actor.from_thread(function, *args) run it there"
+
 # Which hook run, or which spawned task of it, the running code belongs to.
 _origin: ContextVar[_Origin | None] = ContextVar("verani_origin", default=None)
 
@@ -261,6 +268,8 @@ class Engine(Generic[M, S]):
         self._close_queued: set[str] = set()
         self._current: _Origin | None = None
         self._awake = True
+        self._thread = OwnThread()
+        self._loop: asyncio.AbstractEventLoop | None = None
         # False until `on_wake` has returned: no other hook runs before that.
         self._is_ready = "on_wake" not in definition.hooks
         # What the input is refused with that woke the room, if `on_wake` failed.
@@ -329,6 +338,8 @@ class Engine(Generic[M, S]):
     # --- waking up -------------------------------------------------------------------------------------
 
     async def _woken(self, event: Woken) -> None:
+        self._thread.take()
+        self._loop = asyncio.get_running_loop()
         self.wake_reason = event.reason
         for gateway, records in event.records:
             for record in records:
@@ -800,11 +811,7 @@ class Engine(Generic[M, S]):
         assert self._marker is not None
         number = origin.message.number if origin.message is not None else 0
         enter = functools.partial(self._marker.enter, self.name, origin.gateway, number)
-        enter()
-        try:
-            result = hook(*arguments)
-        finally:
-            self._marker.leave()
+        result = _noted(enter, self._marker.leave, functools.partial(hook, *arguments))
         return _marked(result, enter, self._marker.leave) if inspect.isawaitable(result) else result
 
     def _timeout(self, origin: _Origin) -> HookTimeout:
@@ -937,18 +944,25 @@ class Engine(Generic[M, S]):
 
     # --- effects out -----------------------------------------------------------------------------------
 
+    def check_thread(self) -> None:
+        """Raise `WrongThread` in any thread but that of the room's event loop."""
+        self._thread.check(self.name, _OTHER_THREADS)
+
     def check_awake(self) -> None:
-        """Raise `RoomAsleep` if the room slept or the calling hook was abandoned."""
+        """Raise `RoomAsleep` if the room slept or the calling hook was abandoned, `WrongThread` in another thread."""
+        self.check_thread()
         origin = _origin.get()
         if not self._awake or (origin is not None and not origin.armed):
             raise RoomAsleep(f"{self.name}: this handle outlived its room or its hook")
 
     def send_to_all(self, frame: bytes) -> int:
         """Write a frame to everybody."""
+        self.check_awake()
         return self.send(self.members.everybody(), frame)
 
     def send_to_channel(self, channel: str, frame: bytes, exclude: tuple[str, ...]) -> int:
         """Write a frame to everybody in a channel but the excluded; the audience object is reused while it lasts."""
+        self.check_awake()
         audience = self.members.channel(channel)
         absent = self.members.count_in(channel, exclude) if exclude else 0
         self.send(audience, frame, exclude if absent else ())
@@ -1105,6 +1119,35 @@ class Engine(Generic[M, S]):
         if future is not None and not future.done():
             future.set_result(outcome)
 
+    # --- other threads ---------------------------------------------------------------------------------
+
+    def from_thread(self, function: Callable[..., Any], call: Callable[[], Any]) -> Any:
+        """Run a function on the room's loop, for a thread that waits for it; see `Actor.from_thread`."""
+        if self._thread.runs:
+            raise WrongThread(f"{self.name}: from_thread was called on the thread of the event loop: call it directly")
+        if self._loop is None or not self._awake:
+            raise RoomAsleep(f"{self.name}: this handle outlived its room")
+        # A thread without context variables is taken for one that the running hook waits for.
+        origin = _origin.get() or self._current
+        work = functools.partial(contextvars.copy_context().run, self._run_errand, origin, function, call)
+        return run_on(self._loop, work, self._hook_timeout)
+
+    def _run_errand(self, origin: _Origin | None, function: Callable[..., Any], call: Callable[[], Any]) -> Any:
+        """Run a thread's function as code of the hook or task that started the thread, or of none if that is over."""
+        if origin is not None and origin.kept is not None:
+            origin = None
+        _origin.set(origin)
+        self.check_awake()
+        if self._marker is None:
+            result = call()
+        else:
+            result = _noted(functools.partial(self._marker.enter, self.name, "", 0), self._marker.leave, call)
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError(f"from_thread: expected a plain function, got one to await: {label_of(function)}")
+        return result
+
     # --- tasks of the room -----------------------------------------------------------------------------
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -1113,7 +1156,7 @@ class Engine(Generic[M, S]):
             raise TypeError(f"spawn: expected a coroutine, got {type(coroutine).__name__}")
         try:
             self.check_awake()
-        except RoomAsleep:
+        except VeraniError:
             coroutine.close()
             raise
         current = _origin.get()
@@ -1149,6 +1192,14 @@ async def _absorb_cancellations(task: asyncio.Task[Any], requests: int) -> None:
         task.uncancel()
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
+
+
+def _noted(enter: Callable[[], None], leave: Callable[[], None], call: Callable[[], Any]) -> Any:
+    enter()
+    try:
+        return call()
+    finally:
+        leave()
 
 
 @coroutine

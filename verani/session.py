@@ -19,6 +19,9 @@ __all__ = ["Session", "SessionOwner"]
 class SessionOwner(Protocol):
     """What a session needs of its engine."""
 
+    def check_thread(self) -> None:
+        """Raise `WrongThread` in any thread but the room's."""
+
     def touch(self, session: Session[Any]) -> None:
         """Make the session part of the running transaction, before it changes."""
 
@@ -69,11 +72,13 @@ class Session(Generic[M]):
     @property
     def meta(self) -> M:
         """A copy of the meta; change it with `update`."""
+        self._owner.check_thread()
         meta: M = self._owner.copy_meta(self.live_meta)
         return meta
 
     def join(self, channel: str) -> None:
         """Enter a channel; raises ValueError for a bad name or more than 128 channels."""
+        self._owner.check_thread()
         check_name(channel, "channel")
         before = self.channels
         if channel in before:
@@ -84,6 +89,7 @@ class Session(Generic[M]):
 
     def leave(self, channel: str) -> None:
         """Leave a channel; one it is not in is ignored."""
+        self._owner.check_thread()
         check_name(channel, "channel")
         before = self.channels
         if channel in before:
@@ -97,6 +103,7 @@ class Session(Generic[M]):
 
     def update(self, **fields: Any) -> None:
         """Set own fields of the meta; raises AttributeError for one that does not exist or is fixed."""
+        self._owner.check_thread()
         known = {field.name for field in msgspec.structs.fields(self.live_meta)}
         for name in fields:
             if name not in known:

@@ -28,6 +28,7 @@ from verani.messages import Invoke, Outcome, Reply
 from verani.names import ROOM_ID, is_room_id
 from verani.room import RoomDefinition
 from verani.rpc import MAX_TIMEOUT, result_of
+from verani.threads import OwnThread
 
 from .config import suggest
 
@@ -47,6 +48,7 @@ class Calls:
         self._definitions = {definition.name: definition for definition in definitions}
         self._waiting: dict[int, tuple[_Done, asyncio.TimerHandle]] = {}
         self._open = False
+        self._thread = OwnThread()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -55,6 +57,7 @@ class Calls:
         self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
     ) -> bytes:
         """Call a method; see `verani.stub.Caller`. A caller that is cancelled is forgotten, the call runs on."""
+        self._thread.check(f"the stub of {room}", "await it on the loop of the application, or use verani.connect_sync")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def done(outcome: Outcome) -> None:
@@ -86,6 +89,7 @@ class Calls:
 
     def open(self) -> None:
         """Take calls from now on: the link is there."""
+        self._thread.take()
         self._open = True
 
     def stop(self) -> None:
