@@ -176,7 +176,8 @@ async def test_what_the_function_raises_is_raised_in_the_thread(open_room: OpenR
                     ctx.actor.from_thread(fail, error)
                 except BaseException as caught:  # noqa: BLE001
                     seen.append(caught is error)
-            for function in (coroutine, lambda: coroutine()):
+            functions: list[Callable[[], Any]] = [coroutine, lambda: coroutine()]
+            for function in functions:
                 with pytest.raises(TypeError, match="expected a plain function"):
                     ctx.actor.from_thread(function)
 
