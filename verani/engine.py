@@ -31,6 +31,7 @@ import itertools
 import logging
 import time
 import weakref
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
@@ -241,13 +242,14 @@ class Engine(Generic[M, S]):
         suspended: set[Engine[Any, Any]] | None = None,
         drowsy: set[Engine[Any, Any]] | None = None,
         marker: Marker | None = None,
+        limited: Counter[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a room that is not awake yet: `Woken` must be its first event.
 
         `post` brings an event back to `handle` in its turn; it is called from the loop the room runs on. The engine
         is in `suspended` while a hook of it awaits: those are the engines to call `expire` of. It puts itself into
-        `drowsy` when the application wants the room to sleep.
+        `drowsy` when the application wants the room to sleep. `limited` counts what limits did, by setting.
         """
         self.definition = definition
         self.name = f"{definition.name}/{room_id}"
@@ -260,6 +262,7 @@ class Engine(Generic[M, S]):
         self._suspended = suspended if suspended is not None else set()
         self._drowsy = drowsy if drowsy is not None else set()
         self._marker = marker
+        self._limited = limited if limited is not None else Counter()
         self._awake_until = 0.0
         self._clock = clock
         self._hook_timeout = settings.hook_timeout
@@ -815,6 +818,7 @@ class Engine(Generic[M, S]):
         return _marked(result, enter, self._marker.leave) if inspect.isawaitable(result) else result
 
     def _timeout(self, origin: _Origin) -> HookTimeout:
+        self._limited["hook_timeout"] += 1
         event = messages.kind_of(origin.message) if origin.message is not None else "room event"
         return HookTimeout(f"a hook of {self.name} ({event}) ran longer than {self._hook_timeout:g} s")
 
@@ -929,12 +933,19 @@ class Engine(Generic[M, S]):
         for session in origin.touched.values():
             attachment = self._codec.encode(session.live_meta)
             if attachment != session.attachment:
-                changed.append((session, attachment, self._codec.check(attachment)))
+                changed.append((session, attachment, self._check(attachment)))
         for session, attachment, meta in changed:
             session.attachment = attachment
             session.live_meta = meta  # what a wake would give: nothing of it is shared with the hook any more
             cause = origin.message.number if origin.message is not None else None
             self._sink.attach(session.gateway, messages.Attach(session.id, attachment), cause)
+
+    def _check(self, attachment: bytes) -> M:
+        try:
+            return self._codec.check(attachment)
+        except TooLarge:
+            self._limited["max_meta_bytes"] += 1
+            raise
 
     def _roll_back(self, origin: _Origin) -> None:
         for session in origin.touched.values():

@@ -31,6 +31,7 @@ __all__ = [
     "WrongThread",
     "DefinitionError",
     "SettingsError",
+    "CODES",
     "REFUSALS",
     "error_for",
     "is_refusal",
@@ -212,6 +213,10 @@ _BY_CODE: Mapping[str, type[VeraniError]] = {
         Interrupted,
     )
 } | {"overloaded": RoomBusy}
+
+
+# What there is to label a count with; a subclass of one's own may have any code.
+CODES = frozenset(_BY_CODE)
 
 
 def error_for(code: str, message: str = "", *, path: str | None = None, public: str | None = None) -> VeraniError:

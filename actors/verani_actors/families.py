@@ -23,9 +23,9 @@ class Family(NamedTuple):
     samples: Mapping[str, float]
 
 
-def labelled(label: str, counts: Mapping[str, int] | Mapping[int, int]) -> dict[str, int]:
-    """Label counts; the values are codes, states and settings, never anything that a client chose."""
-    return {f'{{{label}="{value}"}}': counts[value] for value in sorted(counts)}  # type: ignore[index]  # one of the two
+def labelled(label: str, counts: Mapping[str, int]) -> dict[str, int]:
+    """Label counts; the values are codes, states and settings of bounded sets, never anything that a client chose."""
+    return {f'{{{label}="{value}"}}': counts[value] for value in sorted(counts)}
 
 
 def rooms_family(states: Mapping[str, int]) -> Family:
@@ -43,6 +43,8 @@ def host_families(host: RoomHost) -> Iterator[Family]:
     """Yield how the rooms of a host woke and slept; how many there are is `rooms_family`."""
     yield Family("wakes_total", "counter", "rooms woken", {"": host.wakes})
     yield Family("sleeps_total", "counter", "rooms fallen asleep", {"": host.sleeps})
+    limits = labelled("setting", host.limited)
+    yield Family("room_limited_total", "counter", "what limits of rooms did, by setting", limits)
     yield Family("awake_excess", "gauge", "rooms awake above max_awake_rooms", {"": host.excess})
 
 

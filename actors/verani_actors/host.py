@@ -22,7 +22,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -80,12 +80,15 @@ from .room import Deliver as DeliverInputs
 from .system import AsyncioSystemBase
 from .watchdog import Watchdog
 
-__all__ = ["RoomHost"]
+__all__ = ["ROOM_LIMITS", "RoomHost"]
 
 logger = logging.getLogger(__name__)
 
 # How often hooks are checked against their time budget, and rooms for idleness, at most.
 _TICK = 0.25
+
+# The settings that limit rooms; what each did is counted in `RoomHost.limited`.
+ROOM_LIMITS = ("hook_timeout", "max_awake_rooms", "max_meta_bytes")
 
 # Idle rooms are not looked for more often than this, however soon they are to sleep.
 _SHORTEST = 0.001
@@ -225,6 +228,8 @@ class RoomHost:
         self.wakes = 0
         self.sleeps = 0
         self.excess = 0
+        # What limits did to rooms, by setting.
+        self.limited: Counter[str] = Counter(dict.fromkeys(ROOM_LIMITS, 0))
         self._retiring = 0
         self._suspended: set[Engine[Any, Any]] = set()
         # Those that want to sleep and have not been asked yet, and of them those to be asked at once.
@@ -615,6 +620,7 @@ class RoomHost:
                 suspended=self._suspended,
                 drowsy=self._drowsy,
                 marker=self._marker,
+                limited=self.limited,
                 clock=self.clock,
             )
             for _, input in room.handed:
@@ -744,7 +750,9 @@ class RoomHost:
     def _retire_oldest(self, excess: int, now: float) -> list[ActorAddress]:
         candidates = (self._rooms[name] for name in self._idle.oldest())
         fit = (r for r in candidates if now - r.life.since >= self._min_awake(r) and self._keeps_awake(r) is None)
-        return [self._retire(room) for room in list(islice(fit, excess))]
+        retiring = [self._retire(room) for room in list(islice(fit, excess))]
+        self.limited["max_awake_rooms"] += len(retiring)
+        return retiring
 
     def _min_awake(self, room: _Room) -> float:
         least = room.definition.min_awake

@@ -41,7 +41,7 @@ async def read_body(request: web.Request, gateway: Gateway, seconds: float) -> b
     """Read a body of at most `max_rpc_bytes` that arrives within this time; raises a `VeraniError` for any other."""
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
     if encoding.strip().lower() != "identity":
-        gateway.metrics.refusals["compressed"] += 1
+        gateway.metrics.refused("compressed")
         raise Compressed("expected a body that is not compressed (Content-Encoding)")
     try:
         async with asyncio.timeout(seconds):

@@ -112,7 +112,7 @@ class Calls:
         try:
             self._check(room, method, arguments, timeout, chain)
         except VeraniError as error:
-            self._gateway.metrics.calls[error.code] += 1
+            self._gateway.metrics.called(error.code)
             raise
         number = self._gateway.put_call(room, method, arguments, timeout, key, chain)
         timer = asyncio.get_running_loop().call_later(timeout, self._expire, number)
@@ -146,7 +146,7 @@ class Calls:
         """Answer a caller, if it still waits."""
         done = self._forget(number)
         if done is not None:
-            self._gateway.metrics.calls[outcome.code or "ok"] += 1
+            self._gateway.metrics.called(outcome.code or "ok")
             done(outcome)
 
     def _expire(self, number: int) -> None:

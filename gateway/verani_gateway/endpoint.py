@@ -26,6 +26,7 @@ from verani.errors import (
     NotFound,
     RateLimited,
     RoomBusy,
+    TooLarge,
     Unauthorized,
     VeraniError,
 )
@@ -129,7 +130,7 @@ class Endpoint:
 
     def _refuse(self, error: VeraniError, handshake: _Handshake) -> web.Response:
         gateway = self._gateway
-        gateway.metrics.refusals[error.code] += 1
+        gateway.metrics.refused(error.code)
         gateway.refusals.log(
             f"a handshake for {self._definition.name}",
             error,
@@ -217,6 +218,8 @@ class Endpoint:
                 raise  # from outside
             if isinstance(error, TimeoutError) and not gateway.accepting:
                 raise RoomBusy("the service is going down", retry_after=1) from None
+            if scope.expired():
+                gateway.metrics.limited["hook_timeout"] += 1
             logger.exception("%s of %s failed", which, self._definition.name)
             raise VeraniError("the request could not be handled") from error
 
@@ -225,6 +228,10 @@ class Endpoint:
         definition = self._definition
         try:
             return definition.codec(self._gateway.settings.max_meta_bytes).admit(meta)
+        except InvalidArguments as error:
+            if isinstance(error.__cause__, TooLarge):
+                self._gateway.metrics.limited["max_meta_bytes"] += 1
+            raise
         except TypeError as error:
             logger.error("extract_meta of %s returned a meta that cannot be kept: %s", definition.name, error)
             raise VeraniError("the request could not be handled") from error

@@ -367,7 +367,7 @@ class Gateway:
     def disconnected(self, connection: Connection, code: int, reason: str) -> None:
         """Announce the end of a connection to its room."""
         logger.debug("disconnected: %d", code, extra={"room": connection.room, "connection": connection.id})
-        self.metrics.closes[code] += 1
+        self.metrics.closed(code)
         del self.connections[connection.id]
         del self._outboxes[connection.id]
         _count_down(self._clients, (connection.room, connection.client_id))

@@ -9,18 +9,54 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from verani.errors import CODES
 from verani_actors.families import Family, labelled, rooms_family, written
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["CONTENT_TYPE", "Family", "Metrics", "exposition", "labelled"]
+__all__ = ["CONTENT_TYPE", "LIMITS", "OTHER", "Family", "Metrics", "exposition", "labelled"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 
 
+# Every setting that refuses clients something, cuts it short or makes it wait in a gateway; docs/security.md has a row
+# for each, and `verani_actors.host.ROOM_LIMITS` those of rooms.
+LIMITS: Final = (
+    "allowed_origins",
+    "header_timeout",
+    "hook_timeout",
+    "max_connections",
+    "max_connections_per_address",
+    "max_connections_per_room",
+    "max_discard_bytes",
+    "max_frame_bytes",
+    "max_header_bytes",
+    "max_invalid_frames",
+    "max_meta_bytes",
+    "max_rpc_bytes",
+    "max_rpc_calls",
+    "max_send_buffer",
+    "max_unread",
+    "pong_timeout",
+    "rate_limit",
+    "rate_limit_bytes",
+    "rate_limit_bytes_per_address",
+    "rate_limit_bytes_per_user",
+    "rate_limit_per_address",
+    "rate_limit_per_user",
+    "rpc_timeout",
+)
+
+# Close codes and error codes that are counted one by one. A client may close with any of 2,000 codes, and an
+# application make up its own; each would be a time series for ever.
+_CLOSE_CODES: Final = frozenset({*range(1000, 1004), *range(1005, 1016), 4001, 4009})
+_ERROR_CODES: Final = CODES | {"ok", "upgrade_required", "compressed"}
+OTHER: Final = "other"
+
+
 class Metrics:
-    """The counters of one gateway; they only ever rise."""
+    """The counters of one gateway; they only ever rise, and each has a bounded set of labels."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -28,11 +64,23 @@ class Metrics:
         self.dropped_frames = 0
         self.connections = 0
         # Of connections, by close code; of handshakes and calls, by the code of the error table ("ok" for a result).
-        self.closes: Counter[int] = Counter()
+        self.closes: Counter[int | str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         # How often a limit made itself felt, by the name of its setting.
-        self.limited: Counter[str] = Counter()
+        self.limited: Counter[str] = Counter(dict.fromkeys(LIMITS, 0))
+
+    def closed(self, code: int) -> None:
+        """Count a connection that ended with this close code."""
+        self.closes[code if code in _CLOSE_CODES else OTHER] += 1
+
+    def refused(self, code: str) -> None:
+        """Count a request that was refused with this error code."""
+        self.refusals[code if code in _ERROR_CODES else OTHER] += 1
+
+    def called(self, code: str) -> None:
+        """Count a call that came to this error code, or `ok`."""
+        self.calls[code if code in _ERROR_CODES else OTHER] += 1
 
 
 def exposition(gateway: Gateway) -> str:
@@ -42,9 +90,10 @@ def exposition(gateway: Gateway) -> str:
 
 def _families(gateway: Gateway) -> Iterator[Family]:
     metrics = gateway.metrics
+    closes = {str(code): count for code, count in metrics.closes.items()}
     yield Family("connections", "gauge", "open connections", {"": len(gateway.connections)})
     yield Family("connections_total", "counter", "connections accepted", {"": metrics.connections})
-    yield Family("closes_total", "counter", "connections closed, by close code", labelled("code", metrics.closes))
+    yield Family("closes_total", "counter", "connections closed, by close code", labelled("code", closes))
     yield Family(
         "refusals_total", "counter", "handshakes and bodies refused, by error code", labelled("code", metrics.refusals)
     )

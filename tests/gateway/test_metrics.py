@@ -192,5 +192,5 @@ async def test_a_room_host_is_measured_the_same_in_this_process_and_in_its_own(s
     assert isinstance(placement, Embedded)
     told = msgspec.json.decode(answer("metrics", "", placement.host, lambda: pytest.fail("nobody asked")), type=str)
     described = {line for line in told.splitlines() if line.startswith("# ")}
-    assert len(described) == 8
+    assert len(described) == 10
     assert described <= set(exposition(server.gateway).splitlines())

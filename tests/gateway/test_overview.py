@@ -44,6 +44,7 @@ class FakeHost:
     def __init__(self, id: str) -> None:
         self.id = id
         self.gateways: dict[str, Callable[[HostMessage], None]] = {}
+        self.limited: dict[str, int] = {}
         self.wakes, self.sleeps, self.excess, self.sleeping_count = 3, 2, 0, 0
         self.drained: list[str] = []
         self.known = {"chat/a": "awake", "chat/b": "asleep", "chat/c": "asleep"}
