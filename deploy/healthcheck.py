@@ -33,7 +33,7 @@ def value(name: str) -> str:
 
 def gateways_ready() -> bool:
     """Ask the internal listener; it answers 503 while it drains."""
-    host = value("VERANI_INTERNAL_HOST")
+    host = value("VERANI_INTERNAL_HOST").partition(",")[0].strip()  # all of several are alike
     port = int(os.environ.get("VERANI_INTERNAL_PORT", int(value("VERANI_PORT")) + 1))
     connection = http.client.HTTPConnection(_HERE.get(host, host), port, timeout=PATIENCE)
     try:

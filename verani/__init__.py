@@ -25,7 +25,7 @@ from .errors import (
 )
 from .frames import Frame
 from .meta import ConnectionMeta
-from .request import ConnectRequest, Identity, TokenVerifier
+from .request import ConnectRequest, Identified, Identity, TokenVerifier
 from .room import RoomDefinition, define_room, public_meta
 from .rpc import Call
 from .session import Session
@@ -43,6 +43,7 @@ __all__ = [
     "ConnectionMeta",
     "Context",
     "Frame",
+    "Identified",
     "Identity",
     "RoomDefinition",
     "RoomStub",

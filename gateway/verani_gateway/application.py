@@ -7,14 +7,15 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from verani.errors import DefinitionError
+from verani.errors import DefinitionError, NotFound
 from verani.room import RoomDefinition
 from verani.settings import Settings
 
+from .addresses import client
 from .aiohttp_parts import check as check_aiohttp
 from .bodies import leaving_bodies
 from .config import check
-from .endpoint import Endpoint
+from .endpoint import Endpoint, asks_for_websocket
 from .gateway import Gateway
 from .paths import ROOM_IN_PATH
 
@@ -65,10 +66,21 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
         assert route.resource is not None, "it was added with a path"
         gateway.resources[room.name] = route.resource
     _add_health(app)
+    app.on_response_prepare.append(_tell_of_stray)
     app.cleanup_ctx.append(_run)
     # Before aiohttp waits for its handlers to end, or open WebSockets would hold up the stop.
     app.on_shutdown.append(_drain)
     return gateway
+
+
+async def _tell_of_stray(request: web.Request, _: web.StreamResponse) -> None:
+    """Log a handshake at a path where nothing is: browsers keep that, too, from whoever mistyped it."""
+    if request.match_info.http_exception is not None and asks_for_websocket(request):
+        gateway = request.app[GATEWAY]
+        paths = ", ".join(sorted(resource.canonical for resource in gateway.resources.values()))
+        error = NotFound(f"nothing is at this path, rooms are at {paths}")
+        peer = client(request, gateway.settings.trusted_proxies)
+        gateway.refusals.log("a handshake", error, path=request.path, remote=peer.address)
 
 
 def mounted(app: web.Application) -> list[Gateway]:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from .gateway import Gateway
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "asks_for_websocket"]
 
 logger = logging.getLogger(__name__)
 
@@ -275,7 +275,7 @@ class _UpgradeRequired(VeraniError):
 def _check_upgrade(request: web.Request) -> None:
     """Refuse what is no WebSocket handshake of version 13 (RFC 6455 4.2, protocol 2)."""
     headers = request.headers
-    is_upgrade = _names(headers, hdrs.UPGRADE, "websocket") and _names(headers, hdrs.CONNECTION, "upgrade")
+    is_upgrade = asks_for_websocket(request) and _names(headers, hdrs.CONNECTION, "upgrade")
     if not is_upgrade or request.version < HttpVersion11:
         raise _UpgradeRequired(
             "expected a WebSocket handshake; does a proxy keep back Upgrade and Connection?",
@@ -293,6 +293,11 @@ def _check_upgrade(request: web.Request) -> None:
     if len(key) != 16:
         raise InvalidArguments("expected Sec-WebSocket-Key to be 16 bytes in base64")
     only(headers, hdrs.AUTHORIZATION)  # of two, each reader takes the one that it likes
+
+
+def asks_for_websocket(request: web.Request) -> bool:
+    """Tell whether a request is to become a WebSocket; it may be no good handshake."""
+    return _names(request.headers, hdrs.UPGRADE, "websocket")
 
 
 def _names(headers: MultiMapping[str], name: str, element: str) -> bool:

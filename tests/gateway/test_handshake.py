@@ -303,6 +303,18 @@ async def test_a_refused_handshake_is_logged_with_its_reason_and_without_its_que
     assert "s3cret" not in caplog.text
 
 
+async def test_a_handshake_at_a_path_that_was_mistyped_is_logged(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = await serve(echo_room(), define_room("board", websocket_path="/board/{room}"))
+    assert (await server.request(handshake("/wss?token=s3cret"))).status == 404
+    assert (await server.request(b"GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 404
+    assert told(caplog) == [
+        "refused a handshake at /wss from 127.0.0.1 with 404: nothing is at this path, rooms are at /board/{room}, /ws"
+    ]
+
+
 async def test_refusals_of_one_kind_fill_no_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     server = await serve(echo_room())

@@ -20,7 +20,7 @@ from aiohttp import web
 from tests.gateway.started import Service as Started
 from tests.gateway.started import Start
 from tests.raw import KEY
-from verani import Settings, define_room
+from verani import ConnectRequest, Settings, define_room
 from verani_gateway.application import GATEWAY, setup
 from verani_gateway.config import Secrets
 from verani_gateway.serve import Service
@@ -205,6 +205,27 @@ async def test_a_proxy_behind_a_unix_socket_can_be_trusted(path: str) -> None:
         async with served(unix_socket=path, trusted_proxies=trusted):
             assert await upgrade(path, Origin="https://app.test", **said) == expected
             assert await upgrade(path, Host="app.test", Origin="http://app.test") == 101
+
+
+async def test_an_application_of_ones_own_may_listen_on_a_unix_socket_behind_a_proxy(path: str) -> None:
+    remotes: list[str | None] = []
+
+    def identify(request: ConnectRequest) -> dict[str, str]:
+        remotes.append(request.remote)
+        return {"user_id": "ann"}
+
+    application = web.Application()
+    room = define_room("chat", websocket_path="/ws/{room}", extract_meta=identify)
+    setup(application, room, settings=Settings(trusted_proxies=("unix",), drain_seconds=1.0))
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.UnixSite(runner, path).start()
+    said = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https", "Host": "app.test"}
+    assert await upgrade(path, Origin="https://app.test", **said) == 101
+    assert await upgrade(path, Origin="http://app.test", **said) == 403
+    assert await upgrade(path) == 101
+    assert remotes == ["203.0.113.7", "unix"]
+    await runner.cleanup()
 
 
 async def test_who_is_trusted_over_a_unix_socket_is_told_from_what_the_client_calls_its_own(path: str) -> None:
