@@ -48,6 +48,7 @@ bench: $(VENV)/.installed ## print what actors, sleep, rooms and hosts cost; fai
 	$(BIN)/python -m benchmarks.flood
 	$(BIN)/python -m benchmarks.hosts
 	$(BIN)/python -m benchmarks.failover
+	$(BIN)/python -m benchmarks.crowd
 
 soak: $(VENV)/.installed ## race sleep against traffic, 100,000 cycles of sleep and wake, twenty pairs of services, kills and stops under load
 	VERANI_SOAK_SECONDS=60 VERANI_SOAK_CYCLES=100000 \

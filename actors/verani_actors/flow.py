@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from verani.messages import Deliver, Entry, EntryBatch, HostMessage, Reply
+from verani.messages import Attach, Deliver, Entry, EntryBatch, HostMessage, Output, Reply, Seat
 
 __all__ = ["LINK_AHEAD", "MAX_AHEAD", "ROOM_AHEAD", "Flow", "weight_of"]
 
@@ -35,18 +35,20 @@ OVERHEAD: Final = 32
 _SHARE: Final = 16
 
 
-def weight_of(entry: Entry) -> int:
-    """Weigh an entry: its bytes on the link, and the work that it is at the gateway."""
-    weight = OVERHEAD * (1 + len(entry.outputs) + len(entry.attachments))
-    for output in entry.outputs:
-        if isinstance(output, Deliver):
-            size = len(output.payload)
-            weight += size + (size + OVERHEAD) * len(output.connections) // _SHARE
-        elif isinstance(output, Reply):
-            weight += len(output.outcome.result or b"")
-    for attach in entry.attachments:
-        weight += len(getattr(attach, "attachment", b""))
-    return weight
+def weight_of(part: Entry | Output | Attach | Seat) -> int:
+    """Weigh an entry, or a part of one: its bytes on the link, and the work that it is at the gateway."""
+    match part:
+        case Deliver():
+            size = OVERHEAD + len(part.payload)
+            return size + size * len(part.connections) // _SHARE
+        case Reply():
+            return OVERHEAD + len(part.outcome.result or b"")
+        case Attach():
+            return OVERHEAD + len(part.attachment)
+        case Entry():
+            return OVERHEAD + sum(map(weight_of, part.outputs)) + sum(map(weight_of, part.attachments))
+        case _:
+            return OVERHEAD
 
 
 class _Ahead:

@@ -69,7 +69,7 @@ from verani.settings import Settings
 
 from .allocator import Trimmer
 from .calls import RoomCalls, ServeCalls
-from .flow import OVERHEAD, Flow
+from .flow import OVERHEAD, Flow, weight_of
 from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
 from .idle import IdleRooms
 from .life import RoomLife, RoomStatus
@@ -96,7 +96,7 @@ _SHORTEST = 0.001
 # Seconds that hooks which are cancelled at the end of a stop get to end.
 _LAST_WAIT = 1.0
 
-# Bytes of output that may wait for the end of the tick; as many as a gateway joins.
+# How much output may wait for the end of the tick, as `weight_of` counts it; as many bytes as a gateway joins.
 MAX_PENDING = 256 << 10
 
 
@@ -157,10 +157,10 @@ class _Room:
         self.host.entry(gateway, self).outputs.append(output)
         if cause is not None and not self.shown:
             self.host.shows(self)
-        if isinstance(output, Deliver):
+        if isinstance(output, Deliver) and self.host.joins(output):
             self.host.weigh(OVERHEAD + len(output.payload))
-        elif isinstance(output, Reply):
-            self.host.weigh(OVERHEAD + len(output.outcome.result or b""))
+        else:
+            self.host.weigh(weight_of(output))
 
     def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
         if self.gone:
@@ -169,7 +169,7 @@ class _Room:
         if cause is not None and not self.shown:
             self.host.shows(self)
         # What a hook commits leaves together: `processed` is the next occasion to send it.
-        self.host.pending_bytes += OVERHEAD + (len(attach.attachment) if isinstance(attach, Attach) else 0)
+        self.host.pending_bytes += weight_of(attach)
 
     def invoke(self, invoke: Invoke) -> None:
         self.host.invoke(self, invoke)
@@ -244,6 +244,8 @@ class RoomHost:
         self._pending: dict[str, dict[str, Entry]] = {}
         # What of it weighs, as far as it was counted.
         self.pending_bytes = 0
+        # The broadcast that was put last.
+        self._before: Deliver | None = None
         # Rooms whose incarnation is over, for the links that carried entries of it.
         self._over: dict[str, list[str]] = {}
         # How far rooms are ahead of the gateways in other processes.
@@ -924,6 +926,16 @@ class RoomHost:
         room.shown = True
         self._showing.append(room)
 
+    def joins(self, output: Deliver) -> bool:
+        """Tell whether a gateway writes this together with the output before: then it costs little more than that."""
+        before, self._before = self._before, output
+        return (
+            before is not None
+            and before.connections is output.connections
+            and before.exclude == output.exclude
+            and self.pending_bytes > 0
+        )
+
     def weigh(self, size: int) -> None:
         """Count output of this tick; a lot of it leaves at once, so that no tick gathers more than memory holds."""
         self.pending_bytes += size
@@ -943,7 +955,7 @@ class RoomHost:
         self._mark_begun()
         self._flush = None
         pending, self._pending = self._pending, {}
-        self.pending_bytes = 0
+        self.pending_bytes, self._before = 0, None
         for gateway, entries in pending.items():
             send = self.gateways.get(gateway)
             if send is not None:

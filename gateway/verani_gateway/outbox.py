@@ -1,9 +1,13 @@
 """Write to clients: every byte for a connection passes its outbox, and leaves at the end of the tick.
 
+What goes to many clients at once leaves in slices, so that others need not wait until all of it is written.
+
 Invariants:
 - Order is kept per connection: parts leave in the order they were put.
 - A run of broadcasts to one audience is joined once and written as one buffer to each member; it ends at any
   other output of its room and at 256 KiB, so joining never reorders.
+- What is for few is written at the end of its tick, whatever waits for many; in a slice, as much more is written as
+  waits, so that what waits stays bounded by how fast it comes.
 - Unsent bytes of a connection are bounded: its transport holds at most `limit` and one part; when more waits and the
   transport does not empty, the connection is slow, and nothing of what waits is written any more.
 """
@@ -11,7 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from struct import Struct
 
@@ -28,6 +32,12 @@ LOOKS = 5
 
 # What may wait beyond the limit meanwhile: the output of one hook. Broadcasts wait as one object for all.
 MAX_WAITING = 16 << 20
+
+# A run for more members than this is written in slices: seconds of each, and bytes that wait for which it is longer by
+# as much again.
+MANY = 32
+SLICE = 0.005
+CALM = 32 << 20
 
 # RFC 6455 5.2: final fragment, opcode text; lengths in one, three or nine bytes.
 _SHORT = Struct("!BB").pack
@@ -63,7 +73,7 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
 class Outbox:
     """What waits to be written to one connection."""
 
-    __slots__ = ("_limit", "_looks", "_on_slow", "_parts", "_sealed", "_transport", "_writer", "pending")
+    __slots__ = ("_limit", "_looks", "_on_slow", "_parts", "_patient", "_sealed", "_transport", "_writer", "pending")
 
     def __init__(
         self, writer: Writer, transport: asyncio.WriteTransport, limit: int, on_slow: Callable[[], None]
@@ -74,15 +84,21 @@ class Outbox:
         self._on_slow = on_slow
         self._parts: deque[bytes] = deque()
         self._sealed = False
+        # Scheduled, and all that waits is for many.
+        self._patient = False
         self._looks = 0
         # Bytes put and not yet given to the transport.
         self.pending = 0
 
-    def put(self, data: bytes) -> None:
-        """Queue ready WebSocket frames; dropped once the outbox is sealed."""
+    def put(self, data: bytes, *, patient: bool = False) -> None:
+        """Queue ready WebSocket frames, `patient` ones if they are for many; dropped once the outbox is sealed."""
         if self._sealed:
             return
         if not self._parts:
+            self._patient = patient
+            self._writer.schedule(self, patient=patient)
+        elif self._patient and not patient:
+            self._patient = False
             self._writer.schedule(self)
         self._parts.append(data)
         self.pending += len(data)
@@ -102,6 +118,7 @@ class Outbox:
     def flush(self) -> None:
         """Give the transport what waits, as long as it holds no more than the limit."""
         transport, parts = self._transport, self._parts
+        self._patient = False
         if not parts:
             return
         if transport.is_closing():
@@ -171,37 +188,56 @@ class Run:
     def put(self, outboxes: Mapping[str, Outbox]) -> None:
         """Hand the run to its members that are still connected."""
         data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
-        exclude = self.exclude
+        exclude, patient = self.exclude, len(self.connections) > MANY
         for connection in self.connections:
             outbox = outboxes.get(connection)
             if outbox is not None and connection not in exclude:
-                outbox.put(data)
+                outbox.put(data, patient=patient)
 
 
 class Writer:
-    """Flush all outboxes of a gateway once per tick."""
+    """Flush all outboxes of a gateway once per tick, those that hold nothing but what is for many in slices."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._dirty: list[Outbox] = []
         self._handle: asyncio.Handle | None = None
+        self._patient: OrderedDict[Outbox, None] = OrderedDict()
+        self._slice: asyncio.Handle | None = None
         self._suspects: dict[Outbox, None] = {}
         self._second_look: asyncio.TimerHandle | None = None
 
-    def schedule(self, outbox: Outbox) -> None:
-        """Flush this outbox at the end of the tick."""
+    def schedule(self, outbox: Outbox, *, patient: bool = False) -> None:
+        """Flush this outbox at the end of the tick, or in its turn."""
+        if patient:
+            self._patient[outbox] = None
+            if self._slice is None:
+                self._slice = self._loop.call_soon(self._write_slice)
+            return
         self._dirty.append(outbox)
         if self._handle is None:
             self._handle = self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what all outboxes hold, now."""
+        """Write what the outboxes hold whose turn is now."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
         dirty = self._dirty
         while dirty:
             dirty.pop().flush()
+
+    def _write_slice(self) -> None:
+        self._slice = None
+        patient, now = self._patient, self._loop.time
+        waiting = len(patient) * next(iter(patient)).pending if patient else 0  # they hold about the same
+        until = now() + SLICE * (1 + waiting // CALM)
+        while patient:
+            patient.popitem(last=False)[0].flush()
+            if now() >= until:
+                break
+        if patient:
+            self._slice = self._loop.call_soon(self._write_slice)
 
     def look_again(self, outbox: Outbox) -> None:
         """Judge this outbox once its client had a moment to read."""
@@ -218,5 +254,9 @@ class Writer:
     def close(self) -> None:
         """Flush for the last time and drop the timer."""
         self.flush()
+        while self._patient:
+            self._patient.popitem()[0].flush()
+        if self._slice is not None:
+            self._slice.cancel()
         if self._second_look is not None:
             self._second_look.cancel()

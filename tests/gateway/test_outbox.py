@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.raw import until
+from verani_gateway import outbox as outbox_module
 from verani_gateway.outbox import MAX_RUN, MAX_WAITING, Outbox, Run, Writer, close_frame, control_frame, text_frame
 
 
@@ -217,3 +219,83 @@ def test_a_run_ends_at_256_kib() -> None:
     run.add(b"x" * (MAX_RUN - 10))
     assert run.takes(("a", "b"), (), 10)
     assert not run.takes(("a", "b"), (), 11)
+
+
+# --- slices --------------------------------------------------------------------------------------------------
+
+
+def crowd(writer: Writer, count: int = 200) -> dict[str, Line]:
+    return {f"c{number}": Line(writer) for number in range(count)}
+
+
+def broadcast(lines: dict[str, Line], frame: bytes, exclude: tuple[str, ...] = ()) -> None:
+    run = Run(tuple(lines), exclude)
+    run.add(frame)
+    run.put({name: line.outbox for name, line in lines.items()})
+
+
+async def test_what_is_for_many_leaves_in_slices_and_what_is_for_few_before_it(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "SLICE", 0.0)
+    lines, other = crowd(writer), Line(writer)
+    broadcast(lines, b"1")
+    other.outbox.put(b"answer")
+    writer.flush()
+    assert other.written == b"answer"
+    assert [line.written for line in lines.values()] == [b""] * 200
+    passes = 0
+    while not all(line.written for line in lines.values()):
+        await asyncio.sleep(0)
+        passes += 1
+    assert passes > 100, "one at a time"
+    assert {line.written for line in lines.values()} == {b"1"}
+
+
+async def test_an_answer_takes_what_waits_for_its_client_along_in_order(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "SLICE", 0.0)
+    lines = crowd(writer)
+    broadcast(lines, b"1")
+    lines["c150"].outbox.put(b"2")
+    broadcast(lines, b"3", ("c0",))
+    writer.flush()
+    assert lines["c150"].written == b"123"
+    broadcast(lines, b"4")
+    lines["c7"].outbox.seal(b"5")
+    writer.flush()
+    assert lines["c7"].written == b"1345"
+    await until(lambda: not writer._patient)
+    assert lines["c0"].written == b"14"
+    assert lines["c150"].written == b"1234"
+    assert lines["c199"].written == b"134"
+
+
+async def test_a_slice_is_longer_the_more_waits(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(outbox_module, "CALM", 1000)
+    monkeypatch.setattr(writer._loop, "time", lambda: now[0])
+    lines = crowd(writer)
+
+    def write(line: Line, data: bytes) -> None:
+        now[0] += outbox_module.SLICE / 10
+        type(line.transport).write(line.transport, data)
+
+    for line in lines.values():
+        line.transport.write = partial(write, line)  # type: ignore[method-assign]
+    broadcast(lines, b"x")
+    writer._write_slice()
+    assert sum(bool(line.written) for line in lines.values()) in (10, 11)
+    broadcast(lines, bytes(99))  # to some who have the first, to others who have not
+    writer._write_slice()
+    assert sum(bool(line.written) for line in lines.values()) > 190
+
+
+async def test_closing_the_writer_writes_what_is_for_many_too(writer: Writer) -> None:
+    lines = crowd(writer)
+    broadcast(lines, b"1")
+    writer.close()
+    assert {line.written for line in lines.values()} == {b"1"}
+    assert writer._slice is not None
+    assert writer._slice.cancelled()
