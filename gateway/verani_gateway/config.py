@@ -96,6 +96,11 @@ class Setting:
     def is_list(self) -> bool:
         return isinstance(self.kind, inspect.VarTupleType)
 
+    def items(self, *texts: str) -> list[str] | str:
+        """Split what was given for a list at commas; where one text will do, one is that text."""
+        items = [item.strip() for text in texts for item in text.split(",") if item.strip()]
+        return items[0] if len(items) == 1 and isinstance(self.default, str) else items
+
     @property
     def is_flag(self) -> bool:
         return isinstance(self.kind, inspect.BoolType)
@@ -226,8 +231,9 @@ def _from_options(options: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in options.items():
         setting = SETTINGS[name]
-        items = [item for text in value for item in _split(text)] if setting.is_list else value
-        values[name] = setting.convert(items, setting.option, strict=False)
+        values[name] = setting.convert(
+            setting.items(*value) if setting.is_list else value, setting.option, strict=False
+        )
     return values
 
 
@@ -235,13 +241,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         if (value := environ.get(setting.variable)) is not None:
-            items = _split(value) if setting.is_list else value
-            values[name] = setting.convert(items, setting.variable, strict=False)
+            values[name] = setting.convert(
+                setting.items(value) if setting.is_list else value, setting.variable, strict=False
+            )
     return values
-
-
-def _split(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _from_file(environ: Mapping[str, str], config: str | None) -> dict[str, Any]:
