@@ -277,7 +277,8 @@ def event_frame(channel: str, data: bytes) -> bytes:
 def named_event_frame(channel: str, event: str, data: Any = UNSET) -> bytes:
     """Build what `emit` sends: the event's name spread into the data (protocol 9).
 
-    A `type` inside the data wins; data that is no object goes as ``value``; unset data leaves the type alone.
+    Data that is no object goes as ``value``; unset data leaves the type alone. Raises ValueError for a `type` inside
+    the data, which would be taken for the event's name.
     """
     if data is UNSET:
         return b"%b}}" % _named_envelope(channel, event)
@@ -285,7 +286,10 @@ def named_event_frame(channel: str, event: str, data: Any = UNSET) -> bytes:
     if not isinstance(plain, dict):
         return b'%b,"value":%b}}' % (_named_envelope(channel, event), encode(plain))
     if "type" in plain:
-        return event_frame(channel, encode({"type": event, **plain}))
+        raise ValueError(
+            f"emit: expected data of {event!r} without a 'type', which is the event's name; broadcast() and "
+            "send_to_user() send data with a type of its own"
+        )
     body = encode(plain)
     return b"%b%b%b}" % (_named_envelope(channel, event), b"," if plain else b"", body[1:])
 

@@ -252,12 +252,20 @@ def broadcast(
 
 def emit_to_channel(actor: Actor[Any, Any], channel: Name, event: EventName, data: Any = UNSET) -> int:
     """Emit an event to the whole channel."""
+    _check_emitted(data)
     return actor.emit_to_channel(channel, event, data)
 
 
 def emit_to_user(actor: Actor[Any, Any], user_id: str, event: EventName, data: Any = UNSET) -> int:
     """Emit an event to all connections of a user."""
+    _check_emitted(data)
     return actor.emit_to_user(user_id, event, data)
+
+
+def _check_emitted(data: Any) -> None:
+    if isinstance(data, dict) and "type" in data:
+        text = "expected data without a type, which is the event's name; broadcast and send_to_user take one"
+        raise InvalidArguments(path="$.data.type", public=text)
 
 
 def get_session_count(actor: Actor[Any, Any]) -> int:
