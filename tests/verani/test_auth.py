@@ -462,8 +462,73 @@ async def test_an_issuer_that_fails_later_is_not_missed_while_its_keys_are_fresh
     assert await keys.find("2") is None
     assert await keys.find("1")
     issuer.now += 600
+    assert await keys.find("1"), "old keys are better than none"
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"keys":[]}', _document(jwk(RSA, "1", use="enc"))])
+@pytest.mark.parametrize("status", [200, 500])
+async def test_old_keys_go_on_while_an_issuer_fails_and_not_for_ever(issuer: Issuer, status: int, body: bytes) -> None:
+    keys, good = issuer.keys(max_age=600.0, max_stale=3600.0), issuer.body
+    assert await keys.find("1")
+    issuer.status, issuer.body = status, body
+    issuer.now += 4199
+    assert await keys.find("1")
+    assert issuer.fetches == 2
+    with pytest.raises(RoomBusy):
+        await keys.find("2")  # it may be a new one
+    issuer.now += 1
     with pytest.raises(RoomBusy):
         await keys.find("1")
+    issuer.status, issuer.body = 200, good
+    issuer.now += 30
+    assert await keys.find("1")
+    assert await keys.find("2") is None
+
+
+async def test_an_issuer_that_comes_back_without_a_key_ends_it(issuer: Issuer) -> None:
+    keys = issuer.keys(max_age=600.0, max_stale=3600.0, interval=30.0)
+    assert await keys.find("1")
+    issuer.status = 500
+    issuer.now += 700
+    assert await keys.find("1")
+    issuer.status, issuer.body = 200, _document(jwk(OTHER, "2"))
+    assert await keys.find("1"), "it is not asked again that soon"
+    issuer.now += 30
+    assert await keys.find("1") is None
+    assert await keys.find("2")
+
+
+async def test_only_one_waits_for_an_issuer_that_hangs_and_others_use_the_old_keys(issuer: Issuer) -> None:
+    keys = issuer.keys(max_age=600.0)
+    assert await keys.find("1")
+    issuer.free.clear()
+    issuer.now += 601
+    waiting = asyncio.create_task(keys.find("1"))
+    await until(lambda: issuer.fetches == 2)
+    for _ in range(100):
+        assert await keys.find("1")
+    assert not waiting.done()
+    issuer.free.set()
+    assert await waiting
+
+
+async def test_a_long_failure_is_told_now_and_then_and_so_is_its_end(
+    issuer: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "verani.auth")
+    keys = issuer.keys(max_age=600.0, max_stale=10_000.0, interval=30.0)
+    assert await keys.find("1")
+    issuer.status = 500
+    issuer.now += 600
+    for _ in range(20):
+        assert await keys.find("1")
+        issuer.now += 30
+    assert issuer.fetches == 21
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "the keys there are go on for " in caplog.text
+    issuer.status = 200
+    assert await keys.find("1")
+    assert caplog.records[-1].getMessage().endswith("after 20 attempts that failed")
 
 
 async def test_an_issuer_that_does_not_answer_is_given_up(issuer: Issuer) -> None:

@@ -40,6 +40,12 @@ MAX_KEY_SET_BYTES = 512 << 10
 # Seconds after which a first fetch that failed is tried again; until then clients are told to come back.
 RETRY_AFTER = 5.0
 
+# Seconds for which keys outlive their age while new ones cannot be fetched: an issuer may be away for a night.
+MAX_STALE = 12 * 3600.0
+
+# Seconds between two lines of the log that say that fetching still fails.
+_TELL_EVERY = 300.0
+
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -148,6 +154,8 @@ class RemoteKeySet:
 
     One fetch at a time, of at most `timeout` seconds and 512 KiB, without redirects. A `kid` that is not in the set
     makes it fetch again, at most once in `interval` seconds: rotated keys are found, and made-up ones cost nothing.
+    While fetching fails, the keys that there were go on for `max_stale` seconds more, and whoever has one of them does
+    not wait for the next attempt; what they do not have is not refused for good meanwhile.
     """
 
     def __init__(
@@ -156,6 +164,7 @@ class RemoteKeySet:
         algorithms: Sequence[str],
         *,
         max_age: float = 600.0,
+        max_stale: float = MAX_STALE,
         interval: float = 30.0,
         timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
@@ -166,6 +175,7 @@ class RemoteKeySet:
         self._url = parsed
         self._algorithms = tuple(algorithms)
         self._max_age = max_age
+        self._max_stale = max_stale
         self._interval = interval
         self._timeout = timeout
         self._clock = clock
@@ -173,47 +183,81 @@ class RemoteKeySet:
         self._fetched_at = 0.0
         self._tried_at: float | None = None
         self._fetching = asyncio.Lock()
+        # Attempts that failed since the last one that did not, and when that was last told.
+        self._failures = 0
+        self._told_at = 0.0
 
     async def find(self, kid: str | None) -> Key | None:
         """Return the key of this `kid`, after a fetch if that may help."""
         asked_at = self._clock()
-        keys = self._current(asked_at)
-        key = await keys.find(kid) if keys is not None else None
-        if key is not None:
+        key = await self._known(kid, asked_at)
+        if key is not None and (self._is_fresh(asked_at) or self._fetching.locked()):
             return key
         async with self._fetching:
             # Somebody else may have fetched while this one waited.
             if self._may_fetch(asked_at):
                 await self._fetch()
-            keys = self._current(self._clock())
-        if keys is None:
+        now = self._clock()
+        key = await self._known(kid, now)
+        if key is None and not self._is_fresh(now):
             raise RoomBusy("the keys that tokens are verified with are out of reach", retry_after=RETRY_AFTER)
-        return await keys.find(kid)
+        return key
 
-    def _current(self, now: float) -> KeySet | None:
-        return self._keys if now - self._fetched_at < self._max_age else None
+    async def _known(self, kid: str | None, now: float) -> Key | None:
+        """Look a key up among those that there are, old ones included."""
+        keys = self._kept(now)
+        return await keys.find(kid) if keys is not None else None
+
+    def _kept(self, now: float) -> KeySet | None:
+        return self._keys if now - self._fetched_at < self._max_age + self._max_stale else None
+
+    def _is_fresh(self, now: float) -> bool:
+        return self._keys is not None and now - self._fetched_at < self._max_age
 
     def _may_fetch(self, asked_at: float) -> bool:
         if self._tried_at is None:
             return True
         now = self._clock()
-        pause = self._interval if self._current(now) is not None else min(self._interval, RETRY_AFTER)
+        pause = self._interval if self._kept(now) is not None else min(self._interval, RETRY_AFTER)
         return self._tried_at < asked_at and now - self._tried_at >= pause
 
     async def _fetch(self) -> None:
         self._tried_at = self._clock()
         try:
             keys = parse_key_set(await self._read(), self._algorithms)
+            if not len(keys):
+                raise ValueError("expected a key that can be used")
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            logger.warning("fetching the key set from %s failed: %s", self._url.host, type(error).__name__)
-            if not isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):  # their texts have the query
-                logger.debug("fetching the key set failed", exc_info=True)
+            self._tell_failure(error)
             return
-        if not len(keys):
-            logger.warning("the key set from %s has no usable key", self._url.host)
-            return
+        if self._failures:
+            logger.info("fetched the key set from %s after %d attempts that failed", self._url.host, self._failures)
+        self._failures = 0
         self._keys = keys
         self._fetched_at = self._clock()
+
+    def _tell_failure(self, error: Exception) -> None:
+        """Log the first failure, and then one in a while."""
+        now = self._clock()
+        self._failures += 1
+        if self._failures == 1 or now - self._told_at >= _TELL_EVERY:
+            self._told_at = now
+            # Texts of these have the query of the URL.
+            is_secret = isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL)
+            reason = f"{type(error).__name__}: {error}" if isinstance(error, ValueError) and not is_secret else ""
+            logger.warning(
+                "fetching the key set from %s failed (%s), attempt %d%s",
+                self._url.host,
+                reason or type(error).__name__,
+                self._failures,
+                self._outlook(now),
+            )
+            if not is_secret:
+                logger.debug("fetching the key set failed", exc_info=error)
+
+    def _outlook(self, now: float) -> str:
+        left = self._fetched_at + self._max_age + self._max_stale - now
+        return f"; the keys there are go on for {left:.0f} s" if self._keys is not None and left > 0 else ""
 
     async def _read(self) -> bytes:
         async with (
