@@ -75,14 +75,15 @@ async def test_a_type_in_the_data_of_an_emit_is_an_error_that_names_the_way(open
     lobby = await four(open_room)
     actor = lobby.engine.actor
     context = Context(lobby.engine, lobby.engine.members.sessions["a"])
-    for emit in (
+    emits: list[Callable[[], int]] = [
         lambda: actor.emit("shape", data),
         lambda: actor.emit_to_channel("news", "shape", data),
         lambda: actor.emit_to_user("user-a", "shape", data),
         lambda: context.emit("shape", data),
         lambda: context.to_channel("news").emit("shape", data),
         lambda: context.to_user("user-a").emit("shape", data),
-    ):
+    ]
+    for emit in emits:
         with pytest.raises(ValueError, match=r"without a 'type'.*broadcast\(\) and send_to_user\(\)"):
             emit()
     told = "expected data without a type, which is the event's name; broadcast and send_to_user take one"
