@@ -20,7 +20,7 @@ from yarl import URL
 
 from .client.backoff import Reconnection, parse_retry_after
 from .client.client import cause_of
-from .client.failures import speaks_no_tls
+from .client.failures import bare, speaks_no_tls
 from .errors import (
     DeadlineExceeded,
     Interrupted,
@@ -139,7 +139,10 @@ class Service:
             if clock() + pause >= until:
                 break
             await asyncio.sleep(pause)
-        raise last
+        try:
+            raise last
+        finally:
+            del last  # it has this very function's frame
 
     async def _attempt(self, room: str, method: str, arguments: bytes, timeout: float, key: str | None) -> bytes:
         if self._closed:
@@ -164,9 +167,10 @@ class Service:
                 body = await response.read()
         except aiohttp.ClientConnectorError as error:
             cause, reason = cause_of(error)
+            error.__traceback__ = None  # aiohttp keeps the error in one of its frames, and so this one
             if speaks_no_tls(cause):
-                raise self._no_service("speaks no TLS") from error
-            raise RoomBusy(f"cannot connect to {self._url}: {reason.lower()}", retry_after=0.0) from error
+                raise self._no_service("speaks no TLS") from bare(cause)
+            raise RoomBusy(f"cannot connect to {self._url}: {reason.lower()}", retry_after=0.0) from bare(cause)
         except TimeoutError:
             raise DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s") from None
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # InvalidURL among them

@@ -7,7 +7,7 @@ The text of an error stays on the server; only its `code`, and its `public` text
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from .names import well_formed
 
@@ -34,6 +34,7 @@ __all__ = [
     "CODES",
     "REFUSALS",
     "error_for",
+    "fresh",
     "is_refusal",
     "refusal_for",
 ]
@@ -182,12 +183,22 @@ class SettingsError(VeraniError):
     """A setting with a wrong name, type or value; the text names the option."""
 
 
+E = TypeVar("E", bound=Exception)
+
 REFUSALS = (InvalidArguments, Unauthorized, Forbidden, NotFound, Conflict, RateLimited, RoomBusy)
 
 
 def is_refusal(error: BaseException) -> bool:
     """Tell what an application raises to refuse a client from what went wrong."""
     return isinstance(error, REFUSALS) and not error.is_of_call
+
+
+def fresh(error: E) -> E:
+    """Copy an error, for one who raises it more than once: what was raised holds the frames it went through."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__, copy.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return copy
 
 
 def refusal_for(code: str, message: str) -> VeraniError | None:

@@ -20,6 +20,8 @@ Invariants:
 7. A client that gives up is heard: by everyone who iterates or waits for the connection, else in the log.
 8. Tokens are in no log line and in no exception, and so are URL queries, which carry them too.
 9. From `connect` on the client belongs to one thread; what could change it is refused to all others.
+10. A client that is closed is free without the collector: nothing that it has refers to it, tasks are forgotten, and
+    an exception that was raised is not kept, because it has the frames of whoever caught it; `fresh` makes the next.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import random as random_module
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -41,7 +44,7 @@ from aiohttp.http import HttpProcessingError
 from msgspec import UNSET
 from yarl import URL
 
-from ..errors import DeadlineExceeded, VeraniError
+from ..errors import DeadlineExceeded, VeraniError, fresh
 from ..names import MAX_REASON_BYTES
 from ..threads import OwnThread
 from .backoff import Attempts, Reconnection, parse_retry_after
@@ -172,7 +175,7 @@ class VeraniClient:
         self._refresh: asyncio.Task[None] | None = None
         self._own_session = session is None
         self._session = session
-        self._refusal = b""  # the beginning of the body of the latest handshake's refusal
+        self._answers = _Answers()
         self._random = random
 
         self._state = ClientState.DISCONNECTED
@@ -194,7 +197,7 @@ class VeraniClient:
         self._look_again = asyncio.Event()  # something that decides whether to read has changed
         self._inbox = Inbox(max_inbox, self._look_again.set, self._thread)
 
-        self._outbox = Outbox(max_queue, lambda: self._inbox.drop("outbox"))
+        self._outbox = Outbox(max_queue, partial(self._inbox.drop, "outbox"))
         self._requests = Requests()
         self._ignored_frames = 0
         self._warned_names: set[str] = set()
@@ -342,6 +345,7 @@ class VeraniClient:
             self._requests.forget(request)
             if frame is not None:
                 self._outbox.withdraw(frame)
+            del request, frame  # which have the exception that has this very function's frame
 
     async def drain(self) -> None:
         """Wait until everything emitted is handed to a connection; raise `NotSent` if the client ends first."""
@@ -351,12 +355,18 @@ class VeraniClient:
                 raise NotSent(f"{len(self._outbox)} frames were not sent: {self._failure}")
             await self._outbox.progress()
 
+    def _take_failure(self) -> VeraniError:
+        """Return why it ended, to be raised; the next one gets a copy."""
+        assert self._failure is not None
+        failure, self._failure = self._failure, fresh(self._failure)
+        return failure
+
     def _not_sent(self, event: str) -> VeraniError:
         """Say why a request cannot be sent any more; a refusal speaks for itself."""
         assert self._failure is not None
         if isinstance(self._failure, ConnectFailed):
             return NotSent(f"{event!r} was not sent: {self._failure}")
-        return self._failure.with_traceback(None)
+        return fresh(self._failure)
 
     def _check_thread(self, call: str) -> None:
         self._thread.check(f"VeraniClient.{call}", _OTHER_THREADS)
@@ -401,7 +411,7 @@ class VeraniClient:
             async with asyncio.timeout(timeout):
                 while not self.connected:
                     if self._failure is not None:
-                        raise self._failure.with_traceback(None)
+                        raise self._take_failure()
                     self._settled.clear()
                     await self._settled.wait()
         except TimeoutError:
@@ -482,6 +492,10 @@ class VeraniClient:
                 await asyncio.wait({self._dispatcher}, timeout=self._close_timeout)
             if self._own_session and self._session is not None:
                 await self._session.close()
+            # What was cancelled keeps the frames it ran in, and so the client.
+            self._runner = None
+            if self._dispatcher is not asyncio.current_task():
+                self._dispatcher = None
 
     def _enter(self, state: ClientState, *args: Any) -> None:
         logger.debug("state %s", state)
@@ -495,7 +509,10 @@ class VeraniClient:
             self._outbox.clear()
         if self._failure is None:
             self._failure, self._gave_up = failure, gave_up
-        self._requests.fail(NotSent(f"the request was not sent: {failure}"))
+        if isinstance(failure, ConnectFailed):
+            self._requests.fail(NotSent(f"the request was not sent: {failure}"))
+        else:  # a refusal speaks for itself
+            self._requests.fail(fresh(failure))
         self._trouble = str(failure)
         if gave_up and not self._waiting and not self._inbox.has_streams:
             logger.error("gave up: %s", failure)
@@ -514,10 +531,12 @@ class VeraniClient:
             # The socket pump: what nobody foresaw must not leave anyone waiting.
             logger.exception("the connection task failed")
             failure = ConnectFailed(f"the client failed: {exc!r}")
-            failure.__cause__ = exc
+            failure.__cause__ = exc.with_traceback(None)
             self._fail(failure)
 
     def _fail(self, failure: VeraniError) -> None:
+        # The frames it came through are this client's.
+        failure.__traceback__ = failure.__context__ = None
         self._enter(ClientState.ERROR, failure)
         self._end(failure, gave_up=True)
 
@@ -564,12 +583,8 @@ class VeraniClient:
 
     async def _open(self) -> ClientWebSocketResponse:
         if self._session is None:
-            # The answer that refuses a handshake is closed before anyone but a trace sees its body.
-            trace = aiohttp.TraceConfig()
-            trace.on_request_end.append(self._keep_refusal)
-            trace.on_request_redirect.append(self._refuse_redirect)
-            self._session = aiohttp.ClientSession(trace_configs=[trace])
-        url, self._refusal = self._url, b""
+            self._session = aiohttp.ClientSession(trace_configs=[self._answers.trace()])
+        url, self._answers.body = self._url, b""
         try:
             async with asyncio.timeout(self._connection_timeout):
                 headers = self._headers
@@ -589,6 +604,7 @@ class VeraniClient:
             raise ConnectFailed(f"no handshake with {address_of(url)} within {self._connection_timeout} s") from None
         except (aiohttp.ClientError, OSError) as exc:
             cause, why = cause_of(exc)
+            exc.__traceback__ = None  # aiohttp keeps the exception in one of its frames, and so this one
             kind = NoWebSocketServer if speaks_no_tls(cause) else ConnectFailed
             raise kind(f"no connection to {address_of(url)}: {why}") from bare(cause)
 
@@ -599,7 +615,7 @@ class VeraniClient:
         if error.status == 101:
             return NoWebSocketServer(f"{without_secrets(url)} is no WebSocket server: {error.message.lower()}")
         header = None if error.headers is None else error.headers.get("Retry-After")
-        server_code, public = told_in(self._refusal)
+        server_code, public = told_in(self._answers.body)
         return HandshakeRefused(
             error.history[0].status if error.history else error.status,  # redirected, over a session that is not ours
             url=without_secrets(url),
@@ -607,23 +623,6 @@ class VeraniClient:
             public=public,
             retry_after=parse_retry_after(header, now=time.time()),
         )
-
-    async def _refuse_redirect(
-        self, session: object, context: object, params: aiohttp.TraceRequestRedirectParams
-    ) -> None:
-        params.response.close()
-        raise HandshakeRefused(params.response.status, url=without_secrets(self._url))
-
-    async def _keep_refusal(self, session: object, context: object, params: aiohttp.TraceRequestEndParams) -> None:
-        if params.response.status == 101:
-            return
-        with suppress(aiohttp.ClientError, OSError, TimeoutError):  # the status alone says enough
-            async with asyncio.timeout(_REFUSAL_SECONDS):
-                while len(self._refusal) < _MAX_REFUSAL_BYTES:
-                    piece = await params.response.content.read(_MAX_REFUSAL_BYTES)
-                    if not piece:
-                        break
-                    self._refusal += piece
 
     async def _ask_token(self, source: str | TokenSource) -> str:
         if isinstance(source, str):
@@ -669,6 +668,8 @@ class VeraniClient:
             await asyncio.wait(tasks)
             self._refresh = None
             await ws.close()  # gives the connection back, there is no handshake any more
+            if (error := ws.exception()) is not None:  # aiohttp keeps it, and with it whatever frames it came from
+                bare(error)
             self._ws = None
             if self._closed is not None:
                 ended = Closing(*self._closed, by_client="the client was closed")
@@ -791,6 +792,36 @@ class VeraniClient:
             self._gone_silent = f"no pong within {self._pong_timeout} s"
             logger.warning("%s, dropping the connection", self._gone_silent)
             _abort(_transport_of(self._ws))
+
+
+class _Answers:
+    """What only a trace sees of answers that are no 101: the body, and a redirect before it is followed."""
+
+    def __init__(self) -> None:
+        self.body = b""  # the beginning of that of the latest answer
+
+    def trace(self) -> aiohttp.TraceConfig:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(self._keep_body)
+        trace.on_request_redirect.append(self._refuse_redirect)
+        return trace
+
+    async def _keep_body(self, session: object, context: object, params: aiohttp.TraceRequestEndParams) -> None:
+        if params.response.status == 101:
+            return
+        with suppress(aiohttp.ClientError, OSError, TimeoutError):  # the status alone says enough
+            async with asyncio.timeout(_REFUSAL_SECONDS):
+                while len(self.body) < _MAX_REFUSAL_BYTES:
+                    piece = await params.response.content.read(_MAX_REFUSAL_BYTES)
+                    if not piece:
+                        break
+                    self.body += piece
+
+    async def _refuse_redirect(
+        self, session: object, context: object, params: aiohttp.TraceRequestRedirectParams
+    ) -> None:
+        params.response.close()
+        raise HandshakeRefused(params.response.status, url=without_secrets(params.url))
 
 
 def _check_token(token: object) -> None:

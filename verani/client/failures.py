@@ -188,7 +188,7 @@ def told_in(body: bytes) -> tuple[str | None, str | None]:
 
 def bare(error: BaseException) -> BaseException:
     """Return `error` without its traceback and what is chained to it: the frames of the library below tell nothing."""
-    error.__cause__ = None
+    error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 

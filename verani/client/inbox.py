@@ -9,6 +9,8 @@ Invariants:
    perhaps nobody ever iterates. What is dropped of it counts once there is an iterator that misses it.
 4. Every other drop is counted, logged and told to the `verani.dropped` listeners, many drops in one call.
 5. A callback that raises is logged and told to the `error` listeners; the next callback runs.
+6. Nothing here refers to the client but callbacks, until `run` has ended, and nothing keeps an exception it raised:
+   that has the frames of whoever caught it, and so the client.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from ..errors import fresh
 from ..threads import OwnThread
 
 __all__ = ["Event", "EventStream", "Inbox", "Signal", "LIFECYCLE_EVENTS"]
@@ -64,9 +67,8 @@ class Signal:
 class EventStream(AsyncIterator[Event]):
     """Iterate over events until the client ends; raise what ended it, where that was a failure."""
 
-    def __init__(self, limit: int, on_drop: Callable[[], None], thread: OwnThread) -> None:
+    def __init__(self, limit: int, thread: OwnThread) -> None:
         self._limit = limit
-        self._on_drop = on_drop
         self._thread = thread
         self._events: deque[tuple[Event, int]] = deque()
         self._bytes = 0
@@ -75,14 +77,16 @@ class EventStream(AsyncIterator[Event]):
         self._failure: Exception | None = None
         self._wake = asyncio.Event()
 
-    def put(self, event: Event, size: int) -> None:
-        """Keep an event of `size` bytes for the iterating task, dropping the oldest ones if there is no space."""
+    def put(self, event: Event, size: int) -> int:
+        """Keep an event of `size` bytes for the iterating task; count the oldest ones that it had to drop for it."""
         self._events.append((event, size))
         self._bytes += size
+        dropped = 0
         while len(self._events) > 1 and self._is_over_limit():
             self._pop()
-            self._on_drop()
+            dropped += 1
         self._wake.set()
+        return dropped
 
     def claim(self) -> None:
         """Let it grow to its full limit: somebody iterates."""
@@ -102,6 +106,10 @@ class EventStream(AsyncIterator[Event]):
         self._bytes -= size
         return event
 
+    def _take_failure(self, failure: Exception) -> Exception:
+        self._failure = fresh(failure)
+        return failure
+
     def __aiter__(self) -> EventStream:
         return self
 
@@ -109,7 +117,7 @@ class EventStream(AsyncIterator[Event]):
         self._thread.check("async for", "iterate in the client's own thread, and hand the events on from there")
         while not self._events:
             if self._failure is not None:
-                raise self._failure.with_traceback(None)
+                raise self._take_failure(self._failure)
             if self._ended:
                 raise StopAsyncIteration
             self._wake.clear()
@@ -128,7 +136,7 @@ class Inbox:
         self._callbacks: dict[str, dict[Callback, bool]] = {}
         # Weak: leaving an `async for` early drops the last reference to its iterator, nobody has to close it.
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
-        self._unclaimed: EventStream | None = EventStream(limit, self._dropped_by_stream, thread)
+        self._unclaimed: EventStream | None = EventStream(limit, thread)
         self._dropped_unclaimed = 0
         self._unreported: Counter[str] = Counter()
         self._finished = False
@@ -163,7 +171,7 @@ class Inbox:
     def open_stream(self) -> EventStream:
         """Return an iterator over every event put from now on; the first one begins with those put before."""
         stream, self._unclaimed = (
-            self._unclaimed or EventStream(self._limit, self._dropped_by_stream, self._thread),
+            self._unclaimed or EventStream(self._limit, self._thread),
             None,
         )
         stream.claim()
@@ -173,25 +181,19 @@ class Inbox:
             self._dropped_unclaimed = 0
         return stream
 
-    def _dropped_by_stream(self) -> None:
-        if self._unclaimed is None:
-            self.drop("iterator")
-        else:
-            self._dropped_unclaimed += 1
-
     def end_streams(self, failure: Exception | None) -> None:
         """End every iteration, by raising `failure` if there is one."""
         for stream in list(self._streams):
-            stream.end(failure)
+            stream.end(None if failure is None else fresh(failure))
         self._streams.clear()
 
     def put(self, entry: Event | Signal, size: int = 0) -> None:
         """Queue one entry of `size` bytes, dropping the oldest if twice the limit wait already."""
         if isinstance(entry, Event):
             if self._unclaimed is not None:
-                self._unclaimed.put(entry, size)
+                self._dropped_unclaimed += self._unclaimed.put(entry, size)
             for stream in list(self._streams):
-                stream.put(entry, size)
+                self.drop("iterator", stream.put(entry, size))
         if len(self._entries) >= 2 * self._limit:
             self._entries.popleft()
             self.drop("inbox")
@@ -200,6 +202,8 @@ class Inbox:
 
     def drop(self, where: str, count: int = 1) -> None:
         """Count entries lost in `where`, to be reported by the next turn of `run`."""
+        if not count:
+            return
         self.dropped += count
         self._unreported[where] += count
         self._wake.set()
@@ -210,7 +214,13 @@ class Inbox:
         self._wake.set()
 
     async def run(self) -> None:
-        """Tell callbacks what is queued, until `finish`."""
+        """Tell callbacks what is queued, until `finish`; then forget them."""
+        try:
+            await self._tell_all()
+        finally:
+            self._callbacks.clear()
+
+    async def _tell_all(self) -> None:
         while True:
             await self._report_drops()
             if self._entries:

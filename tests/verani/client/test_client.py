@@ -1368,7 +1368,8 @@ async def test_connections_that_do_not_last_count_like_refused_handshakes(
         await soon(until_it_ends(events))
     assert caught.value.closing.code == code
     assert caught.value.failures == 4
-    assert await soon(told.get()) == ("error", caught.value)
+    name, error = await soon(told.get())
+    assert (name, type(error), str(error)) == ("error", ConnectionClosed, str(caught.value))
     assert client.state is ClientState.ERROR
     assert server.handshakes == 4
 
