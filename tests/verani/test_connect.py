@@ -96,6 +96,15 @@ async def test_nobody_who_listens_is_said_in_the_words_of_the_system(
         assert "unknown error" not in str(caught.value).lower()
 
 
+@pytest.mark.parametrize("url", ["http://a..b:8001", "ftp://127.0.0.1:8001", "127.0.0.1:8001", ""])
+async def test_what_is_no_url_of_a_service_is_said(url: str) -> None:
+    async with connect(url) as service:
+        with pytest.raises(
+            VeraniError, match="expected the URL of an internal listener, such as http://127.0.0.1:8001"
+        ):
+            await service.room("chat", "lobby").get_session_count()
+
+
 async def test_a_connection_that_breaks_off_is_an_interruption() -> None:
     calls: list[bytes] = []
     async with answering(b"", calls) as url, connect(url) as service:

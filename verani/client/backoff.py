@@ -28,6 +28,9 @@ _PROOF = 5.0
 # Ends that are nobody's verdict on this connection: lost, and the service restarts.
 _INNOCENT = frozenset({1006, 1012})
 
+# A day: no header may send a client away for longer.
+_LONGEST_WAIT = 86_400.0
+
 # The last seconds of a delay that are left to chance where the server takes connections and ends them again.
 _SPREAD = 2.0
 
@@ -129,12 +132,13 @@ def is_final(status: int) -> bool:
 def parse_retry_after(value: str | None, *, now: float) -> float:
     """Return the seconds a `Retry-After` header asks for (RFC 9110, 10.2.3), 0.0 if there is none that makes sense.
 
+    At most a day.
     `now` is the wall-clock time in seconds since the epoch, for the form that is a date.
     """
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
-        return float(text)
+        return min(float(text), _LONGEST_WAIT)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except ValueError:
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - now), _LONGEST_WAIT)
+    except (ValueError, OverflowError):
         return 0.0

@@ -598,6 +598,8 @@ class VeraniClient:
                 )
         except aiohttp.ClientResponseError as exc:
             raise self._refused(exc, url) from None  # its text has the query
+        except UnicodeError:
+            raise NoWebSocketServer(f"{address_of(url)} has no host name that there can be") from None
         except (aiohttp.InvalidURL, aiohttp.RedirectClientError):  # over a session that is not ours
             raise NoWebSocketServer("the server redirected to something that is no HTTP URL") from None
         except TimeoutError:

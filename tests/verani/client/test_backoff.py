@@ -143,6 +143,10 @@ def test_every_answer_is_final_but_those_that_may_heal() -> None:
         ("soon", 0),
         ("Thu, 01 Jan 1970 00:01:40 GMT", 90),
         ("Thu, 01 Jan 1970 00:00:05 GMT", 0),
+        ("999999999999", 86_400),
+        ("9" * 400, 86_400),
+        ("Thu, 01 Jan 2970 00:00:05 GMT", 86_400),
+        ("Thu, 01 Jan 99999 00:00:05 GMT", 0),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float) -> None:

@@ -1550,6 +1550,14 @@ async def test_a_session_that_raises_for_status_tells_refusals_apart_all_the_sam
     assert server.handshakes == 2
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 300 + ".example"])
+async def test_a_host_that_cannot_be_is_final(make: Make, host: str) -> None:
+    with pytest.raises(ConnectFailed, match="has no host name that there can be") as caught:
+        await soon(make(f"ws://{host}/ws?token=secret").connect())
+    assert caught.value.is_final
+    assert "secret" not in str(caught.value)
+
+
 UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 
 
