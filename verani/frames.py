@@ -17,6 +17,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from .errors import VeraniError
+from .models import Unfit, encode_hook
 from .names import is_name, well_formed
 
 __all__ = [
@@ -99,7 +100,7 @@ _scan = msgspec.json.Decoder(ScannedFrame).decode
 _scan_cut = msgspec.json.Decoder(DeepFrame).decode
 _check = msgspec.json.Decoder(Raw).decode
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
 
 # What malformed, hostile or merely unfitting JSON makes msgspec raise (threats 24).
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
@@ -184,6 +185,8 @@ def path_of(error: msgspec.ValidationError) -> str | None:
     """Take the path, ``$.text``, out of msgspec's message: of what does not fit, is missing or is not known."""
     text, _, path = str(error).rpartition(" - at `")
     text, path = (text, path.removesuffix("`").removeprefix("key` in `")) if text else (path, "")
+    if isinstance(error.__cause__, Unfit) and error.__cause__.path:
+        return f"{path or '$'}{error.__cause__.path}"
     field = _MISSING.fullmatch(text)
     return f"{path or '$'}.{field[1]}" if field is not None else path or None
 
@@ -253,7 +256,7 @@ def encode(data: Any) -> bytes:
     try:
         return _encode(data)
     except UnicodeEncodeError:
-        return _encode(_well_formed_in(msgspec.to_builtins(data, str_keys=True)))
+        return _encode(_well_formed_in(msgspec.to_builtins(data, str_keys=True, enc_hook=encode_hook)))
 
 
 def _well_formed_in(value: Any) -> Any:
@@ -282,7 +285,7 @@ def named_event_frame(channel: str, event: str, data: Any = UNSET) -> bytes:
     """
     if data is UNSET:
         return b"%b}}" % _named_envelope(channel, event)
-    plain = data if isinstance(data, dict) else msgspec.to_builtins(data, str_keys=True)
+    plain = data if isinstance(data, dict) else msgspec.to_builtins(data, str_keys=True, enc_hook=encode_hook)
     if not isinstance(plain, dict):
         return b'%b,"value":%b}}' % (_named_envelope(channel, event), encode(plain))
     if "type" in plain:

@@ -20,6 +20,7 @@ from .context import Actor, Context, S
 from .errors import DefinitionError, Forbidden, Unauthorized
 from .frames import PING, Frame
 from .meta import AttachmentCodec, ConnectionMeta, M, check_names, make_meta
+from .models import check_plain, make_decoder
 from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
 from .request import BEARER, ConnectRequest, Identity, MetaMaker, TokenVerifier
 from .rpc import BUILT_IN, Method
@@ -95,7 +96,7 @@ def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] 
     parameter = check_arity(function, label, ("ctx", "data"))[1]
     try:
         annotation = resolve(function, {"data": parameter.annotation})["data"]
-        return None if annotation is Any else msgspec.json.Decoder(annotation)
+        return None if annotation is Any else make_decoder(annotation, label)
     except (NameError, TypeError) as error:
         raise DefinitionError(
             f"{label}: expected the type of {parameter.name!r} to be one that msgspec can decode: {error}"
@@ -441,6 +442,7 @@ class RoomDefinition(Generic[M, S]):
         """Raise `DefinitionError` for what can only be known once all decorators have run, or is costly to know."""
         try:
             self.codec(1)
+            check_plain(self.meta, f"{self.name}: meta= {self.meta.__name__}")
         except (TypeError, NameError) as error:
             raise DefinitionError(f"{self.name}: expected a meta= that msgspec can decode: {error}") from error
         if self.is_public:

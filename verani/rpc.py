@@ -17,6 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 from . import frames
 from .errors import Conflict, DefinitionError, InvalidArguments, error_for
 from .messages import Outcome
+from .models import decode_hook, make_decoder
 from .names import EventName, Name
 from .signatures import label_of, resolve
 
@@ -92,9 +93,9 @@ class Method:
             by_name = msgspec.defstruct(name, fields.values(), forbid_unknown_fields=True, kw_only=True)
             positional = [fields[p.name] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
             by_position = msgspec.defstruct(name, positional, forbid_unknown_fields=True, array_like=True)
-            self._by_name = msgspec.json.Decoder(by_name).decode
-            self._by_position = msgspec.json.Decoder(by_position).decode
-            self._result = None if self.result_type is Any else msgspec.json.Decoder(self.result_type).decode
+            self._by_name = make_decoder(by_name, label).decode
+            self._by_position = make_decoder(by_position, label).decode
+            self._result = None if self.result_type is Any else make_decoder(self.result_type, label).decode
         except (NameError, TypeError) as error:
             raise DefinitionError(
                 f"{label}: expected types of arguments and result that msgspec can decode: {error}"
@@ -170,7 +171,7 @@ def _parameters(function: Callable[..., Any], label: str) -> list[inspect.Parame
 
 def _takes_null(annotation: Any) -> bool:
     try:
-        msgspec.convert(None, annotation)
+        msgspec.convert(None, annotation, dec_hook=decode_hook)
     except msgspec.ValidationError:
         return False
     return True

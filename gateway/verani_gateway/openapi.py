@@ -13,6 +13,7 @@ import msgspec
 
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
 from verani.errors import error_for
+from verani.models import schema_hook
 from verani.names import MAX_ROOM_ID, ROOM_ID
 from verani.room import RoomDefinition
 from verani.rpc import MAX_TIMEOUT, MIN_TIMEOUT, Method
@@ -144,17 +145,17 @@ def _failures() -> dict[str, Any]:
 def _schemas(types: Sequence[Any]) -> tuple[Iterator[Any], dict[str, Any]]:
     """Return the schema of each type and the components they share; a type that has none may be anything."""
     try:
-        schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+        schemas, components = msgspec.json.schema_components(types, schema_hook=schema_hook, ref_template=_REF)
         return iter(schemas), components
     except (TypeError, ValueError):
         known = [kind if _has_schema(kind) else Any for kind in types]
-        schemas, components = msgspec.json.schema_components(known, ref_template=_REF)
+        schemas, components = msgspec.json.schema_components(known, schema_hook=schema_hook, ref_template=_REF)
         return iter(schemas), components
 
 
 def _has_schema(kind: Any) -> bool:
     try:
-        msgspec.json.schema(kind)
+        msgspec.json.schema(kind, schema_hook=schema_hook)
     except (TypeError, ValueError):
         return False
     return True
