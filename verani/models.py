@@ -128,15 +128,15 @@ def _path_of(location: Iterable[str | int]) -> str:
 
 
 def encode_hook(value: Any) -> Any:
-    """Make what msgspec can encode of what it cannot; raises NotImplementedError, which msgspec turns into its own."""
+    """Make what msgspec can encode of what it cannot; raises TypeError as it does by itself."""
     if _is_model(type(value)):
         return value.model_dump(mode="json", by_alias=True)
-    raise NotImplementedError
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 
 def schema_hook(kind: Any) -> dict[str, Any]:
     """Describe a model for OpenAPI; one that refers to others may be any object."""
     if not _is_model(kind):
-        raise NotImplementedError
+        raise NotImplementedError  # what msgspec expects
     schema: dict[str, Any] = kind.model_json_schema()
     return {"type": "object", "title": kind.__name__} if "$defs" in schema else schema
