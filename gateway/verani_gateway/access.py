@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from itertools import starmap, zip_longest
+from itertools import islice, starmap, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from verani.errors import InvalidArguments
@@ -48,6 +48,9 @@ _X_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host")
 
 # The headers in which proxies tell what they saw.
 FORWARDING = (*_X_FORWARDED, "Forwarded")
+
+# A longer chain is none: whoever wants to keep this process busy pretends it.
+_MOST_PROXIES = 32
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -284,7 +287,7 @@ def client_of(peer: str | None, headers: MultiMapping[str], trusted: tuple[str, 
         host=headers.get("Host"),
         is_told=is_trusted and any(name in headers for name in FORWARDING),
     )
-    for claim in _claims(headers) if is_trusted else ():
+    for claim in islice(_claims(headers), _MOST_PROXIES) if is_trusted else ():
         address = _parse_node(claim.node)
         told = Client(
             address=str(address) if address is not None else told.address,

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import ipaddress
 import ssl
+import tempfile
 from asyncio.subprocess import DEVNULL, STDOUT, Process, create_subprocess_exec
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -52,13 +53,13 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
     return certificate, private
 
 
-def nginx_files(directory: Path, port: int, upstream: int) -> list[str | Path]:
+def nginx_files(directory: Path, port: int, upstream: str) -> list[str | Path]:
     """Write the sample with this machine's ports and paths into a configuration; return the arguments for it."""
     certificate, key = make_certificate(directory)
     sample = changed(
         DEPLOY / "nginx" / "verani.conf",
         {
-            "server 127.0.0.1:8000;": f"server 127.0.0.1:{upstream};",
+            "server 127.0.0.1:8000;": f"server {upstream};",
             "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
             "    listen [::]:443 ssl;\n": "",
             "/etc/ssl/chat.example.com/fullchain.pem": str(certificate),
@@ -66,6 +67,8 @@ def nginx_files(directory: Path, port: int, upstream: int) -> list[str | Path]:
             "/var/log/nginx": str(directory),
         },
     )
+    if upstream.startswith("unix:"):  # as the guide says
+        sample = sample.replace("verani-error.log crit;", "verani-error.log alert;")
     (directory / "verani.conf").write_text(sample)
     buffers = "".join(
         f"  {kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -77,15 +80,17 @@ def nginx_files(directory: Path, port: int, upstream: int) -> list[str | Path]:
     return ["-e", directory / "nginx-error.log", "-c", directory / "nginx.conf"]
 
 
-def caddy_file(directory: Path, port: int, upstream: int) -> list[str | Path]:
+def caddy_file(directory: Path, port: int, upstream: str) -> list[str | Path]:
     """Write the sample with this machine's ports and paths; return the arguments for it."""
     certificate, key = make_certificate(directory)
     sample = changed(
         DEPLOY / "caddy" / "Caddyfile",
         {
-            "{\n\t# What Caddy logs": "{\n\tadmin off\n\tauto_https disable_redirects\n\t# What Caddy logs",
+            # HTTP/3 would need the UDP port of the same number, which nobody has looked for.
+            "{\n\t# What Caddy logs": "{\n\tadmin off\n\tauto_https disable_redirects\n"
+            "\tservers {\n\t\tprotocols h1 h2\n\t}\n\t# What Caddy logs",
             "chat.example.com {": f"https://127.0.0.1:{port} {{\n\tbind 127.0.0.1\n\ttls {certificate} {key}",
-            "reverse_proxy 127.0.0.1:8000 ": f"reverse_proxy 127.0.0.1:{upstream} ",
+            "reverse_proxy 127.0.0.1:8000 ": f"reverse_proxy {upstream} ",
         },
     )
     (directory / "Caddyfile").write_text(sample)
@@ -94,7 +99,7 @@ def caddy_file(directory: Path, port: int, upstream: int) -> list[str | Path]:
 
 def test_nginx_takes_the_sample(tool: Tool, tmp_path: Path) -> None:
     nginx = tool("nginx", package="Debian's nginx-light")
-    output = check(nginx, "-t", *nginx_files(tmp_path, free_port(), 8000))
+    output = check(nginx, "-t", *nginx_files(tmp_path, free_port(), "127.0.0.1:8000"))
     assert "warn" not in output
 
 
@@ -140,17 +145,34 @@ async def listening(port: int, process: Process) -> None:
                 return
 
 
-@pytest.fixture(params=["nginx", "caddy"])
+@pytest.fixture(params=["nginx", "caddy", "nginx and a Unix socket", "caddy and a Unix socket"])
 async def proxy(request: pytest.FixtureRequest, tool: Tool, serve: Serve, tmp_path: Path) -> AsyncIterator[Proxy]:
     port = free_port()
-    package = {"nginx": "Debian's nginx-light", "caddy": "Debian's caddy"}[request.param]
-    program = tool(request.param, package=package)
-    server = await serve("examples.chat:app", "--trusted-proxies", "127.0.0.1", "--max-connections-per-address", "1")
-    arguments: list[Any] = (
-        nginx_files(tmp_path, port, server.port)
-        if request.param == "nginx"
-        else ["run", *caddy_file(tmp_path, port, server.port)]
-    )
+    name, _, has_socket = request.param.partition(" and ")
+    program = tool(name, package={"nginx": "Debian's nginx-light", "caddy": "Debian's caddy"}[name])
+    words = ["--trusted-proxies", "unix" if has_socket else "127.0.0.1", "--max-connections-per-address", "1"]
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket has 107 bytes
+        path = f"{short}/web.sock"
+        server = await serve("examples.chat:app", *words, *(["--unix-socket", path] if has_socket else []))
+        if has_socket:
+            _let_everybody_connect(Path(path))
+        where = {"nginx": f"unix:{path}", "caddy": f"unix/{path}"}[name] if has_socket else f"127.0.0.1:{server.port}"
+        arguments: list[Any] = (
+            nginx_files(tmp_path, port, where) if name == "nginx" else ["run", *caddy_file(tmp_path, port, where)]
+        )
+        async for each in _running(program, arguments, server, port, tmp_path):
+            yield each
+
+
+def _let_everybody_connect(path: Path) -> None:
+    """Let in who is another user than the service, as nginx is."""
+    path.parent.chmod(0o711)
+    path.chmod(0o777)
+
+
+async def _running(
+    program: str | Path, arguments: list[Any], server: Server, port: int, tmp_path: Path
+) -> AsyncIterator[Proxy]:
     output = tmp_path / "output.log"
     with output.open("wb") as file:
         # Caddy keeps things below its user's folders.

@@ -221,6 +221,11 @@ def test_the_client_address_is_the_first_untrusted_one_from_the_right(
     assert client(peer, *(("x-forwarded-for", line) for line in lines)).address == expected
 
 
+def test_a_chain_of_trusted_proxies_that_never_ends_is_read_no_further() -> None:
+    chain = ", ".join(f"10.0.{number // 256}.{number % 256}" for number in range(1000))
+    assert client("10.0.0.1", ("X-Forwarded-For", chain)).address == "10.0.3.200"
+
+
 SAYS_ALL = (
     ("X-Forwarded-For", "203.0.113.7"),
     ("X-Forwarded-Proto", "https"),

@@ -52,7 +52,7 @@ class Server:
         assert self._process.stderr is not None
         async for raw in self._process.stderr:
             self.lines.append(raw.decode().rstrip("\n"))
-            if match := re.search(r"(public|internal) listener: (http://\S+)", self.lines[-1]):
+            if match := re.search(r"(public|internal) listener: (\S+)", self.lines[-1]):
                 if match[1] == "public":
                     self.url = match[2]
                 else:
