@@ -171,6 +171,7 @@ class _Origin:
         "gateway",
         "kept",
         "message",
+        "name",
         "output",
         "role",
         "started",
@@ -186,9 +187,11 @@ class _Origin:
         message: messages.Input | None = None,
         fail: Callable[[BaseException], None] | None = None,
         *,
+        name: str = "",
         role: Literal["hook", "wake", "report"] = "hook",
     ) -> None:
         self.context = context
+        self.name = name
         self.started = started
         self.gateway = gateway
         self.message = message
@@ -279,7 +282,8 @@ class Engine(Generic[M, S]):
         self._unwoken: messages.Outcome | None = None
         self._between: list[tuple[str, messages.Output]] = []
         self._between_bytes = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # When each spawned task began, the oldest first.
+        self._tasks: dict[asyncio.Task[Any], float] = {}
         # With the gateway that is asked.
         self._drains: dict[int, tuple[str, asyncio.Future[None]]] = {}
         self._invoked: dict[int, asyncio.Future[messages.Outcome]] = {}
@@ -355,17 +359,18 @@ class Engine(Generic[M, S]):
         """Make the state and run the hooks of a wake; False if `event`, which it is tried again for, was refused."""
         context = Context(self, None)
         wake = functools.partial(_Origin, context, self._clock(), gateway, event, role="wake")
-        await self._run(wake(), self._make_state)
+        await self._run(wake(name="state"), self._make_state)
         hook = self.definition.hooks.get("on_wake")
         if hook is not None:
             self._is_ready = (
-                await self._run(wake(fail=self._failing_to_wake(gateway, event)), hook, self.actor) is not None
+                await self._run(wake(name="on_wake", fail=self._failing_to_wake(gateway, event)), hook, self.actor)
+                is not None
             )
         hook = self.definition.hooks.get("on_hibernation_restore")
         if hook is None or not self._is_ready or not self.members.sessions:
             return self._is_ready
         fail = None if event is None else self._failing_to_wake(gateway, event)
-        return await self._run(wake(fail=fail), hook, self.actor) is not None
+        return await self._run(wake(name="on_hibernation_restore", fail=fail), hook, self.actor) is not None
 
     def _failing_to_wake(self, gateway: str, event: messages.Input | None) -> Callable[[BaseException], None]:
         def fail(error: BaseException) -> None:
@@ -674,7 +679,8 @@ class Engine(Generic[M, S]):
             await asyncio.wait(tuple(self._tasks), timeout=CANCEL_GRACE)
         hook = self.definition.hooks.get("on_hibernate")
         if hook is not None and self._is_ready:  # what was never loaded must not be saved
-            await self._run(_Origin(Context(self, None), self._clock()), hook, self.actor)
+            origin = _Origin(Context(self, None), self._clock(), name="on_hibernate")
+            await self._run(origin, hook, self.actor)
         self.end()
 
     def end(self) -> None:
@@ -714,6 +720,16 @@ class Engine(Generic[M, S]):
             return "spawned task"
         if self._awake_until and self._clock() < self._awake_until:
             return "keep_awake"
+        return None
+
+    @property
+    def doing(self) -> tuple[str, float] | None:
+        """Name the hook that runs, or else the oldest spawned task, and tell when it began."""
+        if self._current is not None:
+            return _hook_of(self._current), self._current.started
+        for task, began in self._tasks.items():
+            others = f" and {len(self._tasks) - 1} more" if len(self._tasks) > 1 else ""
+            return f"{task.get_name()}{others}", began
         return None
 
     def keep_awake(self, seconds: float) -> None:
@@ -1175,15 +1191,15 @@ class Engine(Generic[M, S]):
         origin = _Origin(context or Context(self, None), self._clock())
         token = _origin.set(origin)
         try:
-            task = asyncio.get_running_loop().create_task(_without_exit(coroutine))
+            task = asyncio.get_running_loop().create_task(_without_exit(coroutine), name=coroutine.__qualname__)
         finally:
             _origin.reset(token)
-        self._tasks.add(task)
+        self._tasks[task] = origin.started
         task.add_done_callback(functools.partial(self._spawned_done, coroutine, origin))
         return task
 
     def _spawned_done(self, coroutine: Coroutine[Any, Any, Any], origin: _Origin, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         context: Context[M, S] = origin.context
         origin.over()
         coroutine.close()  # a task that was cancelled before its first step has not touched it
@@ -1251,6 +1267,25 @@ async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as error:
         raise VeraniError(f"a spawned task raised {type(error).__name__}") from error
+
+
+def _hook_of(origin: _Origin) -> str:
+    """Name the hook that is run, as the room's definition knows it: by its event, its method or its own name."""
+    if origin.role == "report":
+        return "on_error"
+    if origin.name:
+        return origin.name
+    match origin.message:
+        case messages.Frame() as frame:
+            return frame.event
+        case messages.Call() as call:
+            return call.method
+        case messages.Connect():
+            return "on_connect"
+        case messages.Close():
+            return "on_disconnect"
+        case _:
+            return "hook"
 
 
 def _closing_of(error: BaseException) -> tuple[int, str]:

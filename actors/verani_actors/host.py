@@ -84,6 +84,9 @@ __all__ = ["ROOM_LIMITS", "RoomHost"]
 
 logger = logging.getLogger(__name__)
 
+# Of what a room does, in its status.
+_LONGEST_NAME = 100
+
 # How often hooks are checked against their time budget, and rooms for idleness, at most.
 _TICK = 0.25
 
@@ -357,6 +360,7 @@ class RoomHost:
         if connections is None:
             connections = room.engine.connections if room is not None and room.engine is not None else life.connections
         is_retiring = room is not None and room.state is _State.RETIRING
+        doing = room.engine.doing if room is not None and room.engine is not None else None
         return RoomStatus(
             name=name,
             definition=name.partition("/")[0],
@@ -368,6 +372,8 @@ class RoomHost:
             wake_seconds=life.wake_seconds,
             cycles=life.cycles,
             awake_seconds=life.awake_seconds + (now - life.since if room is not None else 0.0),
+            doing=doing[0][:_LONGEST_NAME] if doing is not None else None,
+            doing_seconds=now - doing[1] if doing is not None else None,
         )
 
     def _explain(self, room: _Room) -> str:

@@ -14,9 +14,10 @@ class RoomStatus(Struct, frozen=True):
     """One room, for the operator. Durations are in seconds; None where there is nothing to say.
 
     `state`: waking, awake, moving, retiring or asleep, for `state_seconds`. `kept_awake_by`: running hook, RPC, spawned
-    task, keep_awake, queued events, recent activity, or hibernate_after never. `woken_by`: connect, frame, close, call,
-    crash or moved. `wake_seconds`: how long the last wake took, hooks included. `cycles`: how often it slept.
-    `awake_seconds`: in all.
+    task, keep_awake, queued events, recent activity, or hibernate_after never. `doing`: the hook that runs, by its
+    event or method, or the function of the oldest spawned task, for `doing_seconds`. `woken_by`: connect, frame, close,
+    call, crash or moved. `wake_seconds`: how long the last wake took, hooks included. `cycles`: how often it slept.
+    `awake_seconds`: in all. `host`: whose the room is, where hosts are processes of their own.
     """
 
     name: str
@@ -29,6 +30,9 @@ class RoomStatus(Struct, frozen=True):
     wake_seconds: float | None = None
     cycles: int = 0
     awake_seconds: float = 0.0
+    doing: str | None = None
+    doing_seconds: float | None = None
+    host: str | None = None
 
 
 class RoomLife:

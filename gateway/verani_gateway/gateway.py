@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import resource
 import secrets
 import time
 from collections import Counter
@@ -54,6 +53,7 @@ from .access import Client, public_host_allowed
 from .attachments import Attachments, RoomInputs
 from .calls import Calls
 from .connection import Connection
+from .descriptors import Descriptors
 from .metrics import Metrics
 from .outbox import Outbox, Run, Writer, text_frame
 from .placement import Embedded, Placement
@@ -67,9 +67,6 @@ logger = logging.getLogger(__name__)
 # Bytes of unprocessed inputs above which the sockets of a room, or of the gateway, are not read.
 MAX_ROOM_IN_FLIGHT = 4 << 20
 MAX_GATEWAY_IN_FLIGHT = 64 << 20
-
-# File descriptors kept for everything that is not a client's connection.
-_SPARE_DESCRIPTORS = 64
 
 # A drain closes this many connections at once, and pauses this long, so that they do not all come back at once.
 _DRAIN_BATCH = 200
@@ -107,6 +104,7 @@ class Gateway:
         self.placement: Placement = placement if placement is not None else Embedded()
         self.accepting = False
         self.metrics = Metrics()
+        self.descriptors = Descriptors()
         self.refusals = Refusals(time.monotonic)
         # The hosts that the public listener listens on, where it is known here.
         self.bound: tuple[str, ...] = ()
@@ -162,8 +160,7 @@ class Gateway:
         """Return how many connections this process takes, None for any number."""
         if self.settings.max_connections is not None:
             return self.settings.max_connections or None
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return None if soft == resource.RLIM_INFINITY else max(1, soft - min(_SPARE_DESCRIPTORS, soft // 2))
+        return self.descriptors.websockets
 
     def now(self) -> float:
         """Seconds of the loop's clock."""

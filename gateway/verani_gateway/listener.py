@@ -89,11 +89,11 @@ async def started(
     sockets: list[socket.socket],
     gateway: Gateway,
     *,
-    inflates: bool,
+    internal: bool,
 ) -> Listener:
     """Start an application, which ends when `runners` is closed, and make what brings it clients.
 
-    `inflates` has compressed bodies inflated for handlers that read them.
+    Compressed bodies are inflated for handlers that read them, but those of the internal listener.
     """
     settings = gateway.settings
     options: dict[str, Any] = {
@@ -105,14 +105,14 @@ async def started(
         "max_line_size": settings.max_header_bytes,
         "max_field_size": settings.max_header_bytes,
         "read_bufsize": _READ_AHEAD,
-        "auto_decompress": inflates,
+        "auto_decompress": not internal,
     }
     runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=_REQUEST_GRACE)
     runners.push_async_callback(runner.cleanup)
     await runner.setup()
     loop = asyncio.get_running_loop()
     assert runner.server is not None
-    listener = Listener(partial(_Protocol, gateway, runner.server, loop=loop, **options), sockets)
+    listener = Listener(partial(_Protocol, gateway, runner.server, internal=internal, loop=loop, **options), sockets)
     runners.callback(listener.close)
     return listener
 
@@ -120,17 +120,26 @@ async def started(
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol of one HTTP connection."""
 
-    __slots__ = ("_gateway", "_header_bytes", "_last", "_left", "_refused")
+    __slots__ = ("_gateway", "_header_bytes", "_internal", "_last", "_left", "_refused")
 
-    def __init__(self, gateway: Gateway, server: web.Server, **options: Any) -> None:
+    def __init__(self, gateway: Gateway, server: web.Server, *, internal: bool, **options: Any) -> None:
         super().__init__(server, **options)
         self._gateway = gateway
+        self._internal = internal
         # What has come of a header that is not complete, and the last bytes of it.
         self._header_bytes = 0
         self._last = b""
         # Set when a header was refused: what closes the connection, and how much is thrown away until then.
         self._refused: asyncio.TimerHandle | None = None
         self._left = gateway.settings.max_discard_bytes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, unless it would cost a descriptor that is needed for other things."""
+        super().connection_made(transport)
+        if not self._gateway.descriptors.take(internal=self._internal):
+            self._count("max_connections")
+            assert self.transport is not None
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Hand on what was read, unless it is more of a header than may be."""
@@ -168,6 +177,7 @@ class _Protocol(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
+        self._gateway.descriptors.give_back()
         if self._refused is not None:
             self._refused.cancel()
         super().connection_lost(exc)

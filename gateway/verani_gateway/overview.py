@@ -425,9 +425,9 @@ async def merge_rooms(
         async for status in _each(told.rooms):
             owner = epoch.owner(status.name)
             if owner is not None and owner.id == id:
-                found[status.name] = status
+                found[status.name] = msgspec.structs.replace(status, host=id)
             elif status.state != "asleep":  # it is on its way; of a room that slept there nothing is left
-                found.setdefault(status.name, status)
+                found.setdefault(status.name, msgspec.structs.replace(status, host=id))
     known = {*found}.union(*(told.others for told in hosts.values()))
     held: dict[str, RoomHeld] = {}
     for seen in gateways:
@@ -447,7 +447,8 @@ async def merge_rooms(
             is_certain = not hosts[owner.id].more and state in (None, "asleep")
         if is_certain:
             its = "awake" if room.awake else "asleep"
-            found[room.name] = RoomStatus(room.name, room.name.partition("/")[0], its, room.connections)
+            host = owner.id if owner is not None else None
+            found[room.name] = RoomStatus(room.name, room.name.partition("/")[0], its, room.connections, host=host)
     rooms = [status for status in found.values() if state in (None, status.state)]
     return sorted(rooms, key=lambda status: status.state == "asleep")
 

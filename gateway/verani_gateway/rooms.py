@@ -86,7 +86,8 @@ class ServiceError(VeraniError):
 
 def table(rooms: Sequence[RoomStatus]) -> str:
     """Lay the rooms out in columns, longest state first."""
-    rows = [_HEADER]
+    has_hosts = any(room.host is not None for room in rooms)
+    rows = [(*_HEADER, "HOST") if has_hosts else _HEADER]
     for room in sorted(rooms, key=lambda room: -(room.state_seconds or 0)):
         rows.append(
             (
@@ -94,11 +95,12 @@ def table(rooms: Sequence[RoomStatus]) -> str:
                 room.state,
                 _duration(room.state_seconds),
                 str(room.connections),
-                room.kept_awake_by or "-",
+                _reason(room),
                 room.woken_by or "-",
                 "-" if room.wake_seconds is None else f"{room.wake_seconds * 1000:.1f}",
                 str(room.cycles),
                 _duration(room.awake_seconds),
+                *((room.host or "-",) if has_hosts else ()),
             )
         )
     return columns(rows)
@@ -109,6 +111,13 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(lines)
+
+
+def _reason(room: RoomStatus) -> str:
+    """Say what keeps a room awake, which hook or task that is, and for how long already."""
+    if room.kept_awake_by is None or room.doing is None:
+        return room.kept_awake_by or "-"
+    return f"{room.kept_awake_by}: {room.doing}, {_duration(room.doing_seconds)}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -86,12 +86,12 @@ class Service:
             _close_with(opened, internal)
             self._application.middlewares.insert(0, answering_to_its_name(self._gateway))
             # What the application's own handlers read may be compressed.
-            self._public = await started(opened, self._application, public, self._gateway, inflates=True)
+            self._public = await started(opened, self._application, public, self._gateway, internal=False)
             if not self._shared:
                 await self.listen()
             # Last, so that whoever gets an answer from `/ready` finds the public listener open.
             guarded = internal_application(self._gateway, settings, self._secrets, self._answers)
-            await (await started(opened, guarded, internal, self._gateway, inflates=False)).open()
+            await (await started(opened, guarded, internal, self._gateway, internal=True)).open()
             self.internal_urls = urls(settings.internal_addresses, port_of(internal))
             self._opened = opened.pop_all()
 

@@ -49,9 +49,46 @@ async def test_a_room_that_falls_asleep_is_retiring_since_it_was_asked(start: St
     clock.now += 2
     retiring = known(host.status("chat/a", 1))
     assert (retiring.state, retiring.state_seconds) == ("retiring", 2.0)
+    assert (retiring.doing, retiring.doing_seconds) == ("on_hibernate", 2.0)
     free.set()
     await until(lambda: not host.rooms())
     assert (host.wakes, host.sleeps, host.sleeping_count) == (1, 1, 1)
+
+
+async def test_a_room_that_is_kept_awake_says_by_which_hook_or_task_and_since_when(start: Start) -> None:
+    free = {name: asyncio.Event() for name in ("say", "game", "clock")}
+    recorder, clock = Recorder(), Clock()
+
+    async def game() -> None:
+        await free["game"].wait()
+
+    async def ticks() -> None:
+        await free["clock"].wait()
+
+    @recorder.room.on("say")
+    async def some_handler(ctx: Any, data: Any) -> None:
+        ctx.actor.spawn(game())
+        await free["say"].wait()
+        ctx.actor.spawn(ticks())
+
+    host = await start(recorder.room, clock=clock)
+    gateway = FakeGateway(host)
+
+    async def doing(name: str, seconds: float, reason: str) -> None:
+        await until(lambda: (known(host.status("chat/a")).doing or "").endswith(name))
+        clock.now += 2
+        status = known(host.status("chat/a"))
+        assert (status.doing_seconds, status.kept_awake_by) == (seconds, reason)
+
+    gateway.put(gateway.connect(recorder.room, "c"))
+    gateway.put(gateway.frame("c", 1, event="say"))
+    await doing("say", 2.0, "running hook")
+    free["say"].set()
+    await doing("game and 1 more", 4.0, "spawned task")
+    free["game"].set()
+    await doing("ticks", 4.0, "spawned task")
+    free["clock"].set()
+    await until(lambda: known(host.status("chat/a")).doing is None)
 
 
 async def test_an_actor_that_was_killed_has_not_slept(start: Start) -> None:

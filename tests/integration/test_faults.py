@@ -13,11 +13,12 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import sys
 import uuid
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -517,6 +518,37 @@ async def test_nobody_is_ready_while_the_supervisor_hangs(faults: Faults) -> Non
     await until_async(faults.is_ready)
     # Nobody is blamed for its pause.
     assert faults.pids() == before
+
+
+@pytest.mark.threat(17)
+async def test_idle_connections_leave_a_gateway_the_descriptors_to_find_its_next_hosts(faults: Faults) -> None:
+    with few_descriptors(128):
+        await faults.serve("--header-timeout", "60", hosts=1)
+    guest, idle = await faults.join("a"), list[socket.socket]()
+    address = faults.cluster.url.removeprefix("http://").rpartition(":")
+    try:
+        for _ in range(200):
+            idle.append(socket.create_connection((address[0], int(address[2]))))
+        (host,) = await faults.cluster.members(1)
+        os.kill(host.pid, signal.SIGKILL)
+        answered, _ = await guest.ask("where")
+        assert answered != host.pid
+        await until_async(faults.is_ready)
+    finally:
+        for each in idle:
+            each.close()
+    assert await (await faults.join("b")).ask("echo", 1) == 1
+
+
+@contextmanager
+def few_descriptors(number: int) -> Iterator[None]:
+    """Let processes that are started meanwhile have so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # --- the runtime folder ----------------------------------------------------------------------------------------

@@ -68,6 +68,9 @@ async def test_a_room_s_status_says_what_it_does_and_why(
     await gate.reached("0")
     status = await service.until(f"chat/{room}", kept_awake_by="running hook")
     assert (status["state"], status["connections"]) == ("awake", 2)
+    assert (status["doing"], status["doing_seconds"] >= 0) == ("wait", True)
+    hosts = {member["id"] for member in (await service.ask("/admin/cluster"))[1]["members"]}
+    assert status["host"] in (hosts or {None})
     assert status["woken_by"] in ("connect", "frame"), "on a slow machine it has slept before"
     await gate.open()
     await guest.answer(number)

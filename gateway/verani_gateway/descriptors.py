@@ -1,0 +1,47 @@
+"""Keep file descriptors free for what a gateway cannot do without: its links to room hosts, its files, its operators.
+
+Every connection counts from the moment it is accepted, whether it ever becomes a WebSocket or sends nothing at all.
+
+Invariants:
+- Clients never hold the last descriptors of the process, however many come and whatever they do not say.
+- Nor do they hold those by which the internal listener is reached.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+__all__ = ["Descriptors"]
+
+# Kept for everything that is not a client's WebSocket; half of all where there are few.
+_SPARE: Final = 64
+
+
+class Descriptors:
+    """Those that this process may open, and how many its HTTP connections have taken."""
+
+    def __init__(self) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._all = None if soft == resource.RLIM_INFINITY else soft
+        self._spare = min(_SPARE, soft // 2)
+        self._taken = 0
+
+    @property
+    def websockets(self) -> int | None:
+        """How many WebSockets they suffice for; None for any number."""
+        return None if self._all is None else max(1, self._all - self._spare)
+
+    def take(self, *, internal: bool) -> bool:
+        """Count a connection; False if it has to be closed at once. Either way `give_back` follows when it is.
+
+        A quarter of what is spared is for clients that are told why they cannot stay, another one for the internal
+        listener.
+        """
+        self._taken += 1
+        kept = self._spare // 2 if internal else self._spare * 3 // 4
+        return self._all is None or self._taken <= self._all - kept
+
+    def give_back(self) -> None:
+        """Take note that a connection is closed."""
+        self._taken -= 1
