@@ -23,7 +23,7 @@ import inspect
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -106,6 +106,12 @@ MAX_PENDING = 256 << 10
 # Close code of sessions whose gateway is gone (RFC 6455 7.1.5: no close frame came).
 _LOST = 1006
 
+# In place of a gateway whose records a room waits for: one that this host does not know of yet.
+_UNKNOWN = ""
+
+# To whom the room may have said something before it knew of them.
+_MISSED = 1012, "the room went on without this connection"
+
 
 class _State(Enum):
     WAKING = "waking"
@@ -131,7 +137,7 @@ class _Room:
         self.address: ActorAddress | None = None
         self.engine: Engine[Any, Any] | None = None
         # Gateways whose snapshot is awaited: before the room is opened, and, of those that linked later, after.
-        self.expected = set(host.gateways)
+        self.expected = {*host.gateways, *((_UNKNOWN,) if host.is_settling else ())}
         self.late: set[str] = set()
         self.held: dict[str, list[Arrival]] = {}
         self.records: dict[str, list[Record]] = {}
@@ -262,6 +268,9 @@ class RoomHost:
         self._working = 0
         self._flush: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        # Until when rooms wait for gateways that have not linked yet, and for how many at most.
+        self._settling: asyncio.TimerHandle | None = None
+        self._awaited = 0
         self._system: ActorSystem | None = None
         self._base: AsyncioSystemBase | None = None
         self._manager: ActorAddress | None = None
@@ -312,6 +321,8 @@ class RoomHost:
                         await asyncio.wait_for(self._changed.wait(), _TICK)
         except TimeoutError:
             logger.warning("%d rooms did not go to sleep within %g s", len(self._rooms), grace)
+        if self._settling is not None:
+            self._settling.cancel()
         if self._timer is not None:
             self._timer.cancel()
         self._watchdog.stop()
@@ -391,6 +402,31 @@ class RoomHost:
 
     # --- links -----------------------------------------------------------------------------------------
 
+    def settle(self, gateways: int, seconds: float) -> None:
+        """Have rooms wait until so many gateways are linked, 0 for an unknown number, and not longer than so.
+
+        For a host that has just become a member: gateways learn of it one after the other, and connections of those
+        that come late would miss what a room says before.
+        """
+        self._awaited = gateways
+        if gateways == 0 or len(self.gateways) < gateways:
+            self._settling = self._loop.call_later(seconds, self._settled)
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether gateways that have not linked yet are waited for."""
+        return self._settling is not None
+
+    def _settled(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        for room in tuple(self._rooms.values()):
+            if _UNKNOWN in room.expected:
+                room.expected.discard(_UNKNOWN)
+                if not room.expected and room.address is not None:
+                    self._open(room)
+
     def link(self, gateway: str, send: Callable[[HostMessage], None]) -> None:
         """Take a gateway; `send` carries messages to it."""
         self.gateways[gateway] = send
@@ -403,6 +439,8 @@ class RoomHost:
                 room.expected.add(gateway)
                 if room.address is not None:
                     send(Pull(room.name, room.incarnation, self.ownership.epoch))
+        if self.is_settling and len(self.gateways) == self._awaited:
+            self._settled()
 
     def unlink(self, gateway: str) -> list[str]:
         """Give a gateway up: its sessions in rooms that are awake get their `on_disconnect`.
@@ -570,7 +608,7 @@ class RoomHost:
         self._flush_now()
         room.address = address
         self._by_address[address.actorAddressString] = room
-        for gateway in list(room.expected):
+        for gateway in room.expected - {_UNKNOWN}:
             self.gateways[gateway](Pull(name, room.incarnation, self.ownership.epoch))
 
     def _merge(self, gateway: str, snapshot: Snapshot) -> None:
@@ -599,16 +637,25 @@ class RoomHost:
             room.held[gateway] = [input for input in room.held[gateway] if input.number > processed]
 
     def _attach(self, room: _Room, gateway: str) -> None:
-        """Merge records that came late, then deliver what has waited for them."""
+        """Merge records that came late, then deliver what has waited for them; their connections are to come again."""
         assert room.address is not None
         room.late.discard(gateway)
         records = tuple(room.records.pop(gateway, ()))
         held = [(gateway, input) for input in room.held.pop(gateway, ())]
         if records:
             self._tell(room.address, Post(Attached(gateway, records)))
+            self._part_with(room, gateway, records)
         room.waiting += held
         if room.state is _State.AWAKE:
             self._deliver_waiting(room)
+
+    def _part_with(self, room: _Room, gateway: str, records: Iterable[Record]) -> None:
+        """Close connections of which the room knew nothing until now: some of what it said did not reach them."""
+        known = set(room.engine.connections_of(gateway)) if room.engine is not None else set()
+        missed = [each.connection for each in records if not each.closing and each.connection not in known]
+        if missed:
+            logger.warning("%d connections missed what a room has said", len(missed), extra={"room": room.name})
+            self.entry(gateway, room).outputs.extend(Kick(each, *_MISSED) for each in missed)
 
     def _open(self, room: _Room) -> None:
         assert room.address is not None

@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 # Where `post` takes what is for the registrar; other destinations are ``host:`` and an incarnation.
 REGISTRAR: Final = "registrar"
 
+# Seconds that a new member's rooms wait for gateways that have not linked yet; where nothing is wrong, that is known.
+_SETTLE: Final = 0.5
+
 # Beats in one lease: two may be lost and the third late.
 _BEATS: Final = 6
 
@@ -252,11 +255,15 @@ class Hosting:
         self._post(REGISTRAR, Prepared(self._id, self._incarnation, self._said))
 
     def _commit(self, epoch: Epoch) -> None:
+        was_member = self._is_member(self._share.committed)
         if not self._share.commit(epoch):
             return
         logger.debug("epoch %d is committed, with %d hosts", epoch.number, len(epoch.members))
         self._host.abandon()
         self._host.keep()
+        if not was_member and self._is_member(epoch):
+            # How many gateways other machines have is not known here.
+            self._host.settle(0 if self._plan.spans_machines else self._plan.settings.gateways, _SETTLE)
         if not self._is_member(epoch):
             self._links.forget()
         self._links.announce(epoch)

@@ -11,7 +11,8 @@ from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.actors.test_ownership import OURS, THEIRS, epoch
 from tests.raw import until
 from verani.errors import VeraniError
-from verani.messages import Close, GatewayMessage, Input, InputBatch, Interrupted, Rebuild, Snapshot
+from verani.messages import Close, GatewayMessage, Input, InputBatch, Interrupted, Kick, Rebuild, Record, Snapshot
+from verani.meta import ConnectionMeta
 from verani.room import define_room
 from verani_actors.host import RoomHost
 from verani_actors.ownership import Share
@@ -496,3 +497,59 @@ async def test_a_call_carried_by_a_gateway_that_is_lost_is_interrupted(start: St
         FakeGateway(host, id="another")
     host.unlink("g1")
     await until(lambda: outcomes == ["interrupted"])
+
+
+async def test_rooms_of_a_new_member_wait_until_every_gateway_is_linked(start: Start) -> None:
+    """The first to link may hold less than half of a room's connections."""
+    recorder = Recorder()
+    host = await owner_of_all(start, recorder)
+    host.settle(2, 3600.0)
+    first = FakeGateway(host, id="g1")
+    first.put(first.connect(recorder.room, "c", OURS))
+    await until(lambda: first.pulls)
+    assert host.rooms() == {OURS: "waking"}
+    second = FakeGateway(host, id="g2", answers=False)
+    await until(lambda: second.pulls)
+    (pull,) = second.pulls
+    assert host.rooms() == {OURS: "waking"}
+    second.say(Snapshot(pull.room, pull.incarnation, [record_of(recorder, "other")]))
+    await until(lambda: OURS in first.processed)
+    assert not second.outputs
+    # From now on all are known.
+    first.put(first.connect(recorder.room, "d", "chat/elsewhere"))
+    await until(lambda: len(second.pulls) == 2)
+    second.say(Snapshot("chat/elsewhere", second.pulls[1].incarnation, []))
+    await until(lambda: "chat/elsewhere" in first.processed)
+
+
+@pytest.mark.parametrize("gateways", [0, 2])
+async def test_rooms_of_a_new_member_do_not_wait_for_gateways_that_do_not_come(start: Start, gateways: int) -> None:
+    recorder = Recorder()
+    host = await owner_of_all(start, recorder)
+    host.settle(gateways, 0.05)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c", OURS))
+    await until(lambda: OURS in gateway.processed)
+    assert not host.is_settling
+
+
+async def test_connections_that_a_room_went_on_without_are_closed_and_left_by_their_hooks(start: Start) -> None:
+    """What the room has said meanwhile did not reach them, and silence would hide it."""
+    recorder = Recorder()
+    host = await owner_of_all(start, recorder)
+    first = FakeGateway(host, id="g1")
+    first.put(first.connect(recorder.room, "c", OURS), first.frame("c", 1, room=OURS))
+    await until(lambda: recorder.numbers == [1])
+    late = FakeGateway(host, id="g2", answers=False)
+    (pull,) = late.pulls
+    late.say(Snapshot(pull.room, pull.incarnation, [record_of(recorder, "other"), record_of(recorder, "going", True)]))
+    await until(lambda: late.outputs)
+    assert late.outputs == [Kick("other", 1012, "the room went on without this connection")]
+    late.put(Close(OURS, late.number(), "other", 1012, ""), Close(OURS, late.number(), "going", 1000, ""))
+    await until(lambda: late.processed.get(OURS) == 2)
+    assert recorder.seen[-2:] == [("disconnect", "other", 1012), ("disconnect", "going", 1000)]
+
+
+def record_of(recorder: Recorder, connection: str, closing: bool = False) -> Record:
+    meta = ConnectionMeta(user_id=connection, client_id=connection)
+    return Record(connection, recorder.room.codec(16384).encode(meta), closing)
