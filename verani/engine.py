@@ -88,6 +88,9 @@ logger = logging.getLogger(__name__)
 MAX_HOOK_OUTPUT = 16 << 20
 MAX_OUTPUT_FRAME = 1 << 20
 
+# What the shortest frame counts as: who sends it, and to whom, is kept, too.
+_LEAST = 32
+
 # How long a hook that was cancelled may take to end before it is abandoned.
 CANCEL_GRACE = 1.0
 
@@ -246,6 +249,7 @@ class Engine(Generic[M, S]):
         drowsy: set[Engine[Any, Any]] | None = None,
         marker: Marker | None = None,
         limited: Counter[str] | None = None,
+        is_full: Callable[[], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a room that is not awake yet: `Woken` must be its first event.
@@ -253,6 +257,7 @@ class Engine(Generic[M, S]):
         `post` brings an event back to `handle` in its turn; it is called from the loop the room runs on. The engine
         is in `suspended` while a hook of it awaits: those are the engines to call `expire` of. It puts itself into
         `drowsy` when the application wants the room to sleep. `limited` counts what limits did, by setting.
+        While `is_full` says so, what spawned tasks send is refused: nothing else paces them.
         """
         self.definition = definition
         self.name = f"{definition.name}/{room_id}"
@@ -265,6 +270,7 @@ class Engine(Generic[M, S]):
         self._suspended = suspended if suspended is not None else set()
         self._drowsy = drowsy if drowsy is not None else set()
         self._marker = marker
+        self._is_full = is_full
         self._limited = limited if limited is not None else Counter()
         self._awake_until = 0.0
         self._clock = clock
@@ -1017,10 +1023,12 @@ class Engine(Generic[M, S]):
         if size > MAX_OUTPUT_FRAME:
             raise TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {size}")
         current = self._current
+        of_hook = current is not None and current is _origin.get()
+        if not of_hook and self._is_full is not None and self._is_full():
+            raise RoomBusy(f"{self.name}: its gateways are far behind what it has sent; wait before a task sends more")
         if current is None:
             return
-        of_hook = current is _origin.get()
-        total = (current.output if of_hook else self._between_bytes) + size
+        total = (current.output if of_hook else self._between_bytes) + max(size, _LEAST)
         if total > MAX_HOOK_OUTPUT:  # what is refused here was not output and does not count
             raise TooLarge(f"{self.name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
         if of_hook:

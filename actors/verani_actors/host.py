@@ -69,7 +69,7 @@ from verani.settings import Settings
 
 from .allocator import Trimmer
 from .calls import RoomCalls, ServeCalls
-from .flow import OVERHEAD, Flow, weight_of
+from .flow import MAX_AHEAD, OVERHEAD, Flow, weight_of
 from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
 from .idle import IdleRooms
 from .life import RoomLife, RoomStatus
@@ -676,6 +676,7 @@ class RoomHost:
                 drowsy=self._drowsy,
                 marker=self._marker,
                 limited=self.limited,
+                is_full=partial(self._is_full, room.name),
                 clock=self.clock,
             )
             for _, input in room.handed:
@@ -953,6 +954,9 @@ class RoomHost:
     def hold(self, room: str) -> Awaitable[None] | None:
         """Return what a room has to wait for before it handles its next input, None if it need not wait."""
         return self.flow.wait(room) if self.flow.is_held(room) else None
+
+    def _is_full(self, room: str) -> bool:
+        return self.flow.ahead(room) > MAX_AHEAD
 
     def longest_wait(self, gateway: str) -> float:
         """Say for how many seconds a wake has waited for the records of a gateway; 0 if none does."""

@@ -136,6 +136,8 @@ class Room:
         self.clock = Clock()
         self.codec = definition.codec(self.settings.max_meta_bytes)
         self.suspended: set[Engine[Any, Any]] = set()
+        # Its gateways are far behind.
+        self.is_full = False
         # What the gateways keep: the records of connections whose close was not processed.
         self.gateway_of: dict[str, str] = {}
         self.posted: list[HookFailed] = []
@@ -155,6 +157,7 @@ class Room:
             settings=self.settings,
             post=self._post,
             suspended=self.suspended,
+            is_full=lambda: self.is_full,
             clock=self.clock,
         )
 

@@ -393,3 +393,22 @@ async def test_spawn_wants_a_coroutine(open_room: OpenRoom) -> None:
     with pytest.raises(TypeError, match="^spawn: expected a coroutine, got function$"):
         lobby.engine.actor.spawn(lambda: None)  # type: ignore[arg-type]  # what is tested
     assert lobby.engine.busy is None
+
+
+async def test_what_a_task_sends_is_refused_while_the_gateways_are_far_behind_and_what_a_hook_sends_is_not(
+    stage: Stage,
+) -> None:
+    def send(ctx: Context[Player, Any]) -> None:
+        try:
+            ctx.emit("tick")
+        except RoomBusy as error:
+            stage.seen.append(str(error))
+
+    await stage.spawned(send)
+    stage.lobby.is_full = True
+    stage.gate.set()
+    await stage.lobby.frame("a", "wait")
+    await stage.start()
+    assert stage.seen == ["game/lobby: its gateways are far behind what it has sent; wait before a task sends more"]
+    heard = b"".join(stage.lobby.received("a"))
+    assert [word in heard for word in (b'"begin"', b'"end"', b'"tick"')] == [True, True, False]
