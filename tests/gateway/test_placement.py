@@ -40,6 +40,7 @@ from verani.messages import (
     Invoke,
     Pull,
     Rebuild,
+    Seat,
     Serving,
     Snapshot,
     Told,
@@ -765,6 +766,40 @@ async def test_a_pull_is_answered_once_the_gateway_is_in_its_epoch(service: Serv
     await until(snapshots)
     assert [len(snapshot.records) for snapshot in snapshots()] == [1]
     assert snapshots()[0].processed >= 2
+
+
+async def test_a_gateway_that_was_given_up_closes_the_rooms_that_may_have_woken_without_it_and_says_goodbye_there(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0")
+    named, other = Guest(gateway, diary.room, "chat/a"), Guest(gateway, diary.room, "chat/b")
+    named.send("say", 1)
+    other.send("say", 2)
+    await until(lambda: (named.heard, other.heard) == ([1], [2]))
+    cable = service.cable(gateway, "m-0")
+    cable._receive(cable, GivenUp(["chat/a"], others=True))
+    assert [code for code, _ in named.kicked] == [1012]
+    assert [code for code, _ in other.kicked] == [1012]
+    assert list(gateway.attachments.rooms) == ["chat/b"], "its room learns of the close, as of any other"
+    other.leave()
+    await until(lambda: ("disconnect", "ada") in diary.seen)
+    await until(lambda: gateway.attachments.rooms == {})
+
+
+async def test_a_room_whose_entry_cannot_be_applied_loses_its_connections_not_some_of_its_frames(
+    service: Service, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await started(service, "m-0")
+    guest, other = Guest(gateway, diary.room, "chat/a"), Guest(gateway, diary.room, "chat/b")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1])
+    cable = service.cable(gateway, "m-0")
+    monkeypatch.setattr(gateway.attachments, "attach", lambda room, attach: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cable._receive(cable, EntryBatch([Entry("chat/a", 99, attachments=[Seat("c", 1)], seq=99)]))
+    assert [code for code, _ in guest.kicked] == [1012]
+    assert list(gateway.attachments.rooms) == ["chat/b"]
+    assert other.kicked == []
 
 
 async def test_a_host_that_had_given_the_gateway_up_costs_the_connections_of_the_rooms_it_names(
