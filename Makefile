@@ -46,6 +46,7 @@ bench: $(VENV)/.installed ## print what actors, sleep, rooms and hosts cost; fai
 	$(BIN)/python -m benchmarks.rooms --loop uvloop
 	$(BIN)/python -m benchmarks.flood --loop uvloop
 	$(BIN)/python -m benchmarks.flood
+	$(BIN)/python -m benchmarks.bodies
 	$(BIN)/python -m benchmarks.hosts
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.crowd

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, Final, Protocol
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from verani.errors import VeraniError
 
@@ -18,6 +19,7 @@ __all__ = [
     "Queue",
     "check",
     "feeds_a_websocket",
+    "has_failed",
     "is_ended",
     "messages_of",
     "take_early",
@@ -32,7 +34,15 @@ KNOWN: Final = "3.14"
 PARTS: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
     (
         web.RequestHandler,
-        ("_force_close", "_message_tail", "_payload_parser", "_process_keepalive", "_waiter", "set_parser"),
+        (
+            "_force_close",
+            "_messages",
+            "_message_tail",
+            "_payload_parser",
+            "_process_keepalive",
+            "_waiter",
+            "set_parser",
+        ),
     ),
     (web.WebSocketResponse, ("_reader",)),
 )
@@ -94,6 +104,11 @@ def is_ended(handler: web.RequestHandler) -> bool:
 def feeds_a_websocket(handler: web.RequestHandler) -> bool:
     """Tell whether what arrives goes to something else than the parser of HTTP already."""
     return handler._payload_parser is not None
+
+
+def has_failed(handler: web.RequestHandler) -> bool:
+    """Tell, right after it was fed, whether what came last was no HTTP: its parser is of no use any more."""
+    return bool(handler._messages) and not isinstance(handler._messages[-1][0], RawRequestMessage)
 
 
 def take_early(handler: web.RequestHandler) -> bytes:

@@ -5,7 +5,8 @@ and everybody else seconds.
 
 Invariants:
 - Once the handler of a request has returned, not a byte of its body is parsed or inflated. Some of it is taken and
-  thrown away as it came, so that the answer arrives: a connection that is closed with unread bytes is reset.
+  thrown away as it came, then the socket is left unread, and closed after a while: a connection that is closed with
+  unread bytes is reset, and the answer must arrive before that.
 - A body that is read is not compressed, has a limit and a deadline.
 """
 
@@ -104,7 +105,7 @@ class _Rest:
         """Throw it away."""
         self._left -= len(data)
         if self._left < 0:
-            self._cut()
+            self._transport.pause_reading()  # until the time is over
         return False, b""
 
     def feed_eof(self) -> None:
@@ -115,7 +116,5 @@ class _Rest:
             self._content.feed_eof()
 
     def _cut(self) -> None:
-        if self._timer is not None:
-            self._gateway.metrics.limited["max_discard_bytes"] += 1
-            self.feed_eof()
-            self._transport.pause_reading()
+        self._gateway.metrics.limited["max_discard_bytes"] += 1
+        self.feed_eof()

@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from verani.errors import TooLarge
 
-from .aiohttp_parts import is_ended, waits
+from .aiohttp_parts import has_failed, is_ended, waits
 from .bodies import LINGER
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ async def started(
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol of one HTTP connection."""
 
-    __slots__ = ("_gateway", "_header_bytes", "_internal", "_last", "_left", "_refused")
+    __slots__ = ("_gateway", "_header_bytes", "_internal", "_is_over", "_last", "_left", "_refused")
 
     def __init__(self, gateway: Gateway, server: web.Server, *, internal: bool, **options: Any) -> None:
         super().__init__(server, **options)
@@ -129,7 +129,9 @@ class _Protocol(web.RequestHandler):
         # What has come of a header that is not complete, and the last bytes of it.
         self._header_bytes = 0
         self._last = b""
-        # Set when a header was refused: what closes the connection, and how much is thrown away until then.
+        # Set after what no request can follow: what closes the connection if nothing else does, and how much is thrown
+        # away until then.
+        self._is_over = False
         self._refused: asyncio.TimerHandle | None = None
         self._left = gateway.settings.max_discard_bytes
 
@@ -143,16 +145,17 @@ class _Protocol(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Hand on what was read, unless it is more of a header than may be."""
-        if self._refused is not None:
+        if self._is_over:
             self._discard(data)
-        elif not waits(self):
-            super().data_received(data)
-        elif self._is_too_long(data):
+            return
+        is_header = waits(self)
+        if is_header and self._is_too_long(data):
             self._refuse()
-        else:
-            super().data_received(data)
-            if not waits(self):
-                self._header_bytes, self._last = 0, b""
+            return
+        super().data_received(data)
+        if is_header and not waits(self):
+            self._header_bytes, self._last = 0, b""
+        self._is_over = has_failed(self)  # aiohttp would have its parser fail again, which costs more each time
 
     def _is_too_long(self, data: bytes) -> bool:
         """Note what came of a header; True if it has no end within the limit."""
@@ -165,6 +168,7 @@ class _Protocol(web.RequestHandler):
     def _refuse(self) -> None:
         """Answer, and close in a moment: with unread bytes the connection would be reset, and the answer lost."""
         assert self.transport is not None
+        self._is_over = True
         self._count("max_header_bytes")
         self.transport.write(_REFUSAL)
         self._refused = asyncio.get_running_loop().call_later(LINGER, self.force_close)
@@ -172,8 +176,8 @@ class _Protocol(web.RequestHandler):
 
     def _discard(self, data: bytes) -> None:
         self._left -= len(data)
-        if self._left < 0:
-            self.force_close()
+        if self._left < 0 and self.transport is not None:
+            self.transport.pause_reading()  # until it is closed
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import zlib
 from typing import Final, NamedTuple
 
@@ -15,7 +16,7 @@ from tests.listeners import ADMIN, RPC, Listen
 from tests.raw import RawClient, handshake, until
 from tests.server import Serve, Server
 from verani import define_room
-from verani_gateway import bodies
+from verani_gateway import bodies, listener
 
 # What arrives of a bomb: compressed, it is a thousand times larger.
 SENT: Final = 16 << 20
@@ -51,6 +52,13 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
     monkeypatch.setattr(StreamReader, "feed_data", feed_data)
     return counted
+
+
+@pytest.fixture(autouse=True)
+def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give clients less time to read an answer; those here read it at once."""
+    monkeypatch.setattr(bodies, "LINGER", 0.2)
+    monkeypatch.setattr(listener, "LINGER", 0.2)
 
 
 class Target(NamedTuple):
@@ -192,6 +200,25 @@ async def test_a_body_in_chunks_of_one_byte_is_not_parsed(listen: Listen, parsed
     assert parsed.bytes <= MAX_INFLATED
 
 
+async def test_what_is_no_http_is_looked_at_once_however_much_follows(
+    listen: Listen, clean_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean_log.append("Error handling request")
+    looks: list[int] = []
+    look = web.RequestHandler.data_received
+
+    def data_received(self: web.RequestHandler, data: bytes) -> None:
+        looks.append(len(data))
+        look(self, data)
+
+    monkeypatch.setattr(web.RequestHandler, "data_received", data_received)
+    running = await listen()
+    client = await running.tcp(running.public)
+    await send(client, b"POST /health HTTP/1.1\r\nno header\r\n\r\n" + os.urandom(SENT))
+    await client.rest()
+    assert len(looks) == 1
+
+
 async def test_after_a_body_that_was_whole_the_connection_serves_the_next_request(listen: Listen) -> None:
     running = await listen()
     client = await running.tcp(running.public)
@@ -200,10 +227,7 @@ async def test_after_a_body_that_was_whole_the_connection_serves_the_next_reques
         assert (await client.request(head(target, running.public, "", 5) + b"hello")).status == 200
 
 
-async def test_a_body_that_does_not_come_does_not_keep_the_connection(
-    listen: Listen, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bodies, "LINGER", 0.05)
+async def test_a_body_that_does_not_come_does_not_keep_the_connection(listen: Listen) -> None:
     running = await listen()
     client = await running.tcp(running.public)
     target = Target("public", "POST", "/health", 405)
