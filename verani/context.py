@@ -40,7 +40,7 @@ S = TypeVar("S", default=SimpleNamespace)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WakeReason: TypeAlias = Literal["event", "crash", "moved"]
+WakeReason: TypeAlias = Literal["connect", "frame", "close", "call", "crash", "moved"]
 Excluded: TypeAlias = "Session[Any] | str | Iterable[Session[Any] | str] | None"
 
 
@@ -98,7 +98,7 @@ class Actor(Generic[M, S]):
 
     @property
     def wake_reason(self) -> WakeReason:
-        """Why this room is awake: ``event``, or ``crash`` or ``moved`` where its last owner went away."""
+        """What woke this room: ``connect``, ``frame``, ``close``, ``call``, or of its last owner ``crash``, ``moved``."""
         return self._engine.wake_reason
 
     @property

@@ -80,6 +80,7 @@ __all__ = [
     "Retire",
     "Sink",
     "Woken",
+    "reason_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Woken(Struct, frozen=True):
     """The room wakes with these records of each gateway; the first event of every incarnation."""
 
     records: tuple[tuple[str, tuple[messages.Record, ...]], ...] = ()
-    reason: WakeReason = "event"
+    reason: WakeReason = "frame"
 
 
 class Attached(Struct, frozen=True):
@@ -134,6 +135,21 @@ class HookFailed(Struct, frozen=True):
 
 
 Event: TypeAlias = messages.Arrival | Woken | Attached | Retire | HookFailed
+
+
+def reason_of(event: Event) -> WakeReason:
+    """Say what woke a room that this event woke."""
+    match event:
+        case messages.Connect():
+            return "connect"
+        case messages.Close():
+            return "close"
+        case messages.Call():
+            return "call"
+        case messages.Interrupted():
+            return "crash"
+        case _:
+            return "frame"
 
 
 class Sink(Protocol):
@@ -262,7 +278,7 @@ class Engine(Generic[M, S]):
         self.definition = definition
         self.name = f"{definition.name}/{room_id}"
         self.members: Membership[M] = Membership()
-        self.wake_reason: WakeReason = "event"
+        self.wake_reason: WakeReason = "frame"
         self._state: tuple[S] | None = None
         self.actor: Actor[M, S] = Actor(self)
         self._sink = sink

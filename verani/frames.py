@@ -70,7 +70,7 @@ class NotUtf8(InvalidFrame):
 
 
 class Frame(Struct, frozen=True):
-    """One application frame as hooks see it; `data` is ``{}`` where the client sent none (protocol 21)."""
+    """One application frame as hooks see it; `data` is ``{}`` where the client sent none."""
 
     type: str
     data: Any

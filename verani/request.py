@@ -47,7 +47,7 @@ class Identity:
     """A meta that is good for a time: what `extract_meta` may return where a plain meta would never expire.
 
     `expires_at` is in seconds of the wall clock, as `time.time` counts them, None for never. The client is told 30 s
-    before, may refresh, and is closed with 4001 when 25 s have passed since without that (protocol 19).
+    before, may refresh, and is closed with 4001 when 25 s have passed since without that.
     """
 
     meta: GivenMeta

@@ -296,15 +296,15 @@ class RoomDefinition(Generic[M, S]):
 
         ``async def middleware(ctx, call_next)``, where ``await call_next()`` runs the rest.
 
-        Runs in registration order, the first one outermost, inside the transaction and time budget of the
-        frame or call. What it returns is the answer; not calling ``call_next`` drops the frame. In a call `ctx.call`
+        Runs in registration order, the first one outermost, as part of the frame or call and within its time
+        budget. What it returns is the answer; not calling ``call_next`` drops the frame. In a call `ctx.call`
         is set and there is no connection: neither `ctx.frame` nor `ctx.meta`.
         """
         self.middleware.append(middleware)
         return middleware
 
     def warn_of_collision(self, event: str) -> None:
-        """Warn once that the original client mixes this event up with a listener of its own (protocol 11)."""
+        """Warn once that the original npm client mixes this event up with a listener of its own."""
         if event in LIFECYCLE_EVENTS and event not in self._warned:
             self._warned.add(event)
             logger.warning(
@@ -316,9 +316,10 @@ class RoomDefinition(Generic[M, S]):
     def rpc(self, function: F) -> F:
         """Let callers outside the room run ``(actor, ...)``, by the function's name, with typed arguments and result.
 
-        Runs in the room's host as an event of its own: in turn, in a transaction, within the time budget, and it wakes
-        a sleeping room. Arguments that do not fit their annotations never reach it; the caller gets the result, or the
-        code of what it raised. Raises `DefinitionError` for a name that is taken or starts with ``_``.
+        Runs in the room's host as an event of its own: in turn, within the time budget, and it wakes a sleeping room.
+        What it changes in metas is undone if it raises. Arguments that do not fit their annotations never reach it; the
+        caller gets the result, or the code of what it raised. Raises `DefinitionError` for a name that is taken or
+        starts with ``_``.
         """
         name = getattr(function, "__name__", "")
         if name in self.methods:

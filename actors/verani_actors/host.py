@@ -34,7 +34,7 @@ import msgspec
 from thespian.actors import ActorAddress, ActorSystem
 
 from verani.context import WakeReason
-from verani.engine import Attached, Engine, HookFailed, Marker, Woken
+from verani.engine import Attached, Engine, HookFailed, Marker, Woken, reason_of
 from verani.messages import (
     Arrival,
     Attach,
@@ -62,7 +62,6 @@ from verani.messages import (
     Seat,
     Snapshot,
     TakenCall,
-    kind_of,
 )
 from verani.room import RoomDefinition
 from verani.settings import Settings
@@ -507,7 +506,7 @@ class RoomHost:
                 if room is not None:
                     room.wanted = message.reason if room.state is _State.RETIRING else None
                 elif self.ownership.owns(message.room):
-                    self._wake(message.room, message.reason, message.reason)
+                    self._wake(message.room, message.reason)
 
     def run(self) -> None:
         """Begin to work on what was received, without waiting for the loop's next pass; not from within a room."""
@@ -531,7 +530,7 @@ class RoomHost:
             if room is None:
                 if not self.ownership.owns(input.room):
                     continue
-                room = self._wake(input.room, kind_of(input))
+                room = self._wake(input.room, reason_of(input))
             if room is None:
                 self._refuse(gateway, input)
             elif room.state is _State.AWAKE and not room.late:
@@ -587,7 +586,7 @@ class RoomHost:
 
     # --- waking ----------------------------------------------------------------------------------------
 
-    def _wake(self, name: str, woken_by: str, reason: WakeReason = "event") -> _Room | None:
+    def _wake(self, name: str, reason: WakeReason) -> _Room | None:
         definition = self._definitions.get(name.partition("/")[0])
         if definition is None or self._manager is None:
             return None
@@ -595,7 +594,7 @@ class RoomHost:
         life = self._lives.get(name)
         if life is None:
             life = self._lives[name] = RoomLife(now)
-        life.wakes(now, woken_by)
+        life.wakes(now, reason)
         self.wakes += 1
         room = self._rooms[name] = _Room(self, definition, name, reason, life)
         self._tell(self._manager, Wake(name))
@@ -864,9 +863,8 @@ class RoomHost:
         if room.moving or (not left and not connections and room.wanted is None):
             del self._lives[room.name]
         if (left or room.wanted is not None) and not room.moving:
-            reason: WakeReason = room.wanted or ("event" if slept else "crash")
-            woken_by = kind_of(left[0][1]) if reason == "event" else reason
-            successor = self._wake(room.name, woken_by, reason)
+            reason = room.wanted or (reason_of(left[0][1]) if slept else "crash")
+            successor = self._wake(room.name, reason)
             assert successor is not None
             successor.waiting.extend(left)
             successor.taken = {gateway: input.number for gateway, input in left}

@@ -98,3 +98,9 @@ def log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger().addFilter(_is_no_banner)
+
+
+def _is_no_banner(record: logging.LogRecord) -> bool:
+    """Drop what Thespian says to the root logger when its Admin starts and ends: our own lines say it, too."""
+    return not record.getMessage().startswith(("++++ Actor System", "---- Actor System"))

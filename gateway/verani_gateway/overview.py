@@ -370,7 +370,9 @@ class Overview:
         if target != ALL and target not in (*hosts, *gateways):
             raise NotFound(f"{target} is not part of the service: expected {ALL}, {', '.join((*hosts, *gateways))}")
         if [target] in (hosts, gateways) and not status.missing:
-            raise Conflict(f"{target} is the last of its kind, without which nobody is served: {ALL} ends the service")
+            raise Conflict(
+                f"{target} is the last of its kind, without which nobody is served: verani drain --all ends the service"
+            )
         if target not in (ALL, gateway_target(self._own)) and not hosts:
             raise RoomBusy("there is no room host that could pass it on")
         await self.collect("drain", target)

@@ -184,7 +184,7 @@ async def test_a_wake_waits_for_every_gateway_so_that_nobody_misses_what_others_
     assert (host.rooms(), recorder.seen) == ({"chat/a": "waking"}, [])
     assert (host.longest_wait("g1"), host.longest_wait("g2")) == (0.0, 3600.0)
     second.answer(second.pulls[-1])
-    await until(lambda: recorder.seen == [("restore", 2, "event"), 1, 2])
+    await until(lambda: recorder.seen == [("restore", 2, "frame"), 1, 2])
     assert host.longest_wait("g2") == 0.0
     assert [b"hi" in text for text in second.texts()] == [True]
 
@@ -286,8 +286,8 @@ async def test_the_connections_of_a_gateway_that_links_while_a_room_wakes_are_th
     await until(lambda: first.pulls and second.pulls)
     first.answer(first.pulls[0])
     await until(lambda: recorder.numbers == [1])
-    assert set(recorder.seen) == {("restore", 1, "event"), ("connect", 2), 1}
-    assert recorder.seen[0] == ("restore", 1, "event")
+    assert set(recorder.seen) == {("restore", 1, "connect"), ("connect", 2), 1}
+    assert recorder.seen[0] == ("restore", 1, "connect")
 
 
 async def test_a_late_gateway_that_answers_while_the_room_falls_asleep_loses_nothing(start: Start) -> None:
@@ -312,7 +312,7 @@ async def test_a_late_gateway_that_answers_while_the_room_falls_asleep_loses_not
     second.answer(second.pulls[-1])
     goes_on.set()
     await until(lambda: 1 in recorder.seen)
-    assert recorder.seen[-2:] == [("restore", 2, "event"), 1]
+    assert recorder.seen[-2:] == [("restore", 2, "frame"), 1]
 
 
 # --- what an operator is told --------------------------------------------------------------------------------

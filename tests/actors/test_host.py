@@ -45,7 +45,7 @@ async def test_no_input_is_handled_before_the_snapshots_of_all_gateways_are_merg
     assert recorder.seen == []
     second.answer(second.pulls[-1])
     await until(lambda: 2 in recorder.seen)
-    assert recorder.seen == [("restore", 1, "event"), ("connect", 2), 1, 2]
+    assert recorder.seen == [("restore", 1, "connect"), ("connect", 2), 1, 2]
 
 
 async def test_the_answer_to_an_earlier_pull_is_ignored(start: Start) -> None:
@@ -117,7 +117,7 @@ async def test_inputs_that_arrive_while_a_room_falls_asleep_go_to_its_next_incar
     assert recorder.seen[:7] == [
         ("connect", 1),
         "hibernate",
-        ("restore", 1, "event"),
+        ("restore", 1, "frame"),
         1,
         2,
         3,
@@ -314,7 +314,7 @@ async def test_an_idle_room_actor_that_is_killed_wakes_with_the_next_input(start
     await until(lambda: host.rooms() == {})
     gateway.put(gateway.frame("c", 1))
     await until(lambda: 1 in recorder.seen)
-    assert recorder.seen == [("connect", 1), ("restore", 1, "event"), 1]
+    assert recorder.seen == [("connect", 1), ("restore", 1, "frame"), 1]
 
 
 @pytest.mark.parametrize("shows", [True, False])
@@ -439,7 +439,7 @@ async def test_an_on_hibernate_that_is_abandoned_does_not_keep_its_room_from_sle
     await until(lambda: host.rooms() == {"chat/a": "retiring"})
     gateway.put(gateway.frame("c", 1))
     await until(lambda: 1 in recorder.seen)
-    assert recorder.seen == [("connect", 1), ("restore", 1, "event"), 1]
+    assert recorder.seen == [("connect", 1), ("restore", 1, "frame"), 1]
     ends.set()
 
 

@@ -641,7 +641,7 @@ async def test_a_room_that_slept_sleeps_on_at_its_new_owner(service: Service) ->
     service.publish()
     guest.send("say", 2)
     await until(lambda: guest.heard == [1, 2])
-    assert seen == ["event"]
+    assert seen == ["frame"]
 
 
 async def test_a_planned_change_moves_only_the_newcomers_share_and_its_rooms_notice_only_that(

@@ -596,7 +596,7 @@ async def test_a_thousand_frames_at_once_wake_a_room_that_sleeps_once(faults: Fa
     requests = [[await guest.request("echo", number) for number in range(20)] for guest in guests]
     for guest, numbers in zip(guests, requests, strict=True):
         assert [await guest.answer(number) for number in numbers] == list(range(20))
-    assert [(event, reason) for event, reason, _ in faults.runs(wakes=True)] == [("restored", "event")]
+    assert [(event, reason) for event, reason, _ in faults.runs(wakes=True)] == [("restored", "frame")]
 
 
 # --- the wall clock --------------------------------------------------------------------------------------------

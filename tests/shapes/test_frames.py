@@ -30,10 +30,6 @@ async def test_events_look_as_the_protocol_says(visit: Visit) -> None:
             '{"type":"event","channel":"b","data":{"type":"replied","n":1}}',
         ),
         (
-            '{"type":"reply","data":{"type":"own"}}',
-            '{"type":"event","channel":"b","data":{"type":"own"}}',
-        ),
-        (
             '{"type":"reply","data":"text"}',
             '{"type":"event","channel":"b","data":{"type":"replied","value":"text"}}',
         ),

@@ -169,7 +169,7 @@ async def test_on_hibernation_restore_sees_everybody_before_the_event_that_woke_
     while events[-1].get("user") != "cid":
         events.append(await bob.next())
     assert events[-3]["type"] == "sleeps"
-    assert events[-2] == {"type": "restored", "users": ["ann", "bob"], "reason": "event"}
+    assert events[-2] == {"type": "restored", "users": ["ann", "bob"], "reason": "connect"}
     assert events[-1] == {"type": "came", "user": "cid", "users": ["ann", "bob", "cid"]}
 
 

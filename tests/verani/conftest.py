@@ -166,7 +166,7 @@ class Room:
         self.put(event)
 
     async def wake(
-        self, *records: tuple[str, Iterable[Record]], reason: WakeReason = "event", fresh: bool = False
+        self, *records: tuple[str, Iterable[Record]], reason: WakeReason = "frame", fresh: bool = False
     ) -> Engine[Any, Any]:
         """Wake the room with records by gateway; `fresh` makes a new incarnation first."""
         if fresh:

@@ -40,7 +40,7 @@ async def test_the_first_message_after_a_sleep_is_handled_with_the_right_meta(ma
     room.on("who")(lambda ctx, data: [ctx.meta.user_id, ctx.meta.score, ctx.actor.wake_reason])
     lobby = make_room(room)
     await lobby.wake(("g1", [lobby.record("a", score=3)]))
-    assert await lobby.request("a", "who") == b'{"type":"ack","id":7,"data":["user-a",3,"event"]}'
+    assert await lobby.request("a", "who") == b'{"type":"ack","id":7,"data":["user-a",3,"frame"]}'
 
 
 async def test_on_hibernation_restore_does_not_run_in_an_empty_room(make_room: OpenRoom) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from .. import frames
 from ..context import Context, S
-from ..engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
+from ..engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken, reason_of
 from ..errors import DeadlineExceeded, VeraniError
 from ..frames import ScannedFrame
 from ..messages import Close, Connect, Frame, Input, Invoke, Outcome, Reply, TakenCall
@@ -218,7 +218,7 @@ class RoomRunner(Generic[M, S]):
                 for waiting in self._mail:
                     if isinstance(waiting, Close):
                         self.engine.note_close(waiting.connection)
-                event = Woken(((StandInGateway.ID, self.gateway.records()),))
+                event = Woken(((StandInGateway.ID, self.gateway.records()),), reason_of(event))
             self._handles(event)
             self._retiring = isinstance(event, Retire)
             if not await self.engine.handle(event, StandInGateway.ID):
