@@ -98,7 +98,7 @@ class Actor(Generic[M, S]):
 
     @property
     def wake_reason(self) -> WakeReason:
-        """What woke this room: ``connect``, ``frame``, ``close``, ``call``, or of its last owner ``crash``, ``moved``."""
+        """What woke this room: ``connect``, ``frame``, ``close`` or ``call``; ``crash`` or ``moved`` of its last owner."""
         return self._engine.wake_reason
 
     @property
