@@ -98,7 +98,7 @@ class Actor(Generic[M, S]):
 
     @property
     def wake_reason(self) -> WakeReason:
-        """What woke this room: ``connect``, ``frame``, ``close`` or ``call``; ``crash`` or ``moved`` of its last owner."""
+        """What woke this room: ``connect``, ``frame``, ``close`` or ``call``; ``crash`` or ``moved`` of its owner."""
         return self._engine.wake_reason
 
     @property
