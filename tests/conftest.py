@@ -6,10 +6,11 @@ standard input: children inherit all of it, and tests that send signals would wa
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
-__all__ = ["pytest_configure"]
+__all__ = ["pytest_collection_finish", "pytest_configure"]
 
 # Those that tests send, and SIGCHLD, without which nobody could wait for a child.
 _SIGNALS = (
@@ -35,3 +36,9 @@ def pytest_configure() -> None:
         except OSError:
             # The lowest one that is free is this one.
             os.open(os.devnull, os.O_RDWR)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collections at the end of tests what was imported and collected: it stays until the end."""
+    gc.collect()
+    gc.freeze()
