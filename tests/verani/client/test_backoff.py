@@ -49,7 +49,7 @@ def connections_within(seconds: float, attempts: Attempts, chances: Random | flo
     return count
 
 
-@pytest.mark.parametrize("chances", [0.0, 0.5, 0.999, *map(Random, range(20))], ids=str)
+@pytest.mark.parametrize("chances", [0.0, 0.5, 0.999, *(pytest.param(Random(n), id=f"seed {n}") for n in range(20))])
 def test_a_server_that_accepts_and_closes_sees_less_than_thirty_connections_in_ten_minutes(
     chances: Random | float,
 ) -> None:
