@@ -142,9 +142,13 @@ class Commit(Struct, frozen=True, tag="commit"):
 
 
 class DrainHost(Struct, frozen=True, tag="drain_host"):
-    """Somebody wants this host, or with an empty id every host, to give up its rooms and end."""
+    """Somebody wants this host, or with an empty id every host, to give up its rooms and end.
+
+    With `again`, which the host itself says, repeatedly, it is to be started anew then.
+    """
 
     id: str = ""
+    again: bool = False
 
 
 class Knock(Struct, frozen=True, tag="knock"):

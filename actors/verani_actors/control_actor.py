@@ -39,6 +39,7 @@ class ControlActor(Actor):
         name_process(f"host:{requirements['id']}" if "id" in requirements else requirements["name"])
         # The terminal's Ctrl-C is for the supervisor.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
         # Thespian's handlers would let the faulting instruction run again, for ever.
         for fatal in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
             signal.signal(fatal, signal.SIG_DFL)

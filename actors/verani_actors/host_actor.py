@@ -48,7 +48,9 @@ class RoomHostActor(ControlActor):
         self._id: str = requirements["id"]
         self._incarnation: str = requirements["incarnation"]
         self._name = f"host:{self._incarnation}"
-        runtime = Runtime(requirements["folder"])
+        # Whether its end was asked for by the service, or is due as its loop has ended.
+        self._is_told_to_stop = self._is_over = False
+        self._runtime = runtime = Runtime(requirements["folder"])
         self._plan = runtime.read_plan()
         self._note = os.open(runtime.death_note(self._incarnation), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         faulthandler.enable(self._note)
@@ -72,6 +74,7 @@ class RoomHostActor(ControlActor):
             self._thread = threading.Thread(target=self._run, name="verani-host", daemon=True)
             self._thread.start()
         if isinstance(message, StopHost):
+            self._is_told_to_stop = True
             self._stop()
         elif not parcel.sender.startswith("launcher:"):
             self._call(self._hosting.receive, parcel.sender, message)
@@ -82,6 +85,7 @@ class RoomHostActor(ControlActor):
         while not self._outbox.empty():
             match self._outbox.get():
                 case None:
+                    self._is_over = True
                     self.send(self.myAddress, ActorExitRequest())
                 case destination, message if destination in self._addresses:
                     self.send(self._addresses[destination], Parcel(self._name, message))
@@ -91,6 +95,10 @@ class RoomHostActor(ControlActor):
     def exiting(self) -> None:
         # A thread of the user's that does not end must not keep the process.
         _end_in(_GRACE + _LINGER, 1)
+        if not self._is_told_to_stop and not self._is_over:
+            logger.warning("host %s was told to end, though nobody has drained it", self._id)
+            with suppress(OSError):
+                self._runtime.farewell(self._incarnation).touch()
         if self._thread is not None and self._thread.is_alive():
             self._stop()
             self._thread.join(_GRACE)

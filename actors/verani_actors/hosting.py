@@ -28,8 +28,10 @@ from verani.epoch import Epoch, Member
 from verani.errors import DefinitionError
 from verani.room import RoomDefinition
 
+from .code_check import CodeCheck
 from .collector import quieten_collector
 from .control import Beat, Beaten, Commit, Control, DrainHost, Knock, Prepare, Prepared, Vouch
+from .fresh import import_from_source
 from .host import RoomHost
 from .lease import Lease
 from .links import LinkServer
@@ -88,6 +90,8 @@ class Hosting:
         # Whether rooms may live here: before that, there is nothing that a stop could lose.
         self.has_started = False
         self._draining = False
+        self._restarting = False
+        self.check = CodeCheck(plan)
         self._stopping = asyncio.Event()
         self._knocks = itertools.count()
         self._beat_timer: asyncio.TimerHandle | None = None
@@ -143,6 +147,7 @@ class Hosting:
             slot.close()
 
     def _load(self) -> list[RoomDefinition[Any, Any]]:
+        import_from_source(self._plan.directory)
         return [_definition(address) for address in self._plan.definitions]
 
     async def _listen(self) -> None:
@@ -201,6 +206,8 @@ class Hosting:
         epoch = self._share.committed
         self._last_beat = Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago)
         self._post(REGISTRAR, self._last_beat)
+        if self._restarting:  # a message may be lost, and a registrar replaced
+            self._post(REGISTRAR, DrainHost(self._id, again=True))
         if self._lease.lost_registrar:
             self._knock(epoch, now)
         self._look_at_lease()
@@ -283,7 +290,15 @@ class Hosting:
             rooms={state: rooms.count(state) for state in sorted(set(rooms))},
             links={link.gateway: "linked" if link.connected else "broken" for link in self._links.states()},
             draining=self._draining,
+            restarting=self._restarting,
         )
+
+    def restart(self) -> None:
+        """Have this host give up its rooms, end, and be started with the code that was checked last."""
+        self.check.take_over(self._runtime)
+        logger.info("host %s hands over its rooms and is started anew", self._id)
+        self._restarting = True
+        self._post(REGISTRAR, DrainHost(self._id, again=True))
 
     def drain(self, id: str) -> None:
         """Ask the registrar to drain a host, or all."""

@@ -260,9 +260,11 @@ class Launcher:
     def _gone(self, host: _Host, pid: int) -> None:
         self._note_service()
         del self._hosts[host.id]
+        has_left = self._runtime.farewell(host.incarnation).exists()
         death = _read_death(self._runtime, host.incarnation)
         if host.kill_at is None:
-            logger.warning("host %s, process %d, has died%s", host.id, pid, _by(death))
+            how = "has ended without having been drained" if has_left else f"has died{_by(death)}"
+            logger.warning("host %s, process %d, %s", host.id, pid, how)
             self._futile += 1
             if self._futile == _FUTILE and not self._has_served:
                 logger.error("the room hosts of this machine do not start: see above")
@@ -563,7 +565,7 @@ def _read_death(runtime: Runtime, incarnation: str) -> Death | None:
         death = read_slot(slot) if note.stat().st_size > 0 else None
     except OSError:
         death = None
-    for path in (note, slot, Path(runtime.socket(incarnation))):
+    for path in (note, slot, Path(runtime.socket(incarnation)), runtime.farewell(incarnation)):
         with suppress(OSError):
             path.unlink()
     return death

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from verani.messages import Ask, HostMessage, Told
 
+from .code_check import CodeCheck
 from .families import host_families, room_states, rooms_family, written
 from .host import RoomHost
 from .life import RoomStatus
@@ -99,7 +100,10 @@ class RoomsHeld(Struct, frozen=True):
 
 
 class HostStatus(Struct, frozen=True, kw_only=True):
-    """One room host. `rooms` counts by state; `links` says of each linked gateway how the link is."""
+    """One room host. `rooms` counts by state; `links` says of each linked gateway how the link is.
+
+    With `restarting` it hands over its rooms, ends, and is started anew.
+    """
 
     id: str
     machine: str
@@ -109,10 +113,14 @@ class HostStatus(Struct, frozen=True, kw_only=True):
     rooms: dict[str, int]
     links: dict[str, str]
     draining: bool = False
+    restarting: bool = False
 
 
 class GatewayStatus(Struct, frozen=True, kw_only=True):
-    """One gateway. `links` says of each room host how the link to it is."""
+    """One gateway. `links` says of each room host how the link to it is.
+
+    With `restarting` another one is about to take its place; `problem` says why that has failed last.
+    """
 
     id: str
     machine: str
@@ -121,6 +129,8 @@ class GatewayStatus(Struct, frozen=True, kw_only=True):
     connections: int
     links: dict[str, str]
     draining: bool = False
+    restarting: bool = False
+    problem: str = ""
 
 
 def host_target(id: str) -> str:
@@ -136,8 +146,15 @@ def gateway_target(id: str) -> str:
 class Hosting(Protocol):
     """The process around a room host, as operators see it (`verani_actors.hosting`)."""
 
+    @property
+    def check(self) -> CodeCheck:
+        """Says whether it could be started with the code that is there now."""
+
     def status(self) -> HostStatus:
         """Describe it."""
+
+    def restart(self) -> None:
+        """Have this host give up its rooms, end, and be started anew."""
 
     def drain(self, id: str) -> None:
         """Tell the registrar that a host, or with an empty id every host, is to give up its rooms and end."""
@@ -191,6 +208,8 @@ class HostOverview:
                 yield from list_rooms(self._host, msgspec.json.decode(argument, type=RoomsQuestion))
             case "drain":
                 yield self._drain(argument)
+            case "restart" | "check" | "checked" if argument == host_target(self._id):
+                yield self._restart(topic)
             case _:
                 yield answer(topic, argument, self._host, self._hosting.status)
 
@@ -201,6 +220,16 @@ class HostOverview:
         elif kind == ALL:
             self._ends = True
             self.unlinked()
+        return b"true"
+
+    def _restart(self, topic: str) -> bytes:
+        match topic:
+            case "check":
+                self._hosting.check.begin()
+            case "checked":
+                return msgspec.json.encode(self._hosting.check.verdict)
+            case _:
+                self._hosting.restart()
         return b"true"
 
     def _send(self, gateway: str, message: HostMessage) -> None:

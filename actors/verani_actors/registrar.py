@@ -170,6 +170,8 @@ class Registrar:
         self._told_to_end: set[str] = set()
         self._restarts: dict[str, _Restart] = {}
         self._drained: set[str] = set()
+        # Those of them that are to be started anew once their process has ended.
+        self._returning: set[str] = set()
         self._deaths: list[tuple[float, Death]] = []
         self._proposal: _Proposal | None = None
         self._expect(self.committed.members, now)
@@ -191,9 +193,13 @@ class Registrar:
                 return self._prepared(message, now)
             case Gone():
                 return self._ended(message, now)
+            case DrainHost(again=True):
+                return self._restart(sender, message.id, now)
             case DrainHost(id):
                 self._ending |= not id
-                self._drained |= {id} if id else self._ids()
+                gone = {id} if id else self._ids()
+                self._drained |= gone
+                self._returning -= gone
                 return self._advance(now)
             case _:
                 logger.warning("registrar ignores %s from %s", type(message).__name__, sender)
@@ -205,6 +211,17 @@ class Registrar:
         return [*self._start_due(now), *self._advance(now)]
 
     # What comes in.
+
+    def _forget_drains(self, machine: str) -> None:
+        self._drained -= {id for id in self._drained if _machine_of(id) == machine}
+        self._returning &= self._drained
+
+    def _restart(self, sender: str, id: str, now: float) -> Letters:
+        """Drain a host that is to come back; what a member of an earlier life has said does not count."""
+        if id not in self._drained and any(sender == _to(member) for member in self.committed.members):
+            self._drained.add(id)
+            self._returning.add(id)
+        return self._advance(now)
 
     def _notice_gap(self, now: float) -> None:
         """Count silence anew after a pause of our own: what the hosts said meanwhile lies unread."""
@@ -221,7 +238,7 @@ class Registrar:
         launcher = self._launchers.get(offer.machine)
         if launcher is not None and (launcher.address, launcher.service) != (offer.address, offer.service):
             # The machine has come back; what was drained there was drained in its former life.
-            self._drained -= {id for id in self._drained if _machine_of(id) == offer.machine}
+            self._forget_drains(offer.machine)
         self._launchers[offer.machine] = _Launcher(offer.address, offer.service, offer.hosts, now)
         to = f"launcher:{offer.machine}"
         letters: Letters = [(to, Publish(self.committed))] if self.committed.number else []
@@ -319,7 +336,11 @@ class Registrar:
         self._outcasts.pop(gone.incarnation, None)
         if gone.death is not None:
             self._deaths = [*self._deaths, (now, gone.death)][-DEATHS_KEPT:]
-        if all(host.member.id != gone.id for host in self._hosts.values()):
+        if gone.id in self._returning:
+            self._returning.discard(gone.id)
+            self._drained.discard(gone.id)
+            self._restarts[gone.id] = _Restart(now, now)
+        elif all(host.member.id != gone.id for host in self._hosts.values()):
             self._plan_restart(gone.id, now)
         letters: Letters = []
         if self._is_member(gone.incarnation):
@@ -431,7 +452,7 @@ class Registrar:
         if all(host.member.machine != machine for host in self._hosts.values()):
             del self._launchers[machine]
             self._told_to_end.discard(machine)
-            self._drained -= {id for id in self._drained if _machine_of(id) == machine}
+            self._forget_drains(machine)
 
     def _collect(self, now: float) -> Letters:
         assert self._collecting is not None

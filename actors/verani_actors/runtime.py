@@ -39,6 +39,10 @@ class Plan(Struct, frozen=True):
     machine: str
     address: str = "127.0.0.1"
     leader: str = ""
+    # What gateways inherit, file descriptors of sockets: those of the public listener, then of the internal one.
+    listeners: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    # A command that imports what is served and prints the definitions, or says why it cannot be imported.
+    check: tuple[str, ...] = ()
 
     @property
     def spans_machines(self) -> bool:
@@ -98,6 +102,11 @@ class Runtime:
         """File of the published epoch."""
         return self.folder / "epoch"
 
+    @property
+    def served_file(self) -> Path:
+        """File that is there once the service has begun to serve, and all its gateways take connections."""
+        return self.folder / "served"
+
     def socket(self, incarnation: str) -> str:
         """Path of the Unix socket on which a host takes links."""
         return str(self.folder / f"{incarnation}.sock")
@@ -109,6 +118,10 @@ class Runtime:
     def death_note(self, incarnation: str) -> Path:
         """File that holds something only if a host died of a fault of its own, or of its watchdog."""
         return self.folder / f"{incarnation}.death"
+
+    def farewell(self, incarnation: str) -> Path:
+        """File that is there if a host has ended in order, though nobody of the service had asked it to."""
+        return self.folder / f"{incarnation}.farewell"
 
     def _write(self, name: str, content: bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=self.folder)

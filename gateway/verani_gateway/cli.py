@@ -1,4 +1,4 @@
-"""Read the command line: `verani serve`, `join`, `rooms`, `cluster`, `drain`, `call` and `--version`.
+"""Read the command line: `verani serve`, `join`, `rooms`, `cluster`, `drain`, `restart`, `call` and `--version`.
 
 Options are made from the fields of `Settings`. A wrong name, value or target ends with exit code 2, a
 service that cannot start with 1, both with one sentence on standard error. What the supervisor of several processes
@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -24,12 +25,13 @@ from verani.errors import VeraniError
 from verani.rpc import MAX_TIMEOUT
 from verani.settings import Settings
 from verani.version import __version__
+from verani_actors.fresh import import_from_source
 from verani_actors.lifeline import die_with_parent
 
 from .call import call_room
 from .config import CONFIG_VARIABLE, SETTINGS, Setting, load, load_secrets, suggest, unknown_variables
 from .logs import printable, set_up_logging
-from .members import check_target, drain, show_cluster
+from .members import check_restart, check_target, drain, restart, show_cluster
 from .rooms import ServiceError, show_quarantine, show_rooms
 from .serve import run
 from .sockets import ListenError
@@ -82,8 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         match arguments:
             case ["definitions", *targets]:
                 return _definitions(targets)
-            case ["gateway", folder, "--inherited", descriptor, *targets]:
-                return _gateway(folder, targets, inherited=int(descriptor))
             case ["gateway", folder, *targets]:
                 return _gateway(folder, targets)
         parsed = _parse(arguments)
@@ -96,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _cluster(parsed)
             case "drain":
                 return _drain(parsed)
+            case "restart":
+                return _restart(parsed)
             case _:
                 return _call(parsed)
     except (ListenError, ServiceError) as error:
@@ -140,6 +142,8 @@ def _definitions(targets: Sequence[str]) -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     from .loading import describe
 
+    import_from_source(str(Path.cwd()))
+
     served = msgspec.json.encode(describe(targets, Settings()))
     with os.fdopen(answer, "wb") as file:
         file.write(served)
@@ -148,10 +152,10 @@ def _definitions(targets: Sequence[str]) -> int:
     os._exit(0)  # threads that the targets have started would go on
 
 
-def _gateway(folder: str, targets: Sequence[str], *, inherited: int | None = None) -> int:
+def _gateway(folder: str, targets: Sequence[str]) -> int:
     from .process import run_gateway
 
-    return run_gateway(folder, targets, load_secrets(os.environ), inherited=inherited)
+    return run_gateway(folder, targets, load_secrets(os.environ))
 
 
 def _cluster(parsed: argparse.Namespace) -> int:
@@ -161,6 +165,11 @@ def _cluster(parsed: argparse.Namespace) -> int:
 
 def _drain(parsed: argparse.Namespace) -> int:
     drain(parsed.url, load_secrets(os.environ), check_target(parsed.target, everything=parsed.all))
+    return 0
+
+
+def _restart(parsed: argparse.Namespace) -> int:
+    restart(parsed.url, load_secrets(os.environ), check_restart(parsed.target, rolling=parsed.rolling))
     return 0
 
 
@@ -255,6 +264,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     drained.add_argument("target", nargs="?", metavar="host:ID|gateway:ID", help="what to drain")
     drained.add_argument("--all", action="store_true", help="stop the whole service, on every machine")
     _add_url(drained)
+    restarted = commands.add_parser(
+        "restart",
+        help="bring new code into a running service",
+        description="Check that the code which is there now can be imported, and start a process anew with it: a room"
+        " host hands over its rooms first, a gateway goes when another has taken its place. Return when it serves;"
+        " where the code cannot be imported, nothing changes and the exit code is 1.",
+        allow_abbrev=False,
+    )
+    restarted.add_argument("target", nargs="?", metavar="host:ID|gateway:ID", help="what to start anew")
+    restarted.add_argument("--rolling", action="store_true", help="every process, one after the other")
+    _add_url(restarted)
     call = commands.add_parser(
         "call",
         help="call a room of a running service",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from .gateway import Gateway
 
-__all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "Connection", "Renew", "Socket"]
+__all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "RESTART", "Connection", "Renew", "Socket"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ CALM = 1.0
 
 # How often an unread client is told that the server lives; the original client gives up after 10 s.
 UNREAD_PONG = 4.0
+# With what connections are closed by a process that ends.
+RESTART = 1012, "service restart"
 # How long a peer may take to answer a close frame before its connection is aborted.
 CLOSE_TIMEOUT = 5.0
 
@@ -135,6 +137,8 @@ class Connection:
         self._invalid = InvalidFrames(settings.max_invalid_frames)
         self._flow: asyncio.Future[None] | None = None
         self._closing: tuple[int, str] | None = None
+        # Whether frames count that come after the close frame has left.
+        self._heeds = False
         self._abort_at: float | None = None
         self._seen_at = now
         self._pinged_at: float | None = None
@@ -183,7 +187,7 @@ class Connection:
             exceeded = self._meter.take(now, size)
             if exceeded is not None and not await self._exceeded(self._meter, exceeded, size):
                 continue
-            if self._closing is not None:
+            if self._closing is not None and (not self._heeds or self._over_limits()):
                 await self._skip()
                 continue
             if kind is WSMsgType.TEXT:
@@ -453,6 +457,11 @@ class Connection:
         self._abort_at = self._gateway.now() + CLOSE_TIMEOUT
         self.outbox.seal(close_frame(code, reason))
         self.resume()
+
+    def leave(self) -> None:
+        """Close for a restart; what the client sends until it hears of that still reaches its room, within limits."""
+        self._heeds = True
+        self.close(*RESTART)
 
     def hang_up(self) -> None:
         """End the TCP connection once what was put is sent, but not wait for ever for a peer that does not read."""

@@ -52,7 +52,7 @@ from verani_actors.life import RoomStatus
 from .access import Client, public_host_allowed
 from .attachments import Attachments, RoomInputs
 from .calls import Calls
-from .connection import Connection
+from .connection import RESTART, Connection
 from .descriptors import Descriptors
 from .metrics import Metrics
 from .outbox import Outbox, Run, Writer, text_frame
@@ -71,6 +71,10 @@ MAX_GATEWAY_IN_FLIGHT = 64 << 20
 # A drain closes this many connections at once, and pauses this long, so that they do not all come back at once.
 _DRAIN_BATCH = 200
 _DRAIN_PAUSE = 0.05
+
+# What a drain gives hooks to answer, at most for each batch, and how often it looks, in seconds.
+_ANSWER_GRACE = 1.0
+_ANSWER_LOOK = 0.005
 
 _TICK = 1.0
 
@@ -210,11 +214,23 @@ class Gateway:
             batch = [connection for connection in self.connections.values() if not connection.is_closing]
             if not batch:
                 return
-            for connection in batch[:_DRAIN_BATCH]:
-                connection.close(1012, "service restart")
+            batch = batch[:_DRAIN_BATCH]
+            if answers:
+                await self._answer(batch)
+            for connection in batch:
+                connection.leave()
                 if not answers:
                     connection.hang_up()
             await asyncio.sleep(_DRAIN_PAUSE)
+
+    async def _answer(self, connections: Sequence[Connection]) -> None:
+        """Close each of these at a moment when it waits for no answer, as far as there soon is such a moment."""
+        until = self.now() + _ANSWER_GRACE
+        while self.now() < until and (waiting := [each for each in connections if not each.is_closing]):
+            for connection in waiting:
+                if not connection.in_flight:
+                    connection.leave()
+            await asyncio.sleep(_ANSWER_LOOK)
 
     async def stop(self) -> None:
         """Let go of the room hosts and end; connections that are left are aborted.
@@ -223,7 +239,7 @@ class Gateway:
         """
         self.stop_accepting()
         for connection in tuple(self.connections.values()):
-            connection.close(1012, "service restart")
+            connection.close(*RESTART)
         await self.placement.stop(max(_LAST_GRACE, self._deadline() - self.now()))
         self.calls.stop()
         if self._keepalive is not None:
@@ -359,7 +375,7 @@ class Gateway:
         self._clients[key] = self._clients.get(key, 0) + 1
         self._put(Connect(connection.room, self._attachments.next_number(), connection.id, attachment))
         if not self.accepting:  # the drain has begun since the handshake was allowed
-            connection.close(1012, "service restart")
+            connection.close(*RESTART)
 
     def disconnected(self, connection: Connection, code: int, reason: str) -> None:
         """Announce the end of a connection to its room."""

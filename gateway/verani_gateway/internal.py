@@ -59,7 +59,7 @@ def check_tokens(settings: Settings, secrets: Secrets) -> None:
         )
 
 
-class _Drain(Struct, frozen=True):
+class _Order(Struct, frozen=True):
     target: str
 
 
@@ -109,16 +109,29 @@ def internal_application(
         _require(secrets.admin_token, request)
         return _json(await service.quarantine())
 
-    async def drain(request: web.Request) -> web.Response:
+    async def read_order(request: web.Request) -> _Order:
         _require(secrets.admin_token, request)
         if request.content_type != _JSON:  # which a page of another origin cannot send unasked
             raise InvalidArguments(f"expected Content-Type: {_JSON}, got {request.content_type}")
         try:
             body = await read_body(request, gateway, settings.rpc_timeout)
-            order = msgspec.json.decode(body, type=_Drain)
+            return msgspec.json.decode(body, type=_Order)
         except msgspec.DecodeError as error:
             raise InvalidArguments(f"expected a JSON object with a target: {error}") from error
+
+    async def drain(request: web.Request) -> web.Response:
+        order = await read_order(request)
         await service.drain(order.target)
+        return _json(order, status=202)
+
+    async def check(request: web.Request) -> web.Response:
+        order = await read_order(request)
+        await service.check(order.target)
+        return _json(order)
+
+    async def restart(request: web.Request) -> web.Response:
+        order = await read_order(request)
+        await service.restart(order.target)
         return _json(order, status=202)
 
     call_room = RpcEndpoint(gateway)
@@ -144,6 +157,8 @@ def internal_application(
     application.router.add_get("/admin/cluster", cluster)
     application.router.add_get("/admin/quarantine", quarantine)
     application.router.add_post("/admin/drain", drain)
+    application.router.add_post("/admin/check", check)
+    application.router.add_post("/admin/restart", restart)
     return application
 
 

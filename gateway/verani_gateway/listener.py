@@ -10,15 +10,14 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 
 from verani.errors import TooLarge
@@ -29,7 +28,7 @@ from .bodies import LINGER
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["BACKLOG", "Listener", "started"]
+__all__ = ["BACKLOG", "Listener"]
 
 # What HTTP requests of the application that are still running after the drain get, before they are cut.
 _REQUEST_GRACE: Final = 5.0
@@ -50,71 +49,64 @@ _REFUSAL: Final = (
 
 
 class Listener:
-    """An application that has started, and the sockets that bring it clients while it is open."""
+    """An application on sockets that other processes may take connections from, too."""
 
-    def __init__(self, protocol: Callable[[], asyncio.Protocol], sockets: list[socket.socket]) -> None:
-        self._protocol = protocol
+    def __init__(
+        self, application: web.Application, sockets: Sequence[socket.socket], gateway: Gateway, *, internal: bool
+    ) -> None:
+        """Prepare it; handlers get compressed bodies inflated, but not those of the internal listener."""
         self._sockets = sockets
+        self._gateway = gateway
+        self._internal = internal
+        self._runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=_REQUEST_GRACE)
         self._servers: list[asyncio.Server] = []
+        self._is_closed = False
+        application.on_response_prepare.append(self._say_goodbye)
+
+    async def start(self, runners: AsyncExitStack) -> None:
+        """Start the application, which ends when `runners` is closed; clients wait until `open`."""
+        runners.push_async_callback(self._runner.cleanup)
+        await self._runner.setup()
+        runners.callback(self.close)
 
     async def open(self) -> None:
-        """Listen, until `leave` or `close`."""
+        """Take connections, until `close`."""
+        settings = self._gateway.settings
+        options: dict[str, Any] = {
+            "access_log": None,  # it would show query strings, where tokens travel
+            # aiohttp has one timer for both: a connection that has sent no complete header by then is closed, and so is
+            # one that stays idle after a response.
+            "keepalive_timeout": settings.header_timeout,
+            # The limit is of all together, whichever is long.
+            "max_line_size": settings.max_header_bytes,
+            "max_field_size": settings.max_header_bytes,
+            "read_bufsize": _READ_AHEAD,
+            "auto_decompress": not self._internal,
+        }
         loop = asyncio.get_running_loop()
+        assert self._runner.server is not None
+        protocol = partial(_Protocol, self._gateway, self._runner.server, internal=self._internal, loop=loop, **options)
         for each in self._sockets:
             # asyncio tries to accept `backlog` times in a row, and where the process is out of file descriptors
             # it logs and sets a timer each time. One is enough; the queue in the kernel is set again after it.
-            self._servers.append(await loop.create_server(self._protocol, sock=each, backlog=1))
+            self._servers.append(await loop.create_server(protocol, sock=each, backlog=1))
             each.listen(BACKLOG)
 
-    async def leave(self) -> None:
-        """Take what the kernel has accepted so far, then leave the port to the other processes that share it."""
-        waiting = select.poll()
-        for each in self._sockets:
-            waiting.register(each, select.POLLIN)
-        for _ in range(BACKLOG):
-            if not waiting.poll(0):
-                break
-            await asyncio.sleep(0)
-        self.close()
-
     def close(self) -> None:
-        """Listen no more; connections that were taken go on."""
+        """Take no more connections; each that is there gets the answer that it waits for, and is closed with it."""
+        self._is_closed = True
         for server in self._servers:
             server.close()
 
+    @property
+    def connections(self) -> int:
+        """How many there are, WebSockets included."""
+        return len(self._runner.server.connections) if self._runner.server is not None else 0
 
-async def started(
-    runners: AsyncExitStack,
-    application: web.Application,
-    sockets: list[socket.socket],
-    gateway: Gateway,
-    *,
-    internal: bool,
-) -> Listener:
-    """Start an application, which ends when `runners` is closed, and make what brings it clients.
-
-    Compressed bodies are inflated for handlers that read them, but those of the internal listener.
-    """
-    settings = gateway.settings
-    options: dict[str, Any] = {
-        "access_log": None,  # it would show query strings, where tokens travel
-        # aiohttp has one timer for both: a connection that has sent no complete header by then is closed, and so is
-        # one that stays idle after a response.
-        "keepalive_timeout": settings.header_timeout,
-        # The limit is of all together, whichever is long.
-        "max_line_size": settings.max_header_bytes,
-        "max_field_size": settings.max_header_bytes,
-        "read_bufsize": _READ_AHEAD,
-        "auto_decompress": not internal,
-    }
-    runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=_REQUEST_GRACE)
-    runners.push_async_callback(runner.cleanup)
-    await runner.setup()
-    loop = asyncio.get_running_loop()
-    assert runner.server is not None
-    listener = Listener(partial(_Protocol, gateway, runner.server, internal=internal, loop=loop, **options), sockets)
-    runners.callback(listener.close)
-    return listener
+    async def _say_goodbye(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self._is_closed and not isinstance(response, web.WebSocketResponse):
+            response.force_close()
+            response.headers[hdrs.CONNECTION] = "close"  # which aiohttp has decided before it asks us
 
 
 class _Protocol(web.RequestHandler):

@@ -1,4 +1,6 @@
-"""Show an operator the processes of a running service, and take them out of it: `verani cluster`, `verani drain`.
+"""Show an operator the processes of a running service, take them out of it, or start them anew.
+
+`verani cluster`, `verani drain` and `verani restart`.
 
 Both ask the internal listener over HTTP.
 """
@@ -7,23 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import aiohttp
 import msgspec
 
 from verani.errors import SettingsError
-from verani_actors.overview import ALL, gateway_target, host_target
+from verani_actors.overview import ALL, GatewayStatus, HostStatus, gateway_target, host_target
 
 from .config import Secrets
 from .overview import ServiceStatus
 from .rooms import CLEAR, PERIOD, ServiceError, ask, columns, session
 
-__all__ = ["check_target", "drain", "members_table", "show_cluster"]
+__all__ = ["check_restart", "check_target", "drain", "members_table", "restart", "show_cluster"]
 
 # How often a drain is looked at, in seconds.
 _LOOK: Final = 0.2
+
+# How long a restart may take: a drain, and the start of a process on a machine that has much to do.
+_PATIENCE: Final = 180.0
+# How long the service may take to find out whether the code can be imported.
+_CHECK_PATIENCE: Final = 60.0
 
 _HEADER: Final = ("MEMBER", "MACHINE", "PID", "EPOCH", "STATE", "AWAKE", "CONNECTIONS", "LINKS")
 
@@ -35,7 +42,7 @@ def members_table(service: ServiceStatus) -> str:
     rows = [_HEADER]
     for host in service.members:
         awake = sum(number for state, number in host.rooms.items() if state != "asleep")
-        state = "draining" if host.draining else "serving"
+        state = "draining" if host.draining else "restarting" if host.restarting else "serving"
         rows.append(
             (
                 host_target(host.id),
@@ -49,7 +56,7 @@ def members_table(service: ServiceStatus) -> str:
             )
         )
     for gateway in service.gateways:
-        state = "draining" if gateway.draining else "serving"
+        state = "draining" if gateway.draining else "restarting" if gateway.restarting else "serving"
         rows.append(
             (
                 gateway_target(gateway.id),
@@ -151,6 +158,74 @@ def _is_gone(status: ServiceStatus, target: str) -> bool:
     there = [host_target(each.id) for each in status.members] + [gateway_target(each.id) for each in status.gateways]
     kind, _, id = target.partition(":")
     return target != ALL and target not in there and id not in status.missing and kind != ""
+
+
+def check_restart(target: str | None, *, rolling: bool) -> str:
+    """Say what is to be started anew, `ALL` for one process after the other; raises `SettingsError`."""
+    kind, _, id = (target or "").partition(":")
+    if rolling and target is None:
+        return ALL
+    if rolling or kind not in ("host", "gateway") or not id:
+        raise SettingsError(f"expected one of host:ID, gateway:ID and --rolling, got {target!r}")
+    return f"{kind}:{id}"
+
+
+def restart(url: str, secrets: Secrets, target: str) -> None:
+    """Start a process anew, or all one after the other, and return when they serve; raises `ServiceError`."""
+    asyncio.run(_restart(url.rstrip("/"), secrets, target))
+
+
+async def _restart(url: str, secrets: Secrets, target: str) -> None:
+    async with session(secrets) as http:
+        if target != ALL:
+            return await _renew(http, url, target)
+        # First of all of it, so that a version that cannot be imported changes nothing.
+        await ask(http, f"{url}/admin/check", {"target": ALL}, seconds=_CHECK_PATIENCE)
+        status = _read(url, await ask(http, f"{url}/admin/cluster"))
+        # What gateways ask of rooms, hosts have to know before.
+        for each in (*map(host_target, _ids(status.members)), *map(gateway_target, _ids(status.gateways))):
+            await _renew(http, url, each)
+        return _say("every process was restarted")
+
+
+def _ids(processes: Iterable[HostStatus | GatewayStatus]) -> list[str]:
+    return [each.id for each in processes]
+
+
+async def _renew(http: aiohttp.ClientSession, url: str, target: str) -> None:
+    before = _read(url, await ask(http, f"{url}/admin/cluster"))
+    await ask(http, f"{url}/admin/restart", {"target": target}, seconds=_CHECK_PATIENCE)
+    _say(f"restarting {target}")
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while not await _is_renewed(http, url, target, before):  # noqa: ASYNC110  # in other processes
+                await asyncio.sleep(_LOOK)
+    except TimeoutError:
+        raise ServiceError(f"{target} was not restarted within {_PATIENCE:g} s: what does its log say?") from None
+    _say(f"{target} was restarted")
+
+
+async def _is_renewed(http: aiohttp.ClientSession, url: str, target: str, before: ServiceStatus) -> bool:
+    """Tell whether there is another process in the place of one, and everybody is linked with everybody."""
+    try:
+        now = _read(url, await ask(http, f"{url}/admin/cluster"))
+    except ServiceError as error:
+        if isinstance(error.__cause__, aiohttp.ClientConnectionError):  # to a gateway that has left
+            return False
+        raise
+    for gateway in now.gateways:
+        if gateway_target(gateway.id) == target and gateway.problem:
+            raise ServiceError(f"{target} goes on as it is: {gateway.problem}")
+    former = {each.incarnation for each in before.members if host_target(each.id) == target}
+    return (
+        not now.missing
+        and target not in map(gateway_target, _ids(now.gateways))
+        and not former & {each.incarnation for each in now.members}
+        and len(now.members) >= len(before.members)
+        and len(now.gateways) >= len(before.gateways)
+        and all(set(each.links.values()) == {"linked"} for each in now.gateways)
+        and all(len(each.links) == len(now.members) for each in now.gateways)
+    )
 
 
 def _say(text: str) -> None:

@@ -66,6 +66,11 @@ _Rooms = TypeVar("_Rooms", RoomsTold, RoomsHeld)
 # Seconds that the other processes get to answer.
 PATIENCE: Final = 2.0
 
+# How long a process gets to find out whether its code can be imported, which has a limit of its own; and how often it
+# is asked, in seconds.
+_CHECK_PATIENCE: Final = 40.0
+_CHECK_LOOK: Final = 0.2
+
 
 class Listing(NamedTuple):
     """Rooms, those that are awake first; `cut` if fewer than were asked for, because there are too many to tell."""
@@ -108,6 +113,15 @@ class Answers(Protocol):
 
     async def drain(self, target: str) -> None:
         """Begin to take a process, or all, out of service; raises `NotFound`, `Conflict` or `InvalidArguments`."""
+
+    async def check(self, target: str) -> None:
+        """Import, in a process of its own, what a process would be started with now, or with `all` every machine's.
+
+        Raises `Conflict` with what is wrong where that is not possible.
+        """
+
+    async def restart(self, target: str) -> None:
+        """Check that, and begin to start a process anew; raises what `drain` does, and `Conflict` as `check` does."""
 
 
 class Alone:
@@ -168,6 +182,15 @@ class Alone:
         _check_target(target)
         raise NotFound("the service is one process; SIGTERM drains it")
 
+    async def check(self, target: str) -> None:
+        """Refuse, as `restart` does."""
+        await self.restart(target)
+
+    async def restart(self, target: str) -> None:
+        """Refuse: nobody would be there meanwhile."""
+        _check_target(target)
+        raise NotFound("the service is one process, which whoever started it starts anew; --hosts makes it several")
+
 
 class Asking(Protocol):
     """What answering for the service needs of the placement."""
@@ -192,6 +215,10 @@ class Collected:
     def decoded(self, kind: Any) -> list[Any]:
         """Read what the gateways said, without those that say nothing."""
         return _decoded(self.gateways, kind)
+
+    def told(self, kind: Any) -> list[Any]:
+        """Read what processes of both kinds said, without those that say nothing."""
+        return [*self.decoded(kind), *self.decoded_hosts(kind)]
 
     def decoded_hosts(self, kind: Any) -> list[Any]:
         """Read what the hosts said."""
@@ -376,6 +403,46 @@ class Overview:
         if target not in (ALL, gateway_target(self._own)) and not hosts:
             raise RoomBusy("there is no room host that could pass it on")
         await self.collect("drain", target)
+
+    async def check(self, target: str) -> None:
+        """Have one process of each machine that is concerned import the code that is there now."""
+        _check_target(target)
+        status = await self.cluster()
+        if target == ALL:
+            machines = {each.machine: gateway_target(each.id) for each in status.gateways}
+            targets = {each.machine: host_target(each.id) for each in status.members} | machines
+            await asyncio.gather(*map(self._check, targets.values()))
+        else:
+            _check_known(target, status)
+            await self._check(target)
+
+    async def restart(self, target: str) -> None:
+        """Have a process started anew: a host ends first, a gateway when another has taken its place."""
+        if target == ALL:
+            raise InvalidArguments("target: expected host:ID or gateway:ID, one after the other", path="$.target")
+        await self.check(target)
+        logger.info("%s is restarted", target)
+        await self.collect("restart", target)
+
+    async def _check(self, target: str) -> None:
+        await self.collect("check", target)
+        try:
+            async with asyncio.timeout(_CHECK_PATIENCE):
+                while not (verdicts := (await self.collect("checked", target)).told(str)):  # noqa: ASYNC110  # elsewhere
+                    await asyncio.sleep(_CHECK_LOOK)
+        except TimeoutError:
+            raise RoomBusy(f"{target} does not say whether its code can be imported") from None
+        if verdicts[0]:
+            raise Conflict(f"nothing is restarted: {verdicts[0]}")
+
+
+def _check_known(target: str, status: ServiceStatus) -> None:
+    hosts = [host_target(each.id) for each in status.members]
+    known = [*hosts, *(gateway_target(each.id) for each in status.gateways)]
+    if target not in known:
+        raise NotFound(f"{target} is not part of the service: expected {', '.join(known)}")
+    if not hosts:
+        raise RoomBusy("there is no room host that could pass it on")
 
 
 def _check_target(target: str) -> None:

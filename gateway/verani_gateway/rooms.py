@@ -39,8 +39,6 @@ CUT: Final = "X-Verani-Truncated"
 # How often `--watch` asks.
 PERIOD: Final = 1.0
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
-
 _QUARANTINE_HEADER: Final = ("ROOM", "EVENT", "BYTES", "CONNECTION", "SINCE", "REASON")
 
 
@@ -133,7 +131,7 @@ def _duration(seconds: float | None) -> str:
 def session(secrets: Secrets) -> aiohttp.ClientSession:
     """Open what asks the internal listener, with the admin token where there is one."""
     headers = {"Authorization": f"Bearer {secrets.admin_token}"} if secrets.admin_token is not None else {}
-    return aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers)
+    return aiohttp.ClientSession(headers=headers)
 
 
 def show_rooms(url: str, secrets: Secrets, *, as_json: bool, watch: bool, limit: int) -> None:
@@ -178,17 +176,20 @@ async def _show_quarantine(url: str, secrets: Secrets, *, as_json: bool) -> None
     sys.stdout.write(f"{body.decode() if as_json else columns(rows)}\n")
 
 
-async def ask(http: aiohttp.ClientSession, url: str, order: Mapping[str, str] | None = None) -> bytes:
+async def ask(
+    http: aiohttp.ClientSession, url: str, order: Mapping[str, str] | None = None, *, seconds: float = 10.0
+) -> bytes:
     """Ask the internal listener, or give it an order, and return its answer; raises `ServiceError`."""
-    body, _ = await _exchange(http, url, order)
+    body, _ = await _exchange(http, url, order, seconds=seconds)
     return body
 
 
 async def _exchange(
-    http: aiohttp.ClientSession, url: str, order: Mapping[str, str] | None = None
+    http: aiohttp.ClientSession, url: str, order: Mapping[str, str] | None = None, *, seconds: float = 10.0
 ) -> tuple[bytes, Mapping[str, str]]:
     try:
-        async with http.request("GET" if order is None else "POST", url, json=order) as response:
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        async with http.request("GET" if order is None else "POST", url, json=order, timeout=timeout) as response:
             body = await response.read()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ServiceError(

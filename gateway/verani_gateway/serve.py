@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -25,28 +24,30 @@ from .access import is_loopback
 from .application import GATEWAY
 from .config import Secrets, check
 from .internal import check_tokens, internal_application
-from .listener import Listener, started
+from .listener import Listener
 from .loading import Served, served_by
 from .loop import fastest_loop, run_loop
 from .naming import answering_to_its_name
 from .overview import Answers
 from .signals import stopping
-from .sockets import listen_internally, listen_publicly, listen_unix, port_of, unix_url, urls
+from .sockets import Sockets, port_of, take, unix_url, urls
 
 __all__ = ["Service", "announce", "at_end_of_input", "run", "serve", "warn_of_public"]
 
 logger = logging.getLogger(__name__)
 
-# What a client whose connection was taken last gets to send its request, where other processes go on.
-_LAST_REQUESTS: Final = 0.2
+# How often a process that leaves looks whether somebody may still ask it, in seconds, and by how much that may be late.
+_LOOK: Final = 0.05
+_MARGIN: Final = 1.0
+# What was accepted last may not be known as a connection yet.
+_QUIET: Final = 0.3
 
 
 class Service:
     """Both listeners of one process, from `start` to `stop`; each is called once.
 
-    `public_urls` and `internal_urls` are known after `start`. With `shared`, other processes listen on the same ports,
-    or on the Unix socket that was `inherited`, and `answers` answers for all of them; clients come from `listen` to
-    `leave`, at most.
+    `public_urls` and `internal_urls` are known after `start`. With `sockets`, other processes take connections from the
+    same ones, and `answers` answers for all of them: what `start` does is done step by step then.
     """
 
     def __init__(
@@ -56,18 +57,17 @@ class Service:
         secrets: Secrets,
         *,
         answers: Answers | None = None,
-        shared: bool = False,
-        inherited: socket.socket | None = None,
+        sockets: Sockets | None = None,
     ) -> None:
         self._answers = answers
-        self._shared = shared
-        self._inherited = inherited
+        self._inherited = sockets
         self._application = application
         self._gateway = application[GATEWAY]
         self._settings = settings
         self._secrets = secrets
         self._opened = AsyncExitStack()
         self._public: Listener
+        self._internal: Listener
         self.public_urls: Sequence[str] = ()
         self.internal_urls: Sequence[str] = ()
 
@@ -77,44 +77,61 @@ class Service:
         Raises `SettingsError` and `ListenError` before anything of the application has run, and whatever
         a start-up hook raises, with everything closed again.
         """
-        settings = self._settings
+        await self.set_up()
+        await self.open_public()
+        # Last, so that whoever gets an answer from `/ready` finds the public listener open.
+        await self.open_internal()
+
+    async def set_up(self) -> None:
+        """Start the application, as `start` does; clients wait until the listeners are opened."""
+        settings, gateway = self._settings, self._gateway
         check(settings)
         check_tokens(settings, self._secrets)
         async with AsyncExitStack() as opened:
-            public = await self._listen_publicly(opened)
-            internal = await listen_internally(settings, shared=self._shared)
-            _close_with(opened, internal)
-            self._application.middlewares.insert(0, answering_to_its_name(self._gateway))
+            sockets = self._inherited or (await take(settings, opened))[1]
+            opened.callback(sockets.close)
+            self._find_urls(sockets)
+            self._application.middlewares.insert(0, answering_to_its_name(gateway))
             # What the application's own handlers read may be compressed.
-            self._public = await started(opened, self._application, public, self._gateway, internal=False)
-            if not self._shared:
-                await self.listen()
-            # Last, so that whoever gets an answer from `/ready` finds the public listener open.
-            guarded = internal_application(self._gateway, settings, self._secrets, self._answers)
-            await (await started(opened, guarded, internal, self._gateway, internal=True)).open()
-            self.internal_urls = urls(settings.internal_addresses, port_of(internal))
+            self._public = Listener(self._application, sockets.public, gateway, internal=False)
+            await self._public.start(opened)
+            guarded = internal_application(gateway, settings, self._secrets, self._answers)
+            self._internal = Listener(guarded, sockets.internal, gateway, internal=True)
+            await self._internal.start(opened)
             self._opened = opened.pop_all()
 
-    async def _listen_publicly(self, opened: AsyncExitStack) -> list[socket.socket]:
+    def _find_urls(self, sockets: Sockets) -> None:
         settings = self._settings
         if settings.unix_socket is None:
-            sockets = await listen_publicly(settings, shared=self._shared)
             self._gateway.bound = settings.public_addresses
-            self.public_urls = urls(settings.public_addresses, port_of(sockets))
+            self.public_urls = urls(settings.public_addresses, port_of(sockets.public))
         else:
-            sockets = [self._inherited or opened.enter_context(listen_unix(settings.unix_socket))]
             self.public_urls = (unix_url(settings.unix_socket),)
-        _close_with(opened, sockets)
-        return sockets
+        self.internal_urls = urls(settings.internal_addresses, port_of(sockets.internal))
 
-    async def listen(self) -> None:
+    async def open_public(self) -> None:
         """Take connections of clients."""
         await self._public.open()
 
-    async def leave(self) -> None:
-        """Leave the public port to the other processes that listen there; who has come already may still ask."""
-        await self._public.leave()
-        await asyncio.sleep(_LAST_REQUESTS)
+    async def open_internal(self) -> None:
+        """Take connections of operators and callers."""
+        await self._internal.open()
+
+    async def leave(self, *, internal: bool) -> None:
+        """Let other processes have clients that are still to come, and with `internal` operators and callers, too.
+
+        Who has connected already may still ask, and a proxy use its connections once more, until it closes them or we
+        do: a handshake gets its WebSocket before that is closed with 1012.
+        """
+        left = [self._public, self._internal] if internal else [self._public]
+        for each in left:
+            each.close()
+        now = asyncio.get_running_loop().time
+        until, asked = now() + self._settings.header_timeout + _MARGIN, now()
+        while now() < until and now() - asked < _QUIET:
+            await asyncio.sleep(_LOOK)
+            if sum(each.connections for each in left) > len(self._gateway.connections):
+                asked = now()
 
     async def stop(self) -> None:
         """Stop gracefully, within `drain_seconds` and a grace for requests that still run."""
@@ -123,11 +140,6 @@ class Service:
             await self._gateway.drain()
         finally:
             await self._opened.aclose()
-
-
-def _close_with(opened: AsyncExitStack, sockets: Sequence[socket.socket]) -> None:
-    for each in sockets:
-        opened.enter_context(each)
 
 
 async def serve(

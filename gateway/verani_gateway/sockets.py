@@ -13,9 +13,9 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -27,12 +27,12 @@ from .listener import BACKLOG
 
 __all__ = [
     "ListenError",
+    "Sockets",
     "internal_port",
-    "listen_internally",
     "listen_publicly",
     "listen_unix",
     "port_of",
-    "reserve",
+    "take",
     "unix_url",
     "urls",
 ]
@@ -52,36 +52,44 @@ class ListenError(VeraniError):
     """An address that cannot be listened on: in use, not of this machine, not permitted."""
 
 
-async def listen_publicly(settings: Settings, *, shared: bool = False) -> list[socket.socket]:
-    """Listen where the public listener is to be, on TCP.
+class Sockets(NamedTuple):
+    """What both listeners of a service take connections from, in one process or in several."""
 
-    With `shared`, the sockets are bound only, beside those of others who share the port: they get no connection before
-    they are listened on.
+    public: list[socket.socket]
+    internal: list[socket.socket]
+
+    @classmethod
+    def inherited(cls, public: Iterable[int], internal: Iterable[int]) -> Sockets:
+        """Take them from the process that started this one; what this one starts does not get them."""
+        both = cls(*([socket.socket(fileno=descriptor) for descriptor in each] for each in (public, internal)))
+        for each in (*both.public, *both.internal):
+            each.set_inheritable(False)
+        return both
+
+    def close(self) -> None:
+        """Let go of them in this process."""
+        _close((*self.public, *self.internal))
+
+
+async def take(settings: Settings, opened: ExitStack | AsyncExitStack) -> tuple[Settings, Sockets]:
+    """Take both addresses until `opened` is closed; return them in the settings. Raises `ListenError`.
+
+    Clients wait in the backlog until somebody takes their connections.
     """
-    return await _listen(settings.public_addresses, settings.port, _PUBLIC, shared=shared, listen=not shared)
+    if settings.unix_socket is not None:
+        public = [opened.enter_context(listen_unix(settings.unix_socket))]
+    else:
+        public = await listen_publicly(settings)
+        opened.callback(_close, public)
+        settings = msgspec.structs.replace(settings, port=port_of(public), internal_port=internal_port(settings))
+    internal = await _listen(settings.internal_addresses, internal_port(settings), _INTERNAL)
+    opened.callback(_close, internal)
+    return msgspec.structs.replace(settings, internal_port=port_of(internal)), Sockets(public, internal)
 
 
-async def listen_internally(settings: Settings, *, shared: bool = False) -> list[socket.socket]:
-    """Listen where the internal listener is to be; with `shared`, beside others who share the port."""
-    return await _listen(settings.internal_addresses, internal_port(settings), _INTERNAL, shared=shared)
-
-
-async def reserve(settings: Settings) -> tuple[Settings, list[socket.socket]]:
-    """Take the ports for the gateways of this process; return them in the settings, and what keeps them.
-
-    Sockets that are bound and do not listen: they get no connection, and nobody else gets the ports. Raises
-    `ListenError`.
-    """
-    kept: list[socket.socket] = []
-    try:
-        if settings.unix_socket is None:
-            port = await _reserve(settings.public_addresses, settings.port, _PUBLIC, kept)
-            settings = msgspec.structs.replace(settings, port=port, internal_port=internal_port(settings))
-        internal = await _reserve(settings.internal_addresses, internal_port(settings), _INTERNAL, kept)
-    except BaseException:
-        _close(kept)
-        raise
-    return msgspec.structs.replace(settings, internal_port=internal), kept
+async def listen_publicly(settings: Settings) -> list[socket.socket]:
+    """Listen where the public listener is to be, on TCP."""
+    return await _listen(settings.public_addresses, settings.port, _PUBLIC)
 
 
 def internal_port(settings: Settings) -> int:
@@ -110,14 +118,8 @@ def port_of(sockets: Sequence[socket.socket]) -> int:
 # --- TCP -------------------------------------------------------------------------------------------------
 
 
-async def _listen(
-    hosts: Sequence[str], port: int, names: str, *, shared: bool = False, listen: bool = True
-) -> list[socket.socket]:
-    """Listen on every address of every host, before anything else starts, so that a port in use is told at once.
-
-    Until the application has started, clients wait in the backlog instead of being refused. Without `listen`, those
-    who share the port get them.
-    """
+async def _listen(hosts: Sequence[str], port: int, names: str) -> list[socket.socket]:
+    """Listen on every address of every host, before anything else starts, so that a port in use is told at once."""
     found = _without_covered([address for host in hosts for address in await _look_up(host, port, names)])
     for tries_left in reversed(range(_TRIES if port == 0 else 1)):
         sockets: list[socket.socket] = []
@@ -125,7 +127,7 @@ async def _listen(
             for family, address in found:
                 # With port 0 the first address takes a free port and the others take the same one.
                 at = (address[0], port_of(sockets) if sockets else port, *address[2:])
-                sockets.append(_open(family, at, shared=shared) if listen else _bind(family, at))
+                sockets.append(_open(family, at))
         except OSError as error:
             _close(sockets)
             if not (tries_left and sockets):
@@ -154,46 +156,10 @@ def _without_covered(found: Sequence[_Address]) -> list[_Address]:
     return list(dict.fromkeys(each for each in found if each[0] not in everywhere or is_unspecified(str(each[1][0]))))
 
 
-def _open(family: socket.AddressFamily, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
-    is_dual = _is_dual(family, address)
-    return socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=shared, dualstack_ipv6=is_dual)
-
-
-def _bind(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
-    """Bind a socket that gets no connections before it listens, and shares them then."""
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not _is_dual(family, address))
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind(address)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
-
-
-def _is_dual(family: socket.AddressFamily, address: tuple[Any, ...]) -> bool:
-    """Tell whether a listener takes IPv4, too."""
-    return family == socket.AF_INET6 and is_unspecified(str(address[0])) and socket.has_dualstack_ipv6()
-
-
-async def _reserve(hosts: Sequence[str], port: int, names: str, kept: list[socket.socket]) -> int:
-    # Sharing a port with another service of the same user would succeed in silence, so it is tried unshared first.
-    tried = await _listen(hosts, port, names)
-    port = port_of(tried)
-    addresses = [(each.family, each.getsockname()) for each in tried]
-    _close(tried)
-    for family, address in addresses:
-        try:
-            keeping = _bind(family, address)
-        except OSError as error:
-            raise _refusal(str(address[0]), port, names, error) from error
-        kept.append(keeping)
-        # It was only to get past connections of an earlier service that linger; from here on it would let others in.
-        keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    return port
+def _open(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+    """Listen; one that listens on all of IPv6 takes IPv4, too."""
+    is_dual = family == socket.AF_INET6 and is_unspecified(str(address[0])) and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
 
 
 def _refusal(host: str, port: int, names: str, error: OSError) -> ListenError:

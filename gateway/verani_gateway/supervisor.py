@@ -24,10 +24,9 @@ import shutil
 import signal
 import socket
 import sys
-import time
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from asyncio.subprocess import PIPE
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +35,7 @@ import msgspec
 from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_actors.admin_port import resolve
-from verani_actors.launcher import ENDED, ENDING
+from verani_actors.launcher import ENDED
 from verani_actors.runtime import DEFAULT_ADMIN_PORT, Plan, Runtime
 from verani_actors.start import Stopped, unless_stopped
 
@@ -46,60 +45,26 @@ from .early import stop_signals
 from .family import adopt_orphans, kill_children, reap
 from .folder import runtime_folder
 from .internal import check_tokens
+from .keeper import BEATS, DRAINED, NO, READY, RESTART, STOP, WAITING, YES, Keeper, ending
 from .loading import Served
 from .loop import run_loop
 from .serve import announce, at_end_of_input
-from .sockets import listen_unix, reserve, unix_url, urls
+from .sockets import Sockets, take, unix_url, urls
 
-__all__ = [
-    "ASIDE",
-    "BEATS",
-    "DRAINED",
-    "NO",
-    "READY",
-    "STOP",
-    "WAITING",
-    "YES",
-    "Keeper",
-    "check_shape",
-    "leader_address",
-    "supervise",
-]
+__all__ = ["check_shape", "leader_address", "supervise"]
 
 logger = logging.getLogger(__name__)
 
-# What a gateway says on its standard input, which is a socket, again and again: that it takes connections and serves
-# them, that it takes them but they would have to wait, that it takes none; and once, that all are to stop.
-READY: Final = b"ready\n"
-WAITING: Final = b"waiting\n"
-ASIDE: Final = b"aside\n"
-STOP: Final = b"stop\n"
-# What it is told there: whether all are ready.
-YES: Final = b"1"
-NO: Final = b"0"
-
-# Exit code of a gateway that an operator has drained: it is not to be started again, as any other is that ends.
-DRAINED: Final = 3
-
-# Seconds that importing the targets may take.
+# Seconds that importing the targets may take, and that a gateway which is to take another's place may take to be ready.
 _IMPORT_PATIENCE: Final = 30.0
+_REPLACEMENT_PATIENCE: Final = 60.0
 
 # How much longer than its drain a process may take to stop before it is killed.
 _STOP_GRACE: Final = 12.0
 
-# Delays before a process that goes on ending is started again; one that ran for a while begins anew.
-_FIRST_DELAY: Final = 0.1
-_LONGEST_DELAY: Final = 10.0
-_RAN_WELL: Final = 60.0
-
-# Looks at the processes in one lease; one that has said nothing at so many of them is not ready.
-BEATS: Final = 6
 # Seconds of looks at which a process that has hung is killed, or `hook_blocked` where that is longer: code of users may
 # block a gateway, and creating an actor holds up the launcher for five.
 _HUNG: Final = 10.0
-
-# More than a process that hangs may leave unread, in bytes.
-_UNREAD: Final = 1024
 
 # How often the runtime folder is looked at for the first epoch.
 _LOOK: Final = 0.02
@@ -150,136 +115,6 @@ def supervise(
     return run_loop(_Supervisor(targets, settings, secrets, leader, until_eof).run(), asyncio.new_event_loop)
 
 
-class Keeper:
-    """Keeps one process running: whenever it ends unasked it is started again, at once and then more and more slowly.
-
-    `heard` is called with each line that the process writes to its standard input, a socket pair, whose end tells it
-    that this process is gone. An operator may ask it to end: with the exit code `last` it is not started again. A new
-    process gets the descriptors that are `inherited`, and is told `greeting` first.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        environ: Mapping[str, str],
-        *,
-        heard: Callable[[bytes], None],
-        last: int | None = None,
-        greeting: Callable[[], bytes] = bytes,
-        inherited: Sequence[int] = (),
-    ) -> None:
-        self.name = name
-        # What the process of now said last, and how often it was looked at since.
-        self.said = b""
-        self.misses = 0
-        self._greeting = greeting
-        self._inherited = inherited
-        self._writer: asyncio.StreamWriter | None = None
-        self._last = last
-        # Set by whoever knows; an ending before it is not retried where the exit code says that it told why.
-        self.was_ready = False
-        self._command = command
-        self._environ = environ
-        self._heard = heard
-        self._process: Process | None = None
-        self._pid = 0
-        self._stopping = asyncio.Event()
-
-    @property
-    def pid(self) -> int | None:
-        """Id of the process that runs now."""
-        return self._process.pid if self._process is not None and self._process.returncode is None else None
-
-    async def run(self) -> int:
-        """Return the exit code of a process that is not started again."""
-        delay = 0.0
-        while True:
-            began = time.monotonic()
-            try:
-                code = await self._run_once()
-            except OSError as error:  # no more processes, memory or files
-                if self._stopping.is_set():
-                    return 1
-                delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
-                logger.error("%s cannot be started: %s; trying again in %g s", self.name, error, delay)
-                if await self._stops_within(delay):
-                    return 1
-                continue
-            if code == self._last:
-                return 0
-            if self._stopping.is_set():
-                return code
-            if not self.was_ready and code in (1, 2):  # it has written a sentence that says why it cannot run
-                return code
-            delay = 0.0 if time.monotonic() - began > _RAN_WELL else delay
-            after = f" in {delay:g} s" if delay else ""
-            logger.error("%s (pid %d) ended with %s: starting it again%s", self.name, self._pid, _ending(code), after)
-            if delay and await self._stops_within(delay):
-                return code
-            delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
-
-    async def _stops_within(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        return self._stopping.is_set()
-
-    async def _run_once(self) -> int:
-        ours, theirs = socket.socketpair()
-        try:
-            # A process group of its own keeps the terminal's Ctrl-C from it.
-            self._process = process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=theirs.fileno(), env=self._environ, process_group=0, pass_fds=self._inherited
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._pid = process.pid
-        if self._stopping.is_set():  # since it was decided to start it
-            self.send(signal.SIGTERM)
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        self._writer = writer
-        self.tell(self._greeting())
-        listening = asyncio.create_task(self._listen(reader))
-        try:
-            return await process.wait()
-        finally:
-            listening.cancel()
-            writer.close()
-            self._writer = None
-            self.said = b""
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionError, ValueError):  # a line without end: nobody of ours
-            async for line in reader:
-                self.said, self.misses = line, 0
-                self._heard(line)
-
-    def tell(self, word: bytes) -> None:
-        """Say something to the process, unless it reads nothing."""
-        if self._writer is not None and self._writer.transport.get_write_buffer_size() < _UNREAD:
-            self._writer.write(word)
-
-    def look(self, patience: float) -> None:
-        """Kill the process if it was looked at so often since it said something; who says nothing at all may go on."""
-        if not self.said or self.said == ENDING or self._stopping.is_set():
-            return
-        self.misses += 1
-        if self.misses > patience and self._process is not None and self._process.returncode is None:
-            logger.error("%s (pid %d) hangs: killing it", self.name, self._pid)
-            self.misses = 0
-            self._process.kill()
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if it runs, and start it no more."""
-        self._stopping.set()
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
-
-
 class _Supervisor:
     """One service on this machine, from start to stop."""
 
@@ -298,8 +133,12 @@ class _Supervisor:
         self._word = NO
         self._all_ready = asyncio.Event()
         self._folder: Path | None = None
-        # What all gateways listen on, where that is a Unix socket: such sockets cannot share an address.
-        self._unix: socket.socket | None = None
+        # What all gateways take connections from; whoever comes while none of them is there waits.
+        self._sockets = Sockets([], [])
+        # What runs, and whether there is something else now.
+        self._running: dict[asyncio.Task[int], Keeper] = {}
+        self._changed = asyncio.Event()
+        self._replacing: set[asyncio.Task[None]] = set()
         # Where others reach this machine, once that is looked up.
         self._address = ""
         self._environ = {
@@ -334,11 +173,7 @@ class _Supervisor:
     async def _prepare(self, held: ExitStack) -> tuple[int, list[Served]]:
         """Find what may keep the service from starting; returns an exit code, 0 if all is well, and what it serves."""
         if self._settings.gateways:
-            self._settings, kept = await reserve(self._settings)
-            for each in kept:
-                held.enter_context(each)
-            if self._settings.unix_socket is not None:
-                self._unix = held.enter_context(listen_unix(self._settings.unix_socket))
+            self._settings, self._sockets = await take(self._settings, held)
         # In a thread: a name server may take many seconds to say nothing.
         self._address = await asyncio.to_thread(resolve, self._settings.advertise)
         return await self._check_imports()
@@ -373,7 +208,7 @@ class _Supervisor:
         if process.returncode in (1, 2):  # it has said why
             return process.returncode, []
         if process.returncode != 0:
-            raise SettingsError(f"importing {', '.join(self._targets)} ended with {_ending(process.returncode or 0)}")
+            raise SettingsError(f"importing {', '.join(self._targets)} ended with {ending(process.returncode or 0)}")
         return 0, _decode_served(output)
 
     def _plan(self, served: Sequence[Served]) -> Plan:
@@ -385,6 +220,8 @@ class _Supervisor:
             machine=settings.machine or socket.gethostname(),
             address=self._address,
             leader=self._leader,
+            listeners=(_descriptors(self._sockets.public), _descriptors(self._sockets.internal)),
+            check=tuple(_command("definitions", *self._targets)),
         )
 
     # --- serving ---------------------------------------------------------------------------------------
@@ -400,30 +237,23 @@ class _Supervisor:
             heard=lambda line: None,
             last=ENDED,
         )
+        launched = self._keep(launcher)
         self._gateways = [self._gateway(runtime, number) for number in range(self._settings.gateways)]
-        running = {asyncio.create_task(keeper.run()): keeper for keeper in (launcher, *self._gateways)}
-        launched = next(task for task, keeper in running.items() if keeper is launcher)
-        stopped = asyncio.create_task(self._stop.wait())
-        ready = asyncio.create_task(self._wait_until_ready(runtime, launcher))
-        watching = asyncio.create_task(self._watch(runtime, (launcher, *self._gateways)))
-        failed = 0
+        for gateway in self._gateways:
+            self._keep(gateway)
+        beginning = asyncio.create_task(self._begin(runtime, launcher, served))
+        watching = asyncio.create_task(self._watch(runtime, launcher))
         try:
-            waiting: set[asyncio.Task[object]] = {stopped, ready, watching, *running}
-            # The launcher ends when the registrar says that the whole service does.
-            while not (stopped.done() or failed or launched.done()):
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if ready in done:
-                    self._announce(served)
-                failed = next((task.result() for task in (watching, *running) if task in done and task.result()), 0)
+            failed = await self._wait(launched, beginning, watching)
         finally:
-            for task in (ready, stopped, watching):
+            for task in (beginning, watching, *self._replacing):
                 task.cancel()
+        running = self._running
         # They refuse whoever comes from now on.
         self._tell_gateways(NO)
+        self._sockets.close()
         if not failed:
             logger.info("stopping: draining connections for up to %g s", self._settings.drain_seconds)
-        if self._unix is not None:
-            self._unix.close()  # or who comes when the gateways are gone would wait for the launcher, too
         await self._end({task: keeper for task, keeper in running.items() if keeper is not launcher})
         if self._ends_service and not self._leader and not is_loopback(self._settings.advertise):
             # Its registrar tells the other machines, and then the launcher, once no host has a room any more.
@@ -433,30 +263,94 @@ class _Supervisor:
             logger.info("stopped")
         return failed
 
-    def _gateway(self, runtime: Runtime, number: int) -> Keeper:
+    def _keep(self, keeper: Keeper) -> asyncio.Task[int]:
+        task = asyncio.create_task(keeper.run())
+        self._running[task] = keeper
+        self._changed.set()
+        return task
+
+    async def _wait(
+        self, launched: asyncio.Task[int], beginning: asyncio.Task[None], watching: asyncio.Task[int]
+    ) -> int:
+        """Return once the service is to stop, with the exit code of what has failed."""
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            # The launcher ends when the registrar says that the whole service does.
+            while not (stopped.done() or launched.done() or watching.done()):
+                changed = asyncio.create_task(self._changed.wait())
+                waiting = {stopped, changed, watching, *self._running, *([] if beginning.done() else [beginning])}
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                self._changed.clear()
+                if beginning in done:
+                    beginning.result()
+                for task in [task for task in self._running if task.done() and task is not launched]:
+                    del self._running[task]
+                    if task.result():
+                        return task.result()
+        finally:
+            stopped.cancel()
+        return next((task.result() for task in (watching, launched) if task.done()), 0)
+
+    def _gateway(self, runtime: Runtime, number: int, *, ready: asyncio.Event | None = None) -> Keeper:
+        """Prepare a gateway process; one that is to take another's place sets `ready` when it takes connections."""
+
         def heard(line: bytes) -> None:
             if line == STOP:
                 self._ends_service = True
                 self._stop.set()
                 return
+            if line == RESTART:
+                task = asyncio.create_task(self._replace(runtime, number, keeper))
+                self._replacing.add(task)
+                task.add_done_callback(self._replacing.discard)
+                return
             keeper.was_ready = keeper.was_ready or line in (READY, WAITING)
+            if ready is not None and line == READY:
+                ready.set()
             if all(each.said == READY for each in self._gateways):
                 self._all_ready.set()
             if self._word_for_all() != self._word:
                 self._tell_gateways(self._word_for_all())
 
-        inherited = () if self._unix is None else (self._unix.fileno(),)
-        options = [word for descriptor in inherited for word in ("--inherited", str(descriptor))]
         keeper = Keeper(
             f"gateway process {number + 1}",
-            _command("gateway", str(runtime.folder), *options, *self._targets),
+            _command("gateway", str(runtime.folder), *self._targets),
             self._environ,
             heard=heard,
             last=DRAINED,
             greeting=lambda: self._word,
-            inherited=inherited,
+            inherited=(*_descriptors(self._sockets.public), *_descriptors(self._sockets.internal)),
+            is_trial=ready is not None,
         )
         return keeper
+
+    async def _replace(self, runtime: Runtime, number: int, old: Keeper) -> None:
+        """Start another gateway in the place of one, and have that leave once the other takes connections."""
+        ready = asyncio.Event()
+        new = self._gateway(runtime, number, ready=ready)
+        running = asyncio.create_task(new.run())
+        waiting = asyncio.create_task(ready.wait())
+        try:
+            await asyncio.wait((running, waiting), timeout=_REPLACEMENT_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            if not ready.is_set():
+                new.send(signal.SIGKILL)
+        if not ready.is_set():
+            await running
+            logger.error("%s goes on: the process that was to take its place has taken no connections", old.name)
+            old.tell(b"the process that was to take its place has taken no connections\n")
+            return
+        self._running[running] = new
+        self._changed.set()
+        self._gateways[self._gateways.index(old)] = new
+        logger.info("%s has another process now", new.name)
+        old.let_go()
+        patience = self._settings.header_timeout + self._settings.drain_seconds + _STOP_GRACE
+        if leaving := [task for task, keeper in self._running.items() if keeper is old]:
+            await asyncio.wait(leaving, timeout=patience)
+        old.send(signal.SIGKILL)
 
     def _word_for_all(self) -> bytes:
         """Say whether whoever connects now is served, whichever gateway takes the connection."""
@@ -469,25 +363,27 @@ class _Supervisor:
         for keeper in self._gateways:
             keeper.tell(word)
 
-    async def _watch(self, runtime: Runtime, keepers: Sequence[Keeper]) -> int:
+    async def _watch(self, runtime: Runtime, launcher: Keeper) -> int:
         """Look after the processes, and their folder; returns the exit code where nothing can be mended any more."""
         period = self._settings.lease / BEATS
         patience = max(_HUNG, self._settings.hook_blocked) / period
         while runtime.is_whole:
-            for keeper in keepers:
+            for keeper in (launcher, *self._gateways):
                 keeper.look(patience)
             self._tell_gateways(self._word_for_all())
             await asyncio.sleep(period)
         logger.error("somebody has deleted %s, without which no process can be replaced: ending", runtime.folder)
         return 1
 
-    async def _wait_until_ready(self, runtime: Runtime, launcher: Keeper) -> None:
-        """Return once there is an epoch with hosts of this machine, if it is to have any, and its gateways listen."""
+    async def _begin(self, runtime: Runtime, launcher: Keeper, served: Sequence[Served]) -> None:
+        """Say that the service is ready, once there is an epoch with hosts of this machine, if it is to have any."""
         while not self._is_served(runtime):  # noqa: ASYNC110  # the launcher replaces a file, which nothing waits for
             await asyncio.sleep(_LOOK)
         launcher.was_ready = True
         if self._settings.gateways:
             await self._all_ready.wait()
+        runtime.served_file.touch()
+        self._announce(served)
 
     def _is_served(self, runtime: Runtime) -> bool:
         try:
@@ -526,11 +422,9 @@ class _Supervisor:
             await asyncio.wait(left)
 
 
+def _descriptors(sockets: Sequence[socket.socket]) -> tuple[int, ...]:
+    return tuple(each.fileno() for each in sockets)
+
+
 def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "verani_gateway", *words]
-
-
-def _ending(code: int) -> str:
-    if code == 0:
-        return "exit code 0, though nobody of this service has asked it to"
-    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

@@ -341,6 +341,71 @@ def test_everybody_can_be_drained() -> None:
     assert len(sent(letters, StopHost)) == 2
 
 
+def restarted(bench: Bench, host: Member) -> None:
+    """Have a host hand over its rooms, because it is to be started anew."""
+    bench.say(f"host:{host.incarnation}", DrainHost(host.id, again=True))
+    number = bench.epoch.number + 1
+    for each in bench.epoch.members:
+        bench.answer(each, number)
+    assert host.id not in bench.ids
+
+
+def test_a_host_that_is_restarted_comes_back_at_once_when_its_process_has_ended() -> None:
+    bench = one_machine()
+    restarted(bench, R0)
+    assert sent(bench.told, StopHost, "launcher:r") == [StopHost("r-0", "r-0")]
+    assert sent(bench.offer("r", 2), StartHost) == [], "it runs still"
+    assert sent(bench.gone(R0), StartHost, "launcher:r") == [StartHost("r-0")]
+    again = member("r-0", "again")
+    bench.beat(again, EMPTY)
+    bench.wait(0.5, R1, again)
+    for each in (R1, again):
+        bench.answer(each, bench.epoch.number + 1)
+    assert bench.ids == ["r-0", "r-1"]
+
+
+def test_what_a_host_has_said_of_its_restart_does_not_restart_its_successor() -> None:
+    bench = one_machine()
+    restarted(bench, R0)
+    bench.gone(R0)
+    again = member("r-0", "again")
+    bench.beat(again, EMPTY)
+    bench.wait(0.5, R1, again)
+    for each in (R1, again):
+        bench.answer(each, bench.epoch.number + 1)
+    bench.say("host:r-0", DrainHost("r-0", again=True))
+    bench.wait(1.0, R1, again)
+    assert bench.ids == ["r-0", "r-1"]
+    assert not bench.registrar.draining
+
+
+def test_the_only_host_can_be_restarted() -> None:
+    bench = Bench()
+    bench.offer("r", 1)
+    bench.beat(R0, EMPTY)
+    restarted(bench, R0)
+    assert bench.ids == []
+    assert sent(bench.gone(R0), StartHost) == [StartHost("r-0")]
+    assert sent(bench.told, EndMachine) == []
+
+
+def test_a_host_that_dies_while_it_hands_over_comes_back_too() -> None:
+    bench = one_machine()
+    bench.say("host:r-0", DrainHost("r-0", again=True))
+    assert sent(bench.gone(R0), StartHost) == [StartHost("r-0")]
+
+
+def test_a_drain_outranks_a_restart() -> None:
+    bench = one_machine()
+    bench.say("host:r-0", DrainHost("r-0", again=True))
+    bench.say("host:r-1", DrainHost("r-0"))
+    bench.say("host:r-0", DrainHost("r-0", again=True))
+    bench.answer(R0, 2)
+    bench.answer(R1, 2)
+    assert sent(bench.gone(R0), StartHost) == []
+    assert sent(bench.offer("r", 2), StartHost) == []
+
+
 # Unreachable hosts.
 
 

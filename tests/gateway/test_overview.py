@@ -11,7 +11,9 @@ import pytest
 from verani.epoch import Epoch, Member
 from verani.errors import Conflict, InvalidArguments, NotFound
 from verani.messages import Ask, HostMessage, Told
+from verani.settings import Settings
 from verani.stream import MAX_STALLED, host_stream
+from verani_actors.code_check import CodeCheck
 from verani_actors.host import RoomHost
 from verani_actors.life import RoomStatus
 from verani_actors.overview import (
@@ -26,6 +28,7 @@ from verani_actors.overview import (
     RoomsTold,
     list_rooms,
 )
+from verani_actors.runtime import Plan
 from verani_gateway.attachments import RoomInputs
 from verani_gateway.gateway import Gateway
 from verani_gateway.members import check_target, members_table
@@ -47,6 +50,8 @@ class FakeHost:
         self.limited: dict[str, int] = {}
         self.wakes, self.sleeps, self.excess, self.sleeping_count = 3, 2, 0, 0
         self.drained: list[str] = []
+        self.restarts = 0
+        self.check = CodeCheck(Plan(Settings(), (), "/", "here", check=("true",)))
         self.known = {"chat/a": "awake", "chat/b": "asleep", "chat/c": "asleep"}
         self.overview = HostOverview(id, cast(RoomHost, self), self)
 
@@ -65,6 +70,9 @@ class FakeHost:
 
     def drain(self, id: str) -> None:
         self.drained.append(id)
+
+    def restart(self) -> None:
+        self.restarts += 1
 
 
 class Service:

@@ -9,7 +9,7 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from verani import ConnectRequest, Settings, define_room
 from verani_gateway.application import GATEWAY, setup
 from verani_gateway.config import Secrets
 from verani_gateway.serve import Service
-from verani_gateway.sockets import ListenError, listen_publicly, listen_unix, port_of, reserve
+from verani_gateway.sockets import ListenError, listen_publicly, listen_unix, port_of, take
 
 has_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 that takes IPv4, too")
 
@@ -131,18 +131,17 @@ async def test_a_port_that_is_taken_at_one_host_is_told_and_at_no_other_is_liste
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::", marks=has_ipv6), ("127.0.0.1", "127.0.0.2")])
-async def test_reserved_ports_are_of_nobody_else_and_can_be_shared(host: Any) -> None:
-    settings, kept = await reserve(Settings(host=host, port=0, internal_port=0))
-    try:
+async def test_what_was_taken_is_of_nobody_else_and_clients_wait_there(host: Any) -> None:
+    with ExitStack() as opened:
+        settings, sockets = await take(Settings(host=host, port=0, internal_port=0), opened)
+        assert {port_of([each]) for each in sockets.public} == {settings.port}
         with pytest.raises(ListenError, match="address already in use"):
             await listen_publicly(settings)
-        for _ in range(2):
-            for each in await listen_publicly(settings, shared=True):
-                kept.append(each)
-                assert port_of([each]) == settings.port
-    finally:
-        for each in kept:
-            each.close()
+        with socket.create_connection(("127.0.0.1", settings.port)):
+            accepted, _ = sockets.public[0].accept()
+            accepted.close()
+    for each in await listen_publicly(settings):  # it is free again
+        each.close()
 
 
 async def test_hosts_given_to_the_command_are_listened_on_by_every_gateway(start: Start) -> None:

@@ -20,7 +20,8 @@ from tests.gateway.started import Start
 from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_gateway.config import Secrets
-from verani_gateway.supervisor import READY, Keeper, check_shape, leader_address
+from verani_gateway.keeper import READY, Keeper
+from verani_gateway.supervisor import check_shape, leader_address
 
 # A loaded machine may take seconds to import everything; nothing waits this long when all is well.
 PATIENCE = 60
@@ -199,6 +200,33 @@ async def test_a_gateway_that_is_killed_is_replaced_on_the_same_port(start: Star
         await service.line("takes connections")
         async with session.ws_connect(f"{service.public}/ws/lobby") as ws:
             assert await _echo(ws) == host
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_gateway_that_was_told_to_end_from_outside_is_replaced(start: Start, number: signal.Signals) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1")).started()
+    (gateway,) = service.pids("verani_gateway gateway")
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect(f"{service.public}/ws/lobby") as ws:
+            host = await _echo(ws)
+            os.kill(gateway, number)
+            assert (await ws.receive()).type is aiohttp.WSMsgType.CLOSE
+            assert ws.close_code == 1012
+        # Whoever comes meanwhile waits.
+        async with session.ws_connect(f"{service.public}/ws/lobby") as ws:
+            assert await _echo(ws) == host
+    await service.line(rf"gateway process 1 \(pid {gateway}\) ended with exit code 0, though nobody")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_host_that_was_told_to_end_from_outside_is_replaced(start: Start, number: signal.Signals) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1")).started()
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{service.public}/ws/lobby") as ws:
+        host = await _echo(ws)
+        os.kill(host, number)
+        await service.line(rf"host \S+, process {host}, has ended without having been drained")
+        assert await _echo(ws) != host
+    assert "has died" not in service.output
 
 
 @pytest.mark.threat(61)
