@@ -169,13 +169,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def public_addresses(self) -> tuple[str, ...]:
         """The addresses of `host`, however many."""
-        return (self.host,) if isinstance(self.host, str) else tuple(self.host)
+        return _addresses(self.host)
 
     @property
     def internal_addresses(self) -> tuple[str, ...]:
         """The addresses of `internal_host`."""
-        return (self.internal_host,) if isinstance(self.internal_host, str) else tuple(self.internal_host)
+        return _addresses(self.internal_host)
 
     def burst(self, rate: float) -> int:
         """Size of the token bucket for a rate: `rate_burst`, else two seconds' worth of frames."""
         return self.rate_burst if self.rate_burst is not None else max(1, int(2 * rate))
+
+
+def _addresses(host: str | tuple[str, ...]) -> tuple[str, ...]:
+    # In URLs IPv6 addresses have brackets, so some write them everywhere.
+    return tuple(each.removeprefix("[").removesuffix("]") for each in ((host,) if isinstance(host, str) else host))

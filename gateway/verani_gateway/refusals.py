@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from verani.errors import VeraniError
+from verani_actors.logs import printable
 
 __all__ = ["Refusals"]
 
@@ -19,8 +20,13 @@ logger = logging.getLogger(__name__)
 _SHOWN: Final = 10
 _PERIOD: Final = 60.0
 
-# What is shown of a reason, which may hold what a client sent.
+# What is shown of a path and a reason, which may hold what a client sent.
 _LONGEST: Final = 300
+
+
+def _shown(text: str) -> str:
+    """Cut what is long, and escape what could forge a line: the log may be one of the application's own."""
+    return printable(text if len(text) <= _LONGEST else text[:_LONGEST] + "...")
 
 
 class _Kind:
@@ -48,15 +54,14 @@ class Refusals:
         `what` is one of a few: its refusals with one error code are of one kind.
         """
         level, more = self._level(what, error.code)
-        reason = str(error) or type(error).__name__
         logger.log(
             level,
             "refused %s at %s from %s with %d: %s%s",
-            (f"{what}/{room}" if room else what)[:_LONGEST],
-            path[:_LONGEST],
+            _shown(f"{what}/{room}" if room else what),
+            _shown(path),
             remote or "a client that is gone",
             error.status,
-            reason if len(reason) <= _LONGEST else reason[:_LONGEST] + "...",
+            _shown(str(error) or type(error).__name__),
             f" ({more} more like it were not shown)" if more else "",
         )
 

@@ -102,7 +102,7 @@ def test_a_host_is_one_text_or_several_in_every_source() -> None:
         assert load({}, {}).public_addresses == ("::1",)
     assert load({"host": ["127.0.0.1"]}, {"VERANI_INTERNAL_HOST": "127.0.0.1"}) == Settings()
     assert Settings(host="::").public_addresses == ("::",)
-    assert Settings(internal_host=("a", "b")).internal_addresses == ("a", "b")
+    assert Settings(internal_host=("a", "[::1]")).internal_addresses == ("a", "::1")
     check(Settings(host=("::", "10.0.0.1")))
     check(Settings(host="::"))
 

@@ -329,6 +329,18 @@ async def test_refusals_of_one_kind_fill_no_log(serve: Serve, caplog: pytest.Log
     assert told(caplog)[-1].endswith("nor in allowed_origins (15 more like it were not shown)")
 
 
+async def test_nothing_that_a_client_sends_forges_a_line_in_a_log_of_the_applications_own(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = await serve(echo_room(websocket_path="/ws/{room}"))
+    await server.request(handshake("/ws/a%0aINFO%20fake%1b"))
+    await server.request(handshake("/x%0dINFO%20fake"))
+    await server.request(handshake("/ws/a", Origin="\xff\x85"))
+    assert len(told(caplog)) == 3
+    assert all(line.isprintable() for line in told(caplog))
+
+
 async def test_a_long_reason_is_cut(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     server = await serve(echo_room())
