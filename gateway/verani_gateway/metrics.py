@@ -39,6 +39,7 @@ LIMITS: Final = (
     "max_send_buffer",
     "max_unread",
     "pong_timeout",
+    "public_hosts",
     "rate_limit",
     "rate_limit_bytes",
     "rate_limit_bytes_per_address",

@@ -788,7 +788,7 @@ _NONSENSE: list[Any] = [
     "ann",
     5,
     {"user_id": 1},
-    {"user_id": "ann"},
+    {"user": "ann"},
     ConnectionMeta(user_id=5, client_id="1"),  # type: ignore[arg-type]  # the nonsense that is tested
     ConnectionMeta(user_id="ann", client_id="1", channels=None),  # type: ignore[arg-type]  # as above
     ConnectionMeta(user_id="ann", client_id="1", channels="abc"),  # type: ignore[arg-type]  # as above
