@@ -22,6 +22,7 @@ import pytest
 from tests.raw import KEY, PATIENCE, Opcode, RawClient, close, frame, handshake, text, until
 from tests.server import Serve, Server
 from verani.meta import ConnectionMeta
+from verani.request import Identity
 from verani.room import RoomDefinition, define_room
 from verani_gateway import connection as connection_module
 
@@ -789,6 +790,9 @@ _NONSENSE: list[Any] = [
     5,
     {"user_id": 1},
     {"user": "ann"},
+    {"client_id": "1"},
+    lambda kind: kind(user_id="ann"),
+    Identity(None),  # type: ignore[arg-type]  # the nonsense that is tested
     ConnectionMeta(user_id=5, client_id="1"),  # type: ignore[arg-type]  # the nonsense that is tested
     ConnectionMeta(user_id="ann", client_id="1", channels=None),  # type: ignore[arg-type]  # as above
     ConnectionMeta(user_id="ann", client_id="1", channels="abc"),  # type: ignore[arg-type]  # as above
