@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from examples.chat import chat
 from examples.game import game
 from examples.notifications import notifications
+from examples.poll import poll
 from examples.presence import presence
-from verani import Conflict, Forbidden, InvalidArguments, Unauthorized
+from verani import Conflict, Forbidden, InvalidArguments, RoomBusy, Unauthorized
 from verani.testing import Event, RoomHarness, assert_hibernation_transparent
 
 
@@ -114,3 +116,25 @@ async def test_a_round_of_the_game_keeps_its_table_awake() -> None:
         assert not room.awake
         await eve.send("chat.message", "again?")
         assert ann.received[-1].data["text"] == "again?"
+
+
+async def test_poll_keeps_its_votes_while_nobody_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLLS", str(tmp_path / "polls"))
+    async with RoomHarness(poll, room_id="Suppe & mehr") as room:
+        ann = await room.connect(user_id="ann")
+        await room.idle()
+        assert await ann.request("poll.vote", "soup") == {"soup": 1}
+        await ann.close()
+        await room.hibernate()
+        bob = await room.connect(user_id="bob")
+        await room.idle()
+        assert bob.take() == [Event("poll.votes", {"type": "poll.votes", "count": {"soup": 1}}, "default")]
+        assert await bob.request("poll.vote", "salad") == {"salad": 1, "soup": 1}
+        await room.hibernate()
+        [file] = (tmp_path / "polls").iterdir()
+        file.write_bytes(b'{"votes":{"ann":')
+        with pytest.raises(RoomBusy):
+            await bob.request("poll.vote", "pizza")
+        await room.hibernate()
+        assert file.read_bytes() == b'{"votes":{"ann":', "what could not be loaded is not saved over"
+        assert len(room.take_errors()) == 1

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
 from tests.guide import Guide, run_python
@@ -48,7 +49,7 @@ class TestTheGuideToTesting:
     async def test_its_tests_pass(self, project: Path) -> None:
         code, output = await run_python(project, "-m", "pytest", "-q", "--ignore=test_counter.py")
         assert code == 0, output
-        assert "7 passed" in output
+        assert "9 passed" in output
 
     async def test_the_room_that_counts_fails_with_the_diff_that_it_shows(self, project: Path) -> None:
         code, output = await run_python(project, "-m", "pytest", "-q", "test_counter.py")
@@ -56,3 +57,20 @@ class TestTheGuideToTesting:
         (diff,) = Guide("docs/testing.md").blocks("text")
         printed = [re.sub("^E", "", line).strip() for line in output.splitlines()]
         assert [line for line in diff.splitlines() if not any(line.strip() in each for each in printed)] == []
+
+
+async def test_the_conversation_of_the_protocol_goes_as_it_says(serve: Serve, tmp_path: Path) -> None:
+    guide = Guide("docs/protocol.md")
+    guide.save(tmp_path)
+    server = await serve("room:room", directory=tmp_path)
+    (conversation,) = guide.blocks("text")
+    said = 0
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.ws}/ws") as ws:
+        for line in conversation.splitlines():
+            who, _, frame = line.partition(" ")
+            if who == ">":
+                await ws.send_str(frame)
+            else:
+                assert (await ws.receive_str(timeout=30)) == frame
+                said += 1
+    assert said == 9

@@ -49,6 +49,11 @@ def test_the_thirty_lines_are_those_of_the_example() -> None:
     assert len(lines.splitlines()) <= 30
 
 
+def test_the_hooks_that_load_and_save_are_those_of_the_example() -> None:
+    [pair] = re.findall(r"^```py\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    assert pair in (ROOT / "examples" / "poll.py").read_text()
+
+
 async def test_the_room_is_served_and_the_client_talks_to_it(serve: Serve, project: Path) -> None:
     server = await serve("chat:chat", directory=project)
     script = project / "client.py"
