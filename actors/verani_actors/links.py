@@ -228,7 +228,15 @@ class LinkServer:
         """Listen on a Unix socket, and on TCP where an address is given; `port` is the one taken then."""
         app = web.Application()
         app.router.add_get(LINK_PATH, self._serve)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_LAST_WORDS)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=_LAST_WORDS,
+            # A link is no request with a body: none is inflated, nor read to its end.
+            auto_decompress=False,
+            lingering_time=0,
+        )
         await self._runner.setup()
         await web.UnixSite(self._runner, path).start()
         _protect(path)

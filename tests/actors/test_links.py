@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -710,6 +711,30 @@ async def test_what_is_no_packet_ends_that_connection_and_nothing_else(begin: Be
     assert service.host.numbers("bad") == []
     # It may go on, if it can.
     assert (await bad.greet(resumes="h1")).resumes == "h1"
+
+
+async def test_a_body_that_nobody_asked_for_is_neither_read_to_its_end_nor_inflated(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    feed = aiohttp.StreamReader.feed_data
+
+    def feed_data(self: aiohttp.StreamReader, data: bytes, size: int = 0) -> bool:
+        parsed.append(len(data))
+        return feed(self, data, size)
+
+    monkeypatch.setattr(aiohttp.StreamReader, "feed_data", feed_data)
+    service = await begin()
+    bomb = gzip.compress(bytes(1 << 20)) * 4000
+    reader, writer = await asyncio.open_unix_connection(service.path)
+    head = f"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"
+    with suppress(ConnectionError):
+        writer.write(head.encode() + bomb)
+        await writer.drain()
+    with suppress(ConnectionError):
+        await reader.read()
+    assert sum(parsed) < 1 << 20
+    writer.close()
 
 
 class FailingHost(FakeHost):
