@@ -585,11 +585,13 @@ class VeraniClient:
         if self._session is None:
             self._session = aiohttp.ClientSession(trace_configs=[self._answers.trace()])
         url, self._answers.body = self._url, b""
+        awaited = "token from its function"
         try:
             async with asyncio.timeout(self._connection_timeout):
                 headers = self._headers
                 if self._token is not None:
                     headers = {**headers, "Authorization": f"Bearer {await self._ask_token(self._token)}"}
+                awaited = f"handshake with {address_of(url)}"
                 return await self._session.ws_connect(
                     url,
                     headers=headers,
@@ -603,7 +605,7 @@ class VeraniClient:
         except (aiohttp.InvalidURL, aiohttp.RedirectClientError):  # over a session that is not ours
             raise NoWebSocketServer("the server redirected to something that is no HTTP URL") from None
         except TimeoutError:
-            raise ConnectFailed(f"no handshake with {address_of(url)} within {self._connection_timeout} s") from None
+            raise ConnectFailed(f"no {awaited} within {self._connection_timeout} s") from None
         except (aiohttp.ClientError, OSError) as exc:
             cause, why = cause_of(exc)
             exc.__traceback__ = None  # aiohttp keeps the exception in one of its frames, and so this one

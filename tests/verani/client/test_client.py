@@ -1514,6 +1514,16 @@ async def test_a_handshake_without_an_answer_ends_at_its_timeout(server: Server,
         await soon(client.connect())
 
 
+async def test_a_token_that_does_not_come_ends_the_attempt_and_is_named(make: Make) -> None:
+    async def token() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    client = make(token=token, reconnection=NEVER, connection_timeout=0.02)
+    with pytest.raises(ConnectFailed, match=r"no token from its function within 0\.02 s"):
+        await soon(client.connect())
+
+
 @pytest.mark.parametrize("is_own", [True, False])
 async def test_a_redirect_to_nowhere_is_final(server: Server, make: Make, is_own: bool) -> None:
     server.refusals.append((302, {"Location": "mailto:someone?token=secret"}))
