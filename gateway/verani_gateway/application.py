@@ -66,21 +66,25 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
         assert route.resource is not None, "it was added with a path"
         gateway.resources[room.name] = route.resource
     _add_health(app)
-    app.on_response_prepare.append(_tell_of_stray)
+    _tell_of_strays(app, gateway)
     app.cleanup_ctx.append(_run)
     # Before aiohttp waits for its handlers to end, or open WebSockets would hold up the stop.
     app.on_shutdown.append(_drain)
     return gateway
 
 
-async def _tell_of_stray(request: web.Request, _: web.StreamResponse) -> None:
-    """Log a handshake at a path where nothing is: browsers keep that, too, from whoever mistyped it."""
-    if request.match_info.http_exception is not None and asks_for_websocket(request):
-        gateway = request.app[GATEWAY]
-        paths = ", ".join(sorted(resource.canonical for resource in gateway.resources.values()))
-        error = NotFound(f"nothing is at this path, rooms are at {paths}")
-        peer = client(request, gateway.settings.trusted_proxies)
-        gateway.refusals.log("a handshake", error, path=request.path, remote=peer.address)
+def _tell_of_strays(app: web.Application, gateway: Gateway) -> None:
+    """Have handshakes logged for paths where nothing is: browsers keep that, too, from whoever mistyped one."""
+
+    async def tell(request: web.Request, _: web.StreamResponse) -> None:
+        is_stray = request.match_info.http_exception is not None and request.match_info.apps[-1] is app
+        if is_stray and asks_for_websocket(request):
+            paths = ", ".join(sorted(resource.canonical for resource in gateway.resources.values()))
+            error = NotFound(f"nothing is at this path, rooms are at {paths}")
+            peer = client(request, gateway.settings.trusted_proxies)
+            gateway.refusals.log("a handshake", error, path=request.path, remote=peer.address)
+
+    app.on_response_prepare.append(tell)
 
 
 def mounted(app: web.Application) -> list[Gateway]:
@@ -98,6 +102,7 @@ def adopt(app: web.Application) -> Gateway:
     if GATEWAY not in app:
         app[GATEWAY] = gateway
         app.middlewares.insert(0, leaving_bodies(gateway))
+        _tell_of_strays(app, gateway)
         _add_health(app)
     return gateway
 

@@ -21,7 +21,7 @@ from tests.gateway.started import Service as Started
 from tests.gateway.started import Start
 from tests.raw import KEY
 from verani import ConnectRequest, Settings, define_room
-from verani_gateway.application import GATEWAY, setup
+from verani_gateway.application import GATEWAY, adopt, setup
 from verani_gateway.config import Secrets
 from verani_gateway.serve import Service
 from verani_gateway.sockets import ListenError, listen_publicly, listen_unix, port_of, take
@@ -431,6 +431,29 @@ async def test_a_refused_name_is_counted_and_logged_and_the_proxy_that_was_forgo
         * 2
     )
     assert "s3cret" not in caplog.text
+
+
+async def test_a_stray_handshake_to_an_application_with_rooms_in_a_part_of_it_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    inner, outer = web.Application(), web.Application()
+    setup(inner, define_room("chat"))
+    outer.add_subapp("/rooms", inner)
+    settings = Settings(port=0, internal_port=0, drain_seconds=1.0)
+    adopt(outer).configure(settings)
+    service = Service(outer, settings, Secrets())
+    await service.start()
+    try:
+        for path in ("/ws", "/rooms/wss"):
+            assert await status(f"{service.public_urls[0]}{path}", Upgrade="websocket", Connection="Upgrade") == 404
+    finally:
+        await service.stop()
+    told = [record.getMessage() for record in caplog.records if record.name == "verani_gateway.refusals"]
+    assert told == [
+        f"refused a handshake at {path} from 127.0.0.1 with 404: nothing is at this path, rooms are at /rooms/ws"
+        for path in ("/ws", "/rooms/wss")
+    ]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

@@ -155,9 +155,9 @@ class RoomHarness(Generic[M, S]):
         """Connect a client, and return it when `on_connect` has run (its `closed` says if that refused).
 
         Who it is: `meta`; or `user_id`, `channels` and own fields of the meta as keywords, with a client id made
-        here; or, with neither, what `name_from_request` and `extract_meta` make of `query` or `request`. These raise
-        here what they raise, and ValueError if they choose another room. Raises `InvalidArguments` or TypeError for a
-        meta that a gateway would not let pass, `Conflict` as `same_client` says.
+        here; or, with neither, what `name_from_request`, `extract_meta` and `authorize_room` make of `query` or
+        `request`. These raise here what they raise, and ValueError if they choose another room. Raises
+        `InvalidArguments` or TypeError for a meta that a gateway would not let pass, `Conflict` as `same_client` says.
         """
         step = await self._begin(f"{user_id or 'a client'} tried to connect")
         serial = len(self.clients) + 1
