@@ -198,7 +198,8 @@ class Service:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._no_service(f"answered {response.status}")
         public = told.message if told.public else None
-        error = error_for(told.code, told.message or f"{what}: {told.code}", path=told.path, public=public)
+        text = f"{what}: {public}" if public is not None else told.message or f"{what}: {told.code}"
+        error = error_for(told.code, text, path=told.path, public=public)
         if isinstance(error, RoomBusy | RateLimited):
             # Whole seconds are for those who cannot wait for less; backing off is what a busy room asks for.
             error.retry_after = (

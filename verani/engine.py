@@ -408,8 +408,8 @@ class Engine(Generic[M, S]):
 
     async def _wake_for(self, gateway: str, event: messages.Input) -> bool:
         """Try again to wake, for any but the input that the last attempt was for; False if this one is refused."""
-        if self._unwoken is not None:
-            outcome, self._unwoken = self._unwoken, None
+        outcome, self._unwoken = self._unwoken, None
+        if outcome is not None and self.wake_reason not in ("crash", "moved"):  # which need no input to wake
             self._turn_down(gateway, event, outcome)
             return False
         return await self._wake(gateway, event)

@@ -55,7 +55,7 @@ class RoomStub:
     def __init__(self, caller: Caller, definition: RoomDefinition[Any, Any] | str, room_id: str) -> None:
         """Name a room; raises `InvalidArguments` for an id that no room can have."""
         if not isinstance(room_id, str) or not is_room_id(room_id):
-            error = InvalidArguments(f"expected {ROOM_ID}, got {room_id!r}")
+            error = InvalidArguments(f"expected {ROOM_ID}, got {room_id!a}")
             error.is_of_call = True
             raise error
         self._caller = caller

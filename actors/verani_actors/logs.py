@@ -51,6 +51,9 @@ def _delimited(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if "=" in value and " " in value else value
 
 
+_BANNERS: Final = ("++++ Actor System", "---- Actor System", "ActorSystem Logging Shutdown")
+
+
 def printable(text: str) -> str:
     """Escape what could end a line or hide in it."""
     return text if text.isprintable() else "".join(map(_escaped, text))
@@ -103,4 +106,4 @@ def log_to_stderr(level: str) -> None:
 
 def _is_no_banner(record: logging.LogRecord) -> bool:
     """Drop what Thespian says to the root logger when its Admin starts and ends: our own lines say it, too."""
-    return not record.getMessage().startswith(("++++ Actor System", "---- Actor System"))
+    return not record.getMessage().startswith(_BANNERS)

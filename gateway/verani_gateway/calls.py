@@ -128,7 +128,7 @@ class Calls:
         if definition is None:
             raise NotFound(f"{room!r}: expected a room of {', '.join(sorted(self._definitions))}")
         if not is_room_id(room_id):
-            raise NotFound(f"{room!r}: expected {ROOM_ID}")
+            raise NotFound(f"{room!a}: expected {ROOM_ID}")
         if method not in definition.methods:
             raise NotFound(f"{name} has no method {method!r}{suggest(method, definition.methods)}")
         if len(arguments) > settings.max_rpc_bytes:

@@ -126,6 +126,14 @@ async def test_the_next_event_after_a_failure_finds_a_new_state_and_a_room_that_
     assert store.saved == {"lobby": 42}
 
 
+async def test_a_room_that_woke_for_no_event_tries_again_for_the_first_one(make_room: OpenRoom, store: Store) -> None:
+    store.error = OSError("no database")
+    lobby = make_room(counter(store))
+    await lobby.wake(("g1", [lobby.record("a")]), reason="crash")
+    store.error = None
+    assert await lobby.request("a", "add") == b'{"type":"ack","id":7,"data":1}'
+
+
 @pytest.mark.parametrize(
     ("error", "outcome", "kick"),
     [
