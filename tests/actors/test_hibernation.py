@@ -9,9 +9,11 @@ import pytest
 
 from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.raw import until
-from verani.messages import Connect, Frame, Kick, Record, Snapshot
+from verani.messages import Connect, Ended, Frame, HostMessage, Kick, Record, Snapshot
 from verani.meta import ConnectionMeta
 from verani.room import define_room
+from verani.shorthand import Longhand, Shorthand
+from verani_actors.host import RoomHost
 
 
 class Clock:
@@ -405,3 +407,47 @@ async def test_keep_awake_wants_a_number_of_seconds(start: Start, seconds: float
     assert engine is not None
     with pytest.raises(error):
         engine.actor.keep_awake(seconds)
+
+
+class ListeningGateway(FakeGateway):
+    """Keeps every message that the host sends, in order."""
+
+    def __init__(self, host: RoomHost) -> None:
+        self.messages: list[HostMessage] = []
+        super().__init__(host)
+
+    def _take(self, message: HostMessage) -> None:
+        self.messages.append(message)
+        super()._take(message)
+
+
+async def test_links_learn_that_an_incarnation_is_over_after_all_it_said_and_so_they_forget_its_audiences(
+    start: Start,
+) -> None:
+    recorder = Recorder(hibernate_after=None)
+    recorder.room.on("sleep")(lambda ctx, data: ctx.actor.hibernate())
+    recorder.room.on("all")(lambda ctx, data: ctx.actor.broadcast("default", "hi"))
+    host = await start(recorder.room)
+    gateway, silent = ListeningGateway(host), FakeGateway(host, id="g2")
+    gateway.put(*(gateway.connect(recorder.room, f"c{number}") for number in range(10)))
+    gateway.put(gateway.frame("c0", 0, event="all"), gateway.frame("c0", 0, event="sleep"))
+    await until(lambda: Ended(["chat/a"]) in gateway.messages)
+    assert gateway.messages[-1] == Ended(["chat/a"])
+    assert gateway.entries[-1].asleep
+    assert silent.entries == []
+    shorthand, longhand = Shorthand(), Longhand()
+    written = shorthand.write(gateway.messages[:-1])
+    longhand.read(written)
+    assert (shorthand.size, longhand.size) == (10, 10)
+    longhand.read(shorthand.write(gateway.messages[-1:]))
+    assert (shorthand.size, longhand.size) == (0, 0)
+    # Also where nobody is left who could be told that the room sleeps.
+    gateway.put(*(gateway.close(f"c{number}") for number in range(10)))
+    gateway.messages.clear()
+    await until(lambda: gateway.processed.get("chat/a", 0) >= gateway._number)
+    gateway.put(gateway.call("get_session_count"))
+    await until(lambda: gateway.replies)
+    engine = host._rooms["chat/a"].engine
+    assert engine is not None
+    engine.actor.hibernate()
+    await until(lambda: gateway.messages[-1] == Ended(["chat/a"]))
