@@ -15,7 +15,7 @@ from verani_actors.families import Family, labelled, rooms_family, written
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-__all__ = ["CONTENT_TYPE", "LIMITS", "OTHER", "Family", "Metrics", "exposition", "labelled"]
+__all__ = ["CONTENT_TYPE", "LIMITS", "OTHER", "Family", "Metrics", "error_label", "exposition", "labelled"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 
@@ -77,11 +77,16 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         """Count a request that was refused with this error code."""
-        self.refusals[code if code in _ERROR_CODES else OTHER] += 1
+        self.refusals[error_label(code)] += 1
 
     def called(self, code: str) -> None:
         """Count a call that came to this error code, or `ok`."""
-        self.calls[code if code in _ERROR_CODES else OTHER] += 1
+        self.calls[error_label(code)] += 1
+
+
+def error_label(code: str) -> str:
+    """Give an error code, or one word for all that applications make up."""
+    return code if code in _ERROR_CODES else OTHER
 
 
 def exposition(gateway: Gateway) -> str:

@@ -12,6 +12,8 @@ from typing import Final
 from verani.errors import VeraniError
 from verani_actors.logs import printable
 
+from .metrics import error_label
+
 __all__ = ["Refusals"]
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ class Refusals:
     def _level(self, what: str, code: str) -> tuple[int, int]:
         """Give the level of the next line, and how many of its kind were not shown before it."""
         now = self._clock()
-        kind = self._kinds.setdefault((what, code), _Kind(now))
+        kind = self._kinds.setdefault((what, error_label(code)), _Kind(now))
         hidden = 0
         if now - kind.since >= _PERIOD:
             hidden, kind.since, kind.shown, kind.hidden = kind.hidden, now, 0, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import StreamReader
 
 from tests.raw import KEY, PATIENCE, Opcode, RawClient, close, frame, handshake, text, until
 from tests.server import Serve, Server
@@ -347,6 +349,27 @@ async def test_a_handshake_with_a_body_is_refused(serve: Serve, header: str) -> 
         client = await server.tcp()
         assert (await client.request(handshake()[:-2] + header.encode() + PING)).status == 400
         assert await client.rest() == b""
+
+
+@pytest.mark.threat(18)
+async def test_the_compressed_body_of_a_handshake_is_not_inflated(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    feed = StreamReader.feed_data
+
+    def feed_data(self: StreamReader, data: bytes, size: int = 0) -> bool:
+        parsed.append(len(data))
+        return feed(self, data, size)
+
+    monkeypatch.setattr(StreamReader, "feed_data", feed_data)
+    server = await serve(echo_room(), max_discard_bytes=0)
+    client = await server.tcp()
+    body = gzip.compress(bytes(64 << 20)) * 16
+    head = f"Content-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    assert (await client.request(handshake()[:-2] + head.encode() + body)).status == 400
+    await client.rest()
+    assert sum(parsed) < 2 << 20
 
 
 async def test_a_handshake_that_waits_for_leave_to_send_a_body_still_is_one(serve: Serve) -> None:

@@ -172,5 +172,6 @@ async def test_error_codes_that_an_application_makes_up_are_none_either(serve: S
             await server.gateway.stub(room, "a").refuse(f"u{n}")
     text = exposition(server.gateway)
     assert labels(text, "refusals_total") == {OTHER}
+    assert len(server.gateway.refusals._kinds) == 1
     assert labels(text, "calls_total") <= {"forbidden", "failed", OTHER}
     assert "banned" not in text
