@@ -279,7 +279,11 @@ class SyncService:
             call.close()
             raise
         self._thread.take()
-        return self._runner.run(call)
+        try:
+            return self._runner.run(call)
+        except VeraniError as error:
+            # The runner's frame holds the task, and the task the error: with its traceback, that would be a cycle.
+            raise error.with_traceback(None) from error.__cause__
 
 
 def connect_sync(url: str, *, token: str | None = None, timeout: float = 5.0) -> SyncService:

@@ -42,7 +42,7 @@ class Session(Generic[M]):
     they are kept at once, or raise `RoomBusy` while a running hook is changing the same session.
     """
 
-    __slots__ = ("_owner", "attachment", "gateway", "id", "live_meta", "order")
+    __slots__ = ("__weakref__", "_owner", "attachment", "gateway", "id", "live_meta", "order")
 
     def __init__(self, owner: SessionOwner, gateway: str, id: str, meta: M, attachment: bytes, order: int = 0) -> None:
         self._owner = owner

@@ -330,6 +330,7 @@ class RoomHost:
             if room.engine is not None:
                 room.engine.end()
         self._rooms.clear()
+        self._by_address.clear()
         self._stopped = True
         self._end_calls(None)
         self._system.shutdown()

@@ -52,7 +52,7 @@ from verani.version import __version__
 
 from .flow import Flow
 from .refusals import Refusals
-from .wire import LINK_PATH, MAX_MESSAGE, REFUSED, Wire, WireError
+from .wire import LINK_PATH, MAX_MESSAGE, REFUSED, ServerSocket, Wire, WireError
 
 __all__ = ["HostEnd", "LinkPortError", "LinkServer", "LinkState"]
 
@@ -392,7 +392,7 @@ class LinkServer:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         secure = request.secure
-        ws = web.WebSocketResponse(
+        ws = ServerSocket(
             compress=self._compression and secure, max_msg_size=MAX_MESSAGE, timeout=_LAST_WORDS, decode_text=False
         )
         try:
@@ -435,9 +435,7 @@ class LinkServer:
 
     async def _keep(self, ws: web.WebSocketResponse[Any], hello: Hello) -> None:
         """Have a session go over this connection until it ends."""
-        known = self._sessions.get(hello.sender)
-        is_new = (hello.incarnation, hello.resumes) != (known and known.incarnation, self._incarnation)
-        if known is not None and is_new and not self._serves():
+        if not self._serves() and self._replaces(hello):
             return  # no hook may run now to say goodbye to its sessions; the gateway comes again
         session = self._resume(hello)
         resumes = "" if session is None else self._incarnation
@@ -462,6 +460,11 @@ class LinkServer:
                     self._end_grace(session)
                 else:
                     self._begin_grace(session)
+
+    def _replaces(self, hello: Hello) -> bool:
+        """Tell whether there is a session of this gateway which it does not go on with."""
+        known = self._sessions.get(hello.sender)
+        return known is not None and (hello.incarnation, hello.resumes) != (known.incarnation, self._incarnation)
 
     def _resume(self, hello: Hello) -> _Session | None:
         """Go on with the session of a gateway; None if there is none to go on with."""

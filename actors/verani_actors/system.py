@@ -203,6 +203,7 @@ class AsyncioSystemBase:
                 return await answer
         finally:
             self._exit(inbox, recursive=True)
+            del answer  # it may hold an exception, whose traceback holds this frame
 
     def ask(self, address: ActorAddress, message: object, timeout: object = None) -> Any:
         raise UnsupportedCall("ask", "it would block the event loop; use `await base.request(address, message)`")

@@ -18,11 +18,22 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
-from aiohttp import ClientError, ClientResponse, ClientWebSocketResponse, WSMsgType, web
+from aiohttp import ClientError, ClientResponse, ClientWebSocketResponse, WSCloseCode, WSMsgType, web
 
 from verani.stream import MAX_PACKET, Stream
+from verani.tracebacks import forget_traceback
 
-__all__ = ["LINK_PATH", "MAX_MESSAGE", "REFUSED", "ClientSocket", "Socket", "Wire", "WireError"]
+__all__ = [
+    "LINK_PATH",
+    "MAX_MESSAGE",
+    "REFUSED",
+    "ClientSocket",
+    "ServerSocket",
+    "Socket",
+    "Wire",
+    "WireError",
+    "cut_loose",
+]
 
 # Where a host takes links.
 LINK_PATH = "/link"
@@ -44,13 +55,34 @@ Socket: TypeAlias = web.WebSocketResponse[Any] | ClientWebSocketResponse[Any]
 
 
 class ClientSocket(ClientWebSocketResponse[Any]):
-    """aiohttp's WebSocket of a client, which may let go of its connection: it does not by itself if that was reset."""
+    """aiohttp's WebSocket of a client, which may let go of its connection: it does not by itself if that was reset.
+
+    It is free when it has ended.
+    """
 
     def __init__(
         self, reader: Any, writer: Any, protocol: str | None, response: ClientResponse, *rest: Any, **more: Any
     ):
         super().__init__(reader, writer, protocol, response, *rest, **more)
         self.response = response
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"") -> bool:
+        """Close as aiohttp does."""
+        try:
+            return await super().close(code=code, message=message)
+        finally:
+            cut_loose(self)
+
+
+class ServerSocket(web.WebSocketResponse[Any]):
+    """aiohttp's WebSocket of a server, which is free when it has ended."""
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        """Close as aiohttp does."""
+        try:
+            return await super().close(code=code, message=message, drain=drain)
+        finally:
+            cut_loose(self)
 
 
 class WireError(Exception):
@@ -103,6 +135,7 @@ class Wire:
             case WSMsgType.CLOSE | WSMsgType.CLOSING | WSMsgType.CLOSED:
                 return None
             case WSMsgType.ERROR:
+                forget_traceback(message.data)
                 raise WireError(str(message.data))
             case _:
                 raise WireError(f"a message of type {message.type.name}")
@@ -142,7 +175,9 @@ class Wire:
         self._writing = None
         if task.cancelled():
             return
-        if task.exception() is not None:
+        error = task.exception()
+        if error is not None:
+            forget_traceback(error)
             self.abort()
         else:
             self.flush()
@@ -164,6 +199,11 @@ class Wire:
             await asyncio.wait([self._writing])
 
 
+def cut_loose(ws: Socket) -> None:
+    """Free a WebSocket that has ended: it keeps the exception that ended it, whose traceback keeps the WebSocket."""
+    forget_traceback(ws.exception())
+
+
 def _begin(sending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | None:
     """Run a coroutine up to where it waits, and return its rest: None if it never waits, as nearly always.
 
@@ -178,21 +218,24 @@ def _begin(sending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None] | No
 
 
 async def _rest(sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
-    await _go_on(sending, waits_for)
+    going = _go_on(sending, [waits_for])
+    del waits_for
+    await going
 
 
 @types.coroutine
-def _go_on(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+def _go_on(sending: Coroutine[Any, Any, None], waits_for: list[Any]) -> Generator[Any, Any, None]:
+    # A list from which each future is taken: one that failed would hold, by its traceback, the frame that holds it.
     try:
         while True:
             try:
-                value = yield waits_for
+                value = yield waits_for.pop()
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001 - passed on to the coroutine, as `yield from` does
-                waits_for = sending.throw(error)
+                waits_for.append(sending.throw(error))
             else:
-                waits_for = sending.send(value)
+                waits_for.append(sending.send(value))
     except StopIteration:
         return
     finally:

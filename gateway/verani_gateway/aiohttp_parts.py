@@ -18,6 +18,7 @@ __all__ = [
     "AiohttpError",
     "Queue",
     "check",
+    "drop_unread",
     "feeds_a_websocket",
     "has_failed",
     "is_ended",
@@ -109,6 +110,11 @@ def feeds_a_websocket(handler: web.RequestHandler) -> bool:
 def has_failed(handler: web.RequestHandler) -> bool:
     """Tell, right after it was fed, whether what came last was no HTTP: its parser is of no use any more."""
     return bool(handler._messages) and not isinstance(handler._messages[-1][0], RawRequestMessage)
+
+
+def drop_unread(handler: web.RequestHandler) -> None:
+    """Free the requests that came and are not handled: what could not be parsed is an exception, which holds all."""
+    handler._messages.clear()
 
 
 def take_early(handler: web.RequestHandler) -> bytes:

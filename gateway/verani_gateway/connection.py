@@ -9,6 +9,7 @@ Invariants:
 - Whoever sends much takes turns with others who do: reading and refusing cost, too, and a quiet client must not
   wait for it.
 - A connection that is closing forwards nothing more, and is gone 5 s later at the latest.
+- What has ended is free at once: the parts of a connection do not know it, or weakly.
 - Expiry and refresh (protocol 19) never reach the room; at most one refresh is under way, and none outlives `run`.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ from msgspec import UNSET, DecodeError
 from verani import frames
 from verani.errors import RateLimited, VeraniError
 from verani.frames import DeepFrame, InvalidFrame, NotUtf8, ScannedFrame
+from verani.tracebacks import forget_traceback
+from verani_actors.wire import cut_loose
 
 from .aiohttp_parts import messages_of, take_early
 from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
@@ -110,6 +114,17 @@ class Socket(web.WebSocketResponse[Any]):
         return super().receive(timeout)
 
 
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Have a method called by a part of its object, which must not keep it."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (alive := reference()) is not None:
+            alive()
+
+    return call
+
+
 class Connection:
     """One accepted WebSocket."""
 
@@ -126,12 +141,12 @@ class Connection:
         self.client_id = client_id
         self.in_flight = 0
         self.in_flight_bytes = 0
-        self.outbox = Outbox(gateway.writer, request.transport, settings.max_send_buffer, self._too_slow)
+        self.outbox = Outbox(gateway.writer, request.transport, settings.max_send_buffer, _weakly(self._too_slow))
         self._gateway = gateway
         self._ws = ws
         self._transport = request.transport
         self._intake = ws.take_in_small_pieces(
-            request.transport, gateway.turns, settings.max_frame_bytes, self._endless
+            request.transport, gateway.turns, settings.max_frame_bytes, _weakly(self._endless)
         )
         self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
@@ -163,6 +178,7 @@ class Connection:
             if self._refresh is not None:
                 self._refresh.cancel()
             self.hang_up()
+            cut_loose(self._ws)
         return self._closing if self._closing is not None else (code, reason)
 
     async def _read(self) -> tuple[int, str]:
@@ -243,6 +259,7 @@ class Connection:
 
     def _answer_error(self, error: object) -> tuple[int, str]:
         """Close for a violation of RFC 6455; anything else that ends the reading is a lost connection."""
+        forget_traceback(error)
         if not isinstance(error, WebSocketError):
             return _LOST, ""
         if error.code == WSCloseCode.MESSAGE_TOO_BIG:

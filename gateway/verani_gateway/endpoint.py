@@ -34,6 +34,7 @@ from verani.meta import ConnectionMeta
 from verani.names import is_room_id
 from verani.request import ConnectRequest
 from verani.room import RoomDefinition
+from verani.tracebacks import forget_traceback
 
 from .access import FORWARDING, Client, listed, only, origin_allowed
 from .addresses import client, local_address
@@ -131,6 +132,7 @@ class Endpoint:
     def _refuse(self, error: VeraniError, handshake: _Handshake) -> web.Response:
         gateway = self._gateway
         gateway.metrics.refused(error.code)
+        forget_traceback(error)  # a hook may keep what it raises, but not this request by it
         gateway.refusals.log(
             f"a handshake for {self._definition.name}",
             error,

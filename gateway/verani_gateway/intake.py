@@ -56,6 +56,7 @@ class Intake(asyncio.BufferedProtocol):
     """The protocol of a transport, in front of the one that it had."""
 
     __slots__ = (
+        "__weakref__",
         "_discarded",
         "_early",
         "_endless",

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from verani.errors import TooLarge
 
-from .aiohttp_parts import has_failed, is_ended, waits
+from .aiohttp_parts import drop_unread, has_failed, is_ended, waits
 from .bodies import LINGER
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ class _Protocol(web.RequestHandler):
         if self._refused is not None:
             self._refused.cancel()
         super().connection_lost(exc)
+        drop_unread(self)
 
     def _process_keepalive(self) -> None:
         super()._process_keepalive()

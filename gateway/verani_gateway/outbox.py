@@ -73,7 +73,18 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
 class Outbox:
     """What waits to be written to one connection."""
 
-    __slots__ = ("_limit", "_looks", "_on_slow", "_parts", "_patient", "_sealed", "_transport", "_writer", "pending")
+    __slots__ = (
+        "__weakref__",
+        "_limit",
+        "_looks",
+        "_on_slow",
+        "_parts",
+        "_patient",
+        "_sealed",
+        "_transport",
+        "_writer",
+        "pending",
+    )
 
     def __init__(
         self, writer: Writer, transport: asyncio.WriteTransport, limit: int, on_slow: Callable[[], None]

@@ -1,0 +1,391 @@
+"""Hold a test, or a service, to this: what has ended is gone, by reference counting alone.
+
+With the garbage collector off, whatever a cycle holds stays. Two questions are asked:
+
+- When something ends (a room's incarnation, a connection, a call, a link's session, a client), in whichever of the
+  ways it can, weak references are taken to all that belongs to it. A little later they must be dead, although who owned
+  it lives on (`Lifetimes.left`).
+- When a test is over, with all its fixtures, no object that has an end (`MORTAL`) may be left of those that it has
+  made, and no coroutine, frame or exception that has run through this project's code (`survivors`). What lives as long
+  as its process (hosts, gateways, definitions) may wait for the collector.
+
+A conftest that imports `lifetimes`, `settled` and `pytest_runtest_call` asks both of every test of its folder. A
+service asks the first one of itself, all the time, if its application calls `watch_service`, and logs an ERROR.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import logging
+import types
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+import verani
+import verani_actors
+import verani_gateway
+from verani.audience import Membership
+from verani.client import VeraniClient
+from verani.client.inbox import EventStream, Inbox
+from verani.client.outbox import Outbox as ClientOutbox
+from verani.client.outbox import Request, Requests
+from verani.connect import Service, SyncService
+from verani.context import Actor, Context, Emitter
+from verani.engine import Engine, _Origin
+from verani.room import RoomDefinition
+from verani.session import Session
+from verani.stream import Stream
+from verani.stub import RoomStub
+from verani_actors.host import _Room
+from verani_actors.links import LinkServer
+from verani_actors.links import _Session as LinkSession
+from verani_actors.room import RoomActor
+from verani_actors.wire import Wire
+from verani_gateway.calls import Calls
+from verani_gateway.connection import Connection, Socket
+from verani_gateway.gateway import Gateway
+from verani_gateway.intake import Intake
+from verani_gateway.outbox import Outbox
+from verani_gateway.rate import Meter
+from verani_gateway.remote import RemoteLink
+
+__all__ = ["Lifetimes", "lifetimes", "pytest_runtest_call", "survivors", "watch_service"]
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES: Final = tuple(f"{Path(package.__path__[0])}/" for package in (verani, verani_actors, verani_gateway))
+
+_TESTS: Final = f"{Path(__file__).parent}/"
+
+# What ends before its process does.
+MORTAL: Final = (
+    *(Engine, Actor, Context, Emitter, Session, Membership, _Origin, _Room, RoomActor),
+    *(Connection, Outbox, Intake, Socket, Meter),
+    *(LinkSession, RemoteLink, Stream, Wire),
+    *(VeraniClient, Inbox, EventStream, ClientOutbox, Requests, Request, Service, SyncService, RoomStub),
+    # aiohttp's, which hold ours. A transport of asyncio's is a cycle by itself, but it drops what it knows at its end.
+    *(web.BaseRequest, web.StreamResponse, RequestHandler, aiohttp.ClientSession, aiohttp.ClientResponse),
+    aiohttp.ClientWebSocketResponse,
+)
+
+# Passes of the loop after which what has ended must be gone; sockets take a few that wait for nothing.
+_PASSES: Final = 400
+
+# How many objects are looked at to find what holds one.
+_CLIMB: Final = 12
+_LOOKED_AT: Final = 3000
+
+# A service looks this often, and complains of what it has seen so often after its end.
+_PERIOD: Final = 1.0
+_LOOKS: Final = 15
+
+
+# --- what belongs to what ends -----------------------------------------------------------------------------------
+
+
+def _of_engine(engine: Engine[Any, Any]) -> Iterable[object]:
+    members = (*engine.members.sessions.values(), *engine._leaving.values())
+    state = engine._state[0] if engine._state is not None and type(engine._state[0]).__weakrefoffset__ else None
+    return (engine, engine.actor, state, engine._sink, *members, *engine._tasks)
+
+
+def _of_connection(gateway: Gateway, connection: Connection, *_: object) -> Iterable[object]:
+    ws = getattr(connection, "_ws", None)
+    if ws is None:  # a connection of a test's own
+        return ()
+    parts = (connection.outbox, connection._intake, connection._meter, connection._refresh)
+    return (connection, ws, ws._req, *parts)
+
+
+def _of_call(calls: Calls, number: int) -> Iterable[object]:
+    return calls._waiting.get(number, ())[:1]
+
+
+def _of_session(links: LinkServer, session: Any, **_: object) -> Iterable[object]:
+    return (session, session.stream, session.wire, *(future for _, future in session.waiters))
+
+
+def _of_link(link: RemoteLink) -> Iterable[object]:
+    return (link, link._stream, link._wire, link._task)
+
+
+def _of_client(client: VeraniClient, *_: object) -> Iterable[object]:
+    return (client._ws, client._refresh, *client._requests._open.values())
+
+
+def _of_service(service: Service) -> Iterable[object]:
+    return (service._session,)
+
+
+# Where something ends, whatever has led there.
+_ENDS: Final[tuple[tuple[type, str, Callable[..., Iterable[object]]], ...]] = (
+    (Engine, "let_go", _of_engine),
+    (Gateway, "disconnected", _of_connection),
+    (Calls, "_forget", _of_call),
+    (LinkServer, "_give_up", _of_session),
+    (RemoteLink, "_end", _of_link),
+    (VeraniClient, "close", _of_client),
+    (Service, "close", _of_service),
+)
+
+
+class _Ref(weakref.ref[Any]):
+    """A weak reference that is itself: the objects may be equal to others, or have no hash."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class Lifetimes:
+    """Weak references to all that has ended while this watches."""
+
+    def __init__(self) -> None:
+        self._ended: dict[weakref.ref[Any], str] = {}
+        self._undo: list[tuple[type, str, Any]] = []
+
+    def __enter__(self) -> Lifetimes:
+        gc.disable()
+        for owner, end, parts in _ENDS:
+            original = getattr(owner, end)
+            self._undo.append((owner, end, original))
+            setattr(owner, end, self._noting(original, parts))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for owner, end, original in self._undo:
+            setattr(owner, end, original)
+        gc.enable()
+
+    def _noting(self, end: Callable[..., Any], parts: Callable[..., Iterable[object]]) -> Callable[..., Any]:
+        @functools.wraps(end)
+        def noting(*arguments: Any, **named: Any) -> Any:
+            for part in parts(*arguments, **named):
+                self.note(part)
+            return end(*arguments, **named)
+
+        return noting
+
+    def note(self, thing: object) -> None:
+        """Expect that this is gone soon."""
+        with suppress(TypeError):  # None, and types that have no weak references: the other question finds those
+            self._ended[_Ref(thing, self._forget)] = _describe(thing)
+
+    def _forget(self, ref: weakref.ref[Any]) -> None:
+        self._ended.pop(ref, None)
+
+    def left(self) -> list[str]:
+        """Describe what has ended and is not gone."""
+        return list(self._ended.values())
+
+    async def gone(self) -> None:
+        """Let the loop finish what it is at, then fail for whatever has ended and is left."""
+        for turn in range(_PASSES):
+            if not self.left():
+                return
+            await asyncio.sleep(0 if turn % 4 else 0.002)
+        alive = [thing for ref in self._ended if (thing := ref()) is not None]
+        assert not alive, f"ended, but not gone: {_counted(map(_describe, alive))}; held: {_held(alive)}"
+
+
+def _describe(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(f"{count} x {name}" for name, count in sorted(Counter(names).items()))
+
+
+def _held(things: Sequence[object]) -> str:
+    """Say what holds the first of these, for whoever has to find out: a cycle that leads to it, or who refers to it."""
+    climbed: list[object] = list(things)
+    for thing in climbed:
+        if cycle := _cycle(thing):
+            return f"a cycle: {_named(cycle)}"
+        if len(climbed) < _CLIMB:
+            known = {id(climbed), id(things), *map(id, climbed)}
+            climbed += [each for each in gc.get_referrers(thing) if id(each) not in known and not _is_ground(each)]
+    return _named(climbed[len(things) :])
+
+
+def _is_ground(thing: object) -> bool:
+    """Tell what everything hangs on: modules, the frames that run, and what was there before."""
+    return isinstance(thing, types.ModuleType) or (isinstance(thing, dict) and "__name__" in thing)
+
+
+def _cycle(thing: object) -> list[object]:
+    """Find the shortest way from an object back to itself."""
+    ways: deque[tuple[object, list[object]]] = deque([(thing, [thing])])
+    seen = {id(thing)}
+    while ways and len(seen) < _LOOKED_AT:
+        last, way = ways.popleft()
+        for next in gc.get_referents(last):
+            if next is thing:
+                return way
+            if id(next) not in seen and not isinstance(next, type | types.ModuleType):
+                seen.add(id(next))
+                ways.append((next, [*way, next]))
+    return []
+
+
+def _named(things: Iterable[object]) -> str:
+    return "".join(f"\n  {_describe(thing)} {repr(thing)[:160]}" for thing in things)
+
+
+# --- what a test has left ----------------------------------------------------------------------------------------
+
+
+def _runs_ours(code: types.CodeType) -> bool:
+    return code.co_filename.startswith(_PACKAGES)
+
+
+def _frames(error: BaseException) -> Iterator[types.FrameType]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
+
+
+def _is_left(thing: object) -> bool:
+    match thing:
+        case types.CoroutineType():
+            return thing.cr_frame is not None and _runs_ours(thing.cr_code)
+        case types.GeneratorType():
+            return thing.gi_frame is not None and _runs_ours(thing.gi_code)
+        case types.AsyncGeneratorType():
+            return thing.ag_frame is not None and _runs_ours(thing.ag_code)
+        case types.FrameType():
+            return _runs_ours(thing.f_code)
+        case BaseException():
+            return any(_runs_ours(frame.f_code) for frame in _frames(thing))
+        case _:
+            return issubclass(type(thing), MORTAL)
+
+
+def _is_of_tests(kind: type) -> bool:
+    return (
+        kind.__module__.startswith("tests.")
+        and not issubclass(kind, (Lifetimes, BaseException, *MORTAL))
+        and not hasattr(kind, "__del__")
+    )
+
+
+def _clear_frames() -> None:
+    """Have tests that are over forget their variables: an exception that one caught has it in its traceback."""
+    for thing in gc.get_objects():
+        if isinstance(thing, types.FrameType) and thing.f_code.co_filename.startswith(_TESTS):
+            with suppress(RuntimeError):  # it runs
+                thing.clear()
+
+
+def _clear_tests() -> None:
+    """Have everything that belongs to a test forget what it knows: cycles of the test's own are none of ours."""
+    for thing in gc.get_objects():
+        if isinstance(thing, types.FunctionType) and thing.__code__.co_filename.startswith(_TESTS):
+            for cell in thing.__closure__ or ():
+                cell.cell_contents = None
+        elif isinstance(thing, RoomDefinition):
+            thing.hooks.clear()
+            thing.handlers.clear()
+        elif isinstance(thing, RequestHandler):
+            # aiohttp's own: what it could not parse is an exception, whose traceback holds all (not in `verani serve`).
+            thing._messages.clear()
+        elif isinstance(thing, web.HTTPException):
+            thing.__traceback__ = None  # aiohttp's own, too: a local variable
+        elif _is_of_tests(type(thing)):
+            getattr(thing, "__dict__", {}).clear()
+
+
+def survivors() -> list[object]:
+    """List what has been made since `gc.freeze` and should be gone."""
+    _clear_frames()
+    _clear_tests()
+    return [thing for thing in gc.get_objects() if _is_left(thing)]
+
+
+# --- tests -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def lifetimes(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Lifetimes]:
+    """Fail a test that leaves anything of what it has made."""
+    gc.freeze()
+    with Lifetimes() as lifetimes:
+        yield lifetimes
+        request.node.funcargs.clear()  # pytest would keep the fixtures a little longer
+        _forget_logged(caplog)
+        left = [] if request.node.stash.get(_failed, False) else survivors()
+    gc.collect()  # what the next test freezes stays until the end
+    assert not left, f"left when the test was over: {_counted(map(_describe, left))}; held: {_held(left)}"
+
+
+def _forget_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Have pytest keep what was logged as text, without the exceptions and objects that it was about."""
+    for record in (*caplog.get_records("setup"), *caplog.get_records("call"), *caplog.get_records("teardown")):
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None
+
+
+# A test that has failed keeps its frames, and all that they know.
+_failed: Final = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Ask what is left of what has ended before the fixtures end the rest."""
+    item.stash[_failed] = True
+    result = yield
+    item.stash[_failed] = False
+    if isinstance(item, pytest.Function) and asyncio.iscoroutinefunction(item.function):
+        item._request.getfixturevalue("settled")
+    return result
+
+
+@pytest.fixture
+async def settled(lifetimes: Lifetimes, caplog: pytest.LogCaptureFixture) -> None:
+    """Fail if anything is left of what has ended, while all the rest lives on."""
+    _forget_logged(caplog)
+    _clear_frames()
+    await lifetimes.gone()
+
+
+# --- services ----------------------------------------------------------------------------------------------------
+
+
+class _ServiceLifetimes(Lifetimes):
+    """The same in a service, which is asked again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timer: asyncio.TimerHandle | None = None
+        # How often each was seen after its end.
+        self._looks: dict[weakref.ref[Any], int] = {}
+
+    def note(self, thing: object) -> None:
+        super().note(thing)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._look)
+
+    def _look(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._look)
+        self._looks = {ref: self._looks.get(ref, 0) + 1 for ref in self._ended}
+        late = [name for ref, name in self._ended.items() if self._looks[ref] == _LOOKS]
+        if late:
+            logger.error("ended, but not gone: %s", _counted(late))
+
+
+def watch_service() -> None:
+    """Log an ERROR whenever something of what has ended in this process stays; call it once, before it serves."""
+    _ServiceLifetimes().__enter__()
