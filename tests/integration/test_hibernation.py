@@ -643,7 +643,7 @@ class Socketless:
 
     # --- what the gateway does ---
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes, *, patient: bool = False) -> None:
         while data:
             start, size = 2, data[1]
             if size == 126:
