@@ -37,7 +37,7 @@ class Cluster:
     async def serve(cls, target: str, *options: str, hosts: int, gateways: int = 1) -> AsyncIterator[Cluster]:
         """Serve on free ports without a rate limit; stopped at the end."""
         shape = ["--hosts", str(hosts), "--gateways", str(gateways), "--admin-port", "0"] if hosts else []
-        ports = ["--port", "0", "--internal-port", "0", "--rate-limit", "0"]
+        ports = ["--port", "0", "--internal-port", "0", "--rate-limit", "0", "--rate-limit-bytes", "0"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VERANI_")}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "verani_gateway", "serve", target, *shape, *ports, *options),

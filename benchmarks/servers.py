@@ -37,7 +37,7 @@ async def echo_async(ctx: Context[Any, Any], data: Any) -> None:
 
 def verani_app() -> web.Application:
     app = web.Application()
-    setup(app, bench, settings=Settings(rate_limit=0, max_connections=0))
+    setup(app, bench, settings=Settings(rate_limit=0, rate_limit_bytes=0, max_connections=0))
     return app
 
 

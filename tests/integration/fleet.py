@@ -45,6 +45,7 @@ _SECRETS: Final = {
 }
 _OPTIONS: Final = (
     *("--hosts", "1", "--gateways", "1", "--port", "0", "--internal-port", "0", "--rate-limit", "0"),
+    *("--rate-limit-bytes", "0"),
     *("--lease", "1.0", "--link-grace", "0.5", "--drain-seconds", "3"),
 )
 

@@ -45,6 +45,7 @@ SECRETS: Final = {
 # Rooms sleep soon, and no rate holds up a test.
 OPTIONS: Final = (
     *("--port", "0", "--internal-port", "0", "--hibernate-after", "0.3", "--rate-limit", "0", "--drain-seconds", "3"),
+    *("--rate-limit-bytes", "0"),
 )
 
 # What a machine without gateways says when it is ready.
