@@ -93,7 +93,7 @@ class Client(NamedTuple):
 
     `address` is what the outermost trusted proxy saw, or the peer itself; None for a peer that is gone. `scheme` is
     "http" or "https", `host` the host and port that were asked for. `is_told` is whether a trusted proxy said anything:
-    no page can make a browser say it.
+    no page can have a browser say it when it opens a WebSocket.
     """
 
     address: str | None

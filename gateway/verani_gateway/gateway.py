@@ -354,7 +354,9 @@ class Gateway:
     def answers_to(self, client: Client, local: str) -> bool:
         """Tell whether what a client asks for may be a name of the public listener, where it came in at an address."""
         extra = self.settings.public_hosts
-        return client.is_told or public_host_allowed(client.host, local, bound=self.bound, extra=extra)
+        if client.is_told and not extra:  # the names of a trusted proxy are its business
+            return True
+        return public_host_allowed(client.host, local, bound=self.bound, extra=extra)
 
     def holds_client(self, room: str, client_id: str) -> bool:
         """Tell whether a connection of the room has this client id."""

@@ -398,6 +398,19 @@ OWN = {**EVIL, "Origin": "http://evil.test:9000"}
         # What a proxy on this machine brings.
         ({"trusted_proxies": ("127.0.0.1",)}, {**EVIL, "X-Forwarded-For": "203.0.113.7"}, "GET", 200),
         ({"trusted_proxies": ("127.0.0.1",)}, EVIL, "GET", 403),
+        # A page can say what a proxy says, when it is its own origin that it asks.
+        (
+            {"trusted_proxies": ("127.0.0.1",), "public_hosts": ("app.test",)},
+            {**EVIL, "X-Forwarded-For": "203.0.113.7"},
+            "GET",
+            403,
+        ),
+        (
+            {"trusted_proxies": ("127.0.0.1",), "public_hosts": ("app.test",)},
+            {**EVIL, "X-Forwarded-Host": "app.test"},
+            "GET",
+            200,
+        ),
         ({"trusted_proxies": ("10.0.0.1",)}, {**EVIL, "X-Forwarded-For": "203.0.113.7"}, "GET", 403),
     ],
 )
