@@ -108,7 +108,7 @@ _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 def is_too_deep(payload: bytes, limit: int = MAX_DEPTH) -> bool:
     """Measure nesting without decoding, in one pass; `payload` is known to be valid JSON."""
-    if payload.count(b"[") + payload.count(b"{") <= limit:
+    if len(payload) <= 2 * limit or payload.count(b"[") + payload.count(b"{") <= limit:
         return False
     text = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside = b"".join(text.split(b'"')[::2])

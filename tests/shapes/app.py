@@ -23,6 +23,7 @@ from verani import (
     Context,
     Forbidden,
     InvalidArguments,
+    NotFound,
     Unauthorized,
     VeraniError,
     define_room,
@@ -124,6 +125,31 @@ def person(request: ConnectRequest) -> Person:
         nick=request.query.get("nick", ""),
         gateway=os.getpid(),
     )
+
+
+@chat.on("mute")
+def mute(ctx: Ctx, public: str | None) -> None:
+    raise Forbidden(ON_PURPOSE, public=public)
+
+
+@chat.rpc
+def muted(actor: Chat, public: str | None = None) -> None:
+    raise Forbidden(ON_PURPOSE, public=public)
+
+
+@chat.on("work")
+async def work(ctx: Ctx, steps: int) -> list[int]:
+    """Work in another thread, which tells how far it is."""
+
+    def working() -> list[int]:
+        return [ctx.actor.from_thread(tell, step) for step in range(steps)]
+
+    def tell(step: int) -> int:
+        ctx.emit("step", {"step": step})
+        ctx.meta.said += 1
+        return ctx.meta.said
+
+    return await asyncio.to_thread(working)
 
 
 @chat.on_connect
@@ -498,6 +524,33 @@ def reply_later(ctx: Context, data: Any) -> None:
     ctx.emit("replied", data)
 
 
+ledger = define_room("ledger", websocket_path="/ledger/{room}")
+
+# What rooms save, by their ids: a room that only sleeps wakes in the same process.
+_saved: dict[str, int] = {}
+
+
+@ledger.on_wake
+async def open_ledger(actor: Actor) -> None:
+    await asyncio.sleep(0)
+    if "closed" in actor.room_id:
+        raise NotFound(ON_PURPOSE, public="This ledger is closed")
+    if "broken" in actor.room_id:
+        raise RuntimeError(ON_PURPOSE)
+    actor.state.total = _saved.get(actor.room_id, 0)
+
+
+@ledger.on_hibernate
+def close_ledger(actor: Actor) -> None:
+    _saved[actor.room_id] = actor.state.total
+
+
+@ledger.rpc
+def add_to(actor: Actor, amount: int) -> int:
+    actor.state.total += amount
+    return actor.state.total  # type: ignore[no-any-return]  # a namespace
+
+
 single = define_room("single", same_client="reject", websocket_path="/single/{room}")
 
 
@@ -558,4 +611,4 @@ async def count(request: web.Request) -> web.Response:
 
 app = web.Application()
 app.router.add_get("/count/{room}", count)
-setup(app, gate, chat, guarded, hesitant, single, tireless, wild, plain)
+setup(app, gate, chat, guarded, hesitant, ledger, single, tireless, wild, plain)

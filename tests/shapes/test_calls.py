@@ -13,6 +13,7 @@ from verani import (
     CallFailed,
     Conflict,
     DeadlineExceeded,
+    Forbidden,
     InvalidArguments,
     NotFound,
     RoomStub,
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
     from tests.shapes.service import Service
 
 pytestmark = pytest.mark.shapes
+
+
+async def test_a_refusal_of_a_call_brings_its_text_for_people(stub: RoomStub) -> None:
+    for text in (None, "You are muted"):
+        with pytest.raises(Forbidden) as refused:
+            await stub.muted(public=text)
+        assert refused.value.public == text
+        assert ON_PURPOSE not in str(refused.value)
 
 
 async def test_the_built_in_methods_reach_connections_and_count_them(visit: Visit, stub: RoomStub) -> None:

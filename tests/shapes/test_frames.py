@@ -64,6 +64,30 @@ async def test_the_first_handler_with_an_answer_gives_it_and_all_run(visit: Visi
     assert [event["type"] for event in await guest.heard()] == ["first", "second", "third"]
 
 
+async def test_a_refusal_brings_its_text_for_people(visit: Visit) -> None:
+    guest = await visit()
+    for number, (text, told) in enumerate(((None, {}), ("Bücher \u2026", {"message": "Bücher \u2026"})), 20):
+        await guest.send("mute", text, id=number)
+        assert await guest.frame() == {"type": "ack", "id": number, "error": {"code": "forbidden", **told}}
+
+
+async def test_what_a_thread_of_a_hook_does_in_the_room_is_part_of_the_hook(visit: Visit) -> None:
+    guest = await visit()
+    assert await guest.ask("work", 3) == [1, 2, 3]
+    assert [event["step"] for event in await guest.heard()] == [0, 1, 2]
+    assert (await guest.ask("who"))["said"] == 3
+
+
+async def test_a_request_with_data_that_no_room_holds_is_answered_in_turn(visit: Visit) -> None:
+    guest = await visit()
+    for n in range(40, 80, 2):
+        await guest.text({"type": "echo", "id": n}, f'{{"type":"echo","id":{n + 1},"data":{"[" * 64}{"]" * 64}}}')
+        assert await guest.frame() == {"type": "ack", "id": n, "data": {}}
+        assert await guest.frame() == {"type": "ack", "id": n + 1, "error": {"code": "invalid"}}
+    await guest.text(r'{"type":"echo","id":1,"channel":null,"data":{"\ude00":"half \ud83d"}}')
+    assert await guest.frame() == {"type": "ack", "id": 1, "data": {"\ufffd": "half \ufffd"}}
+
+
 async def test_a_handler_without_an_answer_is_answered_with_null(visit: Visit) -> None:
     assert await (await visit()).ask("nick", "anne") is None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
 from tests.shapes.guest import Guest
-from verani import RoomStub
+from verani import NotFound, RoomBusy, RoomStub
 from verani import Service as Caller
 
 if TYPE_CHECKING:
@@ -156,6 +157,25 @@ async def test_what_a_room_sends_when_it_falls_asleep_arrives(service: Service, 
     # On a slow machine it may have slept before.
     while await guest.next() != {"type": "sleeps", "incarnation": incarnation}:
         pass
+
+
+async def test_what_a_room_saved_is_there_when_it_wakes_also_without_connections(
+    service: Service, caller: Caller, room: str
+) -> None:
+    stub = caller.room("ledger", room)
+    for total in (3, 6, 9):
+        assert await stub.add_to(3) == total
+        await service.forgotten(f"ledger/{room}")
+
+
+async def test_a_room_whose_on_wake_raises_lets_nobody_in(visit: Visit, caller: Caller, room: str) -> None:
+    for name, code, reason in ((f"closed {room}", 1000, "not_found"), (f"broken {room}", 1013, "")):
+        guest = await visit(f"/ledger/{quote(name)}", greet=False)
+        assert await guest.closed() == (code, reason)
+    with pytest.raises(NotFound, match="This ledger is closed"):
+        await caller.room("ledger", f"closed {room}").add_to(1)
+    with pytest.raises(RoomBusy):
+        await caller.room("ledger", f"broken {room}").call("add_to", 1, timeout=0.5)
 
 
 async def test_on_hibernation_restore_sees_everybody_before_the_event_that_woke_the_room(
