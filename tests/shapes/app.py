@@ -142,9 +142,9 @@ async def work(ctx: Ctx, steps: int) -> list[int]:
     """Work in another thread, which tells how far it is."""
 
     def working() -> list[int]:
-        return [ctx.actor.from_thread(tell, step) for step in range(steps)]
+        return [ctx.actor.from_thread(done_with, step) for step in range(steps)]
 
-    def tell(step: int) -> int:
+    def done_with(step: int) -> int:
         ctx.emit("step", {"step": step})
         ctx.meta.said += 1
         return ctx.meta.said
