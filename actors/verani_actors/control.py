@@ -105,7 +105,8 @@ class Beat(Struct, frozen=True, tag="beat"):
     """A host lives; its first one asks to be a member.
 
     `sent` is its own monotonic clock, in seconds. `epoch` is the one it committed, from which a new registrar learns
-    what the last one knew; `prepared` the highest number it prepared; `vouched` how many seconds ago it vouched last.
+    what the last one knew; `prepared` the highest number it prepared; `vouched` how many seconds ago it vouched last;
+    `gateways` are those it is linked to.
     """
 
     member: Member
@@ -113,6 +114,7 @@ class Beat(Struct, frozen=True, tag="beat"):
     epoch: Epoch
     prepared: int = 0
     vouched: float | None = None
+    gateways: tuple[str, ...] = ()
 
 
 class Beaten(Struct, frozen=True, tag="beaten"):
@@ -136,9 +138,10 @@ class Prepared(Struct, frozen=True, tag="prepared"):
 
 
 class Commit(Struct, frozen=True, tag="commit"):
-    """The epoch is in force."""
+    """The epoch is in force; `gateways` are those that any member was linked to, for one that is new."""
 
     epoch: Epoch
+    gateways: tuple[str, ...] = ()
 
 
 class DrainHost(Struct, frozen=True, tag="drain_host"):

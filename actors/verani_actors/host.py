@@ -267,9 +267,9 @@ class RoomHost:
         self._working = 0
         self._flush: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # Until when rooms wait for gateways that have not linked yet, and for how many at most.
+        # Until when rooms wait for gateways that have not linked yet, and what tells whether all are there.
         self._settling: asyncio.TimerHandle | None = None
-        self._awaited = 0
+        self._is_whole: Callable[[], bool] = lambda: False
         self._system: ActorSystem | None = None
         self._base: AsyncioSystemBase | None = None
         self._manager: ActorAddress | None = None
@@ -402,14 +402,14 @@ class RoomHost:
 
     # --- links -----------------------------------------------------------------------------------------
 
-    def settle(self, gateways: int, seconds: float) -> None:
-        """Have rooms wait until so many gateways are linked, 0 for an unknown number, and not longer than so.
+    def settle(self, is_whole: Callable[[], bool], seconds: float) -> None:
+        """Have rooms wait for gateways that are not linked yet: until `is_whole` says that all are, at most so long.
 
         For a host that has just become a member: gateways learn of it one after the other, and connections of those
         that come late would miss what a room says before.
         """
-        self._awaited = gateways
-        if gateways == 0 or len(self.gateways) < gateways:
+        self._is_whole = is_whole
+        if not is_whole():
             self._settling = self._loop.call_later(seconds, self._settled)
 
     @property
@@ -439,7 +439,7 @@ class RoomHost:
                 room.expected.add(gateway)
                 if room.address is not None:
                     send(Pull(room.name, room.incarnation, self.ownership.epoch))
-        if self.is_settling and len(self.gateways) == self._awaited:
+        if self.is_settling and self._is_whole():
             self._settled()
 
     def unlink(self, gateway: str) -> list[str]:

@@ -18,7 +18,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,7 +50,9 @@ logger = logging.getLogger(__name__)
 # Where `post` takes what is for the registrar; other destinations are ``host:`` and an incarnation.
 REGISTRAR: Final = "registrar"
 
-# Seconds that a new member's rooms wait for gateways that have not linked yet; where nothing is wrong, that is known.
+# Seconds that a new member's rooms wait for gateways that other members have been linked to, at most; and those where
+# nothing is known of any.
+_SETTLE_KNOWN: Final = 5.0
 _SETTLE: Final = 0.5
 
 # Beats in one lease: two may be lost and the third late.
@@ -190,7 +192,7 @@ class Hosting:
                 elif message.epoch.number == self._said:  # the registrar has not heard it
                     self._say_prepared()
             case Commit():
-                self._commit(message.epoch)
+                self._commit(message.epoch, message.gateways)
             case Knock() if self._lease.may_vouch(message.epoch, self._share.prepared):
                 self._post(sender, Vouch(self._plan.machine, message.sent))
             case Vouch():
@@ -204,7 +206,8 @@ class Hosting:
         self._beat_timer = self._loop.call_later(self._plan.settings.lease / _BEATS, self._beat)
         now = _clock()
         epoch = self._share.committed
-        self._last_beat = Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago)
+        linked = tuple(self._host.gateways)
+        self._last_beat = Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago, linked)
         self._post(REGISTRAR, self._last_beat)
         if self._restarting:  # a message may be lost, and a registrar replaced
             self._post(REGISTRAR, DrainHost(self._id, again=True))
@@ -212,6 +215,9 @@ class Hosting:
             self._knock(epoch, now)
         self._look_at_lease()
         self._links.tell_lease()
+        if not Path(self._member.path).exists() and self._runtime.is_whole and not self._stopping.is_set():
+            logger.error("somebody has deleted %s, on which gateways link: ending", self._member.path)
+            self.stop()
 
     def _beat_for_the_loop(self) -> None:
         """Say that this process lives while a hook blocks its loop; called in the watchdog's thread.
@@ -261,7 +267,7 @@ class Hosting:
     def _say_prepared(self) -> None:
         self._post(REGISTRAR, Prepared(self._id, self._incarnation, self._said))
 
-    def _commit(self, epoch: Epoch) -> None:
+    def _commit(self, epoch: Epoch, gateways: Sequence[str]) -> None:
         was_member = self._is_member(self._share.committed)
         if not self._share.commit(epoch):
             return
@@ -269,12 +275,25 @@ class Hosting:
         self._host.abandon()
         self._host.keep()
         if not was_member and self._is_member(epoch):
-            # How many gateways other machines have is not known here.
-            self._host.settle(0 if self._plan.spans_machines else self._plan.settings.gateways, _SETTLE)
+            self._settle(gateways)
         if not self._is_member(epoch):
             self._links.forget()
         self._links.announce(epoch)
         self._look_at_lease()
+
+    def _settle(self, known: Sequence[str]) -> None:
+        """Have rooms wait for every gateway that members knew; where none did, for those that this machine should have.
+
+        One that has died meanwhile holds them up for all of that time.
+        """
+        plan, linked = self._plan, self._host.gateways
+        if known:
+            self._host.settle(lambda: linked.keys() >= set(known), max(_SETTLE_KNOWN, plan.settings.link_grace))
+        elif plan.spans_machines:
+            self._host.settle(lambda: False, _SETTLE)
+        else:
+            number = plan.settings.gateways
+            self._host.settle(lambda: len(linked) >= number, max(_SETTLE, plan.settings.link_grace))
 
     # --- what operators ask ----------------------------------------------------------------------------
 

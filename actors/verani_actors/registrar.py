@@ -94,6 +94,8 @@ class _Host:
     epoch: int = 0
     # When every vouch it has told of has surely ended.
     vouches_end: float = float("-inf")
+    # Those it was linked to at its last Beat.
+    gateways: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -161,6 +163,8 @@ class Registrar:
         self._gone: dict[str, float] = {}
         # Processes that were members, and when they were removed or last heard; they are stopped wherever they show up.
         self._outcasts: dict[str, float] = {}
+        # What the members were linked to, as long as there were any.
+        self._gateways: tuple[str, ...] = ()
         self._launchers: dict[str, _Launcher] = {}
         # Machines and addresses that the log has named, and when they last asked.
         self._refused: dict[tuple[str, str], float] = {}
@@ -296,10 +300,11 @@ class Registrar:
         # First: a proposal to remove who is heard again is taken back before there is a new lease.
         letters = self._advance(now)
         if self._is_member(incarnation):
+            self._note_gateways()
             if self._sure:
                 letters.append((_to(beat.member), Beaten(beat.sent)))
             if beat.epoch.number < self.committed.number:
-                letters.append((_to(beat.member), Commit(self.committed)))
+                letters.append((_to(beat.member), self._commitment()))
         elif self._is_outcast(beat):
             self._outcasts[incarnation] = now
             # Never Beaten: it would serve by its old epoch if the commit were lost.
@@ -313,6 +318,7 @@ class Registrar:
         host.sent = beat.sent if host.sent is None else max(host.sent, beat.sent)
         host.prepared = max(host.prepared, beat.prepared)
         host.epoch = max(host.epoch, beat.epoch.number)
+        host.gateways = frozenset(beat.gateways)
         if beat.vouched is not None:
             host.vouches_end = max(host.vouches_end, now - beat.vouched + self.lease + MARGIN)
         self._top = max(self._top, beat.epoch.number, beat.prepared)
@@ -608,10 +614,18 @@ class Registrar:
         self._outcasts |= dict.fromkeys((member.incarnation for member in left), now)
         launchers = dict.fromkeys([self.machine, *self._launchers])
         letters: Letters = [(f"launcher:{machine}", Publish(epoch)) for machine in launchers]
-        letters += [(_to(member), Commit(epoch)) for member in [*epoch.members, *left]]
+        letters += [(_to(member), self._commitment()) for member in [*epoch.members, *left]]
         drained = [member for member in left if member.id in self._drained]
         letters += [(f"launcher:{member.machine}", StopHost(member.id, member.incarnation)) for member in drained]
         return [*letters, *self._first_leases(before)]
+
+    def _commitment(self) -> Commit:
+        """Tell of the committed epoch, and of the gateways that a new member is to wait for."""
+        return Commit(self.committed, self._gateways)
+
+    def _note_gateways(self) -> None:
+        members = [self._hosts[each.incarnation] for each in self.committed.members if each.incarnation in self._hosts]
+        self._gateways = tuple(sorted(frozenset[str]().union(*(host.gateways for host in members))))
 
     def _first_leases(self, before: Epoch) -> Letters:
         """Answer the last Beats of those who have become members, so that they serve at once."""

@@ -56,10 +56,16 @@ class Bench:
         holds = EMPTY if holds is None else holds
         return self.say(f"launcher:{machine}", Offer(machine, address, hosts, service, holds))
 
-    def beat(self, host: Member, epoch: Epoch | None = None, vouched: float | None = None) -> Letters:
+    def beat(
+        self,
+        host: Member,
+        epoch: Epoch | None = None,
+        vouched: float | None = None,
+        gateways: tuple[str, ...] = (),
+    ) -> Letters:
         epoch = self.epoch if epoch is None else epoch
         prepared = self.prepared.get(host.incarnation, epoch.number)
-        return self.say(f"host:{host.incarnation}", Beat(host, self.now + 1000, epoch, prepared, vouched))
+        return self.say(f"host:{host.incarnation}", Beat(host, self.now + 1000, epoch, prepared, vouched, gateways))
 
     def answer(self, host: Member, number: int) -> Letters:
         self.prepared[host.incarnation] = number
@@ -729,6 +735,25 @@ def test_a_host_that_is_removed_unheard_is_told_of_in_the_log(caplog: pytest.Log
     bench = three_machines()
     evicted_after(bench, "a-0", R0, B0)
     assert any("nothing was heard of a-0" in message for message in caplog.messages)
+
+
+def test_a_new_member_is_told_which_gateways_the_others_are_linked_to() -> None:
+    """Also where no other member is left: those whose host has died are waiting for the next one."""
+    bench = Bench()
+    bench.offer("r", 2)
+    bench.beat(R0, EMPTY)
+    bench.wait(3, R0)
+    bench.beat(R0, gateways=("g2", "g1"))
+    bench.beat(R1, EMPTY)
+    bench.wait(0.2)
+    letters = bench.answer(R0, bench.registrar._top)
+    assert sent(letters, Commit, "host:r-1") == [Commit(bench.epoch, ("g1", "g2"))]
+    bench.gone(R0)
+    bench.gone(R1)
+    bench.wait(0.2)
+    new = member("r-0", "new")
+    bench.beat(new, EMPTY)
+    assert sent(bench.wait(0.2), Commit, "host:new") == [Commit(bench.epoch, ("g1", "g2"))]
 
 
 def entries(bench: Bench) -> int:

@@ -570,6 +570,26 @@ async def test_nobody_is_ready_while_no_epoch_can_be_written(faults: Faults) -> 
     assert any("cannot be written down" in line for line in faults.lines)
 
 
+async def test_a_host_whose_socket_is_deleted_is_replaced_and_new_gateways_reach_all(faults: Faults) -> None:
+    """Whatever cleans up a temporary folder may take files one by one."""
+    cluster = await faults.serve("--drain-seconds", "2")
+    guests = await faults.crowd(8)
+    before = {member.incarnation for member in await cluster.members(2)}
+    for path in faults.runtime().folder.glob("*.sock"):
+        path.unlink()
+
+    async def are_replaced() -> bool:
+        return not before & {member.incarnation for member in await cluster.members(2)}
+
+    await until_async(are_replaced)
+    await all_are_served(guests)
+    (gateway,) = await faults.gateways()
+    os.kill(gateway, signal.SIGKILL)
+    await until(lambda: _runs_no_more(gateway))
+    await until_async(faults.is_ready)
+    await all_are_served([await faults.join() for _ in range(4)])
+
+
 @pytest.mark.parametrize("what", ["folder", "plan"])
 async def test_a_service_whose_runtime_folder_is_deleted_says_so_and_ends(faults: Faults, what: str) -> None:
     cluster = await faults.serve("--drain-seconds", "2")
