@@ -774,9 +774,9 @@ class Engine(Generic[M, S]):
         return len(self.members.sessions) + len(self._leaving)
 
     @property
-    def gateways(self) -> set[str]:
-        """Gateways that these connections are at."""
-        return {s.gateway for s in self.members.sessions.values()} | {s.gateway for s in self._leaving.values()}
+    def gateways(self) -> Counter[str]:
+        """How many of these connections are at each gateway."""
+        return Counter(s.gateway for s in (*self.members.sessions.values(), *self._leaving.values()))
 
     def connections_of(self, gateway: str) -> list[str]:
         """Name the connections at one gateway."""

@@ -5,6 +5,7 @@ It waits for no answer: calls of one sender run side by side, and each is answer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -19,6 +20,9 @@ from verani.messages import Outcome
 from .messages import CallRefused, CallReturned, CallRoom
 
 __all__ = ["RoomCalls", "ServeCalls"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class CallCarrier(Protocol):
@@ -54,7 +58,14 @@ class RoomCalls(Actor):
             case ServeCalls():
                 self._host = message.host
             case CallRoom():
-                self._call(message, sender)
+                try:
+                    self._call(message, sender)
+                except Exception:
+                    # A bug of ours, and the mailbox's last line: Thespian would carry the call again.
+                    logger.exception("a call of %s could not be carried", message.room)
+                    self.send(
+                        sender, CallRefused("failed", "the log of the host says why", reference=message.reference)
+                    )
 
     def _call(self, call: CallRoom, sender: ActorAddress) -> None:
         if self._host is None:

@@ -3,10 +3,14 @@
 Tearing down is a handshake: `Sleep` goes to the room, which finishes its mailbox and answers; only then it is
 told to exit, and only when it is gone (`ChildActorExited`) the next incarnation may take its name. What arrives
 meanwhile waits at the host.
+
+Whatever goes wrong with one message is logged, and the next one is handled: no room waits for another's.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -15,6 +19,9 @@ from thespian.actors import Actor, ActorAddress, ActorExitRequest, ChildActorExi
 from .room import RoomActor, Sleep, Slept, Stayed
 
 __all__ = ["Begin", "HibernationManager", "LookAround", "RetireAll", "RoomRegister", "Wake"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class RoomRegister(Protocol):
@@ -29,13 +36,13 @@ class RoomRegister(Protocol):
     def stayed(self, room: str) -> None:
         """The room did not go to sleep."""
 
-    def retire_idle(self) -> list[ActorAddress]:
-        """Mark the rooms that are idle long enough as retiring and return their actors."""
+    def retire_idle(self) -> Iterable[ActorAddress]:
+        """Mark the rooms that are idle long enough as retiring and yield their actors, one after the other."""
 
-    def retire_wanting(self) -> list[ActorAddress]:
+    def retire_wanting(self) -> Iterable[ActorAddress]:
         """The same for those that want to sleep and can."""
 
-    def retire_all(self) -> list[ActorAddress]:
+    def retire_all(self) -> Iterable[ActorAddress]:
         """The same for every awake room, idle long enough or not."""
 
 
@@ -68,6 +75,13 @@ class HibernationManager(Actor):
         self._period = 0.0
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> None:
+        try:
+            self._handle(message, sender)
+        except Exception:
+            # A bug of ours, and the mailbox's last line: Thespian would do again what is half done.
+            logger.exception("the hibernation manager could not handle %s", type(message).__name__)
+
+    def _handle(self, message: Any, sender: ActorAddress) -> None:
         if isinstance(message, Begin):
             self._rooms, self._period = message.rooms, message.period
             self.wakeupAfter(self._period)
@@ -77,8 +91,8 @@ class HibernationManager(Actor):
             case Wake():
                 self._rooms.created(message.room, self.createActor(RoomActor, globalName=message.room))
             case WakeupMessage():
+                self.wakeupAfter(self._period)  # first, so that whatever goes wrong below does not end it
                 self._put_to_sleep(self._rooms.retire_idle())
-                self.wakeupAfter(self._period)
             case LookAround():
                 self._put_to_sleep(self._rooms.retire_wanting())
             case RetireAll():
@@ -90,6 +104,6 @@ class HibernationManager(Actor):
             case ChildActorExited():
                 self._rooms.exited(message.childAddress)
 
-    def _put_to_sleep(self, addresses: list[ActorAddress], *, force: bool = False) -> None:
+    def _put_to_sleep(self, addresses: Iterable[ActorAddress], *, force: bool = False) -> None:
         for address in addresses:
             self.send(address, Sleep(force))

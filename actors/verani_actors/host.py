@@ -23,7 +23,7 @@ import inspect
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -451,6 +451,7 @@ class RoomHost:
             return []
         self._pending.pop(gateway, None)
         self._end_calls(gateway)
+        self._forget_sleeping(lambda name, life: life.gateways.pop(gateway, None) is not None and not life.gateways)
         return [room.name for room in tuple(self._rooms.values()) if self._forget_gateway(room, gateway)]
 
     def _forget_gateway(self, room: _Room, gateway: str) -> bool:
@@ -758,6 +759,14 @@ class RoomHost:
                 room.engine.end()
             if room.address is not None:
                 self._base.kill(room.address)
+        self._forget_sleeping(lambda name, life: not self.ownership.owns(name))
+
+    def _forget_sleeping(self, is_gone: Callable[[str, RoomLife], bool]) -> None:
+        """Forget the rooms that sleep without anybody at a gateway of this host, or for another host to wake."""
+        sleeping = [(name, life) for name, life in self._lives.items() if name not in self._rooms]
+        for name, life in sleeping:
+            if is_gone(name, life):
+                del self._lives[name]
 
     # --- sleeping --------------------------------------------------------------------------------------
 
@@ -771,28 +780,26 @@ class RoomHost:
         if timeout is not None and room.state is _State.AWAKE:
             self._idle.mark(room.name, timeout, self.clock())
 
-    def retire_idle(self) -> list[ActorAddress]:
-        """Mark the rooms that are to sleep as retiring and return their actors.
+    def retire_idle(self) -> Iterator[ActorAddress]:
+        """Mark the rooms that are to sleep as retiring and yield their actors, each before the next is looked at.
 
         Those are the idle ones, those that want to, and above the cap those idle for the longest time. The cap is
         soft: a wake never waits for it, and rooms younger than `min_awake` stay.
         """
         now = self.clock()
-        retiring: list[ActorAddress] = []
         for name in self._idle.due(now):
             room = self._rooms[name]
             if self._keeps_awake(room) is None:
-                retiring.append(self._retire(room))
+                yield self._retire(room)
             else:
                 self.mark_active(room)
         for engine in tuple(self._drowsy):
             wanting = self._rooms.get(engine.name)
             if wanting is not None and wanting.state is _State.AWAKE and self._keeps_awake(wanting) is None:
-                retiring.append(self._retire(wanting))
+                yield self._retire(wanting)
         self.excess = max(0, len(self._rooms) - self._retiring - self._settings.max_awake_rooms)
         if self.excess:
-            retiring += self._retire_oldest(self.excess, now)
-        return retiring
+            yield from self._retire_oldest(self.excess, now)
 
     def retire_wanting(self) -> list[ActorAddress]:
         """The same for the rooms that want to sleep and have just become able to."""
@@ -857,11 +864,11 @@ class RoomHost:
         left += [(gateway, input) for gateway, inputs in room.held.items() for input in inputs]
         # Synthetic closes of a gateway that is gone: without the session there is nobody to say goodbye to.
         left = [(gateway, input) for gateway, input in left if gateway in self.gateways]
-        connections = room.engine.connections if room.engine is not None else 0
-        holders = room.engine.gateways & self.gateways.keys() if room.engine is not None else set()
+        found = room.engine.gateways if room.engine is not None else {}
+        holders = {gateway: count for gateway, count in found.items() if gateway in self.gateways}
         room.let_go()
-        room.life.ended(self.clock(), slept=slept, connections=connections)
-        if room.moving or (not left and not connections and room.wanted is None):
+        room.life.ended(self.clock(), slept=slept, gateways=holders)
+        if room.moving or (not left and not holders and room.wanted is None):
             del self._lives[room.name]
         if (left or room.wanted is not None) and not room.moving:
             reason = room.wanted or (reason_of(left[0][1]) if slept else "crash")

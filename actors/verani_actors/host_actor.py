@@ -1,7 +1,8 @@
 """Run a room host as an actor: one process whose main thread is Thespian's, and whose second thread runs the loop.
 
 The two threads share a queue each way and nothing else: towards the loop by `call_soon_threadsafe`, from the loop
-through a queue and a socket pair that Thespian watches. No method of the actor is called on the loop's thread.
+through a queue and a socket pair that Thespian watches. A third, the watchdog's, takes the loop's place at the queue
+while a hook blocks it. No method of the actor is called on these but `_post`, whose queue and socket are made for that.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class RoomHostActor(ControlActor):
         return ThespianWatch([self._bell.fileno()])
 
     def _post(self, destination: str, message: Control) -> None:
-        """Send a control message; called on the loop's thread."""
+        """Send a control message; called on the loop's thread, and on the watchdog's while a hook blocks the loop."""
         self._outbox.put((destination, message))
         self._ring()
 

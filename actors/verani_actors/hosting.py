@@ -17,6 +17,7 @@ import itertools
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,7 +66,11 @@ def _clock() -> float:
 
 
 class Hosting:
-    """One room host process, from `run` to its end; every method is called in the loop's thread."""
+    """One room host process, from `run` to its end.
+
+    Every method is called in the loop's thread but two, which say so: the watchdog's thread calls them while the loop
+    is blocked, as it believes. They touch nothing but the last beat, whose lock keeps the beats in order.
+    """
 
     def __init__(
         self,
@@ -98,6 +103,7 @@ class Hosting:
         self._knocks = itertools.count()
         self._beat_timer: asyncio.TimerHandle | None = None
         self._last_beat: Beat | None = None
+        self._beating = threading.Lock()
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -207,8 +213,9 @@ class Hosting:
         now = _clock()
         epoch = self._share.committed
         linked = tuple(self._host.gateways)
-        self._last_beat = Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago, linked)
-        self._post(REGISTRAR, self._last_beat)
+        with self._beating:
+            self._last_beat = Beat(self._member, now, epoch, self._share.prepared, self._lease.vouched_ago, linked)
+            self._post(REGISTRAR, self._last_beat)
         if self._restarting:  # a message may be lost, and a registrar replaced
             self._post(REGISTRAR, DrainHost(self._id, again=True))
         if self._lease.lost_registrar:
@@ -223,10 +230,12 @@ class Hosting:
         """Say that this process lives while a hook blocks its loop; called in the watchdog's thread.
 
         Else its rooms would move, and the hook would block the next host, before the watchdog knows what to blame. A
-        loop that is blocked neither prepares nor vouches, so the last beat is true still.
+        loop that is blocked neither prepares nor vouches, so the last beat is true still; should it go on in this very
+        moment, its own next beat comes after this one.
         """
-        if self._last_beat is not None:
-            self._post(REGISTRAR, msgspec.structs.replace(self._last_beat, sent=_clock()))
+        with self._beating:
+            if self._last_beat is not None:
+                self._post(REGISTRAR, msgspec.structs.replace(self._last_beat, sent=_clock()))
 
     def _knock(self, epoch: Epoch, now: float) -> None:
         """Knock at one host of every other machine, another one each time."""

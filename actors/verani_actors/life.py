@@ -38,7 +38,7 @@ class RoomStatus(Struct, frozen=True):
 class RoomLife:
     """What is kept of one room, awake or asleep."""
 
-    __slots__ = ("awake_seconds", "connections", "cycles", "since", "wake_seconds", "woken_by")
+    __slots__ = ("awake_seconds", "cycles", "gateways", "since", "wake_seconds", "woken_by")
 
     def __init__(self, now: float) -> None:
         # When the room woke or fell asleep last.
@@ -47,8 +47,13 @@ class RoomLife:
         self.wake_seconds: float | None = None
         self.cycles = 0
         self.awake_seconds = 0.0
-        # How many there were when it fell asleep.
-        self.connections = 0
+        # How many connections there were at each gateway when it fell asleep, without those that were lost since.
+        self.gateways: dict[str, int] = {}
+
+    @property
+    def connections(self) -> int:
+        """How many connections the room has that sleeps."""
+        return sum(self.gateways.values())
 
     def wakes(self, now: float, woken_by: str) -> None:
         """Note that a wake begins."""
@@ -58,9 +63,9 @@ class RoomLife:
         """Note that it is over."""
         self.wake_seconds = now - self.since
 
-    def ended(self, now: float, *, slept: bool, connections: int) -> None:
+    def ended(self, now: float, *, slept: bool, gateways: dict[str, int]) -> None:
         """Note that the room is awake no more: it has fallen asleep, or something killed it."""
         self.awake_seconds += now - self.since
         self.since = now
         self.cycles += slept
-        self.connections = connections
+        self.gateways = gateways

@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from verani.messages import Attach, Call, Close, Connect, Entry, Frame, Input, Kick, Record, Seat, Snapshot
 
@@ -140,11 +140,11 @@ class Attachments:
             held.closing = True
             held.refused = kick.refused
 
-    def acknowledge(self, room: RoomInputs, entry: Entry) -> Iterator[tuple[Input, int]]:
-        """Yield the inputs that an entry says are processed, with their sizes, and settle their records."""
+    def acknowledge(self, room: RoomInputs, entry: Entry) -> Sequence[tuple[Input, int]]:
+        """Settle the records of the inputs that an entry says are processed; return those with their sizes."""
         if entry.processed is None:
-            return
-        unprocessed = room.unprocessed
+            return ()
+        unprocessed, settled = room.unprocessed, []
         while unprocessed and unprocessed[0][0].number <= entry.processed:
             input, size = unprocessed.popleft()
             room.in_flight -= size
@@ -153,9 +153,10 @@ class Attachments:
                 room.records[input.connection].connected = True
             elif isinstance(input, Close):
                 room.records.pop(input.connection, None)
-            yield input, size
+            settled.append((input, size))
         if not room.records and not unprocessed:
             self.rooms.pop(room.name, None)
+        return settled
 
     def set_aside(self, room: RoomInputs, number: int) -> list[tuple[Input, int]]:
         """Take an input from those that are to be processed, and return it with its size, nothing if it is not there.

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 from aiohttp.web import AbstractResource
@@ -78,6 +79,9 @@ _ANSWER_LOOK = 0.005
 
 _TICK = 1.0
 
+# Connections that are ticked in one go: a fraction of a millisecond.
+_TICK_SLICE = 256
+
 # What rooms get to fall asleep when the drain has used up its time.
 _LAST_GRACE = 1.0
 
@@ -122,6 +126,8 @@ class Gateway:
         self._serial = 0
         self._reserved = 0
         self._keepalive: asyncio.TimerHandle | None = None
+        # The rest of the connections that are being ticked.
+        self._round: asyncio.Handle | None = None
         self._stopping = False
         self._stop_at: float | None = None
         # The time limits of the handshakes that wait for `extract_meta` and the like.
@@ -242,8 +248,9 @@ class Gateway:
             connection.close(*RESTART)
         await self.placement.stop(max(_LAST_GRACE, self._deadline() - self.now()))
         self.calls.stop()
-        if self._keepalive is not None:
-            self._keepalive.cancel()
+        for timer in (self._keepalive, self._round):
+            if timer is not None:
+                timer.cancel()
         if self._drain_timer is not None:
             self._drain_timer.cancel()
         for connection in tuple(self.connections.values()):
@@ -253,11 +260,18 @@ class Gateway:
     def _tick(self) -> None:
         # First, so that nothing that goes wrong below ends the keepalive of all.
         self._keepalive = self._loop.call_later(self._period, self._tick)
-        now = self.now()
-        for connection in tuple(self.connections.values()):
-            connection.tick(now)
+        if self._round is None:
+            self._tick_some(iter(tuple(self.connections.values())))
         for shared in self._shared.values():
-            shared.sweep(now)
+            shared.sweep(self.now())
+
+    def _tick_some(self, left: Iterator[Connection]) -> None:
+        """Tick some of the connections, and the others in the next passes of the loop: sockets wait for no more."""
+        now, some = self.now(), list(islice(left, _TICK_SLICE))
+        # First, as above.
+        self._round = self._loop.call_soon(self._tick_some, left) if some else None
+        for connection in some:
+            connection.tick(now)
 
     def rooms(self) -> list[RoomStatus]:
         """Explain the rooms that are awake or have connections, those that are awake first."""

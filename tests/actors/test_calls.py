@@ -160,3 +160,17 @@ async def test_a_call_carries_its_deadline_in_the_hosts_clock(start: Start) -> N
     gateway.answer(gateway.pulls[0])
     await until(lambda: not gateway.waiting)
     assert gateway.outputs == [Reply(1, Outcome(code="deadline"))]
+
+
+async def test_a_call_that_cannot_be_carried_is_refused_once_and_the_next_one_is_carried(
+    host: RoomHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CarryingGateway(host)
+    with monkeypatch.context() as failing:
+        failing.setattr(host, "call", lambda *_, **__: 1 / 0)
+        ask(host, Ask("chat/a", "add", [1, 2], reference="r"))
+        refused = await answer()
+    assert (refused.code, refused.reference) == ("failed", "r")
+    ask(host, Ask("chat/a", "add", [3, 4]))
+    assert await answer() == CallReturned(7)
+    assert Program.answers.empty()

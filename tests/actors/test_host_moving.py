@@ -552,3 +552,15 @@ async def test_connections_that_a_room_went_on_without_are_closed_and_left_by_th
 def record_of(recorder: Recorder, connection: str, closing: bool = False) -> Record:
     meta = ConnectionMeta(user_id=connection, client_id=connection)
     return Record(connection, recorder.room.codec(16384).encode(meta), closing)
+
+
+async def test_a_room_that_sleeps_is_no_room_of_this_host_once_an_epoch_has_moved_it(start: Start) -> None:
+    recorder = Recorder(hibernate_after=0.01)
+    host = await owner_of_all(start, recorder, min_awake=0.001)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c", OURS), gateway.connect(recorder.room, "d", THEIRS))
+    await until(lambda: host.sleeping_count == 2)
+    share_of(host).commit(epoch(2, "a", "b"))
+    host.abandon()
+    assert (host.known_rooms(), host.sleeping_count) == ([OURS], 1)
+    assert host.status(THEIRS) is None

@@ -159,3 +159,16 @@ async def test_a_wake_whose_restore_hook_was_abandoned_has_taken_its_time(start:
     await until(lambda: recorder.numbers == [1])
     assert known(host.status("chat/a", 1)).wake_seconds is not None
     free.set()
+
+
+async def test_a_sleeping_room_is_forgotten_with_the_last_gateway_that_has_connections_of_it(start: Start) -> None:
+    recorder = Recorder(hibernate_after=0.01)
+    host = await start(recorder.room, min_awake=0.001)
+    first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
+    first.put(first.connect(recorder.room, "a"), first.connect(recorder.room, "b"))
+    second.put(second.connect(recorder.room, "c"))
+    await until(lambda: host.sleeping_count == 1 and host.sleeps > 0 and known(host.status("chat/a")).connections == 3)
+    host.unlink("g1")
+    assert known(host.status("chat/a")).connections == 1
+    host.unlink("g2")
+    assert (host.known_rooms(), host.sleeping_count, host.status("chat/a")) == ([], 0, None)
