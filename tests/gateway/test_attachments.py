@@ -227,7 +227,7 @@ def test_the_weights_always_add_up_and_end_at_nothing(steps: list[tuple[str, int
 
 def test_an_acknowledgement_is_whole_before_anybody_hears_of_it() -> None:
     desk = Desk()
-    inputs = [desk.connect("c1", b"one"), desk.call(), desk.close("c1")]
+    inputs: list[Input] = [desk.connect("c1", b"one"), desk.call(), desk.close("c1")]
     settled = desk.attachments.acknowledge(desk.attachments.rooms[ROOM], Entry(ROOM, processed=inputs[-1].number))
     assert (desk.attachments.rooms, desk.attachments.in_flight) == ({}, 0)
     again = desk.connect("c2", b"two")  # whoever is told of the first input may put the next
