@@ -23,7 +23,7 @@ __all__ = ["pair"]
 
 _ROOT: Final = Path(__file__).parents[1]
 _SHAPE: Final = ("--hosts", "2", "--gateways", "2", "--port", "0")
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 180.0
 
 
 async def pair(folder: Path) -> None:

@@ -60,6 +60,14 @@ class Plan(Struct, frozen=True):
         return f"[{self.address}]:{port}" if ":" in self.address else f"{self.address}:{port}"
 
 
+def _is_own(folder: str) -> bool:
+    """Tell whether nobody else may rename what is in a folder; that of another user may have been kept by `sudo`."""
+    try:
+        return Path(folder).stat().st_uid == os.getuid() and os.access(folder, os.W_OK)
+    except OSError:
+        return False
+
+
 class Runtime:
     """The runtime folder of one `verani serve` or `verani join`."""
 
@@ -68,9 +76,9 @@ class Runtime:
 
     @classmethod
     def create(cls) -> Runtime:
-        """Make a new folder, below XDG_RUNTIME_DIR where there is one that is short enough."""
+        """Make a new folder, below XDG_RUNTIME_DIR where there is one that is short enough and this user's."""
         base = os.environ.get("XDG_RUNTIME_DIR", "")
-        usable = base and len(base) < _LONGEST_FOLDER - 16 and os.access(base, os.W_OK)
+        usable = base and len(base) < _LONGEST_FOLDER - 16 and _is_own(base)
         return cls(tempfile.mkdtemp(prefix="verani-", dir=base if usable else "/tmp"))  # 0700, new
 
     def write_plan(self, plan: Plan) -> None:

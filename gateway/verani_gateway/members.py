@@ -28,7 +28,7 @@ __all__ = ["check_restart", "check_target", "drain", "members_table", "restart",
 _LOOK: Final = 0.2
 
 # How long a restart may take: a drain, and the start of a process on a machine that has much to do.
-_PATIENCE: Final = 180.0
+_PATIENCE: Final = 120.0
 # How long the service may take to find out whether the code can be imported.
 _CHECK_PATIENCE: Final = 60.0
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from verani_actors.runtime import Runtime
 from verani_gateway.folder import runtime_folder, sweep
 
 FOREIGN = 12345
@@ -133,3 +135,20 @@ def test_the_folder_of_a_service_that_runs_is_kept(tmp_path: Path, monkeypatch: 
         sweep(runtime.folder.parent)
         assert runtime.folder.exists()
     assert not runtime.folder.exists()
+
+
+@pytest.mark.threat(72)
+def test_the_runtime_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Path(tempfile.mkdtemp(prefix="vr"))  # short enough
+    try:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
+        with runtime_folder() as runtime:
+            assert runtime.folder.parent == own
+        # As `sudo` may keep it: root could write there, and its owner rename what it wrote.
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "getuid", lambda: FOREIGN)
+            runtime = Runtime.create()
+        assert runtime.folder.parent != own
+        runtime.folder.rmdir()
+    finally:
+        own.rmdir()

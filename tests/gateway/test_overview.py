@@ -1,6 +1,7 @@
 """One answer for the whole service: every process is asked once, and who is silent is named."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -51,7 +52,7 @@ class FakeHost:
         self.wakes, self.sleeps, self.excess, self.sleeping_count = 3, 2, 0, 0
         self.drained: list[str] = []
         self.restarts = 0
-        self.check = CodeCheck(Plan(Settings(), (), "/", "here", check=("true",)))
+        self.check = CodeCheck(Plan(Settings(), (), "/", "here", check=("echo", "[]")))
         self.known = {"chat/a": "awake", "chat/b": "asleep", "chat/c": "asleep"}
         self.overview = HostOverview(id, cast(RoomHost, self), self)
 
@@ -321,6 +322,34 @@ async def test_the_last_host_and_the_last_gateway_are_not_drained(target: str) -
     with pytest.raises(Conflict, match="last of its kind"):
         await service.gateways["a"].drain(target)
     assert service.hosts["h-0"].drained == []
+
+
+async def test_a_host_is_restarted_after_its_own_check() -> None:
+    service = Service(hosts=("h-0", "h-1"), gateways=("a", "b"))
+    await service.gateways["a"].restart("host:h-0")
+    assert service.hosts["h-0"].check.verdict == ""
+    assert service.hosts["h-1"].check.verdict is None
+    assert [host.restarts for host in service.hosts.values()] == [1, 0]
+    assert [asked[1:] for asked in service.asked if asked[0] == "b"][-1] == ("restart", "host:h-0")
+
+
+async def test_code_that_cannot_be_imported_restarts_nobody() -> None:
+    service = Service(hosts=("h-0",), gateways=("a",))
+    broken = "import sys; sys.exit('verani: error: it is broken')"
+    service.hosts["h-0"].check = CodeCheck(Plan(Settings(), (), "/", "here", check=(sys.executable, "-c", broken)))
+    with pytest.raises(Conflict, match="^nothing is restarted: it is broken$"):
+        await service.gateways["a"].restart("host:h-0")
+    assert service.hosts["h-0"].restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "error"), [("all", InvalidArguments), ("host:x", NotFound), ("gateway:", InvalidArguments)]
+)
+async def test_only_one_process_of_the_service_is_restarted_at_a_time(target: str, error: type[Exception]) -> None:
+    service = Service(hosts=("h-0",), gateways=("a",))
+    with pytest.raises(error):
+        await service.gateways["a"].restart(target)
+    assert not any(topic == "restart" for _, topic, _ in service.asked)
 
 
 async def test_a_service_without_hosts_can_be_ended() -> None:
