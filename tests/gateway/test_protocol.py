@@ -461,6 +461,22 @@ async def test_a_request_whose_data_is_legal_json_and_too_much_is_answered_in_tu
     assert await client.data() == {"type": "said", "n": 1}
 
 
+async def test_nesting_beyond_any_parser_counts_but_who_asked_is_answered(serve: Serve) -> None:
+    server = await serve(echo_room(), max_invalid_frames=3)
+    client = await server.connect()
+    deep = b'{"a":[' * 3000 + b"0" + b"]}" * 3000
+    client.send(text(b'{"type":"say","id":1}'), text(b'{"type":"say","data":%b,"id":2}' % deep))
+    assert await client.data() == {"type": "said"}
+    assert await client.text() == b'{"type":"ack","id":1,"data":null}'
+    assert await client.text() == b'{"type":"ack","id":2,"error":{"code":"invalid"}}'
+    assert server.gateway.metrics.invalid_frames == 1
+    client.send(text(b'{"type":"say","data":%b}' % deep), {"type": "say", "data": {"n": 1}})
+    assert await client.data() == {"type": "said", "n": 1}
+    assert server.gateway.metrics.invalid_frames == 2
+    client.send(text(b'{"type":"say","data":%b,"id":3}' % deep))
+    assert (await client.receive()).code == 1008
+
+
 async def test_the_half_emoji_of_a_browser_is_answered_and_never_closes(serve: Serve) -> None:
     server = await serve(echo_room(), max_invalid_frames=3)
     client = await server.connect()

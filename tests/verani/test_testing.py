@@ -824,6 +824,12 @@ def a_bank() -> RoomDefinition[Player, Any]:
     return bank
 
 
+@pytest.mark.parametrize("room_id", ["", "a/b", "Ko\u0308ln", "a\n", "x" * 129])
+def test_a_room_that_no_client_could_reach_is_refused(room_id: str) -> None:
+    with pytest.raises(ValueError, match="RoomHarness: expected a room id"):
+        RoomHarness(define_room("chat"), room_id=room_id)
+
+
 async def test_a_call_wakes_the_room_and_returns_what_the_method_returns() -> None:
     async with RoomHarness(a_bank()) as room:
         assert await room.call("get_session_count") == 0

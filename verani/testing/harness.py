@@ -20,6 +20,7 @@ from ..engine import Event
 from ..errors import Conflict, RoomAsleep, RoomBusy, VeraniError, is_refusal
 from ..frames import ScannedFrame
 from ..meta import ConnectionMeta, M
+from ..names import ROOM_ID, is_room_id
 from ..request import ConnectRequest
 from ..room import RoomDefinition
 from ..session import Session
@@ -63,6 +64,8 @@ class RoomHarness(Generic[M, S]):
             raise TypeError(f"RoomHarness: expected a room definition, got {type(definition).__name__}")
         if not (settings is None or isinstance(settings, Settings)):
             raise TypeError(f"RoomHarness: expected settings= to be Settings(...), got {type(settings).__name__}")
+        if not isinstance(room_id, str) or not is_room_id(room_id):
+            raise ValueError(f"RoomHarness: expected {ROOM_ID}, got {room_id!a}")
         definition.check()
         self.definition = definition
         self.room_id = room_id
