@@ -31,7 +31,7 @@ from verani.frames import DeepFrame, InvalidFrame, NotUtf8, ScannedFrame
 from verani.tracebacks import forget_traceback
 from verani_actors.wire import cut_loose
 
-from .aiohttp_parts import messages_of, take_early
+from .aiohttp_parts import has_failed, messages_of, take_early
 from .expiry import REFRESH, REFRESHED, Expiry, expiring_frame, read_token
 from .intake import Intake
 from .outbox import Outbox, close_frame, control_frame, text_frame
@@ -96,6 +96,8 @@ class Socket(web.WebSocketResponse[Any]):
         """Answer the handshake; what was sent with it, or is sent meanwhile, waits for `take_in_small_pieces`."""
         if request.transport is not None:
             request.transport.pause_reading()
+            if has_failed(request.protocol):  # frames before the answer, where aiohttp did not see an upgrade
+                request.transport.abort()
         self._early = take_early(request.protocol)
         return await super().prepare(request)
 

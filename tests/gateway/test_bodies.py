@@ -15,7 +15,7 @@ from aiohttp import StreamReader, web
 from tests.listeners import ADMIN, RPC, Listen
 from tests.raw import RawClient, handshake, until
 from tests.server import Serve, Server
-from verani import define_room
+from verani import ConnectRequest, define_room
 from verani_gateway import bodies, listener
 
 # What arrives of a bomb: compressed, it is a thousand times larger.
@@ -221,6 +221,36 @@ async def test_what_is_no_http_is_looked_at_once_however_much_follows(
     await send(client, b"POST /health HTTP/1.1\r\nno header\r\n\r\n" + os.urandom(SENT))
     await client.rest()
     assert len(looks) == 1
+
+
+async def test_frames_before_the_answer_to_an_odd_handshake_end_it_and_leave_no_deaf_connection(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+    looks: list[int] = []
+    look = web.RequestHandler.data_received
+
+    def data_received(self: web.RequestHandler, data: bytes) -> None:
+        look(self, data)
+        looks.append(len(data))
+
+    monkeypatch.setattr(web.RequestHandler, "data_received", data_received)
+
+    async def identify(request: ConnectRequest) -> dict[str, str]:
+        asked.set()
+        await go.wait()
+        return {"user_id": "ann"}
+
+    running = await listen(room=define_room("chat", websocket_path="/ws", extract_meta=identify))
+    client = await running.tcp(running.public)
+    client.writer.write(handshake(Upgrade="websocket, other"))
+    await asked.wait()
+    client.send({"type": "ping"})
+    await client.flush()
+    await until(lambda: len(looks) == 2)
+    go.set()
+    assert await client.rest() == b""
+    await until(lambda: not running.gateway.connections)
 
 
 async def test_after_a_body_that_was_whole_the_connection_serves_the_next_request(listen: Listen) -> None:
