@@ -9,8 +9,8 @@ With the garbage collector off, whatever a cycle holds stays. Two questions are 
   made, and no coroutine, frame or exception that has run through this project's code (`survivors`). What lives as long
   as its process (hosts, gateways, definitions) may wait for the collector.
 
-A conftest that imports `lifetimes`, `settled` and `pytest_runtest_call` asks both of every test of its folder. A
-service asks the first one of itself, all the time, if its application calls `watch_service`, and logs an ERROR.
+`tests.judged` asks both of every test of a folder. A service asks the first one of itself, all the time, if its
+application calls `watch_service`, and logs an ERROR.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ import logging
 import types
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import pytest
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
@@ -60,7 +59,7 @@ from verani_gateway.outbox import Outbox
 from verani_gateway.rate import Meter
 from verani_gateway.remote import RemoteLink
 
-__all__ = ["Lifetimes", "lifetimes", "pytest_runtest_call", "survivors", "watch_service"]
+__all__ = ["Lifetimes", "clear_frames", "survivors", "watch_service"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +85,10 @@ _PASSES: Final = 400
 _CLIMB: Final = 12
 _LOOKED_AT: Final = 3000
 
-# A service looks this often, and complains of what it has seen so often after its end.
+# A service looks this often, and complains of what it has seen so often after its end: sockets of clients that do not
+# read take 5 s.
 _PERIOD: Final = 1.0
-_LOOKS: Final = 15
+_LOOKS: Final = 8
 
 
 # --- what belongs to what ends -----------------------------------------------------------------------------------
@@ -97,7 +97,8 @@ _LOOKS: Final = 15
 def _of_engine(engine: Engine[Any, Any]) -> Iterable[object]:
     members = (*engine.members.sessions.values(), *engine._leaving.values())
     state = engine._state[0] if engine._state is not None and type(engine._state[0]).__weakrefoffset__ else None
-    return (engine, engine.actor, state, engine._sink, *members, *engine._tasks)
+    actor = getattr(engine, "actor", None)  # it is let go of after the end, which may be told twice
+    return (engine, actor, state, engine._sink, *members, *engine._tasks)
 
 
 def _of_connection(gateway: Gateway, connection: Connection, *_: object) -> Iterable[object]:
@@ -130,7 +131,7 @@ def _of_service(service: Service) -> Iterable[object]:
 
 # Where something ends, whatever has led there.
 _ENDS: Final[tuple[tuple[type, str, Callable[..., Iterable[object]]], ...]] = (
-    (Engine, "let_go", _of_engine),
+    (Engine, "end", _of_engine),
     (Gateway, "disconnected", _of_connection),
     (Calls, "_forget", _of_call),
     (LinkServer, "_give_up", _of_session),
@@ -140,21 +141,21 @@ _ENDS: Final[tuple[tuple[type, str, Callable[..., Iterable[object]]], ...]] = (
 )
 
 
-class _Ref(weakref.ref[Any]):
-    """A weak reference that is itself: the objects may be equal to others, or have no hash."""
+class _Ended:
+    """A weak reference to something that has ended, and how often a service has found it since."""
 
-    __slots__ = ()
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    def __init__(self, name: str, ref: weakref.ref[Any]) -> None:
+        self.name = name
+        self.ref = ref
+        self.looks = 0
 
 
 class Lifetimes:
     """Weak references to all that has ended while this watches."""
 
     def __init__(self) -> None:
-        self._ended: dict[weakref.ref[Any], str] = {}
+        # By the id of each, for as long as it lives.
+        self._ended: dict[int, _Ended] = {}
         self._undo: list[tuple[type, str, Any]] = []
 
     def __enter__(self) -> Lifetimes:
@@ -181,15 +182,15 @@ class Lifetimes:
 
     def note(self, thing: object) -> None:
         """Expect that this is gone soon."""
-        with suppress(TypeError):  # None, and types that have no weak references: the other question finds those
-            self._ended[_Ref(thing, self._forget)] = _describe(thing)
-
-    def _forget(self, ref: weakref.ref[Any]) -> None:
-        self._ended.pop(ref, None)
+        key = id(thing)
+        if key not in self._ended:
+            with suppress(TypeError):  # None, and types without weak references: the other question finds those
+                ref = weakref.ref(thing, lambda _: self._ended.pop(key, None))
+                self._ended[key] = _Ended(describe(thing), ref)
 
     def left(self) -> list[str]:
         """Describe what has ended and is not gone."""
-        return list(self._ended.values())
+        return [ended.name for ended in self._ended.values()]
 
     async def gone(self) -> None:
         """Let the loop finish what it is at, then fail for whatever has ended and is left."""
@@ -197,19 +198,19 @@ class Lifetimes:
             if not self.left():
                 return
             await asyncio.sleep(0 if turn % 4 else 0.002)
-        alive = [thing for ref in self._ended if (thing := ref()) is not None]
-        assert not alive, f"ended, but not gone: {_counted(map(_describe, alive))}; held: {_held(alive)}"
+        alive = [thing for ended in self._ended.values() if (thing := ended.ref()) is not None]
+        assert not alive, f"ended, but not gone: {counted(map(describe, alive))}; held: {held(alive)}"
 
 
-def _describe(thing: object) -> str:
+def describe(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
-def _counted(names: Iterable[str]) -> str:
+def counted(names: Iterable[str]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in sorted(Counter(names).items()))
 
 
-def _held(things: Sequence[object]) -> str:
+def held(things: Sequence[object]) -> str:
     """Say what holds the first of these, for whoever has to find out: a cycle that leads to it, or who refers to it."""
     climbed: list[object] = list(things)
     for thing in climbed:
@@ -242,7 +243,7 @@ def _cycle(thing: object) -> list[object]:
 
 
 def _named(things: Iterable[object]) -> str:
-    return "".join(f"\n  {_describe(thing)} {repr(thing)[:160]}" for thing in things)
+    return "".join(f"\n  {describe(thing)} {repr(thing)[:160]}" for thing in things)
 
 
 # --- what a test has left ----------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ def _is_of_tests(kind: type) -> bool:
     )
 
 
-def _clear_frames() -> None:
+def clear_frames() -> None:
     """Have tests that are over forget their variables: an exception that one caught has it in its traceback."""
     for thing in gc.get_objects():
         if isinstance(thing, types.FrameType) and thing.f_code.co_filename.startswith(_TESTS):
@@ -311,54 +312,9 @@ def _clear_tests() -> None:
 
 def survivors() -> list[object]:
     """List what has been made since `gc.freeze` and should be gone."""
-    _clear_frames()
+    clear_frames()
     _clear_tests()
     return [thing for thing in gc.get_objects() if _is_left(thing)]
-
-
-# --- tests -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def lifetimes(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Lifetimes]:
-    """Fail a test that leaves anything of what it has made."""
-    gc.freeze()
-    with Lifetimes() as lifetimes:
-        yield lifetimes
-        request.node.funcargs.clear()  # pytest would keep the fixtures a little longer
-        _forget_logged(caplog)
-        left = [] if request.node.stash.get(_failed, False) else survivors()
-    gc.collect()  # what the next test freezes stays until the end
-    assert not left, f"left when the test was over: {_counted(map(_describe, left))}; held: {_held(left)}"
-
-
-def _forget_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Have pytest keep what was logged as text, without the exceptions and objects that it was about."""
-    for record in (*caplog.get_records("setup"), *caplog.get_records("call"), *caplog.get_records("teardown")):
-        record.msg, record.args, record.exc_info = record.getMessage(), None, None
-
-
-# A test that has failed keeps its frames, and all that they know.
-_failed: Final = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Ask what is left of what has ended before the fixtures end the rest."""
-    item.stash[_failed] = True
-    result = yield
-    item.stash[_failed] = False
-    if isinstance(item, pytest.Function) and asyncio.iscoroutinefunction(item.function):
-        item._request.getfixturevalue("settled")
-    return result
-
-
-@pytest.fixture
-async def settled(lifetimes: Lifetimes, caplog: pytest.LogCaptureFixture) -> None:
-    """Fail if anything is left of what has ended, while all the rest lives on."""
-    _forget_logged(caplog)
-    _clear_frames()
-    await lifetimes.gone()
 
 
 # --- services ----------------------------------------------------------------------------------------------------
@@ -370,8 +326,6 @@ class _ServiceLifetimes(Lifetimes):
     def __init__(self) -> None:
         super().__init__()
         self._timer: asyncio.TimerHandle | None = None
-        # How often each was seen after its end.
-        self._looks: dict[weakref.ref[Any], int] = {}
 
     def note(self, thing: object) -> None:
         super().note(thing)
@@ -380,10 +334,11 @@ class _ServiceLifetimes(Lifetimes):
 
     def _look(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_PERIOD, self._look)
-        self._looks = {ref: self._looks.get(ref, 0) + 1 for ref in self._ended}
-        late = [name for ref, name in self._ended.items() if self._looks[ref] == _LOOKS]
+        for ended in self._ended.values():
+            ended.looks += 1
+        late = [ended.name for ended in self._ended.values() if ended.looks == _LOOKS]
         if late:
-            logger.error("ended, but not gone: %s", _counted(late))
+            logger.error("ended, but not gone: %s", counted(late))
 
 
 def watch_service() -> None:

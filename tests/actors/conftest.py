@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.lifetimes import lifetimes, pytest_runtest_call, settled  # noqa: F401
+from tests.judged import lifetimes, pytest_runtest_call, settled  # noqa: F401
 from verani.messages import (
     Attach,
     Call,

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from tests import lifetimes
 from verani import (
     Actor,
     ConnectionMeta,
@@ -38,6 +39,12 @@ ON_PURPOSE = "on_purpose"
 
 # Between two looks at a gate.
 GLANCE = 0.005
+
+# Set in the processes of a service, which are to log an ERROR for what ends in them and is not gone.
+WATCH = "SHAPES_WATCH_LIFETIMES"
+
+if WATCH in os.environ:
+    lifetimes.watch_service()
 
 
 # --- gates ----------------------------------------------------------------------------------------------------

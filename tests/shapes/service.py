@@ -25,7 +25,7 @@ import aiohttp
 
 from tests.netns import Machine, Network
 from tests.raw import PATIENCE
-from tests.shapes.app import ON_PURPOSE
+from tests.shapes.app import ON_PURPOSE, WATCH
 
 __all__ = ["SHAPES", "Node", "Service", "embedded", "machines", "processes"]
 
@@ -199,7 +199,7 @@ class Service:
 
 def _environment() -> Mapping[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("VERANI_")}
-    return ours | SECRETS
+    return {**ours, **SECRETS, WATCH: "1"}
 
 
 def _command(*arguments: str) -> list[str]:
