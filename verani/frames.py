@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
 from typing import Annotated, Any, TypeVar
@@ -24,7 +24,6 @@ __all__ = [
     "PING",
     "PONG",
     "MAX_DEPTH",
-    "DeepFrame",
     "Frame",
     "InvalidFrame",
     "NotUtf8",
@@ -89,16 +88,7 @@ class ScannedFrame(Struct, frozen=True, gc=False):
     id: _RequestId | None = None
 
 
-class DeepFrame(ScannedFrame, frozen=True, gc=False):
-    """A frame that is nested beyond what any parser here gets through: reading its envelope cost ten times as much.
-
-    Its data is cut short, and still too deep for `decode_data`.
-    """
-
-
 _scan = msgspec.json.Decoder(ScannedFrame).decode
-_scan_cut = msgspec.json.Decoder(DeepFrame).decode
-_check = msgspec.json.Decoder(Raw).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(enc_hook=encode_hook).encode
 
@@ -147,33 +137,30 @@ def decode_json(payload: bytes, decode: Callable[[bytes], T]) -> T:
         return decode(whole)
 
 
-# A string, or a bracket outside of strings.
-_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+# What stands between brackets: strings, in which nothing is escaped any more, and the rest.
+_FLAT = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+")*+')
+_STRING = re.compile(rb'"[^"]*+"')
+
+# What no room takes.
+_TOO_DEEP = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
 
 
-def _in_pieces(payload: bytes) -> Iterator[bytes]:
-    """Cut what no parser gets through into pieces that are hardly deeper than a room takes, the innermost first.
+def _flattened(payload: bytes) -> bytes:
+    """Put one value that is too deep for everything from the first bracket inside an object to the last.
 
-    Null stands where a piece was.
+    Only what is left of the object is known to be JSON then. Made of a few passes, because it costs on every frame of
+    somebody who sends nothing else. Returns nothing for brackets without their counterparts.
     """
-    outer, kept, start, depth = list[list[bytes]](), list[bytes](), 0, 0
-    for token in _BRACKETS.finditer(payload):
-        begin, end = token.span()
-        if payload[begin] in b"[{":
-            if depth and depth % _PIECE == 0:
-                outer.append([*kept, payload[start:begin], b"null"])
-                kept, start = [], begin
-            depth += 1
-        elif payload[begin] in b"]}":
-            depth -= 1
-            if depth > 0 and depth % _PIECE == 0:
-                yield b"".join((*kept, payload[start:end]))
-                kept, start = outer.pop(), end
-    yield b"".join((*kept, payload[start:]))
-
-
-# Too deep for a room by one level, so the frame that is left still is.
-_PIECE = MAX_DEPTH + 1
+    text = payload.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    brackets = _STRING.sub(b"", text)
+    if brackets.count(b"[") != brackets.count(b"]") or brackets.count(b"{") != brackets.count(b"}"):
+        return b""
+    backwards = text[::-1]
+    first = _FLAT.match(text, text.find(b"{") + 1)
+    last = _FLAT.match(backwards, backwards.find(b"}") + 1)
+    assert first is not None, "it matches nothing, too"
+    assert last is not None, "it matches nothing, too"
+    return payload[: first.end()] + _TOO_DEEP + payload[len(payload) - last.end() :]
 
 
 # --- what does not fit ------------------------------------------------------------------------------------
@@ -216,14 +203,13 @@ def scan(payload: bytes) -> ScannedFrame:
     return frame
 
 
-def _scan_deep(payload: bytes, cause: RecursionError) -> DeepFrame:
+def _scan_deep(payload: bytes, cause: RecursionError) -> ScannedFrame:
     try:
-        *inner, frame = _in_pieces(_without_lone_escapes(payload))
-        for piece in inner:
-            _check(piece)
-        return _scan_cut(frame)
+        frame = _scan(_flattened(_without_lone_escapes(payload)))
     except _UNREADABLE:
         raise InvalidFrame(f"not a frame: {cause}") from cause
+    # Wherever it was too deep: data of the same name may have been there.
+    return ScannedFrame(frame.type, Raw(_TOO_DEEP), frame.channel, frame.id)
 
 
 def decode_data(data: bytes | None, decoder: msgspec.json.Decoder[Any] | None = None) -> Any:

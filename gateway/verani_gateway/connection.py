@@ -27,7 +27,7 @@ from msgspec import UNSET, DecodeError
 
 from verani import frames
 from verani.errors import RateLimited, VeraniError
-from verani.frames import DeepFrame, InvalidFrame, NotUtf8, ScannedFrame
+from verani.frames import InvalidFrame, NotUtf8, ScannedFrame
 from verani.tracebacks import forget_traceback
 from verani_actors.wire import cut_loose
 
@@ -234,10 +234,6 @@ class Connection:
             self._pong_at = self._seen_at
             self.outbox.put(_PONG_FRAME)
             return None
-        if isinstance(frame, DeepFrame):  # the room answers who asked, but not without end
-            self.count_invalid("expected less nesting")
-            if frame.id is None or self._closing is not None:
-                return None
         if frame.type == REFRESH:
             self._start_refresh(_data(frame))
             return None

@@ -262,6 +262,11 @@ HEAVY: dict[str, bytes] = {
     "many quotes": b'{"type":"say","data":"' + b'\\"' * 30_000 + b'"}',
     "one number of many digits": b'{"type":"say","data":0.' + b"9" * 60_000 + b"}",
     "deep and refused": b'{"type":"say","data":' + b'{"a":' * 10_000,
+    "deep and closed": b'{"type":"say","id":1,"data":' + b'{"a":' * 10_000 + b"0" + b"}" * 10_000 + b"}",
+    "deep and wide": b'{"type":"say","data":' + b"[" * 1100 + b"[]," * 20_000 + b"0" + b"]" * 1100 + b',"id":1}',
+    "deep and wordy": b'{"type":"say","data":' + b'["",' * 8_000 + b"0" + b"]" * 8_000 + b',"id":1}',
+    "half an emoji among escapes": b'{"type":"say","data":"' + b"\\ud83d\\n" * 8_000 + b'"}',
+    "half an emoji among whole ones": b'{"type":"say","data":"' + b"\\ud83d\\ude00" * 5_000 + b'\\ud83d"}',
     "blank": b'{"type":"say"' + b" " * 60_000 + b"}",
 }
 

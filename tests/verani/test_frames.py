@@ -170,20 +170,31 @@ def test_64_nested_arrays_and_objects_pass_and_65_do_not(opening: bytes, closing
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH, 900, 30_000])
 def test_the_envelope_of_a_frame_with_data_too_deep_for_any_parser_is_read_for_the_room_to_refuse(depth: int) -> None:
-    deep = b'[{"k":["]",' * (depth // 2) + b"1" + b"]}]" * (depth // 2)
+    deep = b'[{"k\\"]\\\\":["]",' * (depth // 2) + b"1" + b"]}]" * (depth // 2)
     for payload in (
         b'{"type":"a","data":%b,"id":7,"channel":"c"}' % deep,
-        b'{"id":7,"more":[[%b],{"x":%b}],"channel":"c","data":[[],%b,[1]],"type":"a"}' % (deep, deep, deep),
+        b' {"id":7,"data":[[],%b,[1]],"type":"a\\ud83d","channel":"c"}\n' % deep,
+        b'{"id":7,"more":[[%b],{"x":%b}],"data":%b,"channel":"c","type":"a","x":"]}{"}' % (deep, deep, deep),
     ):
         frame = scan(payload)
-        assert (frame.type, frame.id, frame.channel) == ("a", 7, "c")
+        assert (frame.type[:1], frame.id, frame.channel) == ("a", 7, "c")
+        with pytest.raises(InvalidFrame, match="at most 64 nested"):
+            read(payload)
+
+
+def test_what_is_too_deep_for_any_parser_never_reaches_a_room_as_something_else() -> None:
+    deep = b"[" * 3000 + b"]" * 3000
+    for payload in (
+        b'{"type":"a","data":1,"more":%b}' % deep,
+        b'{"more":%b,"data":[1],"x":{},"type":"a"}' % deep,
+        b'{"more":%b,"type":"a"}' % deep,
+    ):
         with pytest.raises(InvalidFrame, match="at most 64 nested"):
             read(payload)
 
 
 def test_the_depth_of_what_no_room_is_given_does_not_count() -> None:
-    for depth in (MAX_DEPTH, 30_000):
-        assert read(b'{"type":"a","data":1,"more":%b%b}' % (b"[" * depth, b"]" * depth)) == 1
+    assert read(b'{"type":"a","data":1,"more":%b%b}' % (b"[" * MAX_DEPTH, b"]" * MAX_DEPTH)) == 1
 
 
 @pytest.mark.parametrize(
