@@ -23,7 +23,7 @@ import inspect
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -165,7 +165,7 @@ class _Room:
         self.host.entry(gateway, self).outputs.append(output)
         if cause is not None and not self.shown:
             self.host.shows(self)
-        if isinstance(output, Deliver) and self.host.joins(output):
+        if type(output) is Deliver and (len(output.connections) == 1 or self.host.joins(output)):
             self.host.weigh(OVERHEAD + len(output.payload))
         else:
             self.host.weigh(weight_of(output))
@@ -688,7 +688,7 @@ class RoomHost:
         records = tuple((g, tuple(found)) for g, found in room.records.items() if found)
         room.records = {}
         logger.debug("room wakes: %s", room.reason, extra={"room": room.name})
-        hold = partial(self.hold, room.name)
+        hold = partial(self.flow.hold, room.name)
         self._tell(address, Open(start, Woken(records, room.reason), lambda: room.life.woke(self.clock()), hold))
         room.state = _State.MOVING if room.moving else _State.AWAKE
         self._deliver_waiting(room)
@@ -956,10 +956,6 @@ class RoomHost:
                 self._tell(room.address, Abandoned())
 
     # --- flow control ----------------------------------------------------------------------------------
-
-    def hold(self, room: str) -> Awaitable[None] | None:
-        """Return what a room has to wait for before it handles its next input, None if it need not wait."""
-        return self.flow.wait(room) if self.flow.is_held(room) else None
 
     def _is_full(self, room: str) -> bool:
         return self.flow.ahead(room) > MAX_AHEAD
