@@ -21,6 +21,8 @@ from watchfiles import Change, DefaultFilter, awatch
 
 from verani.settings import Settings
 
+from .early import stop_signals
+
 __all__ = ["supervise"]
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class _Sources(DefaultFilter):
 
 
 def supervise(arguments: Sequence[str], settings: Settings) -> int:
-    """Run the server with these command line arguments until SIGINT or SIGTERM; return the exit code."""
+    """Run the server with these command line arguments until SIGINT, SIGTERM or SIGHUP; return the exit code."""
     # watchfiles logs every change at INFO too.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     command = [sys.executable, "-m", "verani_gateway", *(word for word in arguments if word != "--reload")]
@@ -60,7 +62,7 @@ class _Supervisor:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             loop.add_signal_handler(number, self._on_signal, number)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
