@@ -274,10 +274,9 @@ class Connection:
         self._gateway.writer.flush()
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._flow = asyncio.get_running_loop().create_future()
-        self._intake.discard(self.resume)
-        await self._flow
-        self._flow = None
+        over = asyncio.Event()
+        self._intake.discard(over.set)
+        await over.wait()
 
     # --- flow control ----------------------------------------------------------------------------------
 

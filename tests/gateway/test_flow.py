@@ -626,6 +626,24 @@ async def test_a_close_frame_is_not_lost_to_what_the_client_had_sent_before_it(s
     await until(lambda: not server.gateway.connections)
 
 
+async def test_a_close_frame_is_not_lost_when_the_room_catches_up_meanwhile(serve: Serve) -> None:
+    room, go_on = define_room("chat"), asyncio.Event()
+
+    @room.on("wait")
+    async def wait(ctx: Any, data: object) -> None:
+        await go_on.wait()
+
+    server = await serve(room, max_frame_bytes=1000)
+    client = await server.connect()
+    client.send({"type": "wait"}, frame(Opcode.TEXT, b"x" * (8 << 20)))
+    assert (await client.closed()).code == 1009
+    (connection,) = server.gateway.connections.values()
+    go_on.set()
+    await until(lambda: not connection.in_flight)
+    await client.flush()
+    assert await client.reader.read() == b""
+
+
 async def test_what_is_sent_after_a_violation_is_not_read_without_end(serve: Serve) -> None:
     server = await serve(define_room("chat"), max_frame_bytes=1000)
     client = await server.connect()
