@@ -10,18 +10,23 @@ from thespian.actors import ActorExitRequest
 
 from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.raw import until
+from verani import Context
 from verani.messages import (
     Attach,
     Deliver,
     Drain,
+    Entry,
+    EntryBatch,
     Invalid,
     Kick,
     Output,
     Pull,
 )
+from verani.meta import ConnectionMeta
 from verani.room import define_room
 from verani.settings import Settings
-from verani_actors.host import RoomHost
+from verani_actors.flow import ROOM_AHEAD
+from verani_actors.host import MAX_PENDING, RoomHost
 from verani_actors.room import Sleep
 
 # --- waking --------------------------------------------------------------------------------------------------
@@ -583,3 +588,59 @@ async def test_a_link_that_encodes_and_decodes_every_message_changes_nothing(sta
     assert seen == [(("default",), "bye"), (("default", "b"), "bye"), (("default", "b"), "bye")]
     assert Kick("c2", 4000, "off") in outputs
     assert Invalid("c0") in outputs
+
+
+async def test_a_room_that_is_far_ahead_of_a_gateway_handles_nothing_more_until_that_has_caught_up(
+    start: Start,
+) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "a"), gateway.connect(recorder.room, "b", room="chat/b"))
+    await until(lambda: len(gateway.processed) == 2)
+    host.flow.sent("g2", 1, [EntryBatch([Entry("chat/a", outputs=[Deliver(("x",), bytes(ROOM_AHEAD))])])])
+    gateway.put(gateway.frame("a", 1), gateway.frame("a", 2))
+    gateway.put(gateway.frame("b", 3, room="chat/b"))
+    await until(lambda: recorder.numbers == [3])
+    assert list(host.retire_idle()) == [], "it has something to do"
+    host.flow.confirmed("g2", 1)
+    await until(lambda: recorder.numbers == [3, 1, 2])
+
+
+async def test_a_room_that_waits_for_a_gateway_can_be_torn_down(start: Start) -> None:
+    recorder = Recorder()
+    host = await start(recorder.room)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "a"))
+    await until(lambda: "chat/a" in gateway.processed)
+    host.flow.sent("g2", 1, [EntryBatch([Entry("chat/a", outputs=[Deliver(("x",), bytes(ROOM_AHEAD))])])])
+    gateway.put(gateway.frame("a", 1))
+    await until(lambda: host.flow._held)
+    await host.stop(0.01)
+    assert (host.rooms(), recorder.numbers) == ({}, [])
+    assert host.flow._held == {}
+
+
+class Noted(ConnectionMeta, kw_only=True):
+    note: str = ""
+
+
+async def test_what_a_hook_commits_leaves_in_one_entry_however_long_it_is(start: Start) -> None:
+    room = define_room("chat", meta=Noted)
+    count = 2 * MAX_PENDING // 10_000
+
+    @room.on("all")
+    def mark_all(ctx: Context[Any, Any], data: Any) -> None:
+        for session in ctx.actor.sessions.values():
+            session.update(note="x" * 10_000)
+
+    host = await start(room)
+    gateway = FakeGateway(host)
+    for number in range(count):
+        meta = Noted(user_id=f"u{number}", client_id=f"c{number}")
+        gateway.put(gateway.connect(room, f"c{number}", meta=meta))
+    await until(lambda: gateway.processed.get("chat/a") == count)
+    gateway.put(gateway.frame("c0", 0, event="all"))
+    await until(lambda: gateway.processed["chat/a"] == count + 1)
+    sizes = [len([each for each in entry.attachments if isinstance(each, Attach)]) for entry in gateway.entries]
+    assert [size for size in sizes if size] == [count]
