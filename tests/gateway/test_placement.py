@@ -234,6 +234,9 @@ class Guest:
         self._gateway.forward(cast("Connection", self), event, json.dumps(data).encode(), None, request)
 
     def leave(self) -> None:
+        self.close(1012, "service restart")
+
+    def go(self) -> None:
         self._gateway.disconnected(cast("Connection", self), 1000, "")
 
     def put(self, data: bytes) -> None:
@@ -263,7 +266,7 @@ class Guest:
     def resume(self) -> None: ...
 
     def hang_up(self) -> None:
-        self.leave()
+        self.go()
 
     def abort(self) -> None: ...
 
@@ -781,7 +784,7 @@ async def test_a_gateway_that_was_given_up_closes_the_rooms_that_may_have_woken_
     assert [code for code, _ in named.kicked] == [1012]
     assert [code for code, _ in other.kicked] == [1012]
     assert list(gateway.attachments.rooms) == ["chat/b"], "its room learns of the close, as of any other"
-    other.leave()
+    other.go()
     await until(lambda: ("disconnect", "ada") in diary.seen)
     await until(lambda: gateway.attachments.rooms == {})
 
@@ -820,7 +823,7 @@ async def test_a_host_that_had_given_the_gateway_up_costs_the_connections_of_the
     assert list(gateway.attachments.rooms) == ["chat/b"]
     with pytest.raises(Interrupted):
         await call
-    guest.leave()
+    guest.go()
     await until(lambda: asleep.heard == [2])
     assert asleep.kicked == []
     diary.gate.set()
@@ -883,7 +886,7 @@ async def test_a_drain_waits_for_every_close_and_the_links_go_last(service: Serv
     await until(lambda: all(guest.kicked == [(1012, "service restart")] for guest in guests))
     for guest in guests:
         guest.is_closing = True
-        guest.leave()
+        guest.go()
     await drain
     assert {f"u{n}" for n in range(10)} == {
         entry[1] for entry in diary.seen if isinstance(entry, tuple) and entry[0] == "disconnect"
@@ -906,7 +909,7 @@ async def test_a_drain_does_not_wait_for_hosts_that_are_not_there(
     drain = asyncio.create_task(gateway.drain())
     await until(lambda: guest.kicked == [(1012, "service restart")])
     guest.is_closing = True
-    guest.leave()
+    guest.go()
     await drain
     assert not any("were left at the end of the drain" in message for message in caplog.messages)
 
@@ -1069,7 +1072,7 @@ async def test_a_deadly_connect_ends_its_connection_and_leaves_the_others(
     service.publish(Death(process.member.incarnation, "chat/a", gateway.id, number))
     service.publish(Death("another", "chat/a", gateway.id, number))
     assert [code for code, _ in guest.kicked] == [1011]
-    guest.leave()
+    guest.go()
     other.send("say", 3)
     await service.join("m-1")
     service.publish()
@@ -1087,7 +1090,7 @@ async def test_a_deadly_close_takes_its_record_along(
     guest.send("say", 1)
     await until(lambda: guest.heard == [1])
     process = service.kill("m-0")
-    guest.leave()
+    guest.go()
     number = gateway.attachments.rooms["chat/a"].unprocessed[0][0].number
     service.publish(Death(process.member.incarnation, "chat/a", gateway.id, number))
     service.publish(Death("another", "chat/a", gateway.id, number))
@@ -1113,7 +1116,7 @@ async def test_a_room_that_kills_five_hosts_has_failed_and_may_begin_anew(
     with pytest.raises(CallFailed):
         await call
     assert gateway.attachments.rooms == {}
-    guest.leave()
+    guest.go()
     again = Guest(gateway, diary.room, "chat/a")
     again.send("say", 2)
     await until(lambda: again.heard == [2])
