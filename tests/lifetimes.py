@@ -305,6 +305,8 @@ def _clear_tests() -> None:
         elif isinstance(thing, RequestHandler):
             # aiohttp's own: what it could not parse is an exception, whose traceback holds all (not in `verani serve`).
             thing._messages.clear()
+        elif isinstance(thing, aiohttp.ClientWebSocketResponse) and (error := thing.exception()) is not None:
+            error.__traceback__ = error.__context__ = None  # aiohttp's own: it keeps what ended the connection
         elif isinstance(thing, web.HTTPException):
             thing.__traceback__ = None  # aiohttp's own, too: a local variable
         elif _is_of_tests(type(thing)):

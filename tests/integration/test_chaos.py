@@ -31,7 +31,7 @@ SECONDS: Final = float(os.environ.get("VERANI_CHAOS_SECONDS", "12"))
 SEED: Final = int(os.environ.get("VERANI_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 LEASE: Final = 1.0
-OPTIONS: Final = ("--lease", str(LEASE), "--link-grace", "10", "--drain-seconds", "5", "--hook-blocked", "20")
+OPTIONS: Final = ("--lease", str(LEASE), "--drain-seconds", "5", "--hook-blocked", "20")
 ROOMS: Final = {"busy0": 0.05, "busy1": 0.05, "busy2": 0.05, "drowsy0": 2.0, "drowsy1": 3.0, "drowsy2": 4.0}
 CLIENTS_PER_ROOM: Final = 4
 
@@ -184,10 +184,10 @@ class Chaos:
         self.runtime = Runtime(_read(gateway, "cmdline").split(b"\0gateway\0")[1].split(b"\0")[0].decode())
 
     async def go_on(self, seconds: float) -> None:
-        """Do harm for so long, then let everything that stands go on."""
+        """Do harm for so long, and often enough on a slow machine; then let everything that stands go on."""
         end = time.monotonic() + seconds
         async with asyncio.TaskGroup() as stopping:
-            while time.monotonic() < end:
+            while time.monotonic() < end or len(self.done) < seconds / 3:
                 kind = self._chance.choice(["host", "gateway", "launcher", "admin", "registrar"])
                 kills, duration = self._chance.random() < 0.5, self._chance.uniform(0.1, 4.0)
                 if victims := sorted(self._find(kind)):
@@ -335,7 +335,6 @@ async def test_nobody_misses_anything_without_being_closed_whatever_is_killed_or
                             await asyncio.sleep(0.05)
                     watching.cancel()
                     assert not watch.wrong, "\n".join(watch.wrong)
-                    assert len(chaos.done) > SECONDS / 3
                     for each in crowd.connections:
                         await each.ws.close()
             except BaseException:
