@@ -45,7 +45,7 @@ def test_sigterm_of_the_launcher_ends_everything_with_exit_code_0(launch: Launch
     launched = launch(hosts=2)
     launched.epoch(2)
     launched.process.terminate()
-    assert launched.process.wait(10) == 0
+    assert launched.process.wait() == 0
     assert launched.pids() == []
     assert "ERROR" not in launched.log
 
@@ -55,7 +55,7 @@ def test_the_end_of_its_standard_input_ends_the_launcher(launch: Launch) -> None
     launched.epoch(1)
     assert launched.process.stdin is not None
     launched.process.stdin.close()
-    assert launched.process.wait(10) == 0
+    assert launched.process.wait() == 0
     assert launched.pids() == []
 
 
@@ -64,7 +64,7 @@ def test_the_end_of_its_standard_input_ends_the_launcher(launch: Launch) -> None
 def test_a_dead_admin_ends_the_launcher_with_an_error_and_no_orphan(launch: Launch, how: int) -> None:
     launched = launch()
     os.kill(launched.parts()["admin"], how)
-    assert launched.process.wait(10) == 1
+    assert launched.process.wait() == 1
     until(lambda: not launched.pids(), 10)
     assert "has lost its Admin" in launched.log
 
@@ -106,7 +106,7 @@ def test_a_part_that_dies_is_replaced(launch: Launch, part: str, how: int) -> No
     os.kill(host.pid, signal.SIGKILL)
     until(lambda: launched.runtime.read_epoch().members and launched.runtime.read_epoch().members[0].pid != host.pid)
     launched.process.terminate()
-    assert launched.process.wait(10) == 0
+    assert launched.process.wait() == 0
     assert launched.pids() == []
 
 
@@ -129,7 +129,7 @@ def test_a_part_that_hangs_is_killed_and_replaced(launch: Launch, part: str) -> 
 def test_an_admin_that_hangs_ends_the_launcher_and_leaves_nothing(launch: Launch) -> None:
     launched = launch(lease=1.0)
     os.kill(launched.parts()["admin"], signal.SIGSTOP)
-    assert launched.process.wait(60) == 1
+    assert launched.process.wait() == 1
     until(lambda: not launched.pids())
     assert "the Admin of the actor system" in launched.log
 
@@ -156,7 +156,7 @@ def test_a_foreign_process_on_the_admin_port_is_named_at_once(launch: Launch) ->
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
         launched = launch(admin_port=port)
-        assert launched.process.wait(10) == 1
+        assert launched.process.wait() == 1
     (line,) = launched.log.splitlines()
     assert f"port {port} of the actor system (admin_port) is in use by process {os.getpid()} (" in line
     assert launched.pids() == []
@@ -164,13 +164,13 @@ def test_a_foreign_process_on_the_admin_port_is_named_at_once(launch: Launch) ->
 
 def test_a_launcher_without_a_secret_says_so(launch: Launch) -> None:
     launched = launch(secret=None)
-    assert launched.process.wait(10) == 1
+    assert launched.process.wait() == 1
     assert "expected a cluster secret in VERANI_CLUSTER_SECRET" in launched.log
 
 
 def test_an_address_that_is_not_of_this_machine_is_refused(launch: Launch) -> None:
     launched = launch(address="192.0.2.1")
-    assert launched.process.wait(10) == 1
+    assert launched.process.wait() == 1
     assert "cannot listen on 192.0.2.1" in launched.log
 
 
@@ -210,7 +210,7 @@ def test_where_and_how_thespian_would_log_does_not_matter(launch: Launch, tmp_pa
     os.kill(launched.parts()["host"], signal.SIGKILL)
     launched.epoch(1, after=2)
     launched.process.terminate()
-    assert launched.process.wait(10) == 0
+    assert launched.process.wait() == 0
     assert list(tmp_path.iterdir()) == []
     assert "Actor System" not in launched.log
     assert all(line.startswith(("20", "    ")) for line in launched.log.splitlines())
@@ -363,7 +363,7 @@ def test_a_machine_whose_hosts_do_not_start_ends_with_an_error_and_no_traceback(
         launch(machine="one", address="127.0.0.1", admin_port=port).epoch(1)
     options = {"address": "127.0.0.2", "leader": f"127.0.0.1:{port}"} if joins else {}
     launched = launch(machine="two", hosts=1, environment={"STAND_IN_RAISES": "1"}, **options)
-    assert launched.process.wait(30) == 1
+    assert launched.process.wait() == 1
     assert launched.log.count("host two-0 cannot run: something is in use") == 3
     assert launched.log.count("the room hosts of this machine do not start: see above") == 1
     assert "Traceback" not in launched.log
