@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from verani.errors import TooLarge
 
+from .access import UNIX
 from .aiohttp_parts import drop_unread, has_failed, is_ended, waits
 from .bodies import LINGER
 
@@ -109,6 +110,12 @@ class Listener:
             response.headers[hdrs.CONNECTION] = "close"  # which aiohttp has decided before it asks us
 
 
+class _HeaderTooLarge(TooLarge):
+    """A request whose line and headers are larger than may be."""
+
+    status = _STATUS
+
+
 class _Protocol(web.RequestHandler):
     """aiohttp's protocol of one HTTP connection."""
 
@@ -161,7 +168,7 @@ class _Protocol(web.RequestHandler):
         """Answer, and close in a moment: with unread bytes the connection would be reset, and the answer lost."""
         assert self.transport is not None
         self._is_over = True
-        self._count("max_header_bytes")
+        self._tell_of_header()
         self.transport.write(_REFUSAL)
         self._refused = asyncio.get_running_loop().call_later(LINGER, self.force_close)
         self.close()
@@ -190,10 +197,18 @@ class _Protocol(web.RequestHandler):
         """Answer what could not be handled."""
         if not isinstance(exc, LineTooLong):
             return super().handle_error(request, status, exc, message)
-        self._count("max_header_bytes")
+        self._tell_of_header()
         response = web.Response(status=_STATUS, body=_BODY, content_type="application/json")
         response.force_close()
         return response
+
+    def _tell_of_header(self) -> None:
+        self._count("max_header_bytes")
+        limit = self._gateway.settings.max_header_bytes
+        error = _HeaderTooLarge(f"expected at most {limit} bytes of request line and headers (max_header_bytes)")
+        peer = self.peername
+        remote = peer[0] if isinstance(peer, tuple) else UNIX  # whose name is its owner's choice
+        self._gateway.refusals.log("a request", error, path="a path that was not read", remote=remote)
 
     def _count(self, setting: str) -> None:
         self._gateway.metrics.limited[setting] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import logging
 import os
 import zlib
 from typing import Final, NamedTuple
@@ -370,6 +371,19 @@ async def test_a_long_url_and_a_long_cookie_connect(listen: Listen) -> None:
     for too_long in (handshake("/ws/lobby?x=" + "x" * 20_000), handshake("/ws/lobby", Cookie="x" * 20_000)):
         assert (await running.send(running.public, too_long)).status == 431
     assert running.gateway.metrics.limited["max_header_bytes"] == 2
+
+
+async def test_the_log_says_that_a_header_was_too_long_because_browsers_tell_nobody(
+    listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await listen()
+    caplog.set_level(logging.INFO)
+    too_long = handshake("/ws/lobby", Cookie="x" * 20_000)
+    assert (await running.send(running.public, too_long)).status == 431
+    assert (await running.send(running.public, long_header(100) + too_long)).status == 431
+    refused = [line for line in caplog.messages if "max_header_bytes" in line]
+    assert len(refused) == 2
+    assert all("from 127.0.0.1 with 431: expected at most 16384 bytes" in line for line in refused)
 
 
 @pytest.mark.threat(18)
