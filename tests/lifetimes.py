@@ -19,6 +19,7 @@ import asyncio
 import functools
 import gc
 import logging
+import ssl
 import types
 import weakref
 from collections import Counter, deque
@@ -305,10 +306,11 @@ def _clear_tests() -> None:
         elif isinstance(thing, RequestHandler):
             # aiohttp's own: what it could not parse is an exception, whose traceback holds all (not in `verani serve`).
             thing._messages.clear()
+            thing._parser = None  # dropped with a connection, and so not where a TLS handshake fails
         elif isinstance(thing, aiohttp.ClientWebSocketResponse) and (error := thing.exception()) is not None:
             error.__traceback__ = error.__context__ = None  # aiohttp's own: it keeps what ended the connection
-        elif isinstance(thing, web.HTTPException):
-            thing.__traceback__ = None  # aiohttp's own, too: a local variable
+        elif isinstance(thing, web.HTTPException | ssl.SSLError):
+            thing.__traceback__ = None  # aiohttp's and asyncio's own, too: local variables
         elif _is_of_tests(type(thing)):
             getattr(thing, "__dict__", {}).clear()
 

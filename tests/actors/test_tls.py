@@ -28,6 +28,9 @@ from verani.settings import Settings
 from verani_actors.links import LinkServer
 from verani_actors.tls import client_context, server_context
 
+# asyncio's TLS and aiohttp's HTTP hold each other when a handshake has failed.
+UNJUDGED = "a handshake of TLS that fails leaves cycles of the standard library"
+
 SECRET = b"a secret of the whole cluster"
 
 Listen = Callable[..., Awaitable[LinkServer]]
