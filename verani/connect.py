@@ -180,7 +180,8 @@ class Service:
         except aiohttp.ClientResponseError as error:  # no status of ours raises
             raise self._no_service("answered no HTTP") from error
         except aiohttp.ClientError as error:
-            raise Interrupted(f"{room}: the connection was lost while {method} ran: {error}") from error
+            cause, reason = cause_of(error)
+            raise Interrupted(f"{room}: the connection was lost while {method} ran: {reason}") from cause
         if response.status == 200:
             try:
                 _check_json(body)

@@ -66,6 +66,18 @@ async def test_what_no_service_answers_is_said_at_once(answer: bytes, text: str)
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nSet-Cookie: secret\r\nX"])
+async def test_an_answer_that_breaks_off_is_said_and_not_shown(answer: bytes) -> None:
+    async with answering(answer, []) as url, connect(url) as service:
+        with pytest.raises(Interrupted) as caught:
+            await service.room("chat", "lobby").get_session_count()
+    assert str(caught.value) == (
+        "chat/lobby: the connection was lost while get_session_count ran: the server closed the connection and had not"
+        " answered"
+    )
+    assert "secret" not in repr(caught.value.__cause__)
+
+
 async def test_a_port_that_speaks_no_tls_is_said_at_once() -> None:
     calls: list[bytes] = []
 

@@ -845,6 +845,8 @@ def cause_of(error: Exception) -> tuple[Exception, str]:
             return error.os_error, str(error.os_error)
         case aiohttp.ClientConnectorError():
             return error.os_error, reason_of(error.os_error)
+        case aiohttp.ServerDisconnectedError():  # it may show what came of the answer's headers, cookies too
+            return aiohttp.ServerDisconnectedError(), "the server closed the connection and had not answered"
         case _:
             return error, f"{type(error).__name__}: {error}"
 

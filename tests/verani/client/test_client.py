@@ -1619,7 +1619,9 @@ async def test_an_answer_that_no_websocket_server_gives_is_final_at_once(
     await server.wait_closed()
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Pro", b"HT"])
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 101 Switching Pro", b"HT", b"HTTP/1.1 403 Forbidden\r\nSet-Cookie: secret\r\nX"]
+)
 async def test_an_answer_that_breaks_off_is_tried_again(server: Server, make: Make, answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -1632,6 +1634,8 @@ async def test_an_answer_that_breaks_off_is_tried_again(server: Server, make: Ma
     await client.connect(wait=False)
     for name, error in await take(told, 2):
         assert (name, error.is_final) == ("error", False)
+        assert str(error).endswith(": the server closed the connection and had not answered")
+        assert "secret" not in repr(error.__cause__)
     client.url = server.url
     await soon(client.wait_for_connection())
     broken.close()
