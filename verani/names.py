@@ -4,8 +4,8 @@ Names travel into logs, URLs and other users' screens, so control characters and
 direction overrides never enter one. Payload text is not this module's business.
 
 The name of a room is text in one spelling (NFC) and without what cannot be seen, so that two names that look alike
-are rarely two rooms; it holds no `/`, which ends it in paths. Nothing is normalized here: who has another spelling is
-told so, or two addresses would be one room to some and two to others.
+are rarely two rooms; it holds no `/`, which ends it in paths. Who spells it otherwise means the same room, so every
+way in takes what `room_id_of` makes of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "ROOM_ID",
     "check_name",
     "is_name",
-    "is_room_id",
+    "room_id_of",
     "well_formed",
 ]
 
@@ -45,7 +45,7 @@ LIFECYCLE_EVENTS = frozenset({"open", "connected", "connecting", "close", "disco
 MAX_ROOM_ID = 128
 # What errors say was expected.
 ROOM_ID = (
-    f"a room id of 1 to {MAX_ROOM_ID} characters, normalized (NFC), without '/' and characters that cannot be seen"
+    f"a room id of 1 to {MAX_ROOM_ID} characters (normalized, NFC), without '/' and characters that cannot be seen"
 )
 
 _PLAIN_ROOM_ID = re.compile(rf"[A-Za-z0-9_.:@~-]{{1,{MAX_ROOM_ID}}}")
@@ -62,16 +62,18 @@ EventName = Annotated[
 ]
 
 
-def is_room_id(text: str) -> bool:
-    """Tell whether `text` may name a room; anything else is a 404 before the upgrade."""
+def room_id_of(text: object) -> str | None:
+    """Return the id of the room that `text` names, in its one spelling; None if it may name no room.
+
+    That is a 404 before the upgrade, or `not_found`.
+    """
+    if not isinstance(text, str):
+        return None
     if _PLAIN_ROOM_ID.fullmatch(text) is not None:
-        return True
-    return (
-        0 < len(text) <= MAX_ROOM_ID
-        and "/" not in text
-        and _UNSEEN.isdisjoint(map(unicodedata.category, text))
-        and unicodedata.is_normalized("NFC", text)
-    )
+        return text
+    spelled = unicodedata.normalize("NFC", text)
+    fits = 0 < len(spelled) <= MAX_ROOM_ID and "/" not in spelled
+    return spelled if fits and _UNSEEN.isdisjoint(map(unicodedata.category, spelled)) else None
 
 
 def is_name(text: str) -> bool:

@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from . import frames
 from .errors import InvalidArguments, VeraniError
-from .names import ROOM_ID, is_room_id
+from .names import ROOM_ID, room_id_of
 from .rpc import MAX_TIMEOUT
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ class RoomStub:
 
     def __init__(self, caller: Caller, definition: RoomDefinition[Any, Any] | str, room_id: str) -> None:
         """Name a room; raises `InvalidArguments` for an id that no room can have."""
-        if not isinstance(room_id, str) or not is_room_id(room_id):
+        spelled = room_id_of(room_id)
+        if spelled is None:
             error = InvalidArguments(f"expected {ROOM_ID}, got {room_id!a}")
             error.is_of_call = True
             raise error
         self._caller = caller
         self._definition = None if isinstance(definition, str) else definition
-        self._room = f"{definition if isinstance(definition, str) else definition.name}/{room_id}"
+        self._room = f"{definition if isinstance(definition, str) else definition.name}/{spelled}"
 
     def __repr__(self) -> str:
         return f"<RoomStub {self._room!r}>"

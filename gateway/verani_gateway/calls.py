@@ -25,7 +25,7 @@ from verani.errors import (
     VeraniError,
 )
 from verani.messages import Invoke, Outcome, Reply
-from verani.names import ROOM_ID, is_room_id
+from verani.names import ROOM_ID, room_id_of
 from verani.room import RoomDefinition
 from verani.rpc import MAX_TIMEOUT, result_of
 from verani.threads import OwnThread
@@ -110,7 +110,7 @@ class Calls:
     ) -> int:
         """Put the call among the inputs of its room; raises the `VeraniError` it is refused with."""
         try:
-            self._check(room, method, arguments, timeout, chain)
+            room = self._check(room, method, arguments, timeout, chain)
         except VeraniError as error:
             self._gateway.metrics.called(error.code)
             raise
@@ -119,16 +119,19 @@ class Calls:
         self._waiting[number] = done, timer
         return number
 
-    def _check(self, room: str, method: str, arguments: bytes, timeout: float, chain: tuple[str, ...]) -> None:
+    def _check(self, room: str, method: str, arguments: bytes, timeout: float, chain: tuple[str, ...]) -> str:
+        """Return the room's name in its one spelling; raises the `VeraniError` that the call is refused with."""
         gateway, settings = self._gateway, self._gateway.settings
         if not 0 < timeout <= MAX_TIMEOUT:
             raise InvalidArguments(f"timeout: expected more than 0, at most {MAX_TIMEOUT:g} seconds, got {timeout!r}")
-        name, _, room_id = room.partition("/")
+        name, _, asked = room.partition("/")
         definition = self._definitions.get(name)
         if definition is None:
             raise NotFound(f"{room!r}: expected a room of {', '.join(sorted(self._definitions))}")
-        if not is_room_id(room_id):
+        room_id = room_id_of(asked)
+        if room_id is None:
             raise NotFound(f"{room!a}: expected {ROOM_ID}")
+        room = f"{name}/{room_id}"
         if method not in definition.methods:
             raise NotFound(f"{name} has no method {method!r}{suggest(method, definition.methods)}")
         if len(arguments) > settings.max_rpc_bytes:
@@ -141,6 +144,7 @@ class Calls:
             raise RoomBusy("as many calls wait as may")
         if not self._open or gateway.is_congested(room):
             raise RoomBusy(f"{room} takes no further call now")
+        return room
 
     def _end(self, number: int, outcome: Outcome) -> None:
         """Answer a caller, if it still waits."""

@@ -31,7 +31,7 @@ from verani.errors import (
     VeraniError,
 )
 from verani.meta import ConnectionMeta
-from verani.names import is_room_id
+from verani.names import room_id_of
 from verani.request import ConnectRequest
 from verani.room import RoomDefinition
 from verani.tracebacks import forget_traceback
@@ -171,8 +171,8 @@ class Endpoint:
         """Run the application's own decisions; return the room's name, the meta, its attachment and when it expires."""
         gateway, definition, asked = self._gateway, self._definition, _asked(handshake)
         async with self._hooks("authorize_channel, authorize_room, extract_meta or name_from_request"):
-            room_id = await definition.name_for(asked)
-            if not isinstance(room_id, str) or not is_room_id(room_id) or is_misread(room_id, handshake.request):
+            room_id = room_id_of(await definition.name_for(asked))
+            if room_id is None or is_misread(room_id, handshake.request):
                 raise NotFound("no such room")
             handshake.room = room_id
             meta, expires_at = await definition.identify(dataclasses.replace(asked, room=room_id))

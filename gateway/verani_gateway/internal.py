@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, Unauthorized, VeraniError
+from verani.names import room_id_of
 from verani.settings import Settings
 from verani_actors.overview import RoomsQuestion
 
@@ -92,7 +93,8 @@ def internal_application(
 
     async def room(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
-        found = await service.room(f"{request.match_info['definition']}/{request.match_info['room']}")
+        room_id = room_id_of(request.match_info["room"])
+        found = await service.room(f"{request.match_info['definition']}/{room_id}") if room_id is not None else None
         if found is None:
             raise NotFound("no such room is awake or has connections")
         return _json(found)

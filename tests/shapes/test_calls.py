@@ -66,8 +66,8 @@ async def test_methods_of_its_own_have_typed_arguments_by_name_or_by_position(st
     [
         ("measure", {"text": 5}, "invalid", "$.text"),
         ("measure", {"text": "a", "times": 0}, "invalid", "$.times"),
-        ("measure", {}, "invalid", None),
-        ("measure", {"text": "a", "more": 1}, "invalid", None),
+        ("measure", {}, "invalid", "$.text"),
+        ("measure", {"text": "a", "more": 1}, "invalid", "$.more"),
         ("no_such_method", {}, "not_found", None),
         ("fail", {}, "failed", None),
         ("too_large_on_purpose", {"size": 2 << 20}, "too_large", None),
@@ -217,8 +217,8 @@ async def test_callers_show_a_token(service: Service, room: str) -> None:
 
 async def test_a_room_id_that_no_room_has_is_refused(service: Service, caller: Caller) -> None:
     with pytest.raises(InvalidArguments):
-        caller.room("chat", "a b")
-    status, told = await service.ask("/rpc/chat/a%20b/where", method="POST")
+        caller.room("chat", "a\nb")
+    status, told = await service.ask("/rpc/chat/a%0Ab/where", method="POST")
     assert (status, told["error"]["code"]) == (404, "not_found")
 
 

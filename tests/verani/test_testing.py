@@ -824,7 +824,7 @@ def a_bank() -> RoomDefinition[Player, Any]:
     return bank
 
 
-@pytest.mark.parametrize("room_id", ["", "a/b", "Ko\u0308ln", "a\n", "x" * 129])
+@pytest.mark.parametrize("room_id", ["", "a/b", "a\u200bb", "a\n", "x" * 129])
 def test_a_room_that_no_client_could_reach_is_refused(room_id: str) -> None:
     with pytest.raises(ValueError, match="RoomHarness: expected a room id"):
         RoomHarness(define_room("chat"), room_id=room_id)

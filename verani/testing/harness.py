@@ -20,7 +20,7 @@ from ..engine import Event
 from ..errors import Conflict, RoomAsleep, RoomBusy, VeraniError, is_refusal
 from ..frames import ScannedFrame
 from ..meta import ConnectionMeta, M
-from ..names import ROOM_ID, is_room_id
+from ..names import ROOM_ID, room_id_of
 from ..request import ConnectRequest
 from ..room import RoomDefinition
 from ..session import Session
@@ -64,18 +64,19 @@ class RoomHarness(Generic[M, S]):
             raise TypeError(f"RoomHarness: expected a room definition, got {type(definition).__name__}")
         if not (settings is None or isinstance(settings, Settings)):
             raise TypeError(f"RoomHarness: expected settings= to be Settings(...), got {type(settings).__name__}")
-        if not isinstance(room_id, str) or not is_room_id(room_id):
+        spelled = room_id_of(room_id)
+        if spelled is None:
             raise ValueError(f"RoomHarness: expected {ROOM_ID}, got {room_id!a}")
         definition.check()
         self.definition = definition
-        self.room_id = room_id
+        self.room_id = spelled
         self.settings = settings if settings is not None else Settings()
         self.errors: list[BaseException] = []
         self.clients: list[HarnessClient] = []
         self._check_errors = check_errors
         self._codec = definition.codec(self.settings.max_meta_bytes)
         self._runner = RoomRunner(
-            definition, room_id, self.settings, failed=self._failed, handles=self._handles, others=calls
+            definition, spelled, self.settings, failed=self._failed, handles=self._handles, others=calls
         )
         self._started = False
         self._closed = False
