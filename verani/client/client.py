@@ -584,6 +584,8 @@ class VeraniClient:
     async def _open(self) -> ClientWebSocketResponse:
         if self._session is None:
             self._session = aiohttp.ClientSession(trace_configs=[self._answers.trace()])
+            # Or each attempt would be two, one right after the other; aiohttp has no public way.
+            self._session._retry_connection = False
         url, self._answers.body = self._url, b""
         awaited = "token from its function"
         try:

@@ -1619,6 +1619,24 @@ async def test_an_answer_that_no_websocket_server_gives_is_final_at_once(
     await server.wait_closed()
 
 
+async def test_an_attempt_is_one_connection_also_where_it_is_closed_at_once(make: Make) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
+    client = make(url, reconnection=Reconnection(max_attempts=3, initial_delay=0.01))
+    with pytest.raises(ConnectFailed):
+        await soon(client.connect())
+    assert connections == 3
+    server.close()
+    await server.wait_closed()
+
+
 @pytest.mark.parametrize(
     "answer", [b"", b"HTTP/1.1 101 Switching Pro", b"HT", b"HTTP/1.1 403 Forbidden\r\nSet-Cookie: secret\r\nX"]
 )
