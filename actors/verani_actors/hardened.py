@@ -43,6 +43,7 @@ from thespian.system.transport.streamBuffer import ReceiveBuffer, ackDataErrPack
 from verani.errors import VeraniError
 
 from .environment import MAX_PENDING_TRANSMITS
+from .logs import is_no_banner
 from .parcel import Parcel, Question
 from .refusals import Refusals
 
@@ -326,7 +327,7 @@ def _logger_definitions(level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"verani": {"()": "verani_actors.logs.Formatter"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "verani"}},
-        "root": {"level": level.upper(), "handlers": ["stderr"]},
+        "root": {"level": level.upper(), "handlers": ["stderr"], "filters": [is_no_banner]},
     }
 
 

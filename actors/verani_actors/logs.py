@@ -12,7 +12,7 @@ from io import FileIO, TextIOWrapper
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["Formatter", "log_to_stderr", "name_process", "printable"]
+__all__ = ["Formatter", "is_no_banner", "log_to_stderr", "name_process", "printable"]
 
 
 class Formatter(logging.Formatter):
@@ -101,9 +101,9 @@ def log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger().addFilter(_is_no_banner)
+    logging.getLogger().addFilter(is_no_banner)
 
 
-def _is_no_banner(record: logging.LogRecord) -> bool:
+def is_no_banner(record: logging.LogRecord) -> bool:
     """Drop what Thespian says to the root logger when its Admin starts and ends: our own lines say it, too."""
     return not record.getMessage().startswith(_BANNERS)

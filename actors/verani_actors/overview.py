@@ -168,8 +168,8 @@ class HostOverview:
         self._host = host
         self._hosting = hosting
         self._tokens = count(1)
-        # Of each question that was passed on: who asked, and its token there.
-        self._relayed: OrderedDict[int, tuple[str, int]] = OrderedDict()
+        # Of each question that was passed on: who asked, its token there, and the gateways that still owe an answer.
+        self._relayed: OrderedDict[int, tuple[str, int, set[str]]] = OrderedDict()
         self._ends = False
 
     def asked(self, gateway: str, ask: Ask) -> None:
@@ -179,7 +179,7 @@ class HostOverview:
         if not others:
             return
         token = next(self._tokens)
-        self._relayed[token] = gateway, ask.token
+        self._relayed[token] = gateway, ask.token, set(others)
         if len(self._relayed) > _MAX_RELAYED:
             self._relayed.popitem(last=False)
         for name in others:
@@ -188,11 +188,19 @@ class HostOverview:
     def told(self, told: Told) -> None:
         """Pass the answer of a gateway on to the one that asked; one that comes too late is dropped."""
         if (asker := self._relayed.get(told.token)) is not None:
-            gateway, token = asker
+            gateway, token, owing = asker
+            owing.discard(told.sender)
             self._send(gateway, Told(token, told.sender, told.body))
 
     def unlinked(self) -> None:
-        """Take note that a gateway was given up; a service that ends needs its hosts until the last one is."""
+        """Take note that a gateway was given up: nobody is to wait for its answers.
+
+        A service that ends needs its hosts until the last one is.
+        """
+        for gateway, token, owing in self._relayed.values():
+            for name in owing - self._host.gateways.keys():
+                owing.discard(name)
+                self._send(gateway, Told(token, name, b""))
         if self._ends and not self._host.gateways:
             self._hosting.drain("")
 

@@ -393,7 +393,7 @@ def _help(setting: Setting) -> str:
             case ():
                 default = "none"
             case float() as number:
-                default = f"{number:g}"
+                default = f"{number:.0f}" if number.is_integer() else f"{number:g}"
             case other:
                 default = str(other)
         text += f" (default: {default})"

@@ -115,8 +115,13 @@ def check_target(target: str | None, *, everything: bool) -> str:
         return ALL
     kind, _, id = (target or "").partition(":")
     if everything or kind not in ("host", "gateway") or not id:
-        raise SettingsError(f"expected one of host:ID, gateway:ID and --all, got {target!r}")
+        raise _no_target("--all", target)
     return f"{kind}:{id}"
+
+
+def _no_target(all_of_them: str, got: str | None) -> SettingsError:
+    given = "nothing" if got is None else repr(got)
+    return SettingsError(f"expected one of host:ID, gateway:ID and {all_of_them}, got {given}")
 
 
 def drain(url: str, secrets: Secrets, target: str) -> None:
@@ -166,7 +171,7 @@ def check_restart(target: str | None, *, rolling: bool) -> str:
     if rolling and target is None:
         return ALL
     if rolling or kind not in ("host", "gateway") or not id:
-        raise SettingsError(f"expected one of host:ID, gateway:ID and --rolling, got {target!r}")
+        raise _no_target("--rolling", target)
     return f"{kind}:{id}"
 
 

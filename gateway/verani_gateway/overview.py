@@ -328,6 +328,9 @@ class Overview:
                     )
         finally:
             del self._questions[token]
+        collected.gateways = {
+            id: body for id, body in collected.gateways.items() if body
+        }  # those that left say nothing
         collected.gateways[self._own] = self._answer(topic, argument)
         collected.missing = sorted((set(members) - set(collected.hosts)) | question.gateways)
         return collected

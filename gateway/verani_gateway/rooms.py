@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from verani.client.client import cause_of
 from verani.errors import VeraniError
 from verani_actors.life import RoomStatus
 
@@ -191,10 +192,16 @@ async def _exchange(
         timeout = aiohttp.ClientTimeout(total=seconds)
         async with http.request("GET" if order is None else "POST", url, json=order, timeout=timeout) as response:
             body = await response.read()
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # InvalidURL among them
+        given = url.partition("/admin")[0]
         raise ServiceError(
-            f"no answer from {url}: {error or type(error).__name__}; is that the internal listener?"
+            f"expected the URL of an internal listener, such as http://127.0.0.1:8001, got {given!r}"
         ) from error
+    except TimeoutError as error:
+        raise ServiceError(f"no answer from {url} within {seconds:g} s; is that the internal listener?") from error
+    except aiohttp.ClientError as error:
+        _, why = cause_of(error)
+        raise ServiceError(f"no answer from {url}: {why}; is that the internal listener?") from error
     if response.status == 401:
         raise ServiceError(
             f"{url} wants a token: expected VERANI_ADMIN_TOKEN, or VERANI_ADMIN_TOKEN_FILE, to be set to it"

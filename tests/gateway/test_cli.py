@@ -183,6 +183,7 @@ def test_help_shows_every_setting_with_its_description_and_default(capsys: pytes
         shown = text.partition(" ".join(setting.description.split()))[2] or pytest.fail(setting.name)
         assert "default: " in setting.description or shown.startswith(" (default: "), setting.name
     assert "(default: 8000)" in text
+    assert "(default: 1048576)" in text.partition("--rate-limit-bytes N")[2].partition("--rate")[0]
     assert "until-eof" not in text
 
 
@@ -513,8 +514,16 @@ async def test_rooms_shows_who_is_awake_as_a_table_and_as_json(
     assert await server.end() == 0
     gone = await start("rooms", "--url", internal)
     assert await gone.end() == 1
-    assert "no answer from" in gone.output
-    assert "Traceback" not in gone.output
+    assert f"no answer from {internal}/admin/rooms?limit=1000: Connection refused; is that" in gone.output
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8001", "localhost", "", "http://", "http://127.0.0.1:99999", "ftp://here"])
+async def test_what_is_no_url_of_a_listener_is_told(start: Start, url: str) -> None:
+    wrong = await start("rooms", "--url", url)
+    assert await wrong.end() == 1
+    assert wrong.output.startswith(
+        "verani: error: expected the URL of an internal listener, such as http://127.0.0.1:8001"
+    )
 
 
 async def test_rooms_ends_in_silence_when_nobody_reads_on(start: Start) -> None:

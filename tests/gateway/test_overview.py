@@ -188,6 +188,22 @@ async def test_nobody_waits_for_a_host_that_has_left(leaving: str, caplog: pytes
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize("topic", ["cluster", "rooms", "metrics"])
+async def test_nobody_waits_for_a_gateway_that_has_left(topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(hosts=("h-0", "h-1"), gateways=("a", "b", "c"), silent=("b",))
+    service.gateways["a"]._patience = 1e9
+    asking = asyncio.create_task(service.gateways["a"].collect(topic, '{"state":null,"limit":9}'))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not asking.done()
+    for host in service.hosts.values():
+        del host.gateways["b"]
+        host.overview.unlinked()
+    collected = await asking
+    assert (sorted(collected.gateways), collected.missing) == (["a", "c"], [])
+    assert caplog.messages == []
+
+
 async def test_an_answer_to_an_old_question_is_dropped() -> None:
     service = Service(hosts=("h-0",), gateways=("a",))
     service.gateways["a"].told(Told(99, "h-0", b"{}"))

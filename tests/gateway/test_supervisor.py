@@ -67,6 +67,7 @@ async def test_several_processes_are_one_service_that_leaves_nothing_behind(star
     for text in ("public listener: ", "internal listener: ", "room definition chat: ", "[Verani] stopped"):
         assert service.output.count(text) == 1
     assert "Traceback" not in service.output
+    assert " root: " not in service.output  # nothing of the actor system's own
 
 
 def _exists(path: str) -> bool:
@@ -396,7 +397,7 @@ async def test_what_cannot_be_imported_ends_it_before_anything_starts(
         (["serve", "app:chat", "--gateways", "0"], "expected --hosts of at least 1 with --gateways 0"),
         (["join", "a:b:c", "app:chat", "--hosts", "1"], "expected the leader as HOST or HOST:PORT, got 'a:b:c'"),
         (["join", "leader", "app:chat", "--hosts", "1"], "expected VERANI_CLUSTER_SECRET to be set"),
-        (["drain"], "expected one of host:ID, gateway:ID and --all"),
+        (["drain"], "expected one of host:ID, gateway:ID and --all, got nothing"),
         (["drain", "vm-0"], "expected one of host:ID, gateway:ID and --all, got 'vm-0'"),
     ],
 )
