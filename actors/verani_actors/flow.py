@@ -94,25 +94,31 @@ class Flow:
         ahead = self._links.get(gateway)
         if ahead is None:
             return
-        packets = ahead.packets
+        packets, was_far = ahead.packets, ahead.total > LINK_AHEAD
+        rooms: dict[str, None] = {}
         while packets and packets[0][0] <= number:
-            for room, weight in packets.popleft()[1].items():
+            weights = packets.popleft()[1]
+            rooms |= dict.fromkeys(weights)
+            for room, weight in weights.items():
                 left = ahead.rooms[room] - weight
                 if left:
                     ahead.rooms[room] = left
                 else:
                     del ahead.rooms[room]
                 ahead.total -= weight
-        self._release()
+        # Confirmations are frequent, and those that are held may be many.
+        self._release(tuple(self._held) if was_far and ahead.total <= LINK_AHEAD else rooms)
 
     def lost(self, gateway: str) -> None:
         """Forget a gateway that is not waited for any more."""
         self._links.pop(gateway, None)
-        self._release()
+        self._release(tuple(self._held))
 
-    def _release(self) -> None:
-        for room, future in tuple(self._held.items()):
-            if not future.done() and not self.is_held(room):
+    def _release(self, rooms: Iterable[str]) -> None:
+        """Have those of these rooms go on that are held no more."""
+        for room in rooms:
+            future = self._held.get(room)
+            if future is not None and not future.done() and not self.is_held(room):
                 future.set_result(None)
 
     # --- what is asked ---------------------------------------------------------------------------------

@@ -115,11 +115,11 @@ class Keeper:
                 code = await self._run_once()
             except OSError as error:  # no more processes, memory or files
                 if self._stopping.is_set():
-                    return 1
+                    return 0 if self._is_let_go else 1
                 delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
                 logger.error("%s cannot be started: %s; trying again in %g s", self.name, error, delay)
                 if await self._stops_within(delay):
-                    return 1
+                    return 0 if self._is_let_go else 1
                 continue
             if code == self._last or self._is_let_go:
                 return 0
@@ -132,7 +132,7 @@ class Keeper:
             after = f" in {delay:g} s" if delay else ""
             logger.error("%s (pid %d) ended with %s: starting it again%s", self.name, self._pid, ending(code), after)
             if delay and await self._stops_within(delay):
-                return code
+                return 0 if self._is_let_go else code
             delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
 
     async def _stops_within(self, seconds: float) -> bool:

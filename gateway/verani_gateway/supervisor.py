@@ -138,7 +138,8 @@ class _Supervisor:
         # What runs, and whether there is something else now.
         self._running: dict[asyncio.Task[int], Keeper] = {}
         self._changed = asyncio.Event()
-        self._replacing: set[asyncio.Task[None]] = set()
+        # Those that another process is to take the place of, by the task that sees to it.
+        self._replacing: dict[asyncio.Task[None], Keeper] = {}
         # Where others reach this machine, once that is looked up.
         self._address = ""
         self._environ = {
@@ -301,9 +302,11 @@ class _Supervisor:
                 self._stop.set()
                 return
             if line == RESTART:
-                task = asyncio.create_task(self._replace(runtime, number, keeper))
-                self._replacing.add(task)
-                task.add_done_callback(self._replacing.discard)
+                # Whoever asks again meanwhile, or after that, gets the same successor.
+                if keeper in self._gateways and keeper not in self._replacing.values():
+                    task = asyncio.create_task(self._replace(runtime, number, keeper))
+                    self._replacing[task] = keeper
+                    task.add_done_callback(self._replacing.pop)
                 return
             keeper.was_ready = keeper.was_ready or line in (READY, WAITING)
             if ready is not None and line == READY:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from verani.messages import Attach, Deliver, Entry, EntryBatch, Outcome, Pull, Reply
 from verani_actors.flow import LINK_AHEAD, OVERHEAD, ROOM_AHEAD, Flow, weight_of
 
@@ -77,6 +79,31 @@ async def test_who_waits_goes_on_once_the_room_is_held_no_more() -> None:
     flow.lost("g2")
     await waits[0]
     assert flow._held == {}
+
+
+async def test_a_confirmation_looks_only_at_rooms_that_it_may_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are held: there is a confirmation every few kilobytes."""
+    flow = Flow()
+    rooms = [f"chat/{n}" for n in range(200)]
+    for number, room in enumerate(rooms, 1):
+        flow.sent("g1", number, batch(room, LINK_AHEAD // 100))
+    waiting = {room: asyncio.create_task(flow.wait(room)) for room in rooms}
+    await asyncio.sleep(0)
+    looked: list[str] = []
+    is_held = flow.is_held
+
+    def look(room: str) -> bool:
+        looked.append(room)
+        return is_held(room)
+
+    monkeypatch.setattr(flow, "is_held", look)
+    flow.confirmed("g1", 1)
+    flow.confirmed("g1", 3)
+    assert looked == rooms[:3]
+    await asyncio.gather(*[waiting.pop(room) for room in rooms[:3]])
+    # All others go on at once, when no more waits than may.
+    flow.confirmed("g1", 120)
+    await asyncio.gather(*waiting.values())
 
 
 async def test_who_is_torn_down_while_it_waits_takes_nothing_from_its_successor() -> None:

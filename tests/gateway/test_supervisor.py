@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import signal
@@ -268,6 +269,53 @@ async def test_a_gateway_that_was_drained_is_not_started_again(start: Start) -> 
     assert await everything.end() == 0
     assert await service.end() == 0
     assert "starting it again" not in service.output
+
+
+async def test_a_gateway_that_is_restarted_twice_at_once_gets_one_successor(start: Start) -> None:
+    service = await (await start("serve", "app:chat", "--hosts", "1", "--gateways", "2")).started()
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(service.internal) as session:
+
+        async def restart(target: str) -> int:
+            async with session.post("/admin/restart", json={"target": target}) as response:
+                return response.status
+
+        async def gateways() -> set[str]:
+            async with session.get("/admin/cluster") as response:
+                return {gateway["id"] for gateway in (await response.json())["gateways"]}
+
+        first, second = await gateways()
+        assert await asyncio.gather(*[restart(f"gateway:{first}") for _ in range(3)]) == [202] * 3
+        # The other one after them, so that nobody is on the way any more once it has its successor.
+        await service.line("has another process now")
+        assert await restart(f"gateway:{second}") == 202
+        await service.line("has another process now")
+        while len(there := await gateways()) > 2 or {first, second} & there:  # noqa: ASYNC110  # in other processes
+            await asyncio.sleep(0.02)
+        assert len(there) == 2
+    assert len(service.pids("verani_gateway gateway")) == 2
+    service.process.terminate()
+    assert await service.end() == 0
+    assert service.output.count("has another process now") == 2
+
+
+async def test_a_process_that_is_let_go_while_it_waits_to_be_started_again_has_not_failed() -> None:
+    keeper = Keeper("it", [sys.executable, "-c", "raise SystemExit(7)"], os.environ, heard=lambda line: None)
+    keeper.was_ready = True
+    seen: list[str] = []
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+            if seen[-1].endswith("starting it again in 0.1 s"):
+                keeper.let_go()
+
+    watch = Watch()
+    log = logging.getLogger("verani_gateway.keeper")
+    log.addHandler(watch)
+    try:
+        assert await keeper.run() == 0
+    finally:
+        log.removeHandler(watch)
 
 
 async def test_a_process_that_goes_on_ending_is_started_more_and_more_slowly(
