@@ -794,7 +794,7 @@ class Engine(Generic[M, S]):
                 return outcome
             if origin.fail is not None:
                 origin.fail(outcome)
-            await self._report(outcome, origin.context, origin.gateway, origin.message)
+            await self._report(outcome, origin.context, origin.gateway, origin.message, name=origin.name)
             return None
         finally:
             outcome = None
@@ -866,9 +866,11 @@ class Engine(Generic[M, S]):
         context: Context[M, S],
         gateway: str = "",
         message: messages.Input | None = None,
+        *,
+        name: str = "",
     ) -> None:
         """Log an error of a hook and give it to `on_error`, whose own errors are only logged."""
-        self._log(error, context)
+        self._log(error, context, name)
         hook = self.definition.hooks.get("on_error")
         if hook is None:
             return
@@ -882,9 +884,9 @@ class Engine(Generic[M, S]):
             outcome = None
             origin.over()
 
-    def _log(self, error: BaseException, context: Context[M, S]) -> None:
+    def _log(self, error: BaseException, context: Context[M, S], name: str = "") -> None:
         extra = self._extra(context._session.id if context._session is not None else None)
-        extra["hook"] = context.hook
+        extra["hook"] = name or context.hook
         if is_refusal(error):
             # Said on purpose, to a client that can make the hook say it as often as it likes.
             logger.debug("a hook refused: %s: %s", type(error).__name__, error, extra=extra)

@@ -99,6 +99,8 @@ async def test_whatever_a_hook_raises_goes_to_on_error_and_the_room_lives(
     assert record.exc_info is not None
     assert record.exc_info[1] is seen[0]
     assert record.__dict__["room"] == "chat/lobby"
+    named = {"on": "on('x')", "use": "on('x')", "on_message": "on('x')"}
+    assert record.__dict__["hook"] == named.get(hook, hook)
 
 
 async def test_other_connections_notice_nothing_of_an_error(open_room: OpenRoom) -> None:

@@ -515,7 +515,7 @@ class VeraniClient:
             self._requests.fail(fresh(failure))
         self._trouble = str(failure)
         if gave_up and not self._waiting and not self._inbox.has_streams:
-            logger.error("gave up: %s", failure)
+            logger.error("does not come back: %s", failure)
         self._inbox.end_streams(failure if gave_up else None)
         self._outbox.wake()
         self._settled.set()

@@ -49,7 +49,7 @@ _MEANINGS = MappingProxyType(
         1009: "a frame was larger than the server takes",
         1011: "the room could not take the connection; the log of the service says why",
         1012: "the service restarts",
-        1013: "this client did not read, or the room is too slow",
+        1013: "this client did not read, or the room cannot take it now",
         4001: "the token has expired",
         4009: "another connection has the same client id",
     }

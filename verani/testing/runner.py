@@ -49,9 +49,9 @@ class _WatchedEngine(Engine[M, S]):
 
     watch: Callable[[BaseException], None]
 
-    def _log(self, error: BaseException, context: Context[M, S]) -> None:
+    def _log(self, error: BaseException, context: Context[M, S], name: str = "") -> None:
         self.watch(error)
-        super()._log(error, context)
+        super()._log(error, context, name)
 
 
 class RoomRunner(Generic[M, S]):

@@ -1103,7 +1103,7 @@ async def test_a_client_that_was_refused_while_nobody_listens_says_so_in_the_log
     await until(lambda: client.state is ClientState.ERROR)
     await soon(client.close())
     errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert errors == ["gave up: the room refused this client with 'forbidden'"]
+    assert errors == ["does not come back: the room refused this client with 'forbidden'"]
 
 
 ENDS = [
@@ -1113,7 +1113,7 @@ ENDS = [
     (1008, "too many frames", "too many frames, or too many that were invalid"),
     (1011, "", "the room could not take the connection"),
     (1012, "restart", "the service restarts"),
-    (1013, "slow consumer", "did not read, or the room is too slow"),
+    (1013, "slow consumer", "did not read, or the room cannot take it now"),
     (4001, "token expired", "the token has expired"),
     (4009, "replaced", "another connection has the same client id"),
     (4100, "of the application", ""),
