@@ -289,9 +289,15 @@ class _Supervisor:
                     del self._running[task]
                     if task.result():
                         return task.result()
+                self._refuse_if_alone()
         finally:
             stopped.cancel()
         return next((task.result() for task in (watching, launched) if task.done()), 0)
+
+    def _refuse_if_alone(self) -> None:
+        """Refuse connections once all gateways of this machine were drained: nobody would take them."""
+        if self._gateways and not self._replacing and set(self._gateways).isdisjoint(self._running.values()):
+            self._sockets.close()
 
     def _gateway(self, runtime: Runtime, number: int, *, ready: asyncio.Event | None = None) -> Keeper:
         """Prepare a gateway process; one that is to take another's place sets `ready` when it takes connections."""

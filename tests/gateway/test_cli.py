@@ -112,12 +112,6 @@ class Server:
 Start = Callable[..., Awaitable[Server]]
 
 
-@pytest.fixture(autouse=True)
-async def _limit() -> AsyncIterator[None]:
-    async with asyncio.timeout(30):
-        yield
-
-
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start `verani ARGUMENTS` in a directory with app.py; what still runs at the end is killed."""

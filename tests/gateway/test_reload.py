@@ -59,12 +59,6 @@ class Supervisor:
 Start = Callable[..., Awaitable[Supervisor]]
 
 
-@pytest.fixture(autouse=True)
-async def _limit() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
-        yield
-
-
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     started: list[Supervisor] = []

@@ -32,12 +32,6 @@ has_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is 
 PATIENCE = 60
 
 
-@pytest.fixture(autouse=True)
-async def _limit() -> AsyncIterator[None]:
-    async with asyncio.timeout(PATIENCE):
-        yield
-
-
 @asynccontextmanager
 async def served(application: web.Application | None = None, **settings: Any) -> AsyncIterator[Service]:
     """Serve a room of which clients see who they are, as `verani serve` does in one process."""

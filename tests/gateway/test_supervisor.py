@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,6 @@ from verani_gateway.supervisor import check_shape, leader_address
 # A loaded machine may take seconds to import everything; nothing waits this long when all is well.
 PATIENCE = 60
 SECRET = "0123456789abcdef"
-
-
-@pytest.fixture(autouse=True)
-async def _limit() -> AsyncIterator[None]:
-    async with asyncio.timeout(PATIENCE):
-        yield
 
 
 async def _echo(ws: aiohttp.ClientWebSocketResponse) -> int:
@@ -269,6 +263,36 @@ async def test_a_gateway_that_was_drained_is_not_started_again(start: Start) -> 
     assert await everything.end() == 0
     assert await service.end() == 0
     assert "starting it again" not in service.output
+
+
+async def test_nobody_waits_for_gateways_that_were_all_drained(start: Start) -> None:
+    """Each of them was drained while there was another one; a machine may also have rooms and no gateway."""
+    service = await (await start("serve", "app:chat", "--hosts", "1", "--gateways", "2")).started()
+    address = service.public.removeprefix("http://").split(":")
+    async with asyncio.timeout(PATIENCE):
+        async with aiohttp.ClientSession(service.internal) as session:
+            async with session.get("/admin/cluster") as response:
+                targets = [f"gateway:{gateway['id']}" for gateway in (await response.json())["gateways"]]
+
+            async def drain(target: str) -> int:
+                async with session.post("/admin/drain", json={"target": target}) as response:
+                    return response.status
+
+            assert await asyncio.gather(*map(drain, targets)) == [202, 202]
+        while await _takes(*address):  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.02)
+    assert service.pids("verani_gateway gateway") == []
+    service.process.terminate()
+    assert await service.end() == 0
+
+
+async def _takes(host: str, port: str) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
 
 
 async def test_a_gateway_that_is_restarted_twice_at_once_gets_one_successor(start: Start) -> None:
