@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -104,6 +105,12 @@ class Runtime:
     def is_whole(self) -> bool:
         """Whether the folder is there, with what every new process needs to read."""
         return (self.folder / "plan").exists()
+
+    def freshen(self) -> None:
+        """Mark all that is there as used, for whoever tidies up where the folder is."""
+        for path in (self.folder, *self.folder.glob("*")):
+            with suppress(OSError):  # gone meanwhile
+                os.utime(path)
 
     @property
     def epoch_file(self) -> Path:

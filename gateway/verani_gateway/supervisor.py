@@ -66,6 +66,10 @@ _STOP_GRACE: Final = 12.0
 # block a gateway, and creating an actor holds up the launcher for five.
 _HUNG: Final = 10.0
 
+# How often, in seconds, the runtime folder is marked as used: files that nobody has used for six hours may be removed
+# from an XDG_RUNTIME_DIR, and those of ten days from /tmp.
+_FRESHEN: Final = 3600.0
+
 # How often the runtime folder is looked at for the first epoch.
 _LOOK: Final = 0.02
 
@@ -376,7 +380,11 @@ class _Supervisor:
         """Look after the processes, and their folder; returns the exit code where nothing can be mended any more."""
         period = self._settings.lease / BEATS
         patience = max(_HUNG, self._settings.hook_blocked) / period
+        now, fresh = asyncio.get_running_loop().time, float("-inf")
         while runtime.is_whole:
+            if now() - fresh >= _FRESHEN:
+                fresh = now()
+                runtime.freshen()
             for keeper in (launcher, *self._gateways):
                 keeper.look(patience)
             self._tell_gateways(self._word_for_all())

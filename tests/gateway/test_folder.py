@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,8 +17,12 @@ from typing import Any
 
 import pytest
 
+from verani.settings import Settings
 from verani_actors.runtime import Runtime
+from verani_gateway import supervisor
+from verani_gateway.config import Secrets
 from verani_gateway.folder import runtime_folder, sweep
+from verani_gateway.keeper import Keeper
 
 FOREIGN = 12345
 
@@ -152,3 +158,25 @@ def test_the_runtime_folder_of_another_user_is_not_used(tmp_path: Path, monkeypa
         runtime.folder.rmdir()
     finally:
         own.rmdir()
+
+
+async def test_what_tidies_up_temporary_files_finds_all_of_a_service_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a service would end after ten days, or how long a machine keeps files that nobody uses."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setattr(supervisor, "_FRESHEN", 0.0)
+    with runtime_folder() as runtime, socket.socket(socket.AF_UNIX) as link:
+        link.bind(runtime.socket("host"))
+        (runtime.folder / "plan").touch()
+        files = [runtime.folder, *runtime.folder.iterdir()]
+        assert len(files) == 4
+        for file in files:
+            os.utime(file, (0, 0))
+        service = supervisor._Supervisor(["app:chat"], Settings(lease=1.0), Secrets(), "", until_eof=False)
+        launcher = Keeper("the launcher", [], {}, heard=lambda line: None)
+        watching = asyncio.create_task(service._watch(runtime, launcher))
+        while any(file.stat().st_mtime == 0 or file.stat().st_atime == 0 for file in files):  # noqa: ASYNC110  # nobody tells of it
+            await asyncio.sleep(0)
+        (runtime.folder / "plan").unlink()
+        assert await watching == 1
