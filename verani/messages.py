@@ -75,6 +75,8 @@ class Hello(Struct, frozen=True, array_like=True, tag="hello"):
     `sender` is the id of the gateway or host, `incarnation` that of its process. The gateway speaks first: `resumes`
     is the incarnation of the host whose packets up to `received` it has, empty for a new link. The host answers with
     the `resumes` it grants, and what it has received; an empty one means that it knows nothing of an earlier link.
+    `wanted` is the incarnation of the host that the gateway means, empty in answers: at an address may be another one
+    by now, which answers who it is and begins nothing.
     """
 
     versions: tuple[int, int]
@@ -85,6 +87,7 @@ class Hello(Struct, frozen=True, array_like=True, tag="hello"):
     features: tuple[str, ...] = ()
     received: int = 0
     resumes: str = ""
+    wanted: str = ""
 
 
 # --- inputs: gateway to host ---------------------------------------------------------------------------

@@ -419,7 +419,12 @@ class LinkServer:
         else:
             lowest, highest = PROTOCOL_VERSIONS
             if hello.versions[0] <= highest and hello.versions[1] >= lowest:
-                return hello
+                if hello.wanted in ("", self._incarnation):
+                    return hello
+                # It comes again to who it finds here: a session that it has left by then would be given up, with rooms.
+                await ws.send_bytes(encode_message(self._hello()))
+                await ws.close()
+                return None
             detail = (
                 f"{hello.sender} speaks {hello.versions[0]} to {hello.versions[1]}, this host {lowest} to {highest}"
             )

@@ -274,9 +274,8 @@ class RemoteLink:
         """Exchange the hellos; raises WireError if these two cannot be linked."""
         stream = self._stream
         resumes, received = ("", 0) if stream is None else (self.member.incarnation, stream.received)
-        mine = Hello(
-            PROTOCOL_VERSIONS, __version__, self._gateway_id, self._incarnation, self._epoch, (), received, resumes
-        )
+        ours, wanted = self._incarnation, self.member.incarnation
+        mine = Hello(PROTOCOL_VERSIONS, __version__, self._gateway_id, ours, self._epoch, (), received, resumes, wanted)
         await ws.send_bytes(encode_message(mine))
         try:
             hello = decode_hello(await ws.receive_bytes())

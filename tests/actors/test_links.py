@@ -67,11 +67,16 @@ class Peer:
         return ws
 
     async def greet(
-        self, *, resumes: str = "", versions: tuple[int, int] = PROTOCOL_VERSIONS, received: int | None = None
+        self,
+        *,
+        resumes: str = "",
+        versions: tuple[int, int] = PROTOCOL_VERSIONS,
+        received: int | None = None,
+        wanted: str = "",
     ) -> Hello:
         await self.open()
         received = self.stream.received if received is None else received
-        hello = Hello(versions, "test", self.gateway, self.incarnation, received=received, resumes=resumes)
+        hello = Hello(versions, "test", self.gateway, self.incarnation, 0, (), received, resumes, wanted)
         await self.ws.send_bytes(encode_message(hello))
         return decode_hello(await self.ws.receive_bytes(timeout=PATIENCE))
 
@@ -248,6 +253,17 @@ async def test_a_gateway_that_speaks_later_versions_as_well_is_taken(begin: Begi
     service = await begin()
     await service.peer().greet(versions=(1, 9))
     assert list(service.host.gateways) == ["g"]
+
+
+async def test_a_gateway_that_means_another_process_learns_who_is_here_and_begins_nothing(begin: Begin) -> None:
+    service = await begin()
+    peer = service.peer()
+    assert (await peer.greet(wanted="h0")).incarnation == "h1"
+    assert await peer.closed() == aiohttp.WSCloseCode.OK
+    assert (service.host.gateways, service.server.states()) == ({}, [])
+    await peer.greet(wanted="h1")
+    assert list(service.host.gateways) == ["g"]
+    assert service.host.unlinked == []
 
 
 @pytest.mark.parametrize("words", [b"", b"\xc1", encode_message(["hello", 1]), "hello"])

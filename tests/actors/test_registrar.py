@@ -756,6 +756,23 @@ def test_a_new_member_is_told_which_gateways_the_others_are_linked_to() -> None:
     assert sent(bench.wait(0.2), Commit, "host:new") == [Commit(bench.epoch, ("g1", "g2"))]
 
 
+def test_a_new_registrar_tells_a_new_member_what_it_has_collected_of_gateways() -> None:
+    """The machine of the registrar has come back: hosts of others and their gateways have been there all the time."""
+    last = Epoch(7, "r", (A0, R1))
+    bench = Bench()
+    new = member("r-0", "new")
+    told: list[Commit] = []
+    for _ in range(round(LEASE * 20) + 60):
+        bench.now += 0.05
+        bench.beat(A0, max(last, bench.epoch, key=lambda each: each.number), gateways=("ga", "gb"))
+        told += sent(bench.beat(new, bench.epoch if "r-0" in bench.ids else EMPTY), Commit, "host:new")
+        told += sent(bench.take(bench.registrar.tick(bench.now)), Commit, "host:new")
+        if bench.registrar._top > bench.epoch.number:
+            told += sent(bench.answer(A0, bench.registrar._top), Commit, "host:new")
+    first = next(commit for commit in told if "new" in {each.incarnation for each in commit.epoch.members})
+    assert first.gateways == ("ga", "gb")
+
+
 def entries(bench: Bench) -> int:
     """Count what the registrar remembers, in all."""
     return sum(len(each) for each in vars(bench.registrar).values() if hasattr(each, "__len__"))
