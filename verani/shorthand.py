@@ -6,8 +6,8 @@ read is in the one ordered stream of its packets. What is written is read as wha
 Invariants:
 - A name means the same connections at both ends, from its `Group` on until an `Ungroup` has it. Only the host names.
 - An audience is written out once, as what differs from one that is known; from then on it costs its name.
-- Named are at most `MAX_NAMED` memberships, or one audience: which was not used for the longest time is forgotten. When
-  an incarnation of a room is over, so are the names of its audiences.
+- Named are, between batches, at most `MAX_NAMED` memberships, or one audience: which was not used for the longest time
+  is forgotten. When an incarnation of a room is over, so are the names of its audiences.
 - An entry that was cut is given out whole, or never.
 """
 
@@ -73,6 +73,7 @@ class Shorthand:
             if type(message) is EntryBatch:
                 entries = [self._entry(entry, written) for entry in message.entries]
                 written.append(EntryBatch(entries))
+                self._make_room(written)  # only now: the batch has needed all that it names
             elif type(message) is Ended:
                 for room in message.rooms:
                     self._end(room, written)
@@ -124,7 +125,6 @@ class Shorthand:
             self._largest[room] = named
         self._by_id[id(members)] = self._by_members[members] = named
         self.size += len(members)
-        self._make_room(written)
         return named
 
     def _nearest(self, room: str, known: OrderedDict[int, _Named], members: tuple[str, ...]) -> _Named | None:

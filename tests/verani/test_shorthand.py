@@ -169,6 +169,15 @@ def test_the_audience_that_was_not_used_for_the_longest_time_is_forgotten(
     assert link.sizes == (1000, 1000), "one is always known"
 
 
+def test_no_audience_is_forgotten_before_all_that_is_said_to_it_at_once(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shorthand, "MAX_NAMED", 250)
+    said = [Deliver(connections(100, 1000 * number), b"") for number in range(5)]
+    assert link.output(*said) == said
+    assert link.sizes == (200, 200)
+
+
 def test_names_of_a_session_that_was_reset_mean_nothing_in_the_next(link: Link) -> None:
     members = connections(10)
     link.output(Deliver(members, b""))
