@@ -56,8 +56,8 @@ def run_on(loop: asyncio.AbstractEventLoop, work: Callable[[], T], patience: flo
             try:
                 return result.result(min(_LOOK, patience))
             except TimeoutError:
-                if result.done():
-                    raise  # its own
+                if result.done():  # in this moment, or it is a timeout of its own
+                    return result.result()
             if loop.is_closed() and result.cancel():
                 raise RoomAsleep("the event loop has ended")
             if time.monotonic() > until and result.cancel():
