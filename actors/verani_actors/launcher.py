@@ -388,7 +388,8 @@ class Launcher:
         if self._own_registrar is not None and self._registrar is not None:
             patience = max(_REGISTRAR_HANGS, lease * 2 / 3)
             self._ask(self._own_registrar, "the registrar", self._registrar, patience)
-        for host in self._hosts.values():
+        # Those that were told to stop have a deadline already, and say nothing on their way.
+        for host in self._staying():
             if host.process is not None:
                 patience = lease + MARGIN if host.has_served else _START_HANGS
                 self._ask(host.process, f"host {host.id}", host.address, patience)

@@ -25,7 +25,7 @@ import msgspec
 from verani.epoch import Epoch, Member
 from verani.errors import VeraniError
 from verani_actors import control
-from verani_actors.control import Beat, Beaten, Commit, Control, Prepare, Prepared
+from verani_actors.control import Beat, Beaten, Commit, Control, DrainHost, Prepare, Prepared
 from verani_actors.runtime import Plan, Runtime
 
 
@@ -57,6 +57,8 @@ class Hosting:
         while not self._stopped.is_set():
             self._note("beats", str(self._epoch.number))
             self._post("registrar", Beat(self._member, time.monotonic(), self._epoch, self._prepared))
+            if (self._folder / f"{self._member.id}.drain").exists():
+                self._post("registrar", DrainHost(self._member.id))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), self._period)
         # What a room's last hook may take.
@@ -83,6 +85,7 @@ class Hosting:
             file.write(f"{text}\n")
 
     def stop(self) -> None:
+        (self._folder / f"{self._member.id}.stopping").touch()
         self._stopped.set()
 
 

@@ -134,6 +134,16 @@ def test_an_admin_that_hangs_ends_the_launcher_and_leaves_nothing(launch: Launch
     assert "the Admin of the actor system" in launched.log
 
 
+def test_a_host_that_was_drained_has_its_time_to_stop_although_it_says_nothing(launch: Launch) -> None:
+    launched = launch(hosts=2, lease=1.0, drain_seconds=6, environment={"STAND_IN_STOPS_IN": "60"})
+    drained = next(member for member in launched.epoch(2).members if member.id == "m1-1")
+    (launched.folder / "m1-1.drain").touch()
+    until((launched.folder / "m1-1.stopping").exists)
+    os.kill(drained.pid, signal.SIGSTOP)
+    until(lambda: drained.pid not in launched.pids())
+    assert "hangs" not in launched.log
+
+
 def test_a_launcher_that_stood_still_blames_nobody(launch: Launch) -> None:
     launched = launch(lease=1.0)
     parts, before = launched.parts(), launched.runtime.read_epoch()

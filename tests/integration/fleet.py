@@ -146,7 +146,7 @@ class Fleet:
         # The leader goes last.
         codes = [node.stop() for node in reversed(self.nodes.values())]
         errors = [error for node in self.nodes.values() for error in node.errors()]
-        assert errors == []
+        assert not errors, "\n".join(errors)
         assert set(codes) == {0}
 
     def log(self) -> str:
