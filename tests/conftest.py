@@ -1,4 +1,4 @@
-"""Make the suite independent of who started it.
+"""Make the suite independent of who started it, and keep together what shares a service.
 
 A script that runs `make test &` leaves SIGINT ignored, `nohup` does so with SIGHUP, and a supervisor may have closed
 standard input: children inherit all of it, and tests that send signals would wait for ever.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from typing import Any, Final
 
-__all__ = ["pytest_collection_finish", "pytest_configure"]
+import pytest
+
+__all__ = ["pytest_collection_finish", "pytest_configure", "pytest_xdist_make_scheduler"]
 
 # Those that tests send, and SIGCHLD, without which nobody could wait for a child.
 _SIGNALS = (
@@ -42,3 +45,31 @@ def pytest_collection_finish() -> None:
     """Spare the collections at the end of tests what was imported and collected: it stays until the end."""
     gc.collect()
     gc.freeze()
+
+
+# Their tests share what takes seconds to start.
+_SHARED: Final = (
+    "tests/actors/test_hardened.py",
+    "tests/integration/test_machines.py",
+    "tests/integration/test_strangers.py",
+    "tests/test_netns.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give tests that share a service to one worker of pytest-xdist, and all others to whoever is idle."""
+    # Groups by mark, as `--dist loadgroup` has them, are nothing to pytest 9.2: ids of tests cannot be changed there.
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
+
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = _group_of
+    return scheduling
+
+
+def _group_of(test: str) -> str:
+    path, _, name = test.partition("::")
+    if path.startswith("tests/shapes/"):
+        # The first parameter is the shape.
+        return name.partition("[")[2].rstrip("]").partition("-")[0]
+    return path if path in _SHARED else test

@@ -41,10 +41,6 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys
 """
 
 
-# They share what takes seconds to start.
-pytestmark = pytest.mark.xdist_group("netns")
-
-
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     if reason := netns.why_not():

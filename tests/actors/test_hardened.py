@@ -34,10 +34,6 @@ class Canary:
         return os.mkdir, (str(self.file),)
 
 
-# They share what takes seconds to start.
-pytestmark = pytest.mark.xdist_group("hardened")
-
-
 @pytest.fixture(scope="module")
 def launched() -> Iterator[Launched]:
     launched = Launched()

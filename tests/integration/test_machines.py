@@ -28,8 +28,7 @@ ROOMS_OF_TWO = {name: rooms_of(name, TWO, 3) for name in TWO}
 LONG_GONE = 3.0
 
 
-# They share what takes seconds to start, and what one of them starts again belongs to the next ones, too.
-pytestmark = pytest.mark.xdist_group("fleet")
+# They share machines: what one of them starts again belongs to the next ones, too.
 UNJUDGED = "what is left belongs to the machines that the tests share"
 
 

@@ -252,10 +252,6 @@ async def test_no_pickle_of_a_stranger_is_executed_by_any_process_of_a_machine(t
         assert await asyncio.to_thread(executed, place, LOOPBACK, tmp_path) == _ACTOR_PORTS + 2
 
 
-# They share what takes seconds to start.
-pytestmark = pytest.mark.xdist_group("strangers")
-
-
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     if reason := why_not():

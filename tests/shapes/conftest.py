@@ -29,11 +29,7 @@ if _UNKNOWN := sorted({*_CHOSEN} - {*SHAPES}):
     raise pytest.UsageError(f"VERANI_TEST_SHAPES: expected some of {', '.join(SHAPES)}, got {', '.join(_UNKNOWN)}")
 
 
-# All tests of a shape on one worker of pytest-xdist, or each worker would start the service.
-_PARAMS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in _CHOSEN]
-
-
-@pytest.fixture(scope="session", params=_PARAMS)
+@pytest.fixture(scope="session", params=_CHOSEN)
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     """Start the service of a shape when its first test needs it."""
     if request.param == "machines" and (reason := netns.why_not()):
