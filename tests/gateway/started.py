@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["APP", "ROOT", "Service", "Start", "start"]
+__all__ = ["APP", "ROOT", "Output", "Service", "Start", "start"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,27 +38,21 @@ setup(hidden, make())
 """
 
 
-class Service:
-    """A started `verani`, and what it has written."""
+class Output:
+    """A started `verani`, and what it has written to standard error so far."""
 
-    def __init__(self, process: Process, mark: str) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
-        self.mark = mark.encode()
         self.lines: list[str] = []
-        self.public = self.internal = ""
 
     async def line(self, pattern: str) -> re.Match[str]:
+        """Read on until a line matches."""
         assert self.process.stderr is not None
         while raw := await self.process.stderr.readline():
             self.lines.append(raw.decode().rstrip("\n"))
             if match := re.search(pattern, self.lines[-1]):
                 return match
         raise AssertionError(f"ended without a line like {pattern!r}:\n" + "\n".join(self.lines))
-
-    async def started(self) -> Service:
-        self.public = (await self.line(r"public listener: (http://\S+)"))[1]
-        self.internal = (await self.line(r"internal listener: (http://\S+)"))[1]
-        return self
 
     async def end(self) -> int:
         """Read until nobody holds the pipe any more, and return the exit code."""
@@ -69,6 +63,20 @@ class Service:
     @property
     def output(self) -> str:
         return "\n".join(self.lines)
+
+
+class Service(Output):
+    """One whose processes can be found, and whose listeners are known."""
+
+    def __init__(self, process: Process, mark: str) -> None:
+        super().__init__(process)
+        self.mark = mark.encode()
+        self.public = self.internal = ""
+
+    async def started(self) -> Service:
+        self.public = (await self.line(r"public listener: (http://\S+)"))[1]
+        self.internal = (await self.line(r"internal listener: (http://\S+)"))[1]
+        return self
 
     def pids(self, *words: str) -> list[int]:
         """Find the processes of the service, by what they inherit, in whose command line a word is."""

@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.gateway.started import Output
 from verani.client import VeraniClient
 from verani.room import define_room
 from verani.settings import Settings
@@ -78,35 +79,12 @@ setup(failing, define_room("chat"))
 """
 
 
-class Server:
-    """A started `verani serve` and the lines it has written so far."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    async def line(self, pattern: str) -> re.Match[str]:
-        """Read on until a line matches."""
-        assert self.process.stderr is not None
-        while raw := await self.process.stderr.readline():
-            self.lines.append(raw.decode().rstrip("\n"))
-            if match := re.search(pattern, self.lines[-1]):
-                return match
-        raise AssertionError(f"ended without a line like {pattern!r}:\n" + "\n".join(self.lines))
+class Server(Output):
+    """A started `verani serve`."""
 
     async def urls(self) -> tuple[str, str]:
         public = await self.line(r"public listener: (http://\S+)")
         return public[1], (await self.line(r"internal listener: (http://\S+)"))[1]
-
-    async def end(self) -> int:
-        """Read what is left and return the exit code."""
-        assert self.process.stderr is not None
-        self.lines += (await self.process.stderr.read()).decode().splitlines()
-        return await self.process.wait()
-
-    @property
-    def output(self) -> str:
-        return "\n".join(self.lines)
 
 
 Start = Callable[..., Awaitable[Server]]

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from watchfiles import Change
 
+from tests.gateway.started import Output
 from verani_gateway.reload import _Sources
 
 ROOT = Path(__file__).parents[2]
@@ -24,36 +24,21 @@ chat = define_room("chat")
 """
 
 
-class Supervisor:
+class Supervisor(Output):
     """A started supervisor; it and its children write to one pipe, which ends when the last of them has."""
 
     def __init__(self, process: Process, directory: Path) -> None:
-        self.process = process
+        super().__init__(process)
         self.directory = directory
-        self.lines: list[str] = []
 
     def write(self, version: int | str, name: str = "app.py") -> None:
         (self.directory / name).write_text(APP.format(version=version), encoding="utf-8")
-
-    async def line(self, pattern: str) -> re.Match[str]:
-        assert self.process.stderr is not None
-        while raw := await self.process.stderr.readline():
-            self.lines.append(raw.decode().rstrip("\n"))
-            if match := re.search(pattern, self.lines[-1]):
-                return match
-        raise AssertionError(f"ended without a line like {pattern!r}:\n" + "\n".join(self.lines))
 
     async def serving(self, version: int) -> int:
         """Wait until a child serves this version and return its process id."""
         match = await self.line(rf"imported version {version} in process (\d+)")
         await self.line("internal listener")
         return int(match[1])
-
-    async def end(self) -> int:
-        """Wait until the supervisor and every child have closed the pipe; return the exit code."""
-        assert self.process.stderr is not None
-        self.lines += (await self.process.stderr.read()).decode().splitlines()
-        return await self.process.wait()
 
 
 Start = Callable[..., Awaitable[Supervisor]]
