@@ -37,6 +37,7 @@ __all__ = [
     "GatewayPacket",
     "GivenUp",
     "Group",
+    "Heard",
     "Hello",
     "HostMessage",
     "HostPacket",
@@ -53,6 +54,7 @@ __all__ = [
     "Record",
     "Replied",
     "Reply",
+    "Said",
     "Seat",
     "Snapshot",
     "TakenCall",
@@ -225,11 +227,31 @@ class Record(Struct, frozen=True, array_like=True):
     order: int = 0
 
 
+class Said(Struct, frozen=True, array_like=True):
+    """What a gateway must have of a room by now: the entry `seq`, unless its own inputs alone led to what that says.
+
+    `shown` is its last input of which other gateways have seen something.
+    """
+
+    gateway: str
+    seq: int
+    shown: int
+
+
+class Heard(Struct, frozen=True, array_like=True):
+    """What a gateway has of a room: owner, epoch and `seq` of the last entry, and what that said of `others`."""
+
+    owner: str
+    epoch: int
+    seq: int
+    others: tuple[Said, ...] = ()
+
+
 class Snapshot(Struct, frozen=True, array_like=True, tag="snapshot"):
     """Answer to `Pull`: the records of a room; `last` is false while more chunks follow.
 
     `processed` is the number of the last input of the room that is done: an input up to it that is still under way was
-    handled by an earlier owner.
+    handled by an earlier owner. `heard`, in the last chunk, is what the owners until now have said.
     """
 
     room: str
@@ -237,6 +259,7 @@ class Snapshot(Struct, frozen=True, array_like=True, tag="snapshot"):
     records: list[Record]
     last: bool = True
     processed: int = 0
+    heard: Heard | None = None
 
 
 class Drained(Struct, frozen=True, array_like=True, tag="drained"):
@@ -365,8 +388,9 @@ class Entry(Struct, array_like=True, tag="entry"):
     """What one room did in one tick, applied whole: outputs, attachment updates and acknowledgement together.
 
     `processed`: every input up to this number is done. `begun`: this input's hook is running and has visible
-    outputs, so it is never replayed. `seq` rises with every entry of a room's incarnation. `asleep`: the room has
-    fallen asleep with this entry. `more`: on a link between processes, the next entry is the rest of this one.
+    outputs, so it is never replayed. `seq` rises with every entry of a host, to whomever. `asleep`: the room has fallen
+    asleep with this entry. `more`: on a link between processes, the next entry is the rest of this one. `others`: what
+    other gateways must have of the room by the end of the tick.
     """
 
     room: str
@@ -377,6 +401,7 @@ class Entry(Struct, array_like=True, tag="entry"):
     seq: int = 0
     asleep: bool = False
     more: bool = False
+    others: tuple[Said, ...] = ()
 
 
 class EntryBatch(Struct, frozen=True, array_like=True, tag="entries"):

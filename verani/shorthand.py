@@ -91,7 +91,15 @@ class Shorthand:
         if outputs is None:
             return entry
         return Entry(
-            entry.room, entry.processed, entry.begun, outputs, entry.attachments, entry.seq, entry.asleep, entry.more
+            entry.room,
+            entry.processed,
+            entry.begun,
+            outputs,
+            entry.attachments,
+            entry.seq,
+            entry.asleep,
+            entry.more,
+            entry.others,
         )
 
     def _cast(self, room: str, output: Deliver, written: list[HostMessage]) -> Cast:
@@ -285,5 +293,13 @@ def halves_of(entry: Entry) -> tuple[Entry, Entry] | None:
     first = Entry(entry.room, None, None, outputs[:half], attachments[:rest], entry.seq, more=True)
     outputs, attachments = outputs[half:], attachments[rest:]
     return first, Entry(
-        entry.room, entry.processed, entry.begun, outputs, attachments, entry.seq, entry.asleep, entry.more
+        entry.room,
+        entry.processed,
+        entry.begun,
+        outputs,
+        attachments,
+        entry.seq,
+        entry.asleep,
+        entry.more,
+        entry.others,
     )

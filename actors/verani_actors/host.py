@@ -10,6 +10,8 @@ Invariants:
   An actor that dies leaves them to the next incarnation; the one in hand as `Interrupted` if it has shown an effect.
 - No input is handled before the snapshots of all linked gateways have been merged: a wake waits for them as long as
   their links last. A gateway whose link ends meanwhile, or is new, is told that it may have missed something.
+- Nobody misses in silence what an earlier owner said to others: their gateways know of it, and the connections of those
+  that have not heard it are closed before the room goes on. What others have seen of an input is not done again.
 - All effects of one tick leave in one batch per gateway: entries are applied whole, so the outputs of an input
   and its acknowledgement become visible together. An input in hand that has shown an effect is marked as begun.
 - Inputs of rooms that this host does not own, or has lost, are not taken: their gateways keep them and send them to
@@ -47,6 +49,7 @@ from verani.messages import (
     Entry,
     EntryBatch,
     GatewayMessage,
+    Heard,
     HostMessage,
     InputBatch,
     Interrupted,
@@ -59,6 +62,7 @@ from verani.messages import (
     Record,
     Replied,
     Reply,
+    Said,
     Seat,
     Snapshot,
     TakenCall,
@@ -69,6 +73,7 @@ from verani.settings import Settings
 from .allocator import Trimmer
 from .calls import RoomCalls, ServeCalls
 from .flow import MAX_AHEAD, OVERHEAD, Flow, weight_of
+from .hearsay import seen_of, who_missed
 from .hibernation import Begin, HibernationManager, LookAround, RetireAll, Wake
 from .idle import IdleRooms
 from .life import RoomLife, RoomStatus
@@ -143,15 +148,21 @@ class _Room:
         self.waiting: list[tuple[str, Arrival]] = []
         self.handed: deque[tuple[str, Arrival]] = deque()
         self.retiring_since = 0.0
-        self.seq = 0
         # Whether the input in hand has had an effect that others may see.
         self.shown = False
         # The highest input of each gateway that was taken, or that an earlier owner had done.
         self.taken: dict[str, int] = {}
         # Which gateway carries each call to another room.
         self.carried: dict[int, str] = {}
-        # Gateways that were told something.
-        self.told: set[str] = set()
+        # What gateways have heard of earlier owners; and their last inputs of which others have seen something.
+        self.heard: dict[str, Heard] = {}
+        self.seen_of: dict[str, int] = {}
+        # Gateways that were told something, and the last entry of each.
+        self.told: dict[str, int] = {}
+        # The last entries of gateways that say more than what their own inputs alone led to, and the last inputs of
+        # gateways of which others have seen something.
+        self.owed: dict[str, int] = {}
+        self.shared: dict[str, int] = {}
         # Another host is to have it: no successor, and nothing more is taken.
         self.moving = False
         # Torn down: whatever a hook that is cut off still does, nothing of it leaves.
@@ -162,7 +173,10 @@ class _Room:
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
         if self.gone:
             return
-        self.host.entry(gateway, self).outputs.append(output)
+        entry = self.host.entry(gateway, self)
+        entry.outputs.append(output)
+        if cause is None or self.shared or self.handed[0][0] != gateway:
+            self._note_reach(gateway, entry.seq, cause)
         if cause is not None and not self.shown:
             self.host.shows(self)
         if type(output) is Deliver and (len(output.connections) == 1 or self.host.joins(output)):
@@ -173,7 +187,10 @@ class _Room:
     def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
         if self.gone:
             return
-        self.host.entry(gateway, self).attachments.append(attach)
+        entry = self.host.entry(gateway, self)
+        entry.attachments.append(attach)
+        if type(attach) is Attach and (cause is None or self.shared or self.handed[0][0] != gateway):
+            self._note_reach(gateway, entry.seq, cause)
         if cause is not None and not self.shown:
             self.host.shows(self)
         # What a hook commits leaves together: `processed` is the next occasion to send it.
@@ -201,6 +218,24 @@ class _Room:
         self.host.weigh(0)
         if not self.handed:
             self.host.caught_up(self)
+
+    def _note_reach(self, gateway: str, seq: int, cause: int | None) -> None:
+        """Note that an entry says what its gateway cannot get again by sending its own inputs once more."""
+        origin = self.handed[0][0] if cause is not None else None
+        if gateway != origin:
+            self.owed[gateway] = seq
+            if origin is not None and cause is not None and self.shared.get(origin) != cause:
+                self.shared[origin] = cause
+                if origin in self.told:
+                    self.owed[origin] = self.told[origin]
+        elif self.shared.get(gateway) == cause:
+            self.owed[gateway] = seq
+
+    def said_to_others(self, gateway: str) -> tuple[Said, ...]:
+        """List what all gateways but this one must have."""
+        others = {**self.owed, **self.shared}
+        others.pop(gateway, None)
+        return tuple([Said(other, self.owed.get(other, 0), self.shared.get(other, 0)) for other in others])
 
 
 class RoomHost:
@@ -249,7 +284,9 @@ class RoomHost:
         # How many of those are over.
         self._ended = 0
         self._trimmer = Trimmer()
-        self._pending: dict[str, dict[str, Entry]] = {}
+        # For each gateway, by room, or by name for what is of no room here.
+        self._pending: dict[str, dict[_Room | str, Entry]] = {}
+        self._seq = 0
         # What of it weighs, as far as it was counted.
         self.pending_bytes = 0
         # The broadcast that was put last.
@@ -478,6 +515,11 @@ class RoomHost:
                 self._open(room)
         # Should it come back, it sends again what it has not heard the end of, and waits for that.
         room.taken.pop(gateway, None)
+        room.told.pop(gateway, None)
+        room.owed.pop(gateway, None)
+        room.shared.pop(gateway, None)
+        room.heard.pop(gateway, None)
+        room.seen_of.pop(gateway, None)
         return is_in
 
     def receive(self, gateway: str, message: GatewayMessage) -> None:
@@ -488,7 +530,11 @@ class RoomHost:
             case InputBatch():
                 inputs = message.inputs
                 if message.again or message.epoch != self.ownership.epoch:
-                    inputs = [arrival for arrival in inputs if self._is_new(gateway, arrival, message.epoch)]
+                    inputs = [
+                        self._as_seen(gateway, arrival)
+                        for arrival in inputs
+                        if self._is_new(gateway, arrival, message.epoch)
+                    ]
                 self._take(gateway, inputs)
             case Snapshot():
                 self._merge(gateway, message)
@@ -522,6 +568,13 @@ class RoomHost:
             return False
         # What came for an earlier spell of ownership is sent again; what came after it in that spell would overtake.
         return epoch >= self.ownership.since(arrival.room)
+
+    def _as_seen(self, gateway: str, arrival: Arrival) -> Arrival:
+        """Mark an input that an earlier owner had begun, or done, for others to see: it is not done again."""
+        room = self._rooms.get(arrival.room)
+        if room is None or arrival.number > room.seen_of.get(gateway, 0) or isinstance(arrival, Interrupted):
+            return arrival
+        return Interrupted(arrival)
 
     def _take(self, gateway: str, inputs: list[Arrival]) -> None:
         ready: dict[str, list[Arrival]] = {}
@@ -626,6 +679,8 @@ class RoomHost:
         if room.state is not _State.WAKING:
             self._attach(room, gateway)
         else:
+            if snapshot.heard is not None:
+                room.heard[gateway] = snapshot.heard
             room.expected.discard(gateway)
             if not room.expected:
                 self._open(room)
@@ -653,10 +708,13 @@ class RoomHost:
     def _part_with(self, room: _Room, gateway: str, records: Iterable[Record]) -> None:
         """Close connections of which the room knew nothing until now: some of what it said did not reach them."""
         known = set(room.engine.connections_of(gateway)) if room.engine is not None else set()
-        missed = [each.connection for each in records if not each.closing and each.connection not in known]
+        self._close_out(room, gateway, [each for each in records if each.connection not in known])
+
+    def _close_out(self, room: _Room, gateway: str, records: Iterable[Record]) -> None:
+        missed = [Kick(each.connection, *_MISSED) for each in records if not each.closing]
         if missed:
             logger.warning("%d connections missed what a room has said", len(missed), extra={"room": room.name})
-            self.entry(gateway, room).outputs.extend(Kick(each, *_MISSED) for each in missed)
+            self.entry(gateway, room).outputs += missed
 
     def _open(self, room: _Room) -> None:
         assert room.address is not None
@@ -686,12 +744,21 @@ class RoomHost:
             return room.engine
 
         records = tuple((g, tuple(found)) for g, found in room.records.items() if found)
+        self._settle_hearsay(room)
         room.records = {}
         logger.debug("room wakes: %s", room.reason, extra={"room": room.name})
         hold = partial(self.flow.hold, room.name)
         self._tell(address, Open(start, Woken(records, room.reason), lambda: room.life.woke(self.clock()), hold))
         room.state = _State.MOVING if room.moving else _State.AWAKE
         self._deliver_waiting(room)
+
+    def _settle_hearsay(self, room: _Room) -> None:
+        """Close the connections that have missed what an earlier owner said."""
+        heard, room.heard = room.heard, {}
+        room.seen_of = seen_of(heard)
+        for gateway in who_missed(heard):
+            self._close_out(room, gateway, room.records.get(gateway, ()))
+        room.waiting = [(gateway, self._as_seen(gateway, arrival)) for gateway, arrival in room.waiting]
 
     def _deliver_waiting(self, room: _Room) -> None:
         waiting, room.waiting = room.waiting, []
@@ -754,7 +821,7 @@ class RoomHost:
             self._move(room)
             room.gone = True
             for entries in self._pending.values():
-                entries.pop(room.name, None)
+                entries.pop(room, None)
             if room.engine is not None:
                 room.engine.end()
             if room.address is not None:
@@ -879,7 +946,7 @@ class RoomHost:
         elif slept and not room.moving:
             for gateway in holders:
                 self.entry(gateway, room).asleep = True
-        for gateway in room.told & self.gateways.keys():
+        for gateway in room.told.keys() & self.gateways.keys():
             self._over.setdefault(gateway, []).append(room.name)
             self._schedule_flush()
         self._changed.set()
@@ -973,11 +1040,11 @@ class RoomHost:
         if entries is None:
             entries = self._pending[gateway] = {}
             self._schedule_flush()
-        entry = entries.get(room.name)
+        entry = entries.get(room)
         if entry is None:
-            room.told.add(gateway)
-            room.seq += 1
-            entry = entries[room.name] = Entry(room.name, seq=room.seq)
+            self._seq += 1
+            room.told[gateway] = self._seq
+            entry = entries[room] = Entry(room.name, seq=self._seq)
         return entry
 
     def shows(self, room: _Room) -> None:
@@ -1015,6 +1082,8 @@ class RoomHost:
         self._flush = None
         pending, self._pending = self._pending, {}
         self.pending_bytes, self._before = 0, None
+        if len(self.gateways) > 1:
+            _tell_of_others(pending)
         for gateway, entries in pending.items():
             send = self.gateways.get(gateway)
             if send is not None:
@@ -1036,6 +1105,14 @@ class RoomHost:
                 gateway, input = room.handed[0]
                 self.entry(gateway, room).begun = input.number
         self._showing.clear()
+
+
+def _tell_of_others(pending: dict[str, dict[_Room | str, Entry]]) -> None:
+    """Write into the entries of a tick what their rooms have said to other gateways, now that all of it is there."""
+    for gateway, entries in pending.items():
+        for room, entry in entries.items():
+            if isinstance(room, _Room) and room.owed:
+                entry.others = room.said_to_others(gateway)
 
 
 async def _call(hook: Callable[[], Any] | None) -> None:

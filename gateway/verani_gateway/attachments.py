@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from verani.messages import Attach, Call, Close, Connect, Entry, Frame, Input, Kick, Record, Seat, Snapshot
+from verani.messages import Attach, Call, Close, Connect, Entry, Frame, Heard, Input, Kick, Record, Seat, Snapshot
 
 from .link import Link
 from .outbox import Run
@@ -59,6 +59,7 @@ class RoomInputs:
     __slots__ = (
         "awake",
         "begun",
+        "heard",
         "in_flight",
         "last_owner",
         "name",
@@ -89,6 +90,8 @@ class RoomInputs:
         self.awake = False
         # Number of the input that the room had visibly begun at last; 0 for none.
         self.begun = 0
+        # What was heard of the room's owners at last.
+        self.heard: Heard | None = None
         # Inputs after this one are not sent yet; None if all are.
         self.waits_after: int | None = None
 
@@ -212,4 +215,4 @@ class Attachments:
                 chunk, size = [], 0
             chunk.append(Record(connection, held.attachment, held.closing, held.order))
             size += len(held.attachment) + len(connection)
-        yield Snapshot(name, incarnation, chunk, processed=processed)
+        yield Snapshot(name, incarnation, chunk, processed=processed, heard=room.heard if room is not None else None)

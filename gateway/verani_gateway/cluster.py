@@ -35,6 +35,7 @@ from verani.messages import (
     EntryBatch,
     GatewayMessage,
     GivenUp,
+    Heard,
     HostMessage,
     Input,
     InputBatch,
@@ -453,6 +454,8 @@ class Cluster:
                 continue
             if entry.begun is not None:
                 room.begun = entry.begun
+            if entry.seq:
+                room.heard = Heard(link.member.incarnation, self.epoch.number, entry.seq, entry.others)
             room.awake = not entry.asleep
             applied.append(entry)
             if room.waits_after is not None and entry.processed is not None:

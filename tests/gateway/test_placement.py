@@ -391,6 +391,16 @@ class Diary:
             ctx.emit("said", data)
             return "done"
 
+        @room.on("tell")
+        def tell(ctx: Any, data: Any) -> None:
+            ctx.actor.emit("told", data)
+
+        @room.on("tell later")
+        async def tell_later(ctx: Any, data: Any) -> None:
+            self.seen.append(("waits", data))
+            await self.gate.wait()
+            ctx.actor.emit("told", data)
+
         @room.on("wait")
         async def wait(ctx: Any, data: Any) -> None:
             self.seen.append(("waits", data))
@@ -611,6 +621,91 @@ async def test_an_input_that_had_visibly_begun_is_not_run_again_and_the_room_is_
     assert ("error", HookInterrupted, 1) in diary.seen
     assert diary.seen.count(("begins", 1)) == 1
     assert guest.heard == [1, 2]
+
+
+async def together(service: Service, diary: Diary) -> tuple[Guest, Guest, Cable]:
+    """Put two guests, each at a gateway of its own, in one room at the only host; the cable is that of the second."""
+    first = await started(service, "m-0")
+    second = await service.gateway()
+    service.publish()
+    await until(lambda: second.accepting)
+    guests = [Guest(gateway, diary.room, "chat/a", user) for gateway, user in ((first, "ada"), (second, "bob"))]
+    await until(lambda: len(diary.seen) == 2)
+    return guests[0], guests[1], service.cable(second, "m-0")
+
+
+async def test_whoever_did_not_hear_what_others_heard_of_a_dead_host_is_closed(service: Service, diary: Diary) -> None:
+    ada, bob, cable = await together(service, diary)
+    ada.send("tell", 1)
+    await until(lambda: bob.heard)
+    cable.cut()
+    ada.send("tell", 2)
+    await until(lambda: ada.heard == [1, 2])
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+    await until(lambda: bob.kicked)
+    assert bob.kicked == [(1012, "the room went on without this connection")]
+    bob.go()
+    ada.send("tell", 3)
+    await until(lambda: ada.heard == [1, 2, 3])
+    assert not ada.kicked
+    await until(lambda: ("disconnect", "bob") in diary.seen)
+
+
+async def test_what_others_have_seen_of_an_input_is_not_done_again(service: Service, diary: Diary) -> None:
+    ada, bob, cable = await together(service, diary)
+    bob.send("tell later", 1, request=1)
+    bob.send("tell", 2)
+    await until(lambda: ("waits", 1) in diary.seen)
+    cable.cut()
+    diary.gate.set()
+    await until(lambda: ada.heard == [1, 2])
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+    await until(lambda: bob.kicked)
+    await until(lambda: bob.in_flight == 0)
+    assert bob.acks[1]["error"]["code"] == "interrupted"
+    assert [entry for entry in diary.seen if entry[0] == "error"] == [
+        ("error", HookInterrupted, 1),
+        ("error", HookInterrupted, 2),
+    ]
+    assert ada.heard == [1, 2]
+
+
+async def test_nobody_is_closed_for_what_went_to_others_and_to_them_in_time(service: Service, diary: Diary) -> None:
+    ada, bob, _ = await together(service, diary)
+    for number in range(3):
+        bob.send("tell", number)
+        await until(lambda: len(ada.heard) == len(bob.heard) == number + 1)  # noqa: B023  # it is awaited here
+        (owner,) = service.processes
+        await service.join(f"m-{number + 1}")
+        service.kill(owner)
+        service.publish()
+    ada.send("say", 3)
+    bob.send("say", 3)
+    await until(lambda: ada.heard == bob.heard == [0, 1, 2, 3])
+    assert not ada.kicked
+    assert not bob.kicked
+
+
+async def test_a_room_that_is_asleep_is_told_what_its_last_host_said_to_others(service: Service, diary: Diary) -> None:
+    """The host died before it had said everything, and the room woke long after."""
+    diary.room.hibernate_after = 0.01
+    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    ada, bob, cable = await together(service, diary)
+    cable.cut()
+    ada.send("tell", 1)
+    await until(lambda: ada.heard == [1])
+    gateway, _ = service.gateways
+    await until(lambda: gateway.room_states() == {"asleep": 1})
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+    ada.send("tell", 2)
+    await until(lambda: bob.kicked)
+    assert not ada.kicked
 
 
 async def test_a_room_that_was_awake_wakes_at_its_new_owner_though_nothing_is_there_for_it(
@@ -1172,3 +1267,59 @@ async def test_no_input_is_lost_or_handled_out_of_order_whatever_dies_moves_or_b
     assert not any(gateway.in_flight for gateway in gateways)
     seen = [entry for entry in diary.seen if isinstance(entry, tuple)]
     assert not [entry for entry in seen if entry[0] == "disconnect"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_nobody_misses_what_others_hear_or_hears_it_twice_unless_they_are_closed(
+    service: Service, diary: Diary, seed: int
+) -> None:
+    chance = random.Random(seed)
+    await service.join("m-0", "m-1")
+    gateways = [await service.gateway() for _ in range(3)]
+    service.publish()
+    await until(lambda: all(gateway.accepting for gateway in gateways))
+    guests = [Guest(gateways[n % 3], diary.room, f"chat/{n % 2}", f"u{n}") for n in range(6)]
+    await until(lambda: len(diary.seen) == len(guests))
+    said: dict[str, int] = dict.fromkeys(["chat/0", "chat/1"], 0)
+    ids = itertools.count(2)
+    for _ in range(80):
+        for guest in guests:
+            if not guest.kicked and chance.random() < 0.5:
+                guest.send("tell", [guest.id, said[guest.room]])
+                said[guest.room] += 1
+        match chance.randrange(8):
+            case 0:
+                service.kill(chance.choice(list(service.processes)))
+                if len(service.processes) < 2:
+                    await service.join(f"m-{next(ids)}")
+                service.publish()
+            case 1 if len(service.processes) < 4:
+                await service.join(f"m-{next(ids)}")
+                await service.move()
+            case 2 | 3 | 4:
+                cable = service.cable(chance.choice(gateways), chance.choice(list(service.processes)))
+                if cable.state == "linked":
+                    cable.cut()
+                elif cable.state == "broken":
+                    cable.mend()
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+        for guest in guests:
+            if guest.kicked and guest.id in guest._gateway.connections:
+                guest.go()
+    for process in service.processes.values():
+        for cable in process.links:
+            if cable.state == "broken":
+                cable.mend()
+    await until(lambda: not any(gateway.in_flight for gateway in gateways))
+    for room in said:
+        here = [guest for guest in guests if guest.room == room]
+        everything = [word for guest in here if not guest.kicked for word in guest.heard]
+        for guest in here:
+            heard = [tuple(word) for word in guest.heard]
+            assert len(set(heard)) == len(heard), "twice"
+            if not guest.kicked:
+                assert set(heard) == set(map(tuple, everything)), "missed"
+                assert [word[1] for word in heard if word[0] == guest.id] == sorted(
+                    word[1] for word in heard if word[0] == guest.id
+                )

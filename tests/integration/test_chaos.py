@@ -132,8 +132,8 @@ class Crowd:
     def judge(self) -> list[str]:
         """Return all that no fault may ever cause.
 
-        What a connection says is passed on in its order, up to some number. Who was there has heard it without a gap,
-        and up to that number unless they were closed.
+        What a connection says is passed on in its order, up to some number. Who was there has heard it once and without
+        a gap, and up to that number unless they were closed.
         """
         wrong = list(self.refusals)
         furthest: defaultdict[str, int] = defaultdict(int)
@@ -144,14 +144,16 @@ class Crowd:
         for each in self.connections:
             there = {speaker.name for speaker in speakers.values() if each.name in speaker.audience and not each.closed}
             for by in there | set(each.heard):
-                known = set(each.heard.get(by, ()))
+                known = set(heard := each.heard.get(by, []))
+                if heard != sorted(known):
+                    wrong.append(f"{each.name} heard {by} say {heard}")
                 first = 1 if each.name in speakers[by].audience else min(known)
                 last = max(known) if each.closed else furthest[by]
                 if missing := sorted(set(range(first, last + 1)) - known):
                     wrong.append(f"{each.name} missed {missing} of {by}, of which there were {furthest[by]}")
             own = each.heard.get(each.name, [])
-            if own != list(range(1, len(own) + 1)):
-                wrong.append(f"{each.name} heard itself say {own}")
+            if own[:1] not in ([], [1]):
+                wrong.append(f"{each.name} heard itself begin with {own[0]}")
             if each.refusals or not each.is_settled:
                 wrong.append(f"{each.name} got {each.answered} answers to {each.said} words, and {each.refusals}")
         return wrong
