@@ -39,7 +39,8 @@ check: $(VENV)/.installed ## lint, types, import rules, then the tests with cove
 	$(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report
 
-bench: $(VENV)/.installed ## print what actors, sleep, rooms and hosts cost; fails if a delivery is lost, doubled or late, or a flood hurts others
+bench: $(VENV)/.installed ## print what a frame, actors, sleep, rooms and hosts cost; fails if a delivery is lost, doubled or late, or a flood hurts others
+	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.actors
 	$(BIN)/python -m benchmarks.hibernation
 	$(BIN)/python -m benchmarks.rooms

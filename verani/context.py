@@ -18,7 +18,7 @@ from . import frames
 from .errors import VeraniError
 from .frames import Frame
 from .meta import M
-from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
+from .names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name, is_usable
 from .session import Session
 from .stub import RoomStub
 
@@ -147,8 +147,10 @@ class Actor(Generic[M, S]):
         return self._engine.send(self._engine.members.select(None, user_ids=(user_id,)), frame)
 
     def _named(self, channel: str, event: str, data: Any) -> bytes:
-        check_name(event, "event")
-        check_name(channel, "channel")
+        if type(event) is not str or not is_usable(event):
+            check_name(event, "event")
+        if type(channel) is not str or not is_usable(channel):
+            check_name(channel, "channel")
         if event.startswith(RESERVED_PREFIX):
             raise ValueError(f"emit: event names that start with {RESERVED_PREFIX!r} are reserved")
         if event in LIFECYCLE_EVENTS:
@@ -303,9 +305,11 @@ class Context(Generic[M, S]):
 
     def emit(self, event: str, data: Any = UNSET) -> int:
         """Emit an event to this connection, on its first channel."""
-        session = self.ws
-        channel = session.channels[0] if session.channels else "default"
-        return self._engine.send_to_session(session, self.actor._named(channel, event, data))
+        session = self._session or self.ws
+        channels = session.live_meta.channels
+        return self._engine.send_to_session(
+            session, self.actor._named(channels[0] if channels else "default", event, data)
+        )
 
     def to_user(self, user_id: str) -> Emitter:
         """Aim at all connections of a user."""

@@ -35,6 +35,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar
+from threading import get_ident
 from types import CoroutineType, coroutine
 from typing import Any, Generic, Literal, Protocol, TypeAlias
 
@@ -178,55 +179,28 @@ class Marker(Protocol):
         """Note that no hook runs."""
 
 
-class _Origin:
-    """The hook run that an operation comes from."""
+class _Origin(Struct, eq=False, weakref=True):
+    """The hook run that an operation comes from.
 
-    __slots__ = (
-        "armed",
-        "calls",
-        "cancelled_at",
-        "context",
-        "fail",
-        "gateway",
-        "kept",
-        "message",
-        "name",
-        "output",
-        "role",
-        "started",
-        "task",
-        "touched",
-    )
+    `fail` is what the failure of this hook means to its client, done before `on_error` hears of it. Besides the hook of
+    an event there may be two more: `on_wake` before it, and `on_error` after it, whose failure is logged and never
+    reported again. `calls` counts those to other rooms, `output` bytes.
+    """
 
-    def __init__(
-        self,
-        context: Any,
-        started: float,
-        gateway: str = "",
-        message: messages.Input | None = None,
-        fail: Callable[[BaseException], None] | None = None,
-        *,
-        name: str = "",
-        role: Literal["hook", "wake", "report"] = "hook",
-    ) -> None:
-        self.context = context
-        self.name = name
-        self.started = started
-        self.gateway = gateway
-        self.message = message
-        # What the failure of this hook means to its client, done before `on_error` hears of it.
-        self.fail = fail
-        # Besides the hook of an event there may be two more: `on_wake` before it, and `on_error` after it, whose
-        # failure is logged and never reported again.
-        self.role = role
-        self.cancelled_at: float | None = None
-        self.task: asyncio.Task[Any] | None = None
-        self.armed = True
-        self.output = 0
-        # How many calls to other rooms it has made.
-        self.calls = 0
-        self.touched: dict[str, Session[Any]] = {}
-        self.kept: Callable[[], Any] | None = None
+    context: Any
+    started: float
+    gateway: str = ""
+    message: messages.Input | None = None
+    fail: Callable[[BaseException], None] | None = None
+    name: str = ""
+    role: Literal["hook", "wake", "report"] = "hook"
+    cancelled_at: float | None = None
+    task: asyncio.Task[Any] | None = None
+    armed: bool = True
+    output: int = 0
+    calls: int = 0
+    touched: dict[str, Session[Any]] = msgspec.field(default_factory=dict)
+    kept: Callable[[], Any] | None = None
 
     def over(self) -> None:
         """Let go of what the hook worked with: the timers and tasks that it has started keep this object."""
@@ -328,7 +302,10 @@ class Engine(Generic[M, S]):
         finished = False
         try:
             if self._is_ready or not isinstance(event, messages.Input) or await self._wake_for(gateway, event):
-                await self._take(gateway, event)
+                if type(event) is messages.Frame:
+                    await self._received(gateway, event)
+                else:
+                    await self._take(gateway, event)
             finished = True
         except _Abandoned:
             return False
@@ -503,7 +480,7 @@ class Engine(Generic[M, S]):
         session = self.members.sessions.get(event.connection)
         if session is None:
             return  # kicked, refused by on_connect or already gone: its queued frames are dropped
-        handlers = self.definition.handlers_of(event.event)
+        handlers = self.definition.dispatch.get(event.event) or self.definition.handlers_of(event.event)
         on_message = None if handlers else self.definition.hooks.get("on_message")
         if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
             logger.debug("no handler for event %r", event.event, extra=self._extra(session.id))
@@ -511,7 +488,10 @@ class Engine(Generic[M, S]):
             return
         try:
             data = frames.decode_data(event.data)
-            payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
+            if len(handlers) == 1 and handlers[0].decoder is None:
+                payloads = [data]
+            else:
+                payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
         except msgspec.ValidationError as error:
             logger.debug("payload of %r does not fit: %s", event.event, error, extra=self._extra(session.id))
             self._refuse(gateway, event, messages.Outcome(code="invalid", path=frames.path_of(error)))
@@ -841,7 +821,8 @@ class Engine(Generic[M, S]):
                 self._suspended.discard(self)
         if task is not None and task.cancelling() > requests:
             await _absorb_cancellations(task, requests)
-        self._flush_between()
+        if self._between:
+            self._flush_between()
         try:
             return outcome
         finally:
@@ -1001,7 +982,8 @@ class Engine(Generic[M, S]):
 
     def check_awake(self) -> None:
         """Raise `RoomAsleep` if the room slept or the calling hook was abandoned, `WrongThread` in another thread."""
-        self.check_thread()
+        if self._thread.ident != get_ident():
+            self.check_thread()
         origin = _origin.get()
         if not self._awake or (origin is not None and not origin.armed):
             raise RoomAsleep(f"{self.name}: this handle outlived its room or its hook")
@@ -1065,11 +1047,10 @@ class Engine(Generic[M, S]):
             self._between.append((gateway, output))
 
     def _flush_between(self) -> None:
-        if self._between:
-            queued, self._between = self._between, []
-            self._between_bytes = 0
-            for gateway, output in queued:
-                self._sink.output(gateway, output, None)
+        queued, self._between = self._between, []
+        self._between_bytes = 0
+        for gateway, output in queued:
+            self._sink.output(gateway, output, None)
 
     def kick(self, connection: str, code: int, reason: str) -> bool:
         """Close a connection and take it out of the audience; False if it is not here."""
@@ -1278,13 +1259,10 @@ def _marked(hook: Awaitable[Any], enter: Callable[[], None], leave: Callable[[],
             thrown = error
 
 
-class _Returned:
+class _Returned(msgspec.Struct, frozen=True):
     """A hook's result, as opposed to its error."""
 
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    value: Any
 
 
 async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:

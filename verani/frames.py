@@ -212,6 +212,11 @@ def _scan_deep(payload: bytes, cause: RecursionError) -> ScannedFrame:
     return ScannedFrame(frame.type, Raw(_TOO_DEEP), frame.channel, frame.id)
 
 
+# The frame itself is the first; and who is no longer than this nests no deeper.
+_MAX_DATA_DEPTH = MAX_DEPTH - 1
+_SHALLOW = 2 * _MAX_DATA_DEPTH
+
+
 def decode_data(data: bytes | None, decoder: msgspec.json.Decoder[Any] | None = None) -> Any:
     """Decode the data of a scanned frame, absent data as ``{}``.
 
@@ -229,7 +234,7 @@ def decode_data(data: bytes | None, decoder: msgspec.json.Decoder[Any] | None = 
         raise InvalidFrame("expected JSON numbers of a sane size", path=path_of(error)) from None
     except _UNREADABLE as error:
         raise InvalidFrame(f"expected JSON data: {error}") from error
-    if is_too_deep(payload, MAX_DEPTH - 1):  # the frame itself is the first
+    if len(payload) > _SHALLOW and is_too_deep(payload, _MAX_DATA_DEPTH):
         raise InvalidFrame(f"expected at most {MAX_DEPTH} nested arrays and objects")
     return value
 

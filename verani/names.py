@@ -29,6 +29,7 @@ __all__ = [
     "ROOM_ID",
     "check_name",
     "is_name",
+    "is_usable",
     "room_id_of",
     "well_formed",
 ]
@@ -91,12 +92,13 @@ def check_name(text: object, what: str) -> str:
     """Return `text` if it is a non-empty name; raise TypeError or ValueError that names `what` otherwise."""
     if not isinstance(text, str):
         raise TypeError(f"{what}: expected a string, got {type(text).__name__}")
-    if not _passes(text):
+    if not is_usable(text):
         raise ValueError(f"{what}: expected 1 to {MAX_NAME} characters without control characters, got {text[:40]!r}")
     return text
 
 
 # Checked at every emit, and an application's names are few; bounded, because channels may be made up without end.
 @lru_cache(maxsize=1024)
-def _passes(text: str) -> bool:
+def is_usable(text: str) -> bool:
+    """Tell whether a text is a name that is not empty."""
     return bool(text) and is_name(text)

@@ -205,7 +205,8 @@ class RoomDefinition(Generic[M, S]):
         self.middleware: list[Callable[..., Any]] = []
         self.methods: dict[str, Method] = dict(BUILT_IN)
         self.hooks: dict[str, Callable[..., Any]] = {}
-        self._dispatch: dict[str, tuple[Handler, ...]] = {}
+        # What `handlers_of` found for names that handlers are registered for.
+        self.dispatch: dict[str, tuple[Handler, ...]] = {}
         self._warned: set[str] = set()
         self._codecs: dict[int, AttachmentCodec[M]] = {}
         for hook in HOOKS:
@@ -248,7 +249,7 @@ class RoomDefinition(Generic[M, S]):
 
         def register(function: F) -> F:
             self.handlers.setdefault(event, []).append(Handler(function))
-            self._dispatch.clear()
+            self.dispatch.clear()
             return function
 
         return register
@@ -279,16 +280,16 @@ class RoomDefinition(Generic[M, S]):
             self.handlers[event] = left
         else:
             self.handlers.pop(event, None)
-        self._dispatch.clear()
+        self.dispatch.clear()
 
     def handlers_of(self, event: str) -> tuple[Handler, ...]:
         """Return what handles an event, in order: its handlers, then those of ``"*"``."""
-        found = self._dispatch.get(event)
+        found = self.dispatch.get(event)
         if found is None:
             named = self.handlers.get(event, ()) if event != "*" else ()  # clients may send that name, too
             found = (*named, *self.handlers.get("*", ()))
             if event in self.handlers:  # other names are the clients' choice, and without end
-                self._dispatch[event] = found
+                self.dispatch[event] = found
         return found
 
     def use(self, middleware: F) -> F:

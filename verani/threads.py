@@ -22,23 +22,24 @@ _LOOK = 1.0
 class OwnThread:
     """The thread that an object belongs to, from `take` on."""
 
-    __slots__ = ("_ident",)
+    __slots__ = ("ident",)
 
     def __init__(self) -> None:
-        self._ident: int | None = None
+        # None before: then it belongs to whoever uses it.
+        self.ident: int | None = None
 
     def take(self) -> None:
         """Belong to the thread that runs."""
-        self._ident = get_ident()
+        self.ident = get_ident()
 
     @property
     def runs(self) -> bool:
         """True where this is the thread that runs."""
-        return self._ident == get_ident()
+        return self.ident == get_ident()
 
     def check(self, call: str, way: str) -> None:
         """Raise `WrongThread` where another thread runs; `way` says what to do instead."""
-        if self._ident is not None and self._ident != get_ident():
+        if self.ident is not None and self.ident != get_ident():
             raise WrongThread(f"{call} was called from another thread than that of its event loop: {way}")
 
 

@@ -138,6 +138,8 @@ class _Room:
         self.life = life
         self.state = _State.WAKING
         self.incarnation = host.next_incarnation()
+        # Seconds without anything to do after which it is to sleep; None for never.
+        self.idle_timeout = host.idle_timeout(definition)
         self.address: ActorAddress | None = None
         self.engine: Engine[Any, Any] | None = None
         # Gateways whose snapshot is awaited: before the room is opened, and, of those that linked later, after.
@@ -178,11 +180,14 @@ class _Room:
         if cause is None or self.shared or self.handed[0][0] != gateway:
             self._note_reach(gateway, entry.seq, cause)
         if cause is not None and not self.shown:
-            self.host.shows(self)
+            self.shown = True
+            self.host.showing.add(self)
         if type(output) is Deliver and (len(output.connections) == 1 or self.host.joins(output)):
-            self.host.weigh(OVERHEAD + len(output.payload))
+            self.host.pending_bytes += OVERHEAD + len(output.payload)
         else:
-            self.host.weigh(weight_of(output))
+            self.host.pending_bytes += weight_of(output)
+        if self.host.pending_bytes > MAX_PENDING:
+            self.host.flush_now()
 
     def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
         if self.gone:
@@ -192,7 +197,8 @@ class _Room:
         if type(attach) is Attach and (cause is None or self.shared or self.handed[0][0] != gateway):
             self._note_reach(gateway, entry.seq, cause)
         if cause is not None and not self.shown:
-            self.host.shows(self)
+            self.shown = True
+            self.host.showing.add(self)
         # What a hook commits leaves together: `processed` is the next occasion to send it.
         self.host.pending_bytes += weight_of(attach)
 
@@ -213,9 +219,16 @@ class _Room:
             origin, input = self.handed.popleft()
             if origin == gateway and input.number == number:
                 break  # what was before it was skipped: its task was cancelled from outside
-        self.shown = False
-        self.host.entry(gateway, self).processed = number
-        self.host.weigh(0)
+        if self.shown:
+            self.shown = False
+            self.host.showing.discard(self)
+        entries = self.host.pending.get(gateway)
+        entry = entries.get(self) if entries is not None else None
+        if entry is None:
+            entry = self.host.entry(gateway, self)
+        entry.processed = number
+        if self.host.pending_bytes > MAX_PENDING:
+            self.host.flush_now()
         if not self.handed:
             self.host.caught_up(self)
 
@@ -285,7 +298,7 @@ class RoomHost:
         self._ended = 0
         self._trimmer = Trimmer()
         # For each gateway, by room, or by name for what is of no room here.
-        self._pending: dict[str, dict[_Room | str, Entry]] = {}
+        self.pending: dict[str, dict[_Room | str, Entry]] = {}
         self._seq = 0
         # What of it weighs, as far as it was counted.
         self.pending_bytes = 0
@@ -296,7 +309,7 @@ class RoomHost:
         # How far rooms are ahead of the gateways in other processes.
         self.flow = Flow()
         # Rooms whose input in hand has begun to show since the last flush.
-        self._showing: list[_Room] = []
+        self.showing: set[_Room] = set()
         # Who called a room from the actor system and waits for its outcome, and the gateway that carries the call.
         self._calls: dict[int, tuple[str, Callable[[Outcome], None]]] = {}
         self._call_tokens = count(1)
@@ -332,7 +345,7 @@ class RoomHost:
         self._base = AsyncioSystemBase()
         self._system = ActorSystem(systemBase=self._base, transientUnique=True)
         self._manager = self._system.createActor(HibernationManager, globalName="verani-hibernation-manager")
-        timeouts = [t for t in map(self._idle_timeout, self._definitions.values()) if t is not None]
+        timeouts = [t for t in map(self.idle_timeout, self._definitions.values()) if t is not None]
         self._tell(self._system.createActor(RoomCalls, globalName=CALLS), ServeCalls(self))
         self._tell(self._manager, Begin(self, max(_SHORTEST, min([_TICK, *(timeout / 4 for timeout in timeouts)]))))
         self._budget_tick = min(_TICK, self._settings.hook_timeout / 4)
@@ -425,7 +438,7 @@ class RoomHost:
         )
 
     def _explain(self, room: _Room) -> str:
-        never = self._idle_timeout(room.definition) is None
+        never = room.idle_timeout is None
         return self._keeps_awake(room) or ("hibernate_after never" if never else "recent activity")
 
     def next_incarnation(self) -> int:
@@ -486,7 +499,7 @@ class RoomHost:
         """
         if self.gateways.pop(gateway, None) is None:
             return []
-        self._pending.pop(gateway, None)
+        self.pending.pop(gateway, None)
         self._end_calls(gateway)
         self._forget_sleeping(lambda name, life: life.gateways.pop(gateway, None) is not None and not life.gateways)
         return [room.name for room in tuple(self._rooms.values()) if self._forget_gateway(room, gateway)]
@@ -606,7 +619,7 @@ class RoomHost:
     def _refuse(self, gateway: str, arrival: Arrival) -> None:
         """Turn away what is for a definition that this host does not have."""
         input = arrival.input if isinstance(arrival, Interrupted) else arrival
-        entry = self._pending.setdefault(gateway, {}).setdefault(input.room, Entry(input.room))
+        entry = self.pending.setdefault(gateway, {}).setdefault(input.room, Entry(input.room))
         entry.processed = input.number
         if isinstance(input, Call):
             entry.outputs.append(Reply(input.number, Outcome(code="not_found")))
@@ -625,15 +638,15 @@ class RoomHost:
             if type(input) is Close and room.engine is not None:
                 room.engine.note_close(input.connection)
         room.taken[gateway] = inputs[-1].number
-        self.mark_active(room)
-        self._tell(room.address, DeliverInputs(gateway, inputs))
+        assert self._base is not None
+        self._base.tell(room.address, DeliverInputs(gateway, inputs))
 
     def caught_up(self, room: _Room) -> None:
         """A room has processed all it was given; when every room has, their entries need not wait for the next tick."""
         self.mark_active(room)
         self._working -= 1
         if not self._working:
-            self._flush_now()
+            self.flush_now()
         if self._drowsy and room.engine in self._drowsy and self._keeps_awake(room) is None:
             assert self._manager is not None
             self._to_ask.append(room)
@@ -659,7 +672,7 @@ class RoomHost:
         """The manager made the room's actor: ask the gateways for its records."""
         room = self._rooms[name]
         # What the last incarnation left must be applied before its gateway answers with the state it led to.
-        self._flush_now()
+        self.flush_now()
         room.address = address
         self._by_address[address.actorAddressString] = room
         for gateway in room.expected - {_UNKNOWN}:
@@ -787,7 +800,7 @@ class RoomHost:
                         await asyncio.wait_for(self._changed.wait(), _TICK)
         except TimeoutError:
             self.abandon()
-        self._flush_now()
+        self.flush_now()
 
     def _move(self, room: _Room) -> None:
         room.moving = True
@@ -820,7 +833,7 @@ class RoomHost:
             logger.debug("room is given up", extra={"room": room.name})
             self._move(room)
             room.gone = True
-            for entries in self._pending.values():
+            for entries in self.pending.values():
                 entries.pop(room, None)
             if room.engine is not None:
                 room.engine.end()
@@ -837,15 +850,15 @@ class RoomHost:
 
     # --- sleeping --------------------------------------------------------------------------------------
 
-    def _idle_timeout(self, definition: RoomDefinition[Any, Any]) -> float | None:
+    def idle_timeout(self, definition: RoomDefinition[Any, Any]) -> float | None:
+        """Say after how many seconds idle rooms of a definition are to sleep; None for never."""
         timeout = definition.hibernate_after
         return self._settings.hibernate_after if timeout is msgspec.UNSET else timeout
 
     def mark_active(self, room: _Room) -> None:
         """Start the room's idle clock anew."""
-        timeout = self._idle_timeout(room.definition)
-        if timeout is not None and room.state is _State.AWAKE:
-            self._idle.mark(room.name, timeout, self.clock())
+        if room.idle_timeout is not None and room.state is _State.AWAKE:
+            self._idle.mark(room.name, room.idle_timeout, self.clock())
 
     def retire_idle(self) -> Iterator[ActorAddress]:
         """Mark the rooms that are to sleep as retiring and yield their actors, each before the next is looked at.
@@ -1036,21 +1049,17 @@ class RoomHost:
 
     def entry(self, gateway: str, room: _Room) -> Entry:
         """Return the entry of this tick for a room and a gateway."""
-        entries = self._pending.get(gateway)
+        entries = self.pending.get(gateway)
         if entries is None:
-            entries = self._pending[gateway] = {}
-            self._schedule_flush()
+            entries = self.pending[gateway] = {}
+            if self._flush is None:
+                self._flush = self._loop.call_soon(self._send_entries)
         entry = entries.get(room)
         if entry is None:
             self._seq += 1
             room.told[gateway] = self._seq
             entry = entries[room] = Entry(room.name, seq=self._seq)
         return entry
-
-    def shows(self, room: _Room) -> None:
-        """Note that the input in hand has had an effect that others may see."""
-        room.shown = True
-        self._showing.append(room)
 
     def joins(self, output: Deliver) -> bool:
         """Tell whether a gateway writes this together with the output before: then it costs little more than that."""
@@ -1062,25 +1071,21 @@ class RoomHost:
             and self.pending_bytes > 0
         )
 
-    def weigh(self, size: int) -> None:
-        """Count output of this tick; a lot of it leaves at once, so that no tick gathers more than memory holds."""
-        self.pending_bytes += size
-        if self.pending_bytes > MAX_PENDING:
-            self._flush_now()
-
     def _schedule_flush(self) -> None:
         if self._flush is None:
             self._flush = self._loop.call_soon(self._send_entries)
 
-    def _flush_now(self) -> None:
+    def flush_now(self) -> None:
+        """Send what was gathered in this tick; before its end where that is more than memory should hold."""
         if self._flush is not None:
             self._flush.cancel()
             self._send_entries()
 
     def _send_entries(self) -> None:
-        self._mark_begun()
+        if self.showing:
+            self._mark_begun()
         self._flush = None
-        pending, self._pending = self._pending, {}
+        pending, self.pending = self.pending, {}
         self.pending_bytes, self._before = 0, None
         if len(self.gateways) > 1:
             _tell_of_others(pending)
@@ -1100,11 +1105,11 @@ class RoomHost:
 
     def _mark_begun(self) -> None:
         """Tell the gateways whose inputs are in hand what has been seen of them, by whomever."""
-        for room in self._showing:
-            if room.shown and room.handed and self._rooms.get(room.name) is room:
+        for room in self.showing:
+            if room.handed and self._rooms.get(room.name) is room:
                 gateway, input = room.handed[0]
                 self.entry(gateway, room).begun = input.number
-        self._showing.clear()
+        self.showing.clear()
 
 
 def _tell_of_others(pending: dict[str, dict[_Room | str, Entry]]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Protocol
 
+from msgspec import Struct
 from thespian.actors import Actor, ActorAddress, ActorSystemException
 
 __all__ = ["NO_SOURCES", "ActorRef", "Address", "Base", "Envelope", "UnsupportedCall"]
@@ -56,14 +57,13 @@ class Address(ActorAddress):
         self.actorAddressString = key  # type: ignore[misc]  # a slot in place of the property: see above
 
 
-class Envelope:
-    __slots__ = ("attempts", "message", "receiver", "sender")
+class Envelope(Struct, eq=False):
+    """A message under way; `attempts` is how many runs are left."""
 
-    def __init__(self, receiver: ActorAddress, sender: ActorAddress, message: object, attempts: int) -> None:
-        self.receiver = receiver
-        self.sender = sender
-        self.message = message
-        self.attempts = attempts  # how many runs are left
+    receiver: ActorAddress
+    sender: ActorAddress
+    message: object
+    attempts: int
 
 
 class ActorRef:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import repeat
 from typing import Any
 
 from msgspec import Struct
@@ -89,7 +90,7 @@ class RoomActor(Actor):
         """Answer with an awaitable, so that the next message waits, while other rooms go on."""
         match message:
             case Deliver():
-                self._inputs.extend((message.gateway, input) for input in message.inputs)
+                self._inputs.extend(zip(repeat(message.gateway), message.inputs, strict=False))
                 return self._work()
             case Open():
                 return self._open(message)

@@ -61,7 +61,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Hashable, Mapping
+from collections.abc import Awaitable, Hashable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from types import MethodType
@@ -460,7 +460,8 @@ class AsyncioSystemBase:
                 self._next_tick = self._loop.call_soon(self._tick, context=self._context)
             else:
                 self._next_tick = None
-                self._tell_idle_waiters()
+                if self._idle_waiters:
+                    self._tell_idle_waiters()
 
     def _deliver(self, ref: ActorRef, envelope: Envelope) -> None:
         if ref.task is not None:
@@ -522,7 +523,11 @@ class AsyncioSystemBase:
             return
         self._busy.add(ref)
         generation = ref.generation
-        task = _new_task(self._drain(ref, generation, envelope, awaitable), self._loop, eager)
+        drain = self._drain(ref, generation, envelope, awaitable)
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(drain, loop=self._loop, eager_start=eager)
+        else:
+            task = asyncio.Task(drain, loop=self._loop)
         if not task.done() and ref.generation == generation:
             ref.task = task
 
@@ -559,8 +564,10 @@ class AsyncioSystemBase:
                 budget -= 1
                 envelope = ref.mailbox.popleft()
                 awaitable = self._handle(ref, envelope)
-        _close(awaitable)  # never awaited: the system was shut down before this task's first step
-        self._tell_idle_waiters()
+        if awaitable is not None:
+            _close(awaitable)  # never awaited: the system was shut down before this task's first step
+        if self._idle_waiters:
+            self._tell_idle_waiters()
 
     async def _outcome(
         self, ref: ActorRef, generation: int, task: asyncio.Task[None], awaitable: Awaitable[object]
@@ -594,7 +601,7 @@ class AsyncioSystemBase:
             task.add_done_callback(self._abandoned.discard)
 
     def _tell_idle_waiters(self) -> None:
-        if self._idle_waiters and not self._queue and not self._busy:
+        if not self._queue and not self._busy:
             waiters, self._idle_waiters = self._idle_waiters, []
             for waiter in waiters:
                 if not waiter.done():
@@ -613,9 +620,3 @@ async def _absorb_cancellation(task: asyncio.Task[None]) -> None:
 def _close(awaitable: Awaitable[object] | None) -> None:
     if inspect.iscoroutine(awaitable):
         awaitable.close()
-
-
-def _new_task(drain: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, eager: bool) -> asyncio.Task[None]:
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(drain, loop=loop, eager_start=eager)
-    return asyncio.Task(drain, loop=loop)

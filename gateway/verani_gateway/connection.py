@@ -111,7 +111,7 @@ class Socket(web.WebSocketResponse[Any]):
 
     def receive(self, timeout: float | None = None) -> Coroutine[Any, Any, WSMessage]:
         """Read the next message; the socket is read on where little waits."""
-        if self._intake is not None:
+        if self._intake is not None and self._intake.is_held:
             self._intake.go_on()
         return super().receive(timeout)
 
@@ -189,10 +189,11 @@ class Connection:
             message = await self._ws.receive()
             kind = message.type
             turn += 1
-            if turn >= TURN and self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
+            if turn >= TURN:
                 turn = 0
-                self._intake.hold()
-                await self._gateway.turns.take()
+                if self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
+                    self._intake.hold()
+                    await self._gateway.turns.take()
             self._seen_at = now = self._gateway.now()
             self._pinged_at = None
             if kind is WSMsgType.CLOSE:
@@ -209,10 +210,11 @@ class Connection:
                 await self._skip()
                 continue
             if kind is WSMsgType.TEXT:
-                self._intake.expect(size)
+                self._intake.last_size = size
                 frame = self._text(message.data)
                 if frame is not None and (not self._meter.events or await self._is_within_its_rate(frame, size)):
-                    self._gateway.forward(self, frame.type, _data(frame), frame.channel, frame.id)
+                    data = bytes(frame.data) if frame.data is not UNSET else None
+                    self._gateway.forward(self, frame.type, data, frame.channel, frame.id)
                 if self.in_flight and self._over_limits():
                     await self._wait_for_room()
             elif kind is WSMsgType.BINARY:
@@ -235,7 +237,7 @@ class Connection:
             self.outbox.put(_PONG_FRAME)
             return None
         if frame.type == REFRESH:
-            self._start_refresh(_data(frame))
+            self._start_refresh(b"null" if frame.data is UNSET else bytes(frame.data))
             return None
         return frame
 
@@ -386,9 +388,9 @@ class Connection:
         elif (seconds := self._expiry.notice(now)) is not None:
             self.outbox.put(text_frame(expiring_frame(seconds)))
 
-    def _start_refresh(self, data: bytes | None) -> None:
+    def _start_refresh(self, data: bytes) -> None:
         try:
-            token = read_token(b"null" if data is None else data)
+            token = read_token(data)
         except (DecodeError, RecursionError, UnicodeDecodeError):
             self.count_invalid("expected a token to refresh with")
             return
@@ -505,7 +507,3 @@ class Connection:
         """Account for one input that was forwarded."""
         self.in_flight += 1
         self.in_flight_bytes += size
-
-
-def _data(frame: ScannedFrame) -> bytes | None:
-    return None if frame.data is UNSET else bytes(frame.data)

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,6 @@ from .addresses import client, local_address
 from .connection import Connection, Socket
 from .expiry import check_expiry
 from .paths import is_misread
-from .rate import Meter
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
@@ -78,32 +77,27 @@ class Endpoint:
                 raise RateLimited("too many connections from this address", retry_after=5)
         except VeraniError as error:
             return self._refuse(error, handshake)
-        try:
-            return await self._admit(handshake)
-        finally:
-            gateway.release(address)
+        with ExitStack() as held:
+            held.callback(gateway.release, address)
+            try:
+                ws, connection = await self._admit(handshake, held)
+            except VeraniError as error:
+                return self._refuse(error, handshake)
+            if connection is None:
+                return ws  # the client left during the handshake; there is nobody to tell
+            code, reason = 1006, ""
+            try:
+                code, reason = await connection.run()
+            finally:
+                gateway.disconnected(connection, code, reason)
+            return ws
 
-    async def _admit(self, handshake: _Handshake) -> web.StreamResponse:
-        gateway = self._gateway
-        await gateway.turns.take()
-        try:
-            room, meta, attachment, expires_at = await self._identify(handshake)
-        except VeraniError as error:
-            return self._refuse(error, handshake)
-        with gateway.meter(self._definition, meta.user_id, handshake.client.address) as meter:
-            return await self._serve(handshake, room, meta, attachment, expires_at, meter)
-
-    async def _serve(
-        self,
-        handshake: _Handshake,
-        room: str,
-        meta: ConnectionMeta,
-        attachment: bytes,
-        expires_at: float | None,
-        meter: Meter,
-    ) -> web.StreamResponse:
-        """Accept, and serve the connection to its end."""
+    async def _admit(self, handshake: _Handshake, held: ExitStack) -> tuple[Socket, Connection | None]:
+        """Accept a client and announce it to its room; what it takes up is `held` to its end."""
         gateway, request = self._gateway, handshake.request
+        await gateway.turns.take()
+        room, meta, attachment, expires_at = await self._identify(handshake)
+        meter = held.enter_context(gateway.meter(self._definition, meta.user_id, handshake.client.address))
         subprotocol = next((name for name in _subprotocols(request) if name in self._definition.subprotocols), None)
         ws = Socket(
             protocols=(subprotocol,) if subprotocol is not None else (),
@@ -118,16 +112,11 @@ class Endpoint:
             await ws.prepare(_normal(request, subprotocol))
             connection = Connection(gateway, gateway.next_id(), room, meta.client_id, meter, ws, request)
         except ConnectionResetError:
-            return ws  # the client left during the handshake; there is nobody to tell
+            return ws, None
         if expires_at is not None:
             connection.expire(expires_at, partial(self._renew, handshake, meta.user_id))
         gateway.connected(connection, attachment)
-        code, reason = 1006, ""
-        try:
-            code, reason = await connection.run()
-        finally:
-            gateway.disconnected(connection, code, reason)
-        return ws
+        return ws, connection
 
     def _refuse(self, error: VeraniError, handshake: _Handshake) -> web.Response:
         gateway = self._gateway

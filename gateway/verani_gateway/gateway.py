@@ -107,6 +107,8 @@ class Gateway:
         self.resources: dict[str, AbstractResource] = {}
         self.settings = settings if settings is not None else Settings()
         self._settings_given = settings is not None
+        # Seconds of the loop's clock, once it is known.
+        self.now: Callable[[], float] = time.monotonic
         self.id = secrets.token_hex(4)
         self.incarnation = secrets.token_hex(8)
         self.placement: Placement = placement if placement is not None else Embedded()
@@ -150,6 +152,7 @@ class Gateway:
     async def start(self) -> None:
         """Find the room hosts, and take connections as soon as they can be reached."""
         self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
         self.writer = Writer(self._loop)
         self.turns = Turns(self._loop, 2)
         self.max_connections = self._connection_limit()
@@ -171,10 +174,6 @@ class Gateway:
         if self.settings.max_connections is not None:
             return self.settings.max_connections or None
         return self.descriptors.websockets
-
-    def now(self) -> float:
-        """Seconds of the loop's clock."""
-        return self._loop.time()
 
     def stop_accepting(self) -> None:
         """Refuse new connections with 503 from now on, also those that the application is still identifying."""
@@ -411,7 +410,9 @@ class Gateway:
         number = self._attachments.next_number()
         self.metrics.frames += 1
         frame = Frame(connection.room, number, connection.id, event, data, channel, request)
-        connection.charged(self._put(frame))
+        size = self._attachments.add(frame)
+        self._send(frame)
+        connection.charged(size)
 
     def put_call(
         self, room: str, method: str, arguments: bytes, timeout: float, key: str | None, chain: tuple[str, ...]
@@ -449,7 +450,7 @@ class Gateway:
 
     def _resume(self, rooms: Iterable[str]) -> None:
         """Let connections that wait for congestion look again; those of all rooms if the gateway had been full."""
-        if not self._congested or self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT:
+        if self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT:
             return
         for room in rooms:
             for connection in tuple(self._congested.get(room, {}).values()):
@@ -462,7 +463,8 @@ class Gateway:
         was_full = self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT
         for entry in entries:
             self._apply(entry)
-        self._resume(tuple(self._congested) if was_full else [entry.room for entry in entries])
+        if self._congested:
+            self._resume(tuple(self._congested) if was_full else [entry.room for entry in entries])
         self.writer.flush()
 
     def set_aside(self, room: RoomInputs, number: int) -> tuple[Input, int] | None:
@@ -516,7 +518,8 @@ class Gateway:
             return
         for output in entry.outputs:
             self._output(room, output)
-        self._end_run(room)
+        if room.run is not None:
+            self._end_run(room)
         for attach in entry.attachments:
             self._attachments.attach(room, attach)
         for input, size in self._attachments.acknowledge(room, entry):
@@ -533,7 +536,8 @@ class Gateway:
             if len(output.connections) > 1:
                 self._join(room, output, frame)
                 return
-            self._end_run(room)
+            if room.run is not None:
+                self._end_run(room)
             for connection_id in output.connections:
                 outbox = self._outboxes.get(connection_id)
                 if outbox is not None and connection_id not in output.exclude:

@@ -62,8 +62,6 @@ class Intake(asyncio.BufferedProtocol):
         "_endless",
         "_fruitless",
         "_head",
-        "_held",
-        "_is_large",
         "_limit",
         "_over",
         "_protocol",
@@ -72,6 +70,8 @@ class Intake(asyncio.BufferedProtocol):
         "_transport",
         "_turn",
         "_turns",
+        "is_held",
+        "last_size",
     )
 
     def __init__(
@@ -89,8 +89,10 @@ class Intake(asyncio.BufferedProtocol):
         self._turns = turns
         self._limit = 2 * max_frame_bytes + _SMALL
         self._endless = endless
-        self._is_large = False
-        self._held = False
+        # Of the last frame: what is read at once is as large as fits frames of its size.
+        self.last_size = 0
+        # Whether the socket is left alone.
+        self.is_held = False
         # Bytes since the last message was complete, and the turn that the next ones wait for.
         self._fruitless = 0
         self._turn: asyncio.Future[None] | None = None
@@ -125,35 +127,26 @@ class Intake(asyncio.BufferedProtocol):
         intake.hold()
         return intake
 
-    @property
-    def is_held(self) -> bool:
-        """True while the socket is left alone."""
-        return self._held
-
     def hold(self) -> None:
         """Leave the socket alone until `go_on`."""
-        self._held = True
+        self.is_held = True
         with suppress(RuntimeError):  # a closed transport of uvloop
             self._transport.pause_reading()
 
     def go_on(self) -> None:
         """Read again, if little waits to be handled."""
-        while self._held and waiting(self._queue) <= LOW and self._turn is None:
+        while self.is_held and waiting(self._queue) <= LOW and self._turn is None:
             if not self._early:
-                self._held = False
+                self.is_held = False
                 with suppress(RuntimeError):
                     self._transport.resume_reading()
                 return
             piece, self._early = self._early[:_SMALL], self._early[_SMALL:]
             self._take(bytes(piece))
 
-    def expect(self, size: int) -> None:
-        """Read in pieces that fit frames of this size: the last one's."""
-        self._is_large = size >= _LARGE_FRAME
-
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the buffer."""
-        return _buffer if self._is_large else _small_buffer
+        return _buffer if self.last_size >= _LARGE_FRAME else _small_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what was read."""
@@ -210,8 +203,8 @@ class Intake(asyncio.BufferedProtocol):
         """Throw away what else comes; `over` is called at its end, or when it is too much."""
         self._over = over
         self._early = memoryview(b"")
-        self._is_large = True
-        self._held = False
+        self.last_size = _LARGE
+        self.is_held = False
         with suppress(RuntimeError):
             self._transport.resume_reading()
 

@@ -83,7 +83,8 @@ class MemoryLink:
         self._host.receive(self._gateway, message)
 
     def _end_tick(self) -> None:
-        self._flush()
+        inputs, self._inputs, self._handle = self._inputs, [], None
+        self._host.receive(self._gateway, InputBatch(inputs))
         self._host.run()
 
     def _flush(self) -> None:

@@ -537,7 +537,7 @@ class Hibernation(RuleBasedStateMachine):
         assert self.host.rooms() == {}
         assert self.host.known_rooms() == [], "a room without connections is forgotten"
         assert all(not gateway.held.get(ROOM) for gateway in self.gateways.values())
-        assert not self.host._pending
+        assert not self.host.pending
         assert not self.host._working
 
     def end(self) -> None:

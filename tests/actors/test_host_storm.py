@@ -182,7 +182,7 @@ class Storm:
 
     def _check(self, sent: dict[str, list[int]]) -> None:
         host = self.host
-        assert (host.rooms(), host.known_rooms(), host._pending, host._working) == ({}, [], {}, 0)
+        assert (host.rooms(), host.known_rooms(), host.pending, host._working) == ({}, [], {}, 0)
         assert not host._by_address
         assert not host._idle._timeouts
         for gateway in self.gateways:
