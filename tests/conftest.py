@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-__all__ = ["pytest_collection_finish", "pytest_configure", "pytest_xdist_make_scheduler"]
+from tests.ports import free_port
+
+__all__ = ["pytest_collection_finish", "pytest_configure", "pytest_xdist_make_scheduler", "unused_tcp_port"]
 
 # Those that tests send, and SIGCHLD, without which nobody could wait for a child.
 _SIGNALS = (
@@ -45,6 +47,12 @@ def pytest_collection_finish() -> None:
     """Spare the collections at the end of tests what was imported and collected: it stays until the end."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """Name a port that stays unused: what the plugins give out, the kernel may give to the test of another worker."""
+    return free_port()
 
 
 # Their tests share what takes seconds to start.

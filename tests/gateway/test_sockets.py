@@ -19,6 +19,7 @@ from aiohttp import web
 
 from tests.gateway.started import Service as Started
 from tests.gateway.started import Start
+from tests.ports import free_port
 from tests.raw import KEY
 from verani import ConnectRequest, Settings, define_room
 from verani_gateway.application import GATEWAY, adopt, setup
@@ -98,7 +99,8 @@ async def test_all_of_ipv6_takes_ipv4_too_whatever_else_is_listed(host: Any) -> 
 
 @has_ipv6
 async def test_one_address_of_ipv6_takes_nothing_else() -> None:
-    sockets = await listen_publicly(Settings(host="::1", port=0))
+    # Of the ports that the kernel gives out, anybody may have the same number of IPv4.
+    sockets = await listen_publicly(Settings(host="::1", port=free_port()))
     try:
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port_of(sockets))
@@ -114,8 +116,8 @@ async def test_a_host_that_is_covered_by_another_is_no_conflict() -> None:
 
 
 async def test_a_port_that_is_taken_at_one_host_is_told_and_at_no_other_is_listened_on() -> None:
-    with socket.create_server(("127.0.0.2", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.2", port)):
         with pytest.raises(
             ListenError, match=rf"^cannot listen on 127\.0\.0\.2:{port} \(host, port\): address already"
         ):
