@@ -7,6 +7,8 @@ PORT ?= 8000
 PYTEST_ARGS ?=
 # Most tests wait most of the time, so more of them run at once than there are cores; `WORKERS=0` runs them in turn.
 WORKERS ?= 4
+# Tests start hundreds of processes; where nothing is kept, each compiles all of the project again.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: help serve test check format bench soak fuzz autobahn clean
