@@ -308,7 +308,7 @@ async def test_a_page_that_was_told_to_stay_away_waits_for_its_user(serve: Serve
 async def test_a_page_comes_back_after_every_other_code(serve: Serve, visit: Open) -> None:
     server = await serve(APP)
     window = await visit(server)
-    await window.page.clock.install()
+    await window.stops_its_clock()
     sockets = await route_sockets(window)
     await window.page.goto(f"{server.url}/?name=ann")
     await window.is_in_state("connected")
