@@ -288,21 +288,21 @@ async def test_a_page_gives_up_a_connection_that_answers_no_ping(serve: Serve, v
     await window.reads("here again")
 
 
-@pytest.mark.parametrize("code", [1000, 1001])
-async def test_a_page_that_was_told_to_stay_away_waits_for_its_user(serve: Serve, visit: Open, code: int) -> None:
+async def test_a_page_that_was_told_to_stay_away_waits_for_its_user(serve: Serve, visit: Open) -> None:
     """Only these two codes end it (protocol 15); the page offers to connect again."""
     server = await serve(APP)
     window = await visit(server)
     sockets = await route_sockets(window)
     await window.page.goto(f"{server.url}/?name=ann")
+    for code in (1000, 1001):
+        await window.is_in_state("connected")
+        await sockets[-1].close(code=code)
+        await window.is_in_state("disconnected")
+        await window.says("nobody hears this")
+        await expect(window.page.get_by_role("alert")).to_have_text("You are disconnected.")
+        await window.presses("Connect again")
     await window.is_in_state("connected")
-    await sockets[0].close(code=code)
-    await window.is_in_state("disconnected")
-    await window.says("nobody hears this")
-    await expect(window.page.get_by_role("alert")).to_have_text("You are disconnected.")
-    await window.presses("Connect again")
-    await window.is_in_state("connected")
-    assert len(sockets) == 2
+    assert len(sockets) == 3
 
 
 async def test_a_page_comes_back_after_every_other_code(serve: Serve, visit: Open) -> None:
@@ -320,24 +320,21 @@ async def test_a_page_comes_back_after_every_other_code(serve: Serve, visit: Ope
     assert len(sockets) == 7
 
 
-@pytest.mark.parametrize("room", ["failing", "full"])
-async def test_a_page_leaves_a_room_alone_that_takes_and_closes_its_connections(
-    serve: Serve, visit: Open, room: str
-) -> None:
+async def test_a_page_leaves_a_room_alone_that_takes_and_closes_its_connections(serve: Serve, visit: Open) -> None:
     server = await serve("tests.integration.unfriendly_chat:app")
     window = await visit(server)
     await window.stops_its_clock()
-    await window.page.goto(f"{server.url}/?name=ann&room={room}")
-    delays: list[int] = []
-    while sum(delays) < TEN_MINUTES:
-        await window.is_in_state(re.compile(r"^reconnecting in \d+ s$"))
-        delays.append(await window.seconds_to_go())
-        await window.page.clock.fast_forward(delays[-1] * 1000)
-    assert len(delays) < 30
-    assert max(delays) == 30
-    assert await comers(server, room) in (len(delays), len(delays) + 1)
-    title = {"failing": "the room has failed", "full": "the room or this page is too slow"}[room]
-    await expect(window.page.locator("#state")).to_have_attribute("title", title)
+    for room, title in (("failing", "the room has failed"), ("full", "the room or this page is too slow")):
+        await window.page.goto(f"{server.url}/?name=ann&room={room}")
+        delays: list[int] = []
+        while sum(delays) < TEN_MINUTES:
+            await window.is_in_state(re.compile(r"^reconnecting in \d+ s$"))
+            delays.append(await window.seconds_to_go())
+            await window.page.clock.fast_forward(delays[-1] * 1000)
+        assert len(delays) < 30
+        assert max(delays) == 30
+        assert await comers(server, room) in (len(delays), len(delays) + 1)
+        await expect(window.page.locator("#state")).to_have_attribute("title", title)
 
 
 async def test_a_page_whose_connections_last_comes_back_at_once(serve: Serve, visit: Open) -> None:
@@ -395,35 +392,31 @@ async def test_a_message_that_costs_the_connection_is_given_back_with_the_reason
     await expect(ann.page.get_by_label("Message", exact=True)).to_have_value("x" * 70_000)
 
 
-@pytest.mark.parametrize(
-    ("code", "why"),
-    [
-        (1006, ""),
-        (1008, " (too many messages)"),
-        (1009, ""),
-        (1011, " (the room has failed)"),
-        (1012, " (the service restarts)"),
-        (1013, " (the room or this page is too slow)"),
-        (4001, " (you were signed in for too long)"),
-        (4009, " (you are connected elsewhere)"),
-    ],
-)
-async def test_a_page_says_why_an_answer_did_not_come(serve: Serve, visit: Open, code: int, why: str) -> None:
+async def test_a_page_says_why_an_answer_did_not_come(serve: Serve, visit: Open) -> None:
     server = await serve(APP)
     window = await visit(server)
     sockets = await route_sockets(window)
-    await window.page.goto(f"{server.url}/?name=ann")
-    await window.is_in_state("connected")
-    await window.says("hello")
-    await expect(window.page.locator("#log .waiting")).to_have_count(1)
-    if code == 1006:
-        await window.page.evaluate("0")
-        await sockets[0].close()
-    else:
-        await sockets[0].close(code=code)
-    lost = f"The connection was lost before the answer came{why}: this may have arrived or not."
-    too_long = "That message is too long: at most 500 characters."
-    await expect(window.page.get_by_role("alert")).to_have_text(too_long if code == 1009 else lost)
+    for code, why in _REASONS.items():
+        await window.page.goto(f"{server.url}/?name=ann")
+        await window.is_in_state("connected")
+        await window.says("hello")
+        await expect(window.page.locator("#log .waiting")).to_have_count(1)
+        await sockets[-1].close(code=None if code == 1006 else code)
+        lost = f"The connection was lost before the answer came{why}: this may have arrived or not."
+        too_long = "That message is too long: at most 500 characters."
+        await expect(window.page.get_by_role("alert")).to_have_text(too_long if code == 1009 else lost)
+
+
+_REASONS = {
+    1006: "",
+    1008: " (too many messages)",
+    1009: "",
+    1011: " (the room has failed)",
+    1012: " (the service restarts)",
+    1013: " (the room or this page is too slow)",
+    4001: " (you were signed in for too long)",
+    4009: " (you are connected elsewhere)",
+}
 
 
 async def comers(server: Server, room: str) -> int:
