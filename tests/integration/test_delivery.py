@@ -23,9 +23,9 @@ from verani.client import VeraniClient
 
 TARGET = "tests.integration.delivery_room:desk"
 PROMISE = """\
-For outputs of a room through the gateway its input came from, no output is doubled, and no accepted frame is lost,
-except one whose hook was interrupted after it visibly began, and then the application is told.
-Outputs through *other* gateways may be missing or doubled for inputs in flight at a crash.
+No output of a room is doubled, and none is missing at a connection that stays open.
+No accepted frame is lost, except one whose hook was interrupted after it visibly began, and then the application is
+told.
 Effects a hook had outside (a database) may repeat; calls to other rooms carry an idempotency key
 (room, input number, call index) that the callee remembers while awake."""
 
