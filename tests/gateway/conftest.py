@@ -15,13 +15,16 @@ from tests.listeners import Listen, Running, start_service
 from tests.server import Serve, Server
 from verani.room import RoomDefinition
 from verani.settings import Settings
+from verani_gateway import connection
 from verani_gateway.serve import Service
 
 __all__ = ["clean_log", "listen", "serve", "start"]
 
 
 @pytest.fixture
-async def serve(clean_log: list[str]) -> AsyncIterator[Serve]:
+async def serve(clean_log: list[str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+    """Return ``await serve(room, ..., setting=...)``; who is closed has less time to close than elsewhere."""
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
     servers: list[Server] = []
 
     async def serve(*rooms: RoomDefinition[Any, Any], header_timeout: float = 10.0, **settings: Any) -> Server:
@@ -69,6 +72,7 @@ def clean_log() -> Iterator[list[str]]:
     logging.getLogger().addHandler(collector)
     yield expected
     gc.collect()  # a task whose exception nobody read says so when it is collected
+    gc.freeze()  # what pytest keeps of every test is not looked at again after each of them
     logging.getLogger().removeHandler(collector)
     texts = [
         f"{record.name}: {record.getMessage()}"
