@@ -22,7 +22,7 @@ from typing import Any
 
 from thespian.actors import Actor, ActorAddress, ActorExitRequest, ActorSystem
 
-from verani_actors.system import AsyncioSystemBase
+from verani_actors.system.asyncio_base import AsyncioSystemBase
 
 MAX_RATIO = 3.0
 MAX_GROWTH = 1024 * 1024

@@ -117,7 +117,7 @@ async def served(loop: str) -> AsyncIterator[tuple[Process, dict[str, int]]]:
     environ = {**os.environ, "VERANI_RPC_TOKEN": RPC, "VERANI_ADMIN_TOKEN": ADMIN}
     # A module that cannot be imported is one that is not installed.
     start = "sys.modules['uvloop'] = None; " if loop == "asyncio" else ""
-    code = f"import sys; {start}from verani_gateway.cli import main; sys.exit(main())"
+    code = f"import sys; {start}from verani_gateway.cli.main import main; sys.exit(main())"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, "serve", "benchmarks.bodies:app", "--port", "0", "--internal-port", "0"),
         env=environ,

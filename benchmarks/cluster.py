@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
-from verani_actors.overview import HostStatus
-from verani_gateway.overview import ServiceStatus
+from verani_actors.operating.answers import HostStatus
+from verani_gateway.operating.overview import ServiceStatus
 
 __all__ = ["Cluster"]
 

@@ -25,7 +25,7 @@ from typing import Any
 import aiohttp
 
 from verani import Context, define_room
-from verani.epoch import Epoch, Member
+from verani.link.epoch import Epoch, Member
 
 from .cluster import Cluster
 

@@ -16,7 +16,7 @@ import time
 import tracemalloc
 
 from verani import ConnectionMeta, Settings, define_room
-from verani.messages import (
+from verani.link.messages import (
     Connect,
     EntryBatch,
     Frame,
@@ -27,7 +27,7 @@ from verani.messages import (
     Record,
     Snapshot,
 )
-from verani_actors.host import RoomHost
+from verani_actors.rooms.host import RoomHost
 
 room = define_room("bench")
 room.on("n")(lambda ctx, data: None)

@@ -23,13 +23,13 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from verani.room import define_room
+from verani.room.definition import define_room
 from verani.settings import Settings
 from verani_gateway.application import setup
-from verani_gateway.connection import Connection, Socket
+from verani_gateway.connections.connection import Connection, Socket
+from verani_gateway.connections.outbox import text_frame
+from verani_gateway.connections.rate import Meter
 from verani_gateway.gateway import Gateway
-from verani_gateway.outbox import text_frame
-from verani_gateway.rate import Meter
 
 __all__ = ["echo_application", "find_wstest", "run"]
 

@@ -60,7 +60,7 @@ def unused_tcp_port() -> int:
 
 # Their tests share what takes seconds to start.
 _SHARED: Final = (
-    "tests/actors/test_hardened.py",
+    "tests/actors/processes/test_hardened.py",
     "tests/integration/test_machines.py",
     "tests/integration/test_strangers.py",
     "tests/test_netns.py",

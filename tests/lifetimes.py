@@ -35,30 +35,30 @@ from aiohttp.web_protocol import RequestHandler
 import verani
 import verani_actors
 import verani_gateway
-from verani.audience import Membership
 from verani.client import VeraniClient
 from verani.client.inbox import EventStream, Inbox
 from verani.client.outbox import Outbox as ClientOutbox
 from verani.client.outbox import Request, Requests
 from verani.connect import Service, SyncService
-from verani.context import Actor, Context, Emitter
-from verani.engine import Engine, _Origin
-from verani.room import RoomDefinition
-from verani.session import Session
-from verani.stream import Stream
-from verani.stub import RoomStub
-from verani_actors.host import _Room
-from verani_actors.links import LinkServer
-from verani_actors.links import _Session as LinkSession
-from verani_actors.room import RoomActor
-from verani_actors.wire import Wire
+from verani.engine.audience import Membership
+from verani.engine.engine import Engine, _Origin
+from verani.link.stream import Stream
+from verani.room.context import Actor, Context, Emitter
+from verani.room.definition import RoomDefinition
+from verani.room.session import Session
+from verani.room.stub import RoomStub
+from verani_actors.links.link_server import LinkServer
+from verani_actors.links.link_server import _Session as LinkSession
+from verani_actors.links.wire import Wire
+from verani_actors.rooms.host import _Room
+from verani_actors.rooms.room_actor import RoomActor
 from verani_gateway.calls import Calls
-from verani_gateway.connection import Connection, Socket
+from verani_gateway.connections.connection import Connection, Socket
+from verani_gateway.connections.intake import Intake
+from verani_gateway.connections.outbox import Outbox
+from verani_gateway.connections.rate import Meter
 from verani_gateway.gateway import Gateway
-from verani_gateway.intake import Intake
-from verani_gateway.outbox import Outbox
-from verani_gateway.rate import Meter
-from verani_gateway.remote import RemoteLink
+from verani_gateway.placement.remote_link import RemoteLink
 
 __all__ = ["Lifetimes", "clear_frames", "survivors", "watch_service"]
 

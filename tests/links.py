@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from verani.messages import Call, Deliver, Entry, EntryBatch, Frame, GatewayMessage, HostMessage, InputBatch
-from verani_actors.flow import Flow
+from verani.link.messages import Call, Deliver, Entry, EntryBatch, Frame, GatewayMessage, HostMessage, InputBatch
+from verani_actors.links.flow import Flow
 
 __all__ = ["FakeHost", "Proxy", "call", "frame"]
 

@@ -13,7 +13,7 @@ from verani import RoomDefinition, Settings, define_room
 from verani_gateway.application import setup
 from verani_gateway.config import Secrets
 from verani_gateway.gateway import Gateway
-from verani_gateway.serve import Service
+from verani_gateway.service.serve import Service
 
 __all__ = ["ADMIN", "RPC", "Listen", "Running", "start_service"]
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from verani.room import RoomDefinition
+from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 from verani_gateway.application import setup
 from verani_gateway.gateway import Gateway

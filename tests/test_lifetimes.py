@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.lifetimes import Lifetimes, survivors
-from verani.audience import Membership
+from verani.engine.audience import Membership
 
 
 class Thing:

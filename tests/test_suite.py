@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-INTERRUPTED = "tests/gateway/test_cli.py::test_rooms_goes_on_watching_until_it_is_interrupted"
+INTERRUPTED = "tests/gateway/cli/test_main.py::test_rooms_goes_on_watching_until_it_is_interrupted"
 
 
 def _like_a_script_in_the_background() -> None:

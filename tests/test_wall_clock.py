@@ -27,16 +27,16 @@ TELLS = {
 # Who may look at it, and why nothing goes wrong when it jumps.
 ALLOWED = {
     # Tokens expire at a time of day.
-    "verani_gateway.connection.Connection": {"time.time"},
+    "verani_gateway.connections.connection.Connection": {"time.time"},
     "verani_gateway.endpoint.Endpoint": {"time.time"},
     # Sessions are in the order in which they came, also across hosts; a step back is made up for.
-    "verani.engine.Engine": {"time.time_ns"},
+    "verani.engine.engine.Engine": {"time.time_ns"},
     # `Retry-After` may be a date.
     "verani.client.client.VeraniClient": {"time.time"},
     # Shown to the operator only: when an input was set aside, and when Thespian's system began.
-    "verani_gateway.cluster.Cluster": {"time.time"},
-    "verani_gateway.rooms": {"time.localtime"},
-    "verani_actors.system.AsyncioSystemBase": {"time.time"},
+    "verani_gateway.placement.hosts.Cluster": {"time.time"},
+    "verani_gateway.cli.rooms": {"time.localtime"},
+    "verani_actors.system.asyncio_base.AsyncioSystemBase": {"time.time"},
 }
 
 

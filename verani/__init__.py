@@ -1,7 +1,6 @@
 """Realtime rooms: define them here, serve them with `verani serve`."""
 
 from .connect import Service, connect, connect_sync
-from .context import Actor, Context
 from .errors import (
     CallCycle,
     CallFailed,
@@ -24,13 +23,14 @@ from .errors import (
     WrongThread,
 )
 from .frames import Frame
-from .meta import ConnectionMeta
-from .request import ConnectRequest, Identified, Identity, TokenVerifier
-from .room import RoomDefinition, define_room, public_meta
-from .rpc import Call
-from .session import Session
+from .room.context import Actor, Context
+from .room.definition import RoomDefinition, define_room, public_meta
+from .room.meta import ConnectionMeta
+from .room.methods import Call
+from .room.request import ConnectRequest, Identified, Identity, TokenVerifier
+from .room.session import Session
+from .room.stub import RoomStub
 from .settings import Settings
-from .stub import RoomStub
 
 __all__ = [
     "define_room",

@@ -31,12 +31,12 @@ from .errors import (
     WrongThread,
     error_for,
 )
-from .rpc import MIN_TIMEOUT
-from .stub import RoomStub
+from .room.methods import MIN_TIMEOUT
+from .room.stub import RoomStub
 from .threads import OwnThread
 
 if TYPE_CHECKING:
-    from .room import RoomDefinition
+    from .room.definition import RoomDefinition
 
 __all__ = ["KEY_HEADER", "TIMEOUT_HEADER", "Service", "SyncRoomStub", "SyncService", "connect", "connect_sync"]
 
@@ -117,7 +117,7 @@ class Service:
     async def call(
         self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
     ) -> bytes:
-        """Carry one call; see `verani.stub.Caller`."""
+        """Carry one call; see `verani.room.stub.Caller`."""
         self._thread.check(f"{room}: {method}", _OTHER_THREADS)
         self._thread.take()
         timeout = self._timeout if timeout is None else timeout

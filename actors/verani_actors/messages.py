@@ -11,7 +11,7 @@ from msgspec import Struct
 
 __all__ = ["CALLS", "CallRefused", "CallReturned", "CallRoom"]
 
-# The global name of the actor that takes calls; its class is `verani_actors.calls.RoomCalls`.
+# The global name of the actor that takes calls; its class is `verani_actors.rooms.actor_calls.RoomCalls`.
 CALLS = "verani-calls"
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from .early import exit_at_once
+from .service.early import exit_at_once
 
 __all__ = ["main"]
 
@@ -11,7 +11,7 @@ def main() -> int:
     """Run the command line and return the exit code; what serves obeys signals from here on."""
     if sys.argv[1:2] in (["serve"], ["join"]):
         exit_at_once()
-    from .cli import main  # takes a while
+    from .cli.main import main  # takes a while
 
     return main()
 

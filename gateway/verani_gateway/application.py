@@ -8,16 +8,16 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from verani.errors import DefinitionError, NotFound
-from verani.room import RoomDefinition
+from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 
-from .addresses import client
-from .aiohttp_parts import check as check_aiohttp
-from .bodies import leaving_bodies
 from .config import check
 from .endpoint import Endpoint, asks_for_websocket
 from .gateway import Gateway
-from .paths import ROOM_IN_PATH
+from .http.addresses import client
+from .http.aiohttp_parts import check as check_aiohttp
+from .http.bodies import leaving_bodies
+from .http.paths import ROOM_IN_PATH
 
 __all__ = ["GATEWAY", "adopt", "mounted", "setup"]
 

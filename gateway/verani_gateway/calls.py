@@ -24,10 +24,10 @@ from verani.errors import (
     TooLarge,
     VeraniError,
 )
-from verani.messages import Invoke, Outcome, Reply
+from verani.link.messages import Invoke, Outcome, Reply
 from verani.names import ROOM_ID, room_id_of
-from verani.room import RoomDefinition
-from verani.rpc import MAX_TIMEOUT, result_of
+from verani.room.definition import RoomDefinition
+from verani.room.methods import MAX_TIMEOUT, result_of
 from verani.threads import OwnThread
 
 from .config import suggest
@@ -41,7 +41,7 @@ _Done = Callable[[Outcome], None]
 
 
 class Calls:
-    """The calls that this gateway waits for; the `verani.stub.Caller` of stubs in this process."""
+    """The calls that this gateway waits for; the `verani.room.stub.Caller` of stubs in this process."""
 
     def __init__(self, gateway: Gateway, definitions: Iterable[RoomDefinition[Any, Any]]) -> None:
         self._gateway = gateway
@@ -56,7 +56,7 @@ class Calls:
     async def call(
         self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
     ) -> bytes:
-        """Call a method; see `verani.stub.Caller`. A caller that is cancelled is forgotten, the call runs on."""
+        """Call a method; see `verani.room.stub.Caller`. A caller that is cancelled is forgotten, the call runs on."""
         self._thread.check(f"the stub of {room}", "await it on the loop of the application, or use verani.connect_sync")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 

@@ -22,7 +22,7 @@ from msgspec import Struct, inspect
 from verani.errors import SettingsError
 from verani.settings import NEVER, Settings
 
-from .access import is_host_name, is_host_pattern, is_origin, is_proxy
+from .http.access import is_host_name, is_host_pattern, is_origin, is_proxy
 
 __all__ = [
     "ADMIN_TOKEN",

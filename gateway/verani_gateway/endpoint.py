@@ -30,17 +30,17 @@ from verani.errors import (
     Unauthorized,
     VeraniError,
 )
-from verani.meta import ConnectionMeta
 from verani.names import room_id_of
-from verani.request import ConnectRequest
-from verani.room import RoomDefinition
+from verani.room.definition import RoomDefinition
+from verani.room.meta import ConnectionMeta
+from verani.room.request import ConnectRequest
 from verani.tracebacks import forget_traceback
 
-from .access import FORWARDING, Client, listed, only, origin_allowed
-from .addresses import client, local_address
-from .connection import Connection, Socket
-from .expiry import check_expiry
-from .paths import is_misread
+from .connections.connection import Connection, Socket
+from .connections.expiry import check_expiry
+from .http.access import FORWARDING, Client, listed, only, origin_allowed
+from .http.addresses import client, local_address
+from .http.paths import is_misread
 
 if TYPE_CHECKING:
     from multidict import MultiMapping

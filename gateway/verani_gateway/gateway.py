@@ -26,7 +26,7 @@ from aiohttp.web import AbstractResource
 
 from verani.errors import Interrupted
 from verani.frames import error_ack_frame
-from verani.messages import (
+from verani.link.messages import (
     Call,
     Cast,
     Close,
@@ -44,22 +44,22 @@ from verani.messages import (
     Output,
     Reply,
 )
-from verani.room import RoomDefinition
+from verani.room.definition import RoomDefinition
+from verani.room.stub import RoomStub
 from verani.settings import Settings
-from verani.stub import RoomStub
-from verani_actors.host import RoomHost
-from verani_actors.life import RoomStatus
+from verani_actors.rooms.host import RoomHost
+from verani_actors.rooms.life import RoomStatus
 
-from .access import Client, public_host_allowed
-from .attachments import Attachments, RoomInputs
 from .calls import Calls
-from .connection import RESTART, Connection
-from .descriptors import Descriptors
-from .metrics import Metrics
-from .outbox import Outbox, Run, Writer, text_frame
-from .placement import Embedded, Placement
-from .rate import Meter, SharedBuckets, TokenBucket, Turns
-from .refusals import Refusals
+from .connections.connection import RESTART, Connection
+from .connections.descriptors import Descriptors
+from .connections.outbox import Outbox, Run, Writer, text_frame
+from .connections.rate import Meter, SharedBuckets, TokenBucket, Turns
+from .connections.refusal_log import Refusals
+from .http.access import Client, public_host_allowed
+from .inputs.attachments import Attachments, RoomInputs
+from .inputs.metrics import Metrics
+from .placement.placement import Embedded, Placement
 
 __all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Gateway"]
 

@@ -13,12 +13,12 @@ import msgspec
 from aiohttp import web
 
 from verani.errors import DefinitionError
-from verani.room import RoomDefinition
+from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 
 from .application import adopt, mounted, setup
 from .config import Secrets
-from .serve import Service
+from .service.serve import Service
 
 __all__ = ["serving"]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.judged import lifetimes, pytest_runtest_call, settled  # noqa: F401
-from verani.messages import (
+from verani.link.messages import (
     Attach,
     Call,
     Close,
@@ -39,11 +39,11 @@ from verani.messages import (
     decode_host_packet,
     encode_message,
 )
-from verani.meta import ConnectionMeta
-from verani.room import RoomDefinition, define_room
+from verani.room.definition import RoomDefinition, define_room
+from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
-from verani_actors.host import RoomHost
-from verani_actors.ownership import Ownership
+from verani_actors.membership.ownership import Ownership
+from verani_actors.rooms.host import RoomHost
 
 Room = RoomDefinition[Any, Any]
 

@@ -14,7 +14,7 @@ __all__ = ["DEPLOY", "ROOT", "STOP_GRACE", "Tool", "changed", "check", "compose"
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 
-# What processes get beyond `drain_seconds` before they are killed: verani_gateway.supervisor.
+# What processes get beyond `drain_seconds` before they are killed: verani_gateway.service.supervisor.
 STOP_GRACE = 12.0
 
 

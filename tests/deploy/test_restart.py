@@ -28,7 +28,7 @@ PATIENCE = 60
 # Every version is as long as the others, and is written in the same second if the machine is quick.
 APP = """
 import os
-from verani.room import define_room
+from verani.room.definition import define_room
 VERSION = 1
 hall = define_room("hall", websocket_path="/ws/{room}")
 

@@ -14,11 +14,11 @@ from compose_spec import parse_duration
 
 from tests.deploy.files import DEPLOY, STOP_GRACE, compose, environments, pods
 from verani.settings import Settings
-from verani_actors.runtime import DEFAULT_ADMIN_PORT
-from verani_gateway import cli
-from verani_gateway.access import is_loopback
+from verani_actors.upkeep.runtime import DEFAULT_ADMIN_PORT
+from verani_gateway.cli.main import main
 from verani_gateway.config import SETTINGS, load, unknown_variables
-from verani_gateway.sockets import internal_port
+from verani_gateway.http.access import is_loopback
+from verani_gateway.service.sockets import internal_port
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve
@@ -57,11 +57,11 @@ def test_every_option_is_one_that_the_command_has(
     capsys: pytest.CaptureFixture[str], command: str, option: str
 ) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["--help"])
+        main(["--help"])
     if f"    {command} " not in capsys.readouterr().out:
         pytest.skip(f"verani has no command {command} yet")
     with pytest.raises(SystemExit):
-        cli.main([command, "--help"])
+        main([command, "--help"])
     assert re.search(rf"{option}\b", capsys.readouterr().out)
 
 

@@ -31,9 +31,9 @@ from verani.frames import (
     named_event_frame,
     scan,
 )
-from verani.meta import AttachmentCodec, AttachmentError
 from verani.names import is_name, well_formed
-from verani.rpc import BUILT_IN, Method
+from verani.room.meta import AttachmentCodec, AttachmentError
+from verani.room.methods import BUILT_IN, Method
 
 from . import inputs
 

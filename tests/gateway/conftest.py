@@ -13,10 +13,10 @@ from aiohttp import web
 from tests.gateway.started import start
 from tests.listeners import Listen, Running, start_service
 from tests.server import Serve, Server
-from verani.room import RoomDefinition
+from verani.room.definition import RoomDefinition
 from verani.settings import Settings
-from verani_gateway import connection
-from verani_gateway.serve import Service
+from verani_gateway.connections import connection
+from verani_gateway.service.serve import Service
 
 __all__ = ["clean_log", "listen", "serve", "start"]
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 APP = """
 import os, sys
-from verani.room import define_room
+from verani.room.definition import define_room
 print("what a module prints while it is imported is no answer")
 chat = define_room("chat", websocket_path="/ws/{room}")
 

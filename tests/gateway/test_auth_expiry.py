@@ -15,7 +15,7 @@ from tests.server import Serve
 from tests.tokens import AUDIENCE, OTHER, public_pem, token
 from verani import ConnectionMeta, ConnectRequest, Identity, RoomDefinition, Unauthorized, define_room
 from verani.auth import jwt_auth
-from verani_gateway.expiry import Expiry
+from verani_gateway.connections.expiry import Expiry
 
 REFRESHED = b'{"type":"verani.refreshed"}'
 WHO = {"user_id": "ann", "client_id": "c"}

@@ -23,10 +23,10 @@ from aiohttp import StreamReader
 
 from tests.raw import KEY, PATIENCE, Opcode, RawClient, close, frame, handshake, text, until
 from tests.server import Serve, Server
-from verani.meta import ConnectionMeta
-from verani.request import Identity
-from verani.room import RoomDefinition, define_room
-from verani_gateway import connection as connection_module
+from verani.room.definition import RoomDefinition, define_room
+from verani.room.meta import ConnectionMeta
+from verani.room.request import Identity
+from verani_gateway.connections import connection as connection_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -478,7 +478,7 @@ async def test_a_client_that_was_throttled_once_and_fell_silent_is_kept(serve: S
 # --- 17: file descriptors ------------------------------------------------------------------------------------
 
 _APP = """
-from verani.room import define_room
+from verani.room.definition import define_room
 chat = define_room("chat")
 chat.on("say")(lambda ctx, data: ctx.emit("said", {"data": data}))
 """
@@ -947,7 +947,7 @@ async def test_a_spawned_task_that_fails_reaches_on_error_and_hurts_nobody_else(
 async def test_a_hook_that_swallows_its_cancellation_is_abandoned_and_the_room_goes_on(
     serve: Serve, clean_log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani.engine.CANCEL_GRACE", 0.05)
+    monkeypatch.setattr("verani.engine.engine.CANCEL_GRACE", 0.05)
     clean_log.append("a hook of chat/default failed: HookTimeout")
     clean_log.append("awaitable abandoned")
     goes_on = asyncio.Event()

@@ -36,7 +36,7 @@ from verani.connect import Service as RemoteService
 from verani_gateway.application import GATEWAY, setup
 from verani_gateway.config import Secrets
 from verani_gateway.gateway import Gateway
-from verani_gateway.serve import Service
+from verani_gateway.service.serve import Service
 
 TOKEN = "rpc-token-of-the-test"
 

@@ -13,9 +13,9 @@ import pytest
 
 from tests.raw import Opcode, RawClient, close, frame, text, until
 from tests.server import Serve, Server
-from verani.room import RoomDefinition, define_room
+from verani.room.definition import RoomDefinition, define_room
 from verani.settings import RatePolicy, Settings
-from verani_gateway import connection as connection_module
+from verani_gateway.connections import connection as connection_module
 from verani_gateway.gateway import Gateway
 
 # What the original client waits for a pong before it hangs for ever (protocol 14).

@@ -10,11 +10,11 @@ import pytest
 
 from tests.raw import Opcode, RawClient, close, frame, handshake, text, until
 from tests.server import Serve, Server
-from verani.meta import ConnectionMeta
-from verani.room import RoomDefinition, define_room
-from verani_gateway import connection as connection_module
+from verani.room.definition import RoomDefinition, define_room
+from verani.room.meta import ConnectionMeta
 from verani_gateway import gateway as gateway_module
-from verani_gateway.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, Connection
+from verani_gateway.connections import connection as connection_module
+from verani_gateway.connections.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, Connection
 
 PING = text('{"type":"ping"}')
 PONG = b'{"type":"pong"}'
@@ -714,7 +714,7 @@ async def test_who_would_wait_longer_than_may_be_is_closed_at_once_and_leaves_no
 async def test_a_client_whose_pings_wait_behind_its_own_frames_hears_that_the_server_lives(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani_gateway.connection.UNREAD_PONG", 0.05)
+    monkeypatch.setattr("verani_gateway.connections.connection.UNREAD_PONG", 0.05)
     server = await serve(define_room("chat"), ping_interval=0.2)
     client = await server.connect()
     only(server)._intake.hold()

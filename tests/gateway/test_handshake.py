@@ -272,7 +272,7 @@ def told(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[st
     return [
         record.getMessage()
         for record in caplog.records
-        if record.name == "verani_gateway.refusals" and record.levelno == level
+        if record.name == "verani_gateway.connections.refusal_log" and record.levelno == level
     ]
 
 

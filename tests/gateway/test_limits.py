@@ -14,9 +14,9 @@ import pytest
 from tests.raw import close, handshake, until
 from tests.server import Serve
 from verani import Actor, ConnectionMeta, ConnectRequest, Context, Forbidden, VeraniError, define_room
-from verani_actors.host import ROOM_LIMITS
+from verani_actors.rooms.host import ROOM_LIMITS
 from verani_gateway.config import SETTINGS
-from verani_gateway.metrics import LIMITS, OTHER, exposition
+from verani_gateway.inputs.metrics import LIMITS, OTHER, exposition
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = [

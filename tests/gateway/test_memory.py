@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 STATM = Path("/proc/self/statm")
 
 APP = """
-from verani.room import define_room
+from verani.room.definition import define_room
 chat = define_room("chat")
 chat.on("say")(lambda ctx, data: None)
 """

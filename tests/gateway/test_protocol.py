@@ -10,9 +10,9 @@ import pytest
 from tests.raw import ACCEPT, Opcode, close, frame, handshake, text, until
 from tests.server import Serve, Server
 from verani.errors import Forbidden, RateLimited, Unauthorized
-from verani.meta import ConnectionMeta
-from verani.request import ConnectRequest
-from verani.room import RoomDefinition, define_room
+from verani.room.definition import RoomDefinition, define_room
+from verani.room.meta import ConnectionMeta
+from verani.room.request import ConnectRequest
 
 Room = RoomDefinition[Any, Any]
 

@@ -27,9 +27,9 @@ from msgspec import Struct
 from tests.integration.cluster_room import now
 from tests.netns import Machine, Network
 from tests.shapes.service import Node
-from verani.epoch import Epoch, Member
-from verani_actors.overview import GatewayStatus, HostStatus
-from verani_gateway.overview import ServiceStatus
+from verani.link.epoch import Epoch, Member
+from verani_actors.operating.answers import GatewayStatus, HostStatus
+from verani_gateway.operating.overview import ServiceStatus
 
 __all__ = ["PATIENCE", "Crowd", "Fleet", "Heard", "Talker"]
 

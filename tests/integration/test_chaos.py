@@ -25,7 +25,7 @@ import pytest
 
 from benchmarks.cluster import Cluster
 from benchmarks.marked import Marked, marked
-from verani_actors.runtime import Runtime
+from verani_actors.upkeep.runtime import Runtime
 
 SECONDS: Final = float(os.environ.get("VERANI_CHAOS_SECONDS", "12"))
 SEED: Final = int(os.environ.get("VERANI_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
@@ -216,7 +216,7 @@ class Chaos:
 
     def _find(self, kind: str) -> list[int]:
         supervisor, members = self._cluster.process.pid, self.members()
-        launchers = self._children(supervisor, b"verani_actors.launcher")
+        launchers = self._children(supervisor, b"verani_actors.processes.launcher")
         admins = [pid for launcher in launchers for pid in self._children(launcher)]
         parts = [pid for admin in admins for pid in self._children(admin)]
         match kind:

@@ -13,7 +13,7 @@ from tests.server import Server
 from tests.virtual_time import VirtualTimeLoop
 from verani import Context, Forbidden, RoomBusy, Settings, VeraniError, define_room
 from verani.client import ClientState, ConnectionClosed, Reconnection, VeraniClient
-from verani.room import RoomDefinition
+from verani.room.definition import RoomDefinition
 
 TEN_MINUTES = 600.0
 FOR_EVER = Reconnection(max_attempts=None)

@@ -31,7 +31,7 @@ from tests.ports import free_port
 from tests.shapes.guest import Guest
 from verani import CallFailed, Interrupted
 from verani.client.backoff import Reconnection
-from verani_actors.runtime import Runtime
+from verani_actors.upkeep.runtime import Runtime
 
 TARGET = "tests.integration.fault_app:fault"
 MARK = "FAULT_MARK"
@@ -154,7 +154,7 @@ class Faults:
 
     def launcher(self) -> int:
         """Find the launcher; its pid is 0 while there is none."""
-        return next(iter(self._children(self.cluster.process.pid, b"verani_actors.launcher")), 0)
+        return next(iter(self._children(self.cluster.process.pid, b"verani_actors.processes.launcher")), 0)
 
     def admin(self) -> int:
         """Find Thespian's Admin."""

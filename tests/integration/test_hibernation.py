@@ -24,12 +24,12 @@ from tests.raw import PATIENCE, Opcode, close, frame, text, until
 from tests.server import Server
 from verani import frames
 from verani.client import VeraniClient
-from verani.meta import ConnectionMeta
-from verani.room import RoomDefinition, define_room
+from verani.room.definition import RoomDefinition, define_room
+from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
-from verani_gateway.connection import Connection
+from verani_gateway.connections.connection import Connection
+from verani_gateway.connections.outbox import Outbox
 from verani_gateway.gateway import Gateway
-from verani_gateway.outbox import Outbox
 
 Room = RoomDefinition[Any, Any]
 

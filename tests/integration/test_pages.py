@@ -16,7 +16,7 @@ from verani import Settings, define_room
 from verani.auth import jwt_auth
 from verani_gateway.application import setup
 from verani_gateway.config import Secrets
-from verani_gateway.serve import Service
+from verani_gateway.service.serve import Service
 
 pytestmark = pytest.mark.browser
 

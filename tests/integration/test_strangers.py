@@ -1,7 +1,7 @@
 """Strangers at every socket of every process of a whole service: nothing of theirs is executed, and nothing dies.
 
 They send pickles that are valid, as Thespian frames them and raw, from the machine itself and from another one.
-`tests/actors/test_hardened.py` has what else they may send to the ports of the actor system.
+`tests/actors/processes/test_hardened.py` has what else they may send to the ports of the actor system.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import aiohttp
 import pytest
 from thespian.system.transport.streamBuffer import toSendBuffer
 
-from tests.actors.test_hardened import Canary, stranger
+from tests.actors.processes.test_hardened import Canary, stranger
 from tests.integration.fleet import Fleet, rooms_of
 from tests.netns import Machine, why_not
 from tests.shapes.service import ROOT, Node
-from verani_actors.hardened import Seal
+from verani_actors.processes.hardened import Seal
 
 TARGET: Final = "tests.integration.cluster_room:hall"
 SECRET: Final = "the-secret-of-the-tests-of-machines"

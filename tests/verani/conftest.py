@@ -1,7 +1,7 @@
 """A room without actors or sockets: the engine, fed one event at a time, with every effect recorded.
 
-`Room` feeds its engine the way `verani_actors.room.RoomActor` does: one event after the other, failures posted
-behind what waits, and a new task for the rest once a hook was abandoned. Time moves only by `pass_time`.
+`Room` feeds its engine the way `verani_actors.rooms.room_actor.RoomActor` does: one event after the other, failures
+posted behind what waits, and a new task for the rest once a hook was abandoned. Time moves only by `pass_time`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import pytest
 from hypothesis import settings
 
 from verani import ConnectionMeta, RoomDefinition, Settings
-from verani.context import WakeReason
-from verani.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
-from verani.messages import (
+from verani.engine.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
+from verani.link.messages import (
     Attach,
     Close,
     Connect,
@@ -37,6 +36,7 @@ from verani.messages import (
     Seat,
     TakenCall,
 )
+from verani.room.context import WakeReason
 
 # A loaded machine must not fail a test, so examples are bounded by their number only.
 settings.register_profile("verani", deadline=None)

@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from verani import ConnectionMeta, Context, DefinitionError, InvalidArguments, define_room
-from verani.rpc import Method
+from verani.room.methods import Method
 from verani.testing import RoomHarness
 
 

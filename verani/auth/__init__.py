@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..request import ConnectRequest, Identity, TokenVerifier
-from ..room import public_meta
+from ..room.definition import public_meta
+from ..room.request import ConnectRequest, Identity, TokenVerifier
 from .cookie import cookie_auth
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("jwt_auth needs PyJWT: pip install 'pyjwt[crypto]'", name=error.name) from error
 
 from ..errors import DefinitionError, Unauthorized
-from ..meta import FIXED_FIELDS, ConnectionMeta, make_meta
 from ..names import check_name
-from ..request import BEARER, ConnectRequest, GivenMeta, Identity
+from ..room.meta import FIXED_FIELDS, ConnectionMeta, make_meta
+from ..room.request import BEARER, ConnectRequest, GivenMeta, Identity
 from .jwks import ALGORITHMS, FixedKey, KeySource, RemoteKeySet, parse_key_set
 
 __all__ = ["MAX_TOKEN", "Claims", "JwtVerifier", "jwt_auth"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from ..errors import DefinitionError, Unauthorized
-from ..request import ConnectRequest, Identified
+from ..room.request import ConnectRequest, Identified
 
 __all__ = ["MAX_COOKIE", "Lookup", "cookie_auth"]
 

@@ -48,6 +48,7 @@ from ..errors import DeadlineExceeded, VeraniError, fresh
 from ..names import MAX_REASON_BYTES
 from ..threads import OwnThread
 from .backoff import Attempts, Reconnection, parse_retry_after
+from .codec import PING, Incoming, as_error, as_event, decode, encode
 from .failures import (
     Closing,
     ConnectFailed,
@@ -61,7 +62,6 @@ from .failures import (
     told_in,
     without_secrets,
 )
-from .frames import PING, Incoming, as_error, as_event, decode, encode
 from .inbox import LIFECYCLE_EVENTS, EventStream, Inbox, Signal
 from .outbox import Frame, NotSent, Outbox, Requests
 

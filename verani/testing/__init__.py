@@ -1,8 +1,8 @@
 """Test rooms: a harness with a virtual clock, a proof that nobody notices a room's sleep, and a real server."""
 
 from ..client.inbox import Event
-from .client import HarnessClient
 from .harness import RoomHarness
+from .harness_client import HarnessClient
 from .service import TestService, serve
 from .transparency import assert_hibernation_transparent
 

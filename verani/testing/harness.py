@@ -15,18 +15,18 @@ from typing import Any, Generic, Self
 import msgspec
 
 from .. import frames
-from ..context import Actor, S
-from ..engine import Event
+from ..engine.engine import Event
 from ..errors import Conflict, RoomAsleep, RoomBusy, VeraniError, is_refusal
 from ..frames import ScannedFrame
-from ..meta import ConnectionMeta, M
 from ..names import ROOM_ID, room_id_of
-from ..request import ConnectRequest
-from ..room import RoomDefinition
-from ..session import Session
+from ..room.context import Actor, S
+from ..room.definition import RoomDefinition
+from ..room.meta import ConnectionMeta, M
+from ..room.request import ConnectRequest
+from ..room.session import Session
+from ..room.stub import RoomStub
 from ..settings import Settings
-from ..stub import RoomStub
-from .client import HarnessClient
+from .harness_client import HarnessClient
 from .runner import RoomRunner
 
 __all__ = ["RoomHarness", "Step"]

@@ -20,17 +20,17 @@ from typing import Any, Generic
 import msgspec
 
 from .. import frames
-from ..context import Context, S
-from ..engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken, reason_of
+from ..engine.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken, reason_of
 from ..errors import DeadlineExceeded, VeraniError
 from ..frames import ScannedFrame
-from ..messages import Close, Connect, Frame, Input, Invoke, Outcome, Reply, TakenCall
-from ..meta import M
-from ..room import RoomDefinition
-from ..rpc import result_of
+from ..link.messages import Close, Connect, Frame, Input, Invoke, Outcome, Reply, TakenCall
+from ..room.context import Context, S
+from ..room.definition import RoomDefinition
+from ..room.meta import M
+from ..room.methods import result_of
 from ..settings import Settings
-from .client import HarnessClient
-from .gateway import StandInGateway
+from .harness_client import HarnessClient
+from .stand_in_gateway import StandInGateway
 
 __all__ = ["RoomRunner"]
 
@@ -117,7 +117,7 @@ class RoomRunner(Generic[M, S]):
     async def call(
         self, room: str, method: str, arguments: bytes, *, timeout: float | None, idempotency_key: str | None
     ) -> bytes:
-        """Call a method of the room; see `verani.stub.Caller`. The deadline is one of the room's clock."""
+        """Call a method of the room; see `verani.room.stub.Caller`. The deadline is one of the room's clock."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def answer(outcome: Outcome) -> None:

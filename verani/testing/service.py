@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..room import RoomDefinition
+from ..room.definition import RoomDefinition
 from ..settings import Settings
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 from unittest import mock
 
-from ..engine import Event, Retire, Woken
-from ..room import RoomDefinition
+from ..engine.engine import Event, Retire, Woken
+from ..room.definition import RoomDefinition
 from ..settings import Settings
 from .harness import RoomHarness, Step
 

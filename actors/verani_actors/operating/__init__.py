@@ -1,0 +1,1 @@
+"""Answer operators: what a room host does, and what can be measured of it."""

@@ -1,0 +1,1 @@
+"""Be the processes of an actor system: launcher, registrar and room hosts."""

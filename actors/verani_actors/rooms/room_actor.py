@@ -1,0 +1,169 @@
+"""Be the Thespian actor of one awake room: carry events to its engine, one at a time.
+
+Everything a room does is the engine's; this actor only owns the order. Inputs wait in `_inputs`, not in the
+mailbox, so that a task whose hook was abandoned can stop and the next one can go on with the rest.
+Nothing leaves `receiveMessage`: Thespian would run the message again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import repeat
+from typing import Any
+
+from msgspec import Struct
+from thespian.actors import Actor, ActorAddress, ActorExitRequest
+
+from verani.engine.engine import Attached, Engine, HookFailed, Retire, Woken
+from verani.link.messages import Arrival
+
+__all__ = ["Abandoned", "Deliver", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds that hooks which do not wait may keep sockets and other rooms waiting; then those have their turn.
+_TURN = 0.005
+
+
+class Open(Struct, frozen=True):
+    """Wake the room; its first message.
+
+    `start` makes the engine, `done` is called when the room is awake; `hold` returns what is to be awaited before the
+    next input, if anything.
+    """
+
+    start: Callable[[], Engine[Any, Any]]
+    woken: Woken
+    done: Callable[[], None]
+    hold: Callable[[], Awaitable[None] | None]
+
+
+class Deliver(Struct, frozen=True):
+    """Handle these inputs of a gateway, in order."""
+
+    gateway: str
+    inputs: list[Arrival]
+
+
+class Post(Struct, frozen=True):
+    """Handle an event that is no input: a failure outside the order of inputs, or records that came late."""
+
+    event: HookFailed | Attached
+
+
+class Abandoned(Struct, frozen=True):
+    """The running hook was abandoned; go on with what waits."""
+
+
+class Sleep(Struct, frozen=True):
+    """Go to sleep if nothing is going on; answered with `Slept` or `Stayed`. `force`: spawned tasks do not count."""
+
+    force: bool = False
+
+
+class Slept(Struct, frozen=True):
+    """The room is asleep: nothing of it is left but its records."""
+
+    room: str
+
+
+class Stayed(Struct, frozen=True):
+    """The room has something to do and stays awake."""
+
+    room: str
+
+
+class RoomActor(Actor):
+    """One room, from `Open` to its exit."""
+
+    def __init__(self) -> None:
+        self._engine: Engine[Any, Any] | None = None
+        self._inputs: deque[tuple[str, Arrival]] = deque()
+        self._retiring_for: ActorAddress | None = None
+        self._opening: Callable[[], None] | None = None
+        self._hold: Callable[[], Awaitable[None] | None] | None = None
+
+    def receiveMessage(self, message: Any, sender: ActorAddress) -> Awaitable[None] | None:
+        """Answer with an awaitable, so that the next message waits, while other rooms go on."""
+        match message:
+            case Deliver():
+                self._inputs.extend(zip(repeat(message.gateway), message.inputs, strict=False))
+                return self._work()
+            case Open():
+                return self._open(message)
+            case Post():
+                return self._post(message.event)
+            case Sleep():
+                return self._sleep(sender, message.force)
+            case Abandoned():
+                return self._resume()
+            case ActorExitRequest():
+                if self._engine is not None:
+                    self._engine.end()
+                return None
+            case _:
+                logger.warning("unexpected message %s for a room", type(message).__name__)
+                return None
+
+    async def _open(self, message: Open) -> None:
+        self._engine = message.start()
+        self._opening = message.done
+        self._hold = message.hold
+        if await self._engine.handle(message.woken):
+            self._opened()
+
+    def _opened(self) -> None:
+        if self._opening is not None:
+            self._opening()
+            self._opening = None
+
+    async def _work(self) -> None:
+        engine = self._engine
+        assert engine is not None, "Open is a room's first message"
+        assert self._hold is not None
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while self._inputs:
+            if loop.time() - since > _TURN:
+                await asyncio.sleep(0)
+                since = loop.time()
+            if (held := self._hold()) is not None:
+                await held
+                since = loop.time()
+            gateway, input = self._inputs.popleft()
+            try:
+                if not await engine.handle(input, gateway):
+                    return
+            except Exception:
+                # A bug of ours, and the mailbox's last line: the room goes on with its next input.
+                logger.exception("an input of room %s could not be handled", engine.name)
+
+    async def _post(self, event: HookFailed | Attached) -> None:
+        assert self._engine is not None
+        if await self._engine.handle(event):
+            await self._work()
+
+    async def _resume(self) -> None:
+        self._opened()  # if it was the hook of a wake that was abandoned
+        if self._retiring_for is not None:
+            self._finish_retiring(self._retiring_for)
+        else:
+            await self._work()
+
+    async def _sleep(self, manager: ActorAddress, force: bool) -> None:
+        engine = self._engine
+        assert engine is not None
+        if engine.busy is not None and not force:  # with inputs in hand, it would not have been asked
+            self.send(manager, Stayed(engine.name))
+            return
+        self._retiring_for = manager
+        if await engine.handle(Retire(force)):
+            self._finish_retiring(manager)
+
+    def _finish_retiring(self, manager: ActorAddress) -> None:
+        assert self._engine is not None
+        self._engine.end()
+        self.send(manager, Slept(self._engine.name))

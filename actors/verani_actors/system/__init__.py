@@ -1,0 +1,1 @@
+"""Be Thespian's actor system on one asyncio event loop."""

@@ -1,0 +1,238 @@
+"""Take little from a socket at a time, whatever the event loop would take, and nothing while enough of it waits.
+
+Loops read up to 256 KiB at once, or as often in a row, and aiohttp parses all of it in one go: thousands of small
+frames that everybody else waits for. What is done with what is read remains aiohttp's business, but for one thing: it
+takes frames that are not masked, which RFC 6455 5.1 forbids.
+
+Invariants:
+- Pieces that complete no message, of a large frame or of endless fragments, cost a turn each, and a frame that is not
+  complete after twice its limit ends the connection: fragments are no way around the rate.
+- The transport is paused when more than `HIGH` waits, and after `hold`, until `go_on` finds no more than `LOW`.
+- aiohttp pauses it, too, far above `HIGH`: by the time it is resumed here, aiohttp has nothing against it.
+- Headers of frames are handed on whole, so that each is seen before aiohttp sees it; what comes after the first one
+  without a mask is not handed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from ..http.aiohttp_parts import Queue, waiting
+from .rate import Turns
+
+__all__ = ["HIGH", "LOW", "Intake"]
+
+# Bytes that wait to be handled, as aiohttp counts them (128 for each message besides its own): the socket is left
+# alone above the first, which is more than one small read of anything but the smallest frames, and read again below
+# the second.
+HIGH, LOW = 6 << 10, 1 << 10
+
+# Hundreds of small frames in one go hold up everybody; large ones in many small pieces cost too much.
+_SMALL: Final = 2 << 10
+_LARGE: Final = 16 << 10
+# What is thrown away of a connection that is over, at most: more than clients of ours ever send ahead.
+_MAX_DISCARDED: Final = 16 << 20
+# A frame is large from here on.
+_LARGE_FRAME: Final = 1 << 10
+
+# One for all: what was read is copied before anything else may read.
+_buffer: Final = memoryview(bytearray(_LARGE))
+_small_buffer: Final = _buffer[:_SMALL]
+
+
+# The second byte of a frame: its mask, and from where on the next 2 or 8 bytes hold the length.
+_MASKED: Final = 0x80
+_LENGTH_OF_2: Final = _MASKED | 126
+# What a header has besides its length: two bytes, and four of the mask.
+_HEADER: Final = 6
+# A frame with reserved bits, for which aiohttp closes with 1002, after everything that came before.
+_VIOLATION: Final = b"\xf0\x80"
+
+
+class Intake(asyncio.BufferedProtocol):
+    """The protocol of a transport, in front of the one that it had."""
+
+    __slots__ = (
+        "__weakref__",
+        "_discarded",
+        "_early",
+        "_endless",
+        "_fruitless",
+        "_head",
+        "_limit",
+        "_over",
+        "_protocol",
+        "_queue",
+        "_rest",
+        "_transport",
+        "_turn",
+        "_turns",
+        "is_held",
+        "last_size",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        protocol: asyncio.Protocol,
+        queue: Queue,
+        turns: Turns,
+        max_frame_bytes: int,
+        endless: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._queue = queue
+        self._turns = turns
+        self._limit = 2 * max_frame_bytes + _SMALL
+        self._endless = endless
+        # Of the last frame: what is read at once is as large as fits frames of its size.
+        self.last_size = 0
+        # Whether the socket is left alone.
+        self.is_held = False
+        # Bytes since the last message was complete, and the turn that the next ones wait for.
+        self._fruitless = 0
+        self._turn: asyncio.Future[None] | None = None
+        # The beginning of a header, and how much is still to come of the frame after it.
+        self._head = b""
+        self._rest = 0
+        # What came before this was installed.
+        self._early = memoryview(b"")
+        # What to call when nothing more is worth reading; set while all of it is thrown away.
+        self._over: Callable[[], None] | None = None
+        self._discarded = 0
+
+    @classmethod
+    def install(
+        cls,
+        transport: asyncio.Transport,
+        queue: Queue,
+        early: bytes,
+        turns: Turns,
+        max_frame_bytes: int,
+        endless: Callable[[], None],
+    ) -> Intake:
+        """Put one in front of the transport's protocol, which fills `queue` with messages, and hold it.
+
+        `early` is what was read before. `endless` is called when a message does not end; nothing more is read then.
+        """
+        protocol = transport.get_protocol()
+        assert isinstance(protocol, asyncio.Protocol), "aiohttp's is not buffered"
+        intake = cls(transport, protocol, queue, turns, max_frame_bytes, endless)
+        transport.set_protocol(intake)
+        intake._early = memoryview(early)
+        intake.hold()
+        return intake
+
+    def hold(self) -> None:
+        """Leave the socket alone until `go_on`."""
+        self.is_held = True
+        with suppress(RuntimeError):  # a closed transport of uvloop
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again, if little waits to be handled."""
+        while self.is_held and waiting(self._queue) <= LOW and self._turn is None:
+            if not self._early:
+                self.is_held = False
+                with suppress(RuntimeError):
+                    self._transport.resume_reading()
+                return
+            piece, self._early = self._early[:_SMALL], self._early[_SMALL:]
+            self._take(bytes(piece))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Lend the buffer."""
+        return _buffer if self.last_size >= _LARGE_FRAME else _small_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on what was read."""
+        if self._over is None:
+            self._take(bytes(_buffer[:nbytes]))
+        else:
+            self._discard(nbytes)
+
+    def _take(self, data: bytes) -> None:
+        before = waiting(self._queue)
+        self._protocol.data_received(self._checked(data))
+        now = waiting(self._queue)
+        if now != before:
+            self._fruitless = 0
+            if now > HIGH:
+                self.hold()
+        else:
+            self._wait_for_the_rest(len(data))
+
+    def _checked(self, data: bytes) -> bytes:
+        """Return what may be handed on: whole headers, and a violation instead of the first one without a mask."""
+        data, self._head = self._head + data, b""
+        position, end = self._rest, len(data)
+        while position + 2 <= end:
+            second = data[position + 1]
+            if second < _MASKED:
+                return data[:position] + _VIOLATION
+            if second < _LENGTH_OF_2:
+                position += _HEADER + second - _MASKED
+                continue
+            size = position + (4 if second == _LENGTH_OF_2 else 10)
+            if size > end:
+                break
+            position = size + 4 + int.from_bytes(data[position + 2 : size], "big")
+        self._rest = max(0, position - end)
+        self._head = data[position:]
+        return data[:position]
+
+    def _wait_for_the_rest(self, nbytes: int) -> None:
+        self._fruitless += nbytes
+        if self._fruitless > self._limit:
+            self.hold()
+            self._endless()
+        elif self._fruitless > _SMALL:
+            self.hold()
+            self._turn = self._turns.ask()
+            self._turn.add_done_callback(self._take_turn)
+
+    def _take_turn(self, _: asyncio.Future[None]) -> None:
+        self._turn = None
+        self.go_on()
+
+    def discard(self, over: Callable[[], None]) -> None:
+        """Throw away what else comes; `over` is called at its end, or when it is too much."""
+        self._over = over
+        self._early = memoryview(b"")
+        self.last_size = _LARGE
+        self.is_held = False
+        with suppress(RuntimeError):
+            self._transport.resume_reading()
+
+    def _discard(self, nbytes: int) -> None:
+        self._discarded += nbytes
+        if self._discarded > _MAX_DISCARDED:
+            self._end()
+
+    def _end(self) -> None:
+        if self._over is not None:
+            self._over()
+
+    def eof_received(self) -> bool | None:
+        """Hand on the end."""
+        self._end()
+        return self._protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand on the loss."""
+        if self._turn is not None:
+            self._turn.cancel()
+        self._end()
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Hand on that the transport is full."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Hand on that it is not."""
+        self._protocol.resume_writing()

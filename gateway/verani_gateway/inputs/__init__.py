@@ -1,0 +1,1 @@
+"""Keep what a gateway answers for: inputs not yet processed, attachments and counters."""

@@ -1,0 +1,218 @@
+"""Keep what must outlive a room actor: the attachment of every connection and the inputs not yet processed.
+
+Invariants:
+- A record exists from the connect input until its close input was processed, however long the socket lived.
+- A snapshot is the state as of the last processed input: it holds the records whose connect was processed and
+  not refused, with the last committed attachment. Unprocessed inputs follow it, in order.
+- Input numbers rise within a room. They are drawn from one counter of the gateway, so a room that was
+  forgotten and comes back never uses a number twice.
+- A room without records and unprocessed inputs is forgotten.
+- What every input below the first unprocessed one was for is done, or given up: no host is to handle it any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from verani.link.messages import Attach, Call, Close, Connect, Entry, Frame, Heard, Input, Kick, Record, Seat, Snapshot
+
+from ..connections.outbox import Run
+from ..placement.link import Link
+
+__all__ = ["Attachments", "RoomInputs", "SNAPSHOT_CHUNK", "size_of"]
+
+# Larger snapshots travel in chunks (design section 6).
+SNAPSHOT_CHUNK = 1 << 20
+
+# What an input without its payload is taken to weigh, so that empty frames count too.
+_INPUT_OVERHEAD = 128
+
+
+def size_of(input: Input) -> int:
+    """Weigh an input for the in-flight limits, in bytes."""
+    match input:
+        case Frame():
+            return _INPUT_OVERHEAD + len(input.event) + len(input.data or b"")
+        case Connect():
+            return _INPUT_OVERHEAD + len(input.attachment)
+        case Call():
+            return _INPUT_OVERHEAD + len(input.method) + len(input.arguments)
+        case Close():
+            return _INPUT_OVERHEAD
+
+
+class _Held:
+    __slots__ = ("attachment", "closing", "connected", "order", "refused")
+
+    def __init__(self, attachment: bytes) -> None:
+        self.attachment = attachment
+        self.connected = False
+        self.closing = False
+        self.refused = False
+        self.order = 0
+
+
+class RoomInputs:
+    """One room as its gateway sees it."""
+
+    __slots__ = (
+        "awake",
+        "begun",
+        "heard",
+        "in_flight",
+        "last_owner",
+        "name",
+        "owner",
+        "pull_after",
+        "records",
+        "run",
+        "unprocessed",
+        "waits_after",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.records: dict[str, _Held] = {}
+        # With what `size_of` weighs each at.
+        self.unprocessed: deque[tuple[Input, int]] = deque()
+        # Bytes of the unprocessed inputs, as `size_of` weighs them.
+        self.in_flight = 0
+        # The broadcasts of this tick that are still being joined.
+        self.run: Run | None = None
+        # The rest is for hosts in other processes. The link to the room's owner, None while none can be reached;
+        # and the incarnation of the owner that was last given its inputs.
+        self.owner: Link | None = None
+        self.last_owner = ""
+        # What the owner says counts once it has pulled in an epoch later than this one; None if it has.
+        self.pull_after: int | None = None
+        # Whether the room is awake at its owner, and was at the last one if that has just gone.
+        self.awake = False
+        # Number of the input that the room had visibly begun at last; 0 for none.
+        self.begun = 0
+        # What was heard of the room's owners at last.
+        self.heard: Heard | None = None
+        # Inputs after this one are not sent yet; None if all are.
+        self.waits_after: int | None = None
+
+
+class Attachments:
+    """The rooms that have connections at this gateway."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, RoomInputs] = {}
+        self._number = 0
+        # Bytes of all unprocessed inputs.
+        self.in_flight = 0
+
+    def next_number(self) -> int:
+        """Draw the number of the next input."""
+        self._number += 1
+        return self._number
+
+    def __len__(self) -> int:
+        return sum(len(room.records) for room in self.rooms.values())
+
+    def add(self, input: Input) -> int:
+        """Keep an input until it is processed and return its size; a connect also starts its record."""
+        room = self.rooms.get(input.room)
+        if room is None:
+            room = self.rooms[input.room] = RoomInputs(input.room)
+        if isinstance(input, Connect):
+            room.records[input.connection] = _Held(input.attachment)
+        size = size_of(input)
+        room.unprocessed.append((input, size))
+        room.in_flight += size
+        self.in_flight += size
+        return size
+
+    def attach(self, room: RoomInputs, attach: Attach | Seat) -> None:
+        """Replace an attachment with a newly committed one, or note the place of a session."""
+        held = room.records.get(attach.connection)
+        if held is None:
+            return
+        if isinstance(attach, Seat):
+            held.order = attach.order
+        else:
+            held.attachment = attach.attachment
+
+    def note_kick(self, room: RoomInputs, kick: Kick) -> None:
+        """Remember that the room told this connection to close, and whether it ever let it in."""
+        held = room.records.get(kick.connection)
+        if held is not None:
+            held.closing = True
+            held.refused = kick.refused
+
+    def acknowledge(self, room: RoomInputs, entry: Entry) -> Sequence[tuple[Input, int]]:
+        """Settle the records of the inputs that an entry says are processed; return those with their sizes."""
+        if entry.processed is None:
+            return ()
+        unprocessed, settled = room.unprocessed, []
+        while unprocessed and unprocessed[0][0].number <= entry.processed:
+            input, size = unprocessed.popleft()
+            room.in_flight -= size
+            self.in_flight -= size
+            if isinstance(input, Connect):
+                room.records[input.connection].connected = True
+            elif isinstance(input, Close):
+                room.records.pop(input.connection, None)
+            settled.append((input, size))
+        if not room.records and not unprocessed:
+            self.rooms.pop(room.name, None)
+        return settled
+
+    def set_aside(self, room: RoomInputs, number: int) -> list[tuple[Input, int]]:
+        """Take an input from those that are to be processed, and return it with its size, nothing if it is not there.
+
+        Of a connect, all later inputs of its connection follow, and of a close, its record goes too: what they were
+        about is over.
+        """
+        taken: list[tuple[Input, int]] = []
+        left: deque[tuple[Input, int]] = deque()
+        lost: str | None = None
+        for input, size in room.unprocessed:
+            if input.number == number or (
+                lost is not None and not isinstance(input, Call) and input.connection == lost
+            ):
+                taken.append((input, size))
+                if isinstance(input, Connect):
+                    lost = input.connection
+                if isinstance(input, Connect | Close):
+                    room.records.pop(input.connection, None)
+            else:
+                left.append((input, size))
+        self._drop(room, taken)
+        room.unprocessed = left
+        if not room.records and not left:
+            self.rooms.pop(room.name, None)
+        return taken
+
+    def forget(self, room: RoomInputs) -> list[tuple[Input, int]]:
+        """Drop all records and inputs of a room, and return the inputs with their sizes."""
+        dropped = list(room.unprocessed)
+        self._drop(room, dropped)
+        room.unprocessed.clear()
+        room.records.clear()
+        self.rooms.pop(room.name, None)
+        return dropped
+
+    def _drop(self, room: RoomInputs, inputs: list[tuple[Input, int]]) -> None:
+        size = sum(size for _, size in inputs)
+        room.in_flight -= size
+        self.in_flight -= size
+
+    def snapshots(self, name: str, incarnation: int) -> Iterator[Snapshot]:
+        """Yield the records of a room in chunks, the last one marked."""
+        room = self.rooms.get(name)
+        processed = room.unprocessed[0][0].number - 1 if room is not None and room.unprocessed else self._number
+        chunk: list[Record] = []
+        size = 0
+        for connection, held in room.records.items() if room is not None else ():
+            if not held.connected or held.refused:
+                continue
+            if chunk and size + len(held.attachment) > SNAPSHOT_CHUNK:
+                yield Snapshot(name, incarnation, chunk, last=False, processed=processed)
+                chunk, size = [], 0
+            chunk.append(Record(connection, held.attachment, held.closing, held.order))
+            size += len(held.attachment) + len(connection)
+        yield Snapshot(name, incarnation, chunk, processed=processed, heard=room.heard if room is not None else None)

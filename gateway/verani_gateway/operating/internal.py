@@ -1,0 +1,212 @@
+"""Serve the internal listener: readiness, calls of rooms, and what only operators may see.
+
+It is kept from web pages twice over: `Host` must name this listener and `Origin`, where there is one, must
+be this listener's own. Callers and operators show a token. The application's own routes are never mounted here.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from aiohttp import hdrs, web
+from msgspec import Struct
+
+from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, Unauthorized, VeraniError
+from verani.names import room_id_of
+from verani.settings import Settings
+from verani_actors.operating.answers import RoomsQuestion
+
+from ..cli.rooms import CUT
+from ..config import ADMIN_TOKEN, RPC_TOKEN, Secrets
+from ..http.access import host_allowed, is_loopback, only, origin_allowed
+from ..http.addresses import local_address
+from ..http.bodies import leaving_bodies, read_body
+from ..http.paths import ROOM_IN_PATH
+from ..inputs.metrics import CONTENT_TYPE
+from .openapi import openapi_document
+from .overview import Alone, Answers
+from .rpc import RPC_PATH, RpcEndpoint, error_response
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler, Middleware
+
+    from ..gateway import Gateway
+
+__all__ = ["check_tokens", "internal_application"]
+
+_READY_PATH: Final = "/ready"
+
+_JSON: Final = "application/json"
+
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def check_tokens(settings: Settings, secrets: Secrets) -> None:
+    """Refuse to listen where others can reach the internal listener without both tokens."""
+    reached = [host for host in settings.internal_addresses if not is_loopback(host)]
+    if not reached:
+        return
+    tokens = {RPC_TOKEN: secrets.rpc_token, ADMIN_TOKEN: secrets.admin_token}
+    if missing := [variable for variable, token in tokens.items() if token is None]:
+        raise SettingsError(
+            f"internal_host {', '.join(map(repr, reached))} is reachable from other machines: expected"
+            f" {RPC_TOKEN} and {ADMIN_TOKEN} to be set, got no {' and no '.join(missing)}"
+        )
+
+
+class _Order(Struct, frozen=True):
+    target: str
+
+
+def internal_application(
+    gateway: Gateway, settings: Settings, secrets: Secrets, answers: Answers | None = None
+) -> web.Application:
+    """Build the application of the internal listener of one gateway, which answers for the whole service.
+
+    Without `answers` the gateway is the whole service.
+    """
+    service: Answers = answers if answers is not None else Alone(gateway)
+
+    async def ready(_: web.Request) -> web.Response:
+        if service.ready:
+            return web.json_response({"status": "ready"})
+        return web.json_response({"status": "not ready"}, status=503)
+
+    async def rooms(request: web.Request) -> web.StreamResponse:
+        _require(secrets.admin_token, request)
+        question = RoomsQuestion(_limit(request), request.query.get("state"))
+        listing = await service.rooms(question)
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: _JSON, **({CUT: "true"} if listing.cut else {})})
+        await response.prepare(request)
+        separator = b"["
+        async for status in listing.rooms:
+            await response.write(separator + msgspec.json.encode(status))
+            separator = b","
+        await response.write(b"]" if separator == b"," else b"[]")
+        return response
+
+    async def room(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        room_id = room_id_of(request.match_info["room"])
+        found = await service.room(f"{request.match_info['definition']}/{room_id}") if room_id is not None else None
+        if found is None:
+            raise NotFound("no such room is awake or has connections")
+        return _json(found)
+
+    async def metrics(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        return web.Response(text=await service.metrics(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
+    async def cluster(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        return _json(await service.cluster())
+
+    async def quarantine(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        return _json(await service.quarantine())
+
+    async def read_order(request: web.Request) -> _Order:
+        _require(secrets.admin_token, request)
+        if request.content_type != _JSON:  # which a page of another origin cannot send unasked
+            raise InvalidArguments(f"expected Content-Type: {_JSON}, got {request.content_type}")
+        try:
+            body = await read_body(request, gateway, settings.rpc_timeout)
+            return msgspec.json.decode(body, type=_Order)
+        except msgspec.DecodeError as error:
+            raise InvalidArguments(f"expected a JSON object with a target: {error}") from error
+
+    async def drain(request: web.Request) -> web.Response:
+        order = await read_order(request)
+        await service.drain(order.target)
+        return _json(order, status=202)
+
+    async def check(request: web.Request) -> web.Response:
+        order = await read_order(request)
+        await service.check(order.target)
+        return _json(order)
+
+    async def restart(request: web.Request) -> web.Response:
+        order = await read_order(request)
+        await service.restart(order.target)
+        return _json(order, status=202)
+
+    call_room = RpcEndpoint(gateway)
+
+    async def rpc(request: web.Request) -> web.Response:
+        _require(secrets.rpc_token, request)
+        return await call_room(request)
+
+    async def openapi(request: web.Request) -> web.Response:
+        _require(secrets.rpc_token, request)
+        document = openapi_document(gateway.definitions, with_token=secrets.rpc_token is not None)
+        return _json(document)
+
+    middlewares = [leaving_bodies(gateway), _guard(settings)]
+    application = web.Application(middlewares=middlewares, client_max_size=settings.max_rpc_bytes)
+    application.on_response_prepare.append(_add_headers)
+    application.router.add_get(_READY_PATH, ready)
+    application.router.add_get("/openapi.json", openapi)
+    application.router.add_post(RPC_PATH, rpc)
+    application.router.add_get("/metrics", metrics)
+    application.router.add_get("/admin/rooms", rooms)
+    application.router.add_get(f"/admin/rooms/{{definition}}/{ROOM_IN_PATH}", room)
+    application.router.add_get("/admin/cluster", cluster)
+    application.router.add_get("/admin/quarantine", quarantine)
+    application.router.add_post("/admin/drain", drain)
+    application.router.add_post("/admin/check", check)
+    application.router.add_post("/admin/restart", restart)
+    return application
+
+
+def _json(content: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type=_JSON, status=status)
+
+
+def _limit(request: web.Request) -> int | None:
+    text = request.query.get("limit")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InvalidArguments(f"limit: expected a number from 0 up, got {text[:20]!r}")
+    return int(text)
+
+
+def _guard(settings: Settings) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.get(hdrs.HOST)
+        # Probes come with whatever address they were given, and what they read is no secret.
+        if request.path != _READY_PATH and not host_allowed(
+            host, bound=(*settings.internal_addresses, local_address(request)), extra=settings.internal_hosts
+        ):
+            return error_response(Forbidden("Host is not a name of the internal listener (internal_hosts)"))
+        try:
+            if not origin_allowed(only(request.headers, hdrs.ORIGIN), host, secure=request.secure, allowed=()):
+                raise Forbidden("Origin is not the internal listener itself")
+            return await handler(request)
+        except VeraniError as error:
+            return error_response(error)
+
+    return guard
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+
+
+def _require(token: str | None, request: web.Request) -> None:
+    """Raise `Unauthorized` unless the request shows the token; without one, only loopback reaches this listener."""
+    if token is None:
+        return
+    scheme, _, shown = (only(request.headers, hdrs.AUTHORIZATION) or "").partition(" ")
+    # aiohttp decodes headers with surrogateescape; the same way back keeps every byte.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(
+        shown.strip().encode("utf-8", "surrogateescape"), token.encode()
+    ):
+        raise Unauthorized("expected a bearer token")

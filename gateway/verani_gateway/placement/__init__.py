@@ -1,0 +1,1 @@
+"""Lead inputs to the room hosts that own their rooms, over links."""

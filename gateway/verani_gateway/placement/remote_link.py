@@ -1,0 +1,350 @@
+"""Link a gateway to a room host in another process: its end of the link, for as long as the epoch has the host.
+
+What the host says is the gateway's to act on, and so is what becomes of its inputs when a session is lost.
+
+Invariants:
+- While the connection is broken, what is put is kept for the session; it is sent once the host grants the session back.
+- `opened(link, False)` begins a session: what was put before it is gone, what is put from it on is sent.
+- What the gateway fails on ends the session: the host gives it up and says so in the next one. Nothing is taken by half
+  in silence.
+- It is connected again for ever, until the link is closed; from then on `receive` and `opened` are not called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from ssl import SSLContext
+from typing import Any, Literal
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from verani.link.epoch import Member
+from verani.link.messages import (
+    PROTOCOL_VERSIONS,
+    Arrival,
+    GatewayMessage,
+    GivenUp,
+    Hello,
+    HostMessage,
+    InputBatch,
+    decode_hello,
+    encode_message,
+)
+from verani.link.stream import MAX_STALLED, STALLED_AFTER, Stream, StreamError, gateway_stream
+from verani.version import __version__
+from verani_actors.links.wire import LINK_PATH, MAX_MESSAGE, ClientSocket, Wire, WireError
+from verani_actors.upkeep.refusals import Refusals
+
+__all__ = ["RemoteLink", "delay_after"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a host may take to accept a connection and say hello.
+_PATIENCE = 5.0
+
+# Seconds that the last words of a connection may take.
+_LAST_WORDS = 1.0
+
+# A connection that breaks is made again at once; if it breaks within so many seconds, after a random part of a delay
+# that doubles from the first to the longest.
+_SETTLED = 1.0
+_FIRST_DELAY = 0.02
+_LONGEST_DELAY = 1.0
+
+# Compress with the whole window (RFC 7692 7.1.2).
+_WINDOW = 15
+
+
+class _Unhandled(Exception):
+    """What the host said could not be handled."""
+
+
+class RemoteLink:
+    """The gateway's end of the link to one process of a host."""
+
+    def __init__(
+        self,
+        gateway_id: str,
+        incarnation: str,
+        member: Member,
+        machine: str,
+        *,
+        receive: Callable[[RemoteLink, HostMessage], None],
+        opened: Callable[[RemoteLink, bool], None],
+        compression: bool = False,
+        ssl: SSLContext | None = None,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        """Link to `member`: by its Unix socket if it is of this machine, else by its address.
+
+        `receive` takes what the host says; `opened` hears of every new connection, and whether the session went on.
+        """
+        self.member = member
+        self._gateway_id = gateway_id
+        self._incarnation = incarnation
+        self._local = member.machine == machine
+        self._receive = receive
+        self._opened = opened
+        self._compression = compression and not self._local
+        self._ssl = ssl
+        self._random = random
+        self._loop = asyncio.get_running_loop()
+        self._epoch = 0
+        self._stream: Stream[GatewayMessage, HostMessage] | None = None
+        # The first packet of the session was taken.
+        self._begun = False
+        self._wire: Wire | None = None
+        self._inputs: list[Arrival] = []
+        self._outgoing: list[GatewayMessage] = []
+        self._flushing: asyncio.Handle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        # Times that the session went on over a new connection, and what connections were ended for.
+        self.resumed = 0
+        self.refusals = Refusals(logger)
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._task = self._loop.create_task(self._run())
+
+    async def close(self) -> None:
+        """Send what waits, as far as the socket takes it at once, and end the link."""
+        if not self._closed:
+            self._flush()
+            self._end()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def close_now(self) -> None:
+        """End the link; nothing more is sent or received. `close` still waits for its task."""
+        if self._wire is not None:
+            self._wire.abort()
+        self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._forget()
+        for timer in (self._flushing, self._stall):
+            if timer is not None:
+                timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def state(self) -> Literal["connecting", "linked", "broken"]:
+        """Tell whether a session has not begun yet, goes on, or waits for a connection; a closed link is broken."""
+        if not self._begun and not self._closed:
+            return "connecting"
+        return "linked" if self._wire is not None else "broken"
+
+    @property
+    def unconfirmed(self) -> int:
+        """Bytes that the host has not confirmed."""
+        return 0 if self._stream is None else self._stream.unconfirmed
+
+    # --- sending ---------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch in which inputs are put; those that wait keep theirs."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        if number != self._epoch:
+            self._gather()
+            self._epoch = number
+
+    def put(self, arrival: Arrival) -> None:
+        """Send an input at the end of the tick; dropped before a session has begun."""
+        if self._begun:
+            self._inputs.append(arrival)
+            if self._flushing is None:
+                self._flushing = self._loop.call_soon(self._flush)
+
+    def send(self, message: GatewayMessage) -> None:
+        """Send anything but inputs, after the inputs that wait; dropped before a session has begun."""
+        if self._begun:
+            self._gather()
+            self._outgoing.append(message)
+            if self._flushing is None:
+                self._flushing = self._loop.call_soon(self._flush)
+
+    def _gather(self) -> None:
+        if self._inputs:
+            inputs, self._inputs = self._inputs, []
+            self._outgoing.append(InputBatch(inputs, self._epoch))
+
+    def _flush(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        self._gather()
+        stream = self._stream
+        if stream is None or not self._outgoing or self._closed:
+            return
+        messages, self._outgoing = self._outgoing, []
+        try:
+            stream.put(messages, self._loop.time())
+        except StreamError as error:
+            logger.error("link begun anew: %s", error, extra=self._about())
+            self._forget()
+            if self._wire is not None:
+                self._wire.abort()
+            return
+        if self._wire is not None:
+            self._wire.flush()
+        if stream.unconfirmed > MAX_STALLED and self._stall is None:
+            self._stall = self._loop.call_later(STALLED_AFTER, self._check_stall)
+
+    def _check_stall(self) -> None:
+        self._stall = None
+        stream = self._stream
+        if stream is None or stream.unconfirmed <= MAX_STALLED:
+            return
+        if self._wire is not None and stream.is_stuck(self._loop.time()):
+            logger.warning("link broken: the host takes nothing", extra=self._about())
+            self._wire.abort()
+        self._stall = self._loop.call_later(STALLED_AFTER, self._check_stall)
+
+    def _forget(self) -> None:
+        """End the session: what waits belongs to it."""
+        self._stream = None
+        self._begun = False
+        self._inputs.clear()
+        self._outgoing.clear()
+
+    # --- connections -----------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Connect, again and again."""
+        breaks = 0
+        async with aiohttp.ClientSession(
+            connector=self._connector(), cookie_jar=aiohttp.DummyCookieJar(), ws_response_class=ClientSocket
+        ) as session:
+            while True:
+                since = self._loop.time()
+                try:
+                    await self._connect(session)
+                except StreamError as error:
+                    self.refusals.add("what came is no packet of this link", f"{self.member.id}: {error}")
+                    self._forget()
+                except _Unhandled:
+                    self._forget()
+                except aiohttp.ClientSSLError as error:
+                    self.refusals.add("the TLS handshake failed", f"{self.member.id}: {error}")
+                except (aiohttp.ClientError, OSError, TimeoutError, WireError) as error:
+                    logger.debug("link broken: %s", error, extra=self._about())
+                breaks = 0 if self._loop.time() - since >= _SETTLED else breaks + 1
+                await asyncio.sleep(delay_after(breaks, self._random()))
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._local:
+            return aiohttp.UnixConnector(self.member.path, force_close=True)
+        return aiohttp.TCPConnector(ssl=self._ssl or True, force_close=True)
+
+    async def _connect(self, session: aiohttp.ClientSession) -> None:
+        """Make one connection, and use it up."""
+        url = URL(f"http://link{LINK_PATH}" if self._local else self.member.url).with_path(LINK_PATH)
+        async with asyncio.timeout(_PATIENCE) as patience:
+            async with session.ws_connect(
+                url,
+                timeout=aiohttp.ClientWSTimeout(ws_close=_LAST_WORDS),
+                max_msg_size=MAX_MESSAGE,
+                compress=_WINDOW if self._compression else 0,
+                decode_text=False,
+            ) as ws:
+                assert isinstance(ws, ClientSocket)
+                try:
+                    hello = await self._greet(ws)
+                    patience.reschedule(None)
+                    await self._keep(ws, hello)
+                finally:
+                    ws.response.close()
+
+    async def _greet(self, ws: aiohttp.ClientWebSocketResponse[Any]) -> Hello:
+        """Exchange the hellos; raises WireError if these two cannot be linked."""
+        stream = self._stream
+        resumes, received = ("", 0) if stream is None else (self.member.incarnation, stream.received)
+        ours, wanted = self._incarnation, self.member.incarnation
+        mine = Hello(PROTOCOL_VERSIONS, __version__, self._gateway_id, ours, self._epoch, (), received, resumes, wanted)
+        await ws.send_bytes(encode_message(mine))
+        try:
+            hello = decode_hello(await ws.receive_bytes())
+        except (TypeError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise WireError(f"the host said no hello: {error}") from error
+        lowest, highest = PROTOCOL_VERSIONS
+        if hello.versions[0] > highest or hello.versions[1] < lowest:
+            spoken = f"{hello.sender} speaks {hello.versions[0]} to {hello.versions[1]}"
+            self.refusals.add("no version in common", f"{spoken}, this gateway {lowest} to {highest}")
+            raise WireError("no version in common")
+        if hello.incarnation != self.member.incarnation:
+            raise WireError("another process answers there")
+        return hello
+
+    async def _keep(self, ws: aiohttp.ClientWebSocketResponse[Any], hello: Hello) -> None:
+        """Have the session go over this connection until it ends."""
+        now = self._loop.time()
+        if self._stream is not None and hello.resumes:
+            self._stream.resume(hello.received, now)
+            self.resumed += 1
+            resumed = self._begun
+        else:
+            self._forget()
+            self._stream = gateway_stream(now)
+            resumed = False
+        wire = self._wire = Wire(ws, self._stream)
+        try:
+            wire.open()
+            if resumed:
+                self._call(self._opened, True)
+            await self._pump(wire, self._stream)
+        finally:
+            self._wire = None
+            await wire.close()
+
+    async def _pump(self, wire: Wire, stream: Stream[GatewayMessage, HostMessage]) -> None:
+        while self._stream is stream and (data := await wire.read()) is not None:
+            messages = stream.take(data, self._loop.time())
+            if not self._begun and stream.received:
+                messages = self._begin(messages)
+            for message in messages:
+                self._call(self._receive, message)
+            self._flush()
+            wire.took()
+
+    def _begin(self, messages: Sequence[HostMessage]) -> Sequence[HostMessage]:
+        """Begin the session with its first packet: the rooms that are lost come first, then everything may be put."""
+        lost = [message for message in messages if isinstance(message, GivenUp)]
+        for message in lost:
+            self._call(self._receive, message)
+        self._begun = not self._closed
+        self._call(self._opened, False)
+        return [message for message in messages if not isinstance(message, GivenUp)]
+
+    def _call(self, callback: Callable[[RemoteLink, Any], None], argument: Any) -> None:
+        if self._closed:
+            return
+        try:
+            callback(self, argument)
+        except Exception as error:  # the socket pump: a defect met by one message must not end the link for good
+            logger.exception("link begun anew: a message was not handled", extra=self._about())
+            raise _Unhandled from error
+
+    def _about(self) -> dict[str, str]:
+        return {"host": self.member.id}
+
+
+def delay_after(breaks: int, random: float) -> float:
+    """Choose how long to wait after so many connections in a row that did not last, with full jitter."""
+    if breaks < 2:
+        return 0.0
+    return random * min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(breaks - 2, 16))

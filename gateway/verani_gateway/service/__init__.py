@@ -1,0 +1,1 @@
+"""Run a service: its processes, their sockets, signals, files and ends."""

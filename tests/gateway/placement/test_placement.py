@@ -1,0 +1,1325 @@
+"""Rooms in hosts of other processes: only epochs move them, no input is lost or handled twice, whatever dies.
+
+The hosts are real and live in this loop, each behind a link of its own that can be cut, delayed and lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import random
+import resource
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from tests.raw import until
+from verani import CallFailed, HookInterrupted, Interrupted, define_room
+from verani.link.epoch import Death, Epoch, Member
+from verani.link.messages import (
+    Announce,
+    Arrival,
+    Ask,
+    Call,
+    Deliver,
+    Entry,
+    EntryBatch,
+    GatewayMessage,
+    GatewayPacket,
+    GivenUp,
+    HostMessage,
+    HostPacket,
+    InputBatch,
+    Invoke,
+    Pull,
+    Rebuild,
+    Seat,
+    Serving,
+    Snapshot,
+    Told,
+    decode_gateway_packet,
+    decode_host_packet,
+    encode_message,
+)
+from verani.room.definition import RoomDefinition
+from verani.room.meta import ConnectionMeta
+from verani.settings import Settings
+from verani_actors.membership.ownership import Share
+from verani_actors.rooms.host import RoomHost
+from verani_actors.upkeep.runtime import Runtime
+from verani_gateway.gateway import Gateway
+from verani_gateway.inputs.metrics import exposition
+from verani_gateway.placement.epoch_file import EpochFile
+from verani_gateway.placement.hosts import Cluster
+from verani_gateway.placement.link import Link
+
+if TYPE_CHECKING:
+    from verani_gateway.connections.connection import Connection
+    from verani_gateway.connections.outbox import Outbox
+
+Room = RoomDefinition[Any, Any]
+
+
+class Process:
+    """A room host as if it were a process: once it is killed, nothing that its rooms do is seen any more."""
+
+    def __init__(self, id: str, incarnation: str, room: Room, settings: Settings) -> None:
+        self.member = Member(id, incarnation, "m", 0, "")
+        self.share = Share(incarnation)
+        self.host = RoomHost([room], settings, ownership=self.share)
+        self.links: list[Cable] = []
+        self.alive = True
+
+    def commit(self, epoch: Epoch) -> None:
+        """Do what a host does when the registrar says so."""
+        if self.alive and self.share.commit(epoch):
+            self.host.abandon()
+            for link in self.links:
+                link.pump()
+
+
+class Cable:
+    """A link without a network, whose messages travel as bytes; the test holds both ends."""
+
+    def __init__(
+        self,
+        process: Process,
+        gateway: Gateway,
+        receive: Callable[[Link, HostMessage], None],
+        opened: Callable[[Link, bool], None],
+    ) -> None:
+        self.member = process.member
+        self.epoch = 0
+        self.closed = False
+        self.said: list[GatewayMessage] = []
+        self._process = process
+        self._gateway = gateway
+        self._receive = receive
+        self._opened = opened
+        self._begun = False
+        self._whole = True
+        self._inputs: list[Arrival] = []
+        self._there: deque[bytes] = deque()
+        self._back: deque[bytes] = deque()
+        self._handle: asyncio.Handle | None = None
+
+    # --- what the gateway does ---
+
+    @property
+    def state(self) -> str:
+        if not self._begun:
+            return "connecting"
+        return "linked" if self._whole else "broken"
+
+    @property
+    def unconfirmed(self) -> int:
+        return sum(map(len, self._there))
+
+    def put(self, arrival: Arrival) -> None:
+        if self._begun:
+            # The epoch of each counts, whenever the batch leaves.
+            self.say(InputBatch([arrival], self.epoch))
+
+    def send(self, message: GatewayMessage) -> None:
+        if self._begun:
+            self.say(message)
+
+    def say(self, message: GatewayMessage) -> None:
+        assert not self.closed
+        self._there.append(encode_message(GatewayPacket(1, 0, [message])))
+        self._soon()
+
+    def start(self) -> None:
+        self._process.links.append(self)
+        self._soon()
+
+    def close_now(self) -> None:
+        self.closed = True
+        if self in self._process.links:
+            self._process.links.remove(self)
+        if self._process.alive and self._begun:
+            self._process.host.unlink(self._gateway.id)
+
+    async def close(self) -> None:
+        if not self.closed:
+            self.pump()
+            self.close_now()
+
+    # --- what the test does ---
+
+    def cut(self) -> None:
+        self._whole = False
+
+    def mend(self) -> None:
+        """Have the session go on."""
+        self._whole = True
+        self._opened(self, True)
+        self._soon()
+
+    def lose(self) -> None:
+        """Have the host give the gateway up, as if it had not been heard for long; a new session begins."""
+        self._there.clear()
+        self._back.clear()
+        self._begun = False
+        rooms = self._process.host.unlink(self._gateway.id)
+        self._whole = True
+        self._begin([GivenUp(rooms)])
+
+    # --- the network ---
+
+    def _soon(self) -> None:
+        if self._handle is None:
+            self._handle = asyncio.get_running_loop().call_soon(self.pump)
+
+    def _begin(self, first: list[HostMessage]) -> None:
+        for message in first:
+            self._receive(self, message)
+        self._begun = True
+        self._opened(self, False)
+        self._process.host.link(self._gateway.id, self._answer)
+
+    def _answer(self, message: HostMessage) -> None:
+        if self._process.alive and not self.closed:
+            self._back.append(encode_message(HostPacket(1, 0, [message])))
+            self._soon()
+
+    def pump(self) -> None:
+        """Carry what waits, unless an end is gone or the host has to learn of an epoch first."""
+        self._handle = None
+        process = self._process
+        if self.closed or not self._whole or not process.alive:
+            return
+        if not self._begun:
+            self._begin([])
+        while self._there:
+            (message,) = decode_gateway_packet(self._there[0]).messages
+            if isinstance(message, InputBatch | Rebuild) and message.epoch > process.share.epoch:
+                break
+            self._there.popleft()
+            self.said.append(message)
+            process.host.receive(self._gateway.id, message)
+        process.host.run()
+        while self._back and not self.closed:
+            (answer,) = decode_host_packet(self._back.popleft()).messages
+            self._receive(self, answer)
+
+
+class Guest:
+    """A connection without a socket: all that a gateway needs of one."""
+
+    unsent = 0
+    is_closing = False
+
+    def __init__(self, gateway: Gateway, definition: Room, room: str, user: str = "ada") -> None:
+        self.id = gateway.next_id()
+        self.room = room
+        self.client_id = self.id
+        self.heard: list[Any] = []
+        self.acks: dict[int, Any] = {}
+        self.kicked: list[tuple[int, str]] = []
+        self.in_flight = 0
+        self.outbox = cast("Outbox", self)
+        self._gateway = gateway
+        meta = ConnectionMeta(user_id=user, client_id=self.id)
+        gateway.connected(cast("Connection", self), definition.codec(16384).encode(meta))
+
+    def send(self, event: str, data: Any = None, *, request: int | None = None) -> None:
+        self._gateway.forward(cast("Connection", self), event, json.dumps(data).encode(), None, request)
+
+    def leave(self) -> None:
+        self.close(1012, "service restart")
+
+    def go(self) -> None:
+        self._gateway.disconnected(cast("Connection", self), 1000, "")
+
+    def put(self, data: bytes) -> None:
+        while data:
+            start, size = 2, data[1]
+            if size == 126:
+                start, size = 4, int.from_bytes(data[2:4], "big")
+            frame = json.loads(data[start : start + size])
+            if frame["type"] == "ack":
+                assert frame["id"] not in self.acks, "a request is answered once"
+                self.acks[frame["id"]] = frame
+            else:
+                self.heard.append(frame["data"]["value"])
+            data = data[start + size :]
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.kicked.append((code, reason))
+
+    def charged(self, size: int) -> None:
+        self.in_flight += 1
+
+    def released(self, size: int) -> None:
+        self.in_flight -= 1
+
+    def tick(self, now: float) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def hang_up(self) -> None:
+        self.go()
+
+    def abort(self) -> None: ...
+
+
+class Service:
+    """Gateways and hosts of one room definition, and the registrar's part."""
+
+    def __init__(self, room: Room, settings: Settings) -> None:
+        self.room = room
+        self.settings = settings
+        self.epoch = Epoch()
+        self.processes: dict[str, Process] = {}
+        self.gone: list[Process] = []
+        self.gateways: list[Gateway] = []
+        self.cables: dict[tuple[str, str], Cable] = {}
+        self._incarnations = itertools.count(1)
+
+    async def join(self, *ids: str) -> None:
+        """Start hosts, without an epoch that has them."""
+        for id in ids:
+            process = Process(id, f"i{next(self._incarnations)}", self.room, self.settings)
+            self.processes[id] = process
+            await process.host.start()
+
+    async def gateway(self) -> Gateway:
+        """Start a gateway that knows of no epoch."""
+        gateway = Gateway([self.room], self.settings, placement=Cluster(self._cable))
+        await gateway.start()
+        self.gateways.append(gateway)
+        return gateway
+
+    def _cable(self, gateway: Gateway, member: Member, receive: Any, opened: Any) -> Link:
+        cable = Cable(self.processes[member.id], gateway, receive, opened)
+        assert cable.member == member
+        self.cables[gateway.id, member.incarnation] = cable
+        return cable
+
+    def cable(self, gateway: Gateway, id: str) -> Cable:
+        return self.cables[gateway.id, self.processes[id].member.incarnation]
+
+    def next(self, *deaths: Death, skip: int = 0) -> Epoch:
+        """Make the epoch with the hosts there are now."""
+        members = tuple(process.member for process in self.processes.values())
+        self.epoch = Epoch(self.epoch.number + 1 + skip, "m", members, deaths)
+        return self.epoch
+
+    def publish(self, *deaths: Death, skip: int = 0) -> None:
+        """Commit it everywhere."""
+        epoch = self.next(*deaths, skip=skip)
+        for process in self.processes.values():
+            process.commit(epoch)
+        for gateway in self.gateways:
+            cluster(gateway).commit(epoch)
+
+    async def move(self) -> None:
+        """Publish a planned change."""
+        epoch = self.next()
+        for process in self.processes.values():
+            process.share.prepare(epoch)
+        for process in self.processes.values():
+            await process.host.release(1.0)
+        await asyncio.sleep(0)  # entries are with the gateways before
+        for process in self.processes.values():
+            for cable in process.links:
+                cable.pump()
+        for process in self.processes.values():
+            process.commit(epoch)
+        for gateway in self.gateways:
+            cluster(gateway).commit(epoch)
+
+    def kill(self, id: str) -> Process:
+        process = self.processes.pop(id)
+        process.alive = False
+        self.gone.append(process)
+        return process
+
+    def owner(self, room: str) -> Process:
+        member = self.epoch.owner(room)
+        assert member is not None
+        return self.processes[member.id]
+
+    async def end(self) -> None:
+        for gateway in self.gateways:
+            await gateway.stop()
+        for process in (*self.processes.values(), *self.gone):
+            await process.host.stop(0.0 if not process.alive else 1.0)
+
+
+def cluster(gateway: Gateway) -> Cluster:
+    assert isinstance(gateway.placement, Cluster)
+    return gateway.placement
+
+
+class Diary:
+    """A room that writes down what happens to it in all hosts, and can be held up."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.gate = asyncio.Event()
+        self.room: Room = define_room("chat", hibernate_after=None)
+        room = self.room
+
+        @room.on_connect
+        def connected(ctx: Any) -> None:
+            self.seen.append(("connect", ctx.meta.user_id))
+
+        @room.on_disconnect
+        def disconnected(ctx: Any) -> None:
+            self.seen.append(("disconnect", ctx.meta.user_id))
+
+        @room.on_hibernation_restore
+        def restored(actor: Any) -> None:
+            self.seen.append(("restore", actor.get_session_count(), actor.wake_reason))
+
+        @room.on_error
+        def failed(error: Any, ctx: Any) -> None:
+            self.seen.append(("error", type(error), ctx.frame.data if ctx.frame else None))
+
+        @room.on("say")
+        def say(ctx: Any, data: Any) -> str:
+            self.seen.append(data)
+            ctx.emit("said", data)
+            return "done"
+
+        @room.on("tell")
+        def tell(ctx: Any, data: Any) -> None:
+            ctx.actor.emit("told", data)
+
+        @room.on("tell later")
+        async def tell_later(ctx: Any, data: Any) -> None:
+            self.seen.append(("waits", data))
+            await self.gate.wait()
+            ctx.actor.emit("told", data)
+
+        @room.on("wait")
+        async def wait(ctx: Any, data: Any) -> None:
+            self.seen.append(("waits", data))
+            await self.gate.wait()
+            ctx.emit("said", data)
+
+        @room.on("begin")
+        async def begin(ctx: Any, data: Any) -> None:
+            self.seen.append(("begins", data))
+            ctx.emit("begun", data)
+            await self.gate.wait()
+
+        @room.rpc
+        async def stay(actor: Any) -> None:
+            self.seen.append("stays")
+            await self.gate.wait()
+
+        @room.rpc
+        def count(actor: Any) -> int:
+            return int(actor.get_session_count())
+
+    def let_new_ones_pass(self) -> None:
+        """Hold up those that wait for ever, and nobody from now on."""
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+
+@pytest.fixture
+def diary() -> Diary:
+    return Diary()
+
+
+@pytest.fixture
+async def service(diary: Diary) -> AsyncIterator[Service]:
+    service = Service(diary.room, Settings(rate_limit=0.0, drain_seconds=1.0))
+    yield service
+    diary.gate.set()
+    await service.end()
+
+
+async def started(service: Service, *ids: str) -> Gateway:
+    """Start these hosts and one gateway, and wait until it takes connections."""
+    await service.join(*ids)
+    gateway = await service.gateway()
+    service.publish()
+    await until(lambda: gateway.accepting)
+    return gateway
+
+
+# --- epochs --------------------------------------------------------------------------------------------
+
+
+async def test_each_room_is_at_its_owner_and_answers_from_there(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0", "m-1", "m-2")
+    guests = [Guest(gateway, diary.room, f"chat/{n}") for n in range(30)]
+    for n, guest in enumerate(guests):
+        guest.send("say", n)
+    await until(lambda: all(guest.heard for guest in guests))
+    assert [guest.heard for guest in guests] == [[n] for n in range(30)]
+    for process in service.processes.values():
+        rooms = process.host.rooms()
+        assert rooms
+        assert all(service.owner(name) is process for name in rooms)
+    assert gateway.room_states() == {"awake": 30}
+    status = gateway.room("chat/3")
+    assert status is not None
+    assert (status.state, status.connections, gateway.room("chat/none")) == ("awake", 1, None)
+    assert sorted(gateway.room_names()) == sorted(f"chat/{n}" for n in range(30))
+    assert len(gateway.rooms()) == 30
+
+
+async def test_a_gateway_is_ready_once_it_has_reached_all_hosts_of_an_epoch_that_has_some(service: Service) -> None:
+    await service.join("m-0", "m-1")
+    gateway = await service.gateway()
+    cluster(gateway).commit(Epoch(1, "m"))
+    service.epoch = Epoch(1, "m")
+    assert not gateway.accepting
+    service.processes["m-1"].alive = False
+    service.publish()
+    await until(lambda: service.cable(gateway, "m-0").state == "linked")
+    assert not gateway.accepting
+    service.processes["m-1"].alive = True
+    service.cable(gateway, "m-1").pump()
+    assert gateway.accepting
+
+
+async def test_a_gateway_that_stops_never_becomes_ready(service: Service) -> None:
+    await service.join("m-0")
+    gateway = await service.gateway()
+    gateway.stop_accepting()
+    service.publish()
+    await until(lambda: service.cable(gateway, "m-0").state == "linked")
+    assert not gateway.accepting
+
+
+async def test_epochs_that_are_not_newer_mean_nothing(service: Service) -> None:
+    gateway = await started(service, "m-0")
+    epoch = cluster(gateway).epoch
+    cluster(gateway).commit(Epoch(1, "m"))
+    cluster(gateway).commit(Epoch(0, "m"))
+    assert cluster(gateway).epoch is epoch
+    assert len(cluster(gateway).links) == 1
+
+
+async def test_a_gateway_learns_of_an_epoch_from_any_host(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0")
+    await service.join("m-1")
+    epoch = service.next()
+    for process in service.processes.values():
+        process.commit(epoch)
+    service.processes["m-0"].host.gateways[gateway.id](Announce(epoch))
+    await until(lambda: cluster(gateway).epoch == epoch and len(cluster(gateway).links) == 2)
+
+
+async def test_the_published_file_is_followed(tmp_path: Path) -> None:
+    runtime, committed = Runtime(tmp_path), list[Epoch]()
+    watch = EpochFile(runtime)
+    watch.start(committed.append)
+    assert committed == []
+    for number in (1, 2):
+        runtime.write_epoch(Epoch(number, "m"))
+        await until(lambda number=number: [epoch.number for epoch in committed] == list(range(1, number + 1)))  # type: ignore[misc]
+    watch.stop()
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Have every attempt to open a file fail with EMFILE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_published_file_that_could_not_be_opened_is_read_once_there_are_descriptors(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime, committed = Runtime(tmp_path), list[Epoch]()
+    runtime.write_epoch(Epoch(5, "m"))
+    watch = EpochFile(runtime)
+    with no_more_files():
+        watch.start(committed.append)
+    assert committed == []
+    assert "Too many open files" in caplog.text
+    await until(lambda: committed)
+    watch.stop()
+    assert [epoch.number for epoch in committed] == [5]
+    caplog.clear()
+
+
+async def test_a_published_file_of_which_half_was_there_is_read_when_the_rest_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the file looks like from outside: the rest may come within one tick of the file system's clock."""
+    runtime, committed = Runtime(tmp_path), list[Epoch]()
+    runtime.write_epoch(Epoch(5, "m"))
+    whole, times = runtime.epoch_file.read_bytes(), runtime.epoch_file.stat()
+    watch = EpochFile(runtime)
+    for content in (whole[:-1], b"?", whole):
+        runtime.epoch_file.write_bytes(content)
+        os.utime(runtime.epoch_file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        if not caplog.records:
+            watch.start(committed.append)
+            assert len(caplog.records) == 1
+    await until(lambda: committed)
+    watch.stop()
+    assert len(caplog.records) == 1  # however often it was tried
+    caplog.clear()
+
+
+# --- rooms that move -----------------------------------------------------------------------------------
+
+
+async def test_a_dead_hosts_rooms_move_with_every_input_it_has_not_processed(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1])
+    guest.send("wait", 2)
+    guest.send("say", 3)
+    await until(lambda: ("waits", 2) in diary.seen)
+    service.kill("m-0")
+    await service.join("m-1")
+    diary.let_new_ones_pass()
+    guest.send("say", 4)
+    service.publish()
+    guest.send("say", 5)
+    await until(lambda: guest.heard == [1, 2, 3, 4, 5])
+    assert diary.seen == [
+        ("connect", "ada"),
+        1,
+        ("waits", 2),
+        ("restore", 1, "crash"),
+        ("waits", 2),
+        3,
+        4,
+        5,
+    ], "what had shown no effect is run again, and nobody connects anew"
+    assert guest.in_flight == 0
+    assert gateway.in_flight == 0
+
+
+async def test_an_input_that_had_visibly_begun_is_not_run_again_and_the_room_is_told(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("begin", 1, request=9)
+    guest.send("say", 2, request=10)
+    await until(lambda: guest.heard == [1])
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+    await until(lambda: 10 in guest.acks)
+    assert guest.acks[9]["error"]["code"] == "interrupted"
+    assert ("error", HookInterrupted, 1) in diary.seen
+    assert diary.seen.count(("begins", 1)) == 1
+    assert guest.heard == [1, 2]
+
+
+async def together(service: Service, diary: Diary) -> tuple[Guest, Guest, Cable]:
+    """Put two guests, each at a gateway of its own, in one room at the only host; the cable is that of the second."""
+    first = await started(service, "m-0")
+    second = await service.gateway()
+    service.publish()
+    await until(lambda: second.accepting)
+    guests = [Guest(gateway, diary.room, "chat/a", user) for gateway, user in ((first, "ada"), (second, "bob"))]
+    await until(lambda: len(diary.seen) == 2)
+    return guests[0], guests[1], service.cable(second, "m-0")
+
+
+async def test_whoever_did_not_hear_what_others_heard_of_a_dead_host_is_closed(service: Service, diary: Diary) -> None:
+    ada, bob, cable = await together(service, diary)
+    ada.send("tell", 1)
+    await until(lambda: bob.heard)
+    cable.cut()
+    ada.send("tell", 2)
+    await until(lambda: ada.heard == [1, 2])
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+    await until(lambda: bob.kicked)
+    assert bob.kicked == [(1012, "the room went on without this connection")]
+    bob.go()
+    ada.send("tell", 3)
+    await until(lambda: ada.heard == [1, 2, 3])
+    assert not ada.kicked
+    await until(lambda: ("disconnect", "bob") in diary.seen)
+
+
+async def test_what_others_have_seen_of_an_input_is_not_done_again(service: Service, diary: Diary) -> None:
+    ada, bob, cable = await together(service, diary)
+    bob.send("tell later", 1, request=1)
+    bob.send("tell", 2)
+    await until(lambda: ("waits", 1) in diary.seen)
+    cable.cut()
+    diary.gate.set()
+    await until(lambda: ada.heard == [1, 2])
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+    await until(lambda: bob.kicked)
+    await until(lambda: bob.in_flight == 0)
+    assert bob.acks[1]["error"]["code"] == "interrupted"
+    assert [entry for entry in diary.seen if entry[0] == "error"] == [
+        ("error", HookInterrupted, 1),
+        ("error", HookInterrupted, 2),
+    ]
+    assert ada.heard == [1, 2]
+
+
+async def test_nobody_is_closed_for_what_went_to_others_and_to_them_in_time(service: Service, diary: Diary) -> None:
+    ada, bob, _ = await together(service, diary)
+    for number in range(3):
+        bob.send("tell", number)
+        await until(lambda: len(ada.heard) == len(bob.heard) == number + 1)  # noqa: B023  # it is awaited here
+        (owner,) = service.processes
+        await service.join(f"m-{number + 1}")
+        service.kill(owner)
+        service.publish()
+    ada.send("say", 3)
+    bob.send("say", 3)
+    await until(lambda: ada.heard == bob.heard == [0, 1, 2, 3])
+    assert not ada.kicked
+    assert not bob.kicked
+
+
+async def test_a_room_that_is_asleep_is_told_what_its_last_host_said_to_others(service: Service, diary: Diary) -> None:
+    """The host died before it had said everything, and the room woke long after."""
+    diary.room.hibernate_after = 0.01
+    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    ada, bob, cable = await together(service, diary)
+    cable.cut()
+    ada.send("tell", 1)
+    await until(lambda: ada.heard == [1])
+    gateway, _ = service.gateways
+    await until(lambda: gateway.room_states() == {"asleep": 1})
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+    ada.send("tell", 2)
+    await until(lambda: bob.kicked)
+    assert not ada.kicked
+
+
+async def test_a_room_that_was_awake_wakes_at_its_new_owner_though_nothing_is_there_for_it(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 1)
+    await until(lambda: guest.heard)
+    service.kill("m-0")
+    service.publish()  # nobody is there
+    assert cluster(gateway).links == []
+    assert gateway.room_states() == {"awake": 1}
+    await service.join("m-0")
+    service.publish()
+    await until(lambda: ("restore", 1, "crash") in diary.seen)
+
+
+async def test_a_room_that_slept_sleeps_on_at_its_new_owner(service: Service) -> None:
+    naps = define_room("chat", hibernate_after=0.01)
+    seen: list[Any] = []
+    naps.on("say")(lambda ctx, data: ctx.emit("said", data))
+    naps.on_hibernation_restore(lambda actor: seen.append(actor.wake_reason))
+    service.room = naps
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, naps, "chat/a")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1] and gateway.room_states() == {"asleep": 1})
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+    guest.send("say", 2)
+    await until(lambda: guest.heard == [1, 2])
+    assert seen == ["frame"]
+
+
+async def test_a_planned_change_moves_only_the_newcomers_share_and_its_rooms_notice_only_that(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0", "m-1")
+    guests = [Guest(gateway, diary.room, f"chat/{n}") for n in range(20)]
+    for guest in guests:
+        guest.send("say", 1)
+    await until(lambda: all(guest.heard for guest in guests))
+    before = {guest.room: service.owner(guest.room) for guest in guests}
+    await service.join("m-2")
+    await service.move()
+    moved = [guest.room for guest in guests if service.owner(guest.room) is not before[guest.room]]
+    assert 0 < len(moved) < 20
+    for guest in guests:
+        guest.send("say", 2)
+    await until(lambda: all(guest.heard == [1, 2] for guest in guests))
+    await until(lambda: diary.seen.count(("restore", 1, "moved")) == len(moved))
+    assert not any(guest.kicked for guest in guests)
+    assert len(service.processes["m-2"].host.rooms()) == len(moved)
+
+
+async def test_a_room_that_its_host_had_let_go_for_an_epoch_that_never_came_gets_its_inputs_again(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1])
+    process = service.processes["m-0"]
+    assert process.share.prepare(Epoch(2, "m", (Member("m-9", "x", "m", 0, ""),)))
+    await process.host.release(1.0)
+    guest.send("say", 2)
+    await until(lambda: not service.cable(gateway, "m-0").unconfirmed)
+    assert process.host.rooms() == {}
+    service.publish(skip=1)
+    await until(lambda: guest.heard == [1, 2])
+    assert ("restore", 1, "moved") in diary.seen
+
+
+async def test_inputs_wait_in_order_while_no_host_is_there(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0")
+    service.kill("m-0")
+    service.publish()
+    guest = Guest(gateway, diary.room, "chat/a")
+    for n in range(5):
+        guest.send("say", n)
+    call = asyncio.create_task(gateway.stub(diary.room, "a").call("count"))
+    await until(lambda: len(gateway.calls) == 1)
+    await service.join("m-0")
+    service.publish()
+    await until(lambda: guest.heard == [0, 1, 2, 3, 4])
+    assert await call == 1
+    assert gateway.in_flight == 0
+
+
+async def test_a_call_that_is_sent_again_has_only_the_time_that_is_left(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0")
+    call = asyncio.create_task(gateway.stub(diary.room, "a").call("stay", timeout=5.0))
+    await until(lambda: "stays" in diary.seen)
+    service.kill("m-0")
+    await service.join("m-1")
+    diary.let_new_ones_pass()
+    service.publish()
+    await call
+    (again,) = [
+        input
+        for message in service.cable(gateway, "m-1").said
+        if isinstance(message, InputBatch) and message.again
+        for input in message.inputs
+        if isinstance(input, Call)
+    ]
+    assert 0 < again.timeout < 5.0
+
+
+# --- links ---------------------------------------------------------------------------------------------
+
+
+async def test_a_broken_link_is_waited_for(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0", "m-1")
+    guest = Guest(gateway, diary.room, "chat/a")
+    cable = service.cable(gateway, service.owner("chat/a").member.id)
+    cable.cut()
+    guest.send("say", 1)
+    await asyncio.sleep(0)
+    assert guest.heard == []
+    cable.mend()
+    await until(lambda: guest.heard == [1])
+
+
+async def test_what_a_host_says_of_rooms_that_it_does_not_own_is_dropped(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0", "m-1")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1])
+    stranger = next(process for process in service.processes.values() if process is not service.owner("chat/a"))
+    say = stranger.host.gateways[gateway.id]
+    say(EntryBatch([Entry("chat/a", processed=10**6, outputs=[Deliver((guest.id,), b'{"type":"x","data":"lie"}')])]))
+    say(Pull("chat/a", 1, service.epoch.number))
+    guest.send("say", 2)
+    await until(lambda: guest.heard == [1, 2])
+    cable = service.cable(gateway, stranger.member.id)
+    assert not any(isinstance(message, Snapshot) for message in cable.said)
+    assert "verani_foreign_entries_total 1\n" in exposition(gateway)
+
+
+async def test_a_pull_is_answered_once_the_gateway_is_in_its_epoch(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0")
+    cable = service.cable(gateway, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1])
+
+    def snapshots() -> list[Snapshot]:
+        return [message for message in cable.said if isinstance(message, Snapshot) and message.incarnation == 99]
+
+    service.processes["m-0"].host.gateways[gateway.id](Pull("chat/a", 99, 2))
+    await until(lambda: not cable._back)
+    assert snapshots() == []
+    service.publish()
+    await until(snapshots)
+    assert [len(snapshot.records) for snapshot in snapshots()] == [1]
+    assert snapshots()[0].processed >= 2
+
+
+async def test_a_gateway_that_was_given_up_closes_the_rooms_that_may_have_woken_without_it_and_says_goodbye_there(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0")
+    named, other = Guest(gateway, diary.room, "chat/a"), Guest(gateway, diary.room, "chat/b")
+    named.send("say", 1)
+    other.send("say", 2)
+    await until(lambda: (named.heard, other.heard) == ([1], [2]))
+    cable = service.cable(gateway, "m-0")
+    cable._receive(cable, GivenUp(["chat/a"], others=True))
+    assert [code for code, _ in named.kicked] == [1012]
+    assert [code for code, _ in other.kicked] == [1012]
+    assert list(gateway.attachments.rooms) == ["chat/b"], "its room learns of the close, as of any other"
+    other.go()
+    await until(lambda: ("disconnect", "ada") in diary.seen)
+    await until(lambda: gateway.attachments.rooms == {})
+
+
+async def test_a_room_whose_entry_cannot_be_applied_loses_its_connections_not_some_of_its_frames(
+    service: Service, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await started(service, "m-0")
+    guest, other = Guest(gateway, diary.room, "chat/a"), Guest(gateway, diary.room, "chat/b")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1])
+    cable = service.cable(gateway, "m-0")
+    monkeypatch.setattr(gateway.attachments, "attach", lambda room, attach: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cable._receive(cable, EntryBatch([Entry("chat/a", 99, attachments=[Seat("c", 1)], seq=99)]))
+    assert [code for code, _ in guest.kicked] == [1012]
+    assert list(gateway.attachments.rooms) == ["chat/b"]
+    assert other.kicked == []
+
+
+async def test_a_host_that_had_given_the_gateway_up_costs_the_connections_of_the_rooms_it_names(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("wait", 1)
+    call = asyncio.create_task(gateway.stub(diary.room, "a").call("count"))
+    await until(lambda: ("waits", 1) in diary.seen and len(gateway.calls) == 1)
+    cable = service.cable(gateway, "m-0")
+    cable.cut()
+    asleep = Guest(gateway, diary.room, "chat/b")
+    asleep.send("say", 2)
+    said = len(cable.said)
+    cable.lose()
+    assert [code for code, _ in guest.kicked] == [1012]
+    assert list(gateway.attachments.rooms) == ["chat/b"]
+    with pytest.raises(Interrupted):
+        await call
+    guest.go()
+    await until(lambda: asleep.heard == [2])
+    assert asleep.kicked == []
+    diary.gate.set()
+    await until(lambda: ("disconnect", "ada") in diary.seen)
+    later = [message for message in cable.said[said:] if isinstance(message, InputBatch)]
+    assert {input.room for message in later for input in message.inputs} == {"chat/b"}
+    assert len(gateway.connections) == 1
+    again = Guest(gateway, diary.room, "chat/a")
+    again.send("say", 3)
+    await until(lambda: again.heard == [3])
+
+
+async def test_answers_to_a_host_that_is_gone_are_dropped(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0")
+    await service.join("m-1")
+    first = service.processes["m-0"]
+    first.host.gateways[gateway.id](Invoke("chat/z", 1, "chat/a", "stay", b"[]", 5.0))
+    await until(lambda: "stays" in diary.seen)
+    service.kill("m-0")
+    service.publish()
+    diary.gate.set()
+    await until(lambda: not len(gateway.calls))  # the cable would have complained
+
+
+async def test_questions_of_hosts_are_answered_over_their_link(service: Service) -> None:
+    gateway = await started(service, "m-0")
+    told: list[Told] = []
+
+    class Answers:
+        def asked(self, ask: Ask) -> Told:
+            return Told(ask.token, gateway.id, b"1")
+
+        def told(self, answer: Told) -> None:
+            told.append(answer)
+
+        def lost(self, host: str) -> None:
+            raise AssertionError(host)
+
+    process = service.processes["m-0"]
+    process.host.gateways[gateway.id](Ask(3, "rooms"))
+    cluster(gateway).overview = Answers()
+    process.host.gateways[gateway.id](Ask(4, "rooms"))
+    process.host.gateways[gateway.id](Told(5, "m-0", b"2"))
+    cable = service.cable(gateway, "m-0")
+    await until(lambda: told and Told(4, gateway.id, b"1") in cable.said)
+    assert cluster(gateway).ask(process.member, Ask(6, "rooms"))
+    await until(lambda: Ask(6, "rooms") in cable.said)
+    cable.cut()
+    assert not cluster(gateway).ask(process.member, Ask(7, "rooms"))
+    assert not cluster(gateway).ask(Member("m-7", "x", "m", 0, ""), Ask(7, "rooms"))
+
+
+async def test_a_drain_waits_for_every_close_and_the_links_go_last(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0", "m-1")
+    guests = [Guest(gateway, diary.room, f"chat/{n}", f"u{n}") for n in range(10)]
+    for guest in guests:
+        guest.send("say", 1)
+    await until(lambda: all(guest.heard for guest in guests))
+    drain = asyncio.create_task(gateway.drain())
+    await until(lambda: all(guest.kicked == [(1012, "service restart")] for guest in guests))
+    for guest in guests:
+        guest.is_closing = True
+        guest.go()
+    await drain
+    assert {f"u{n}" for n in range(10)} == {
+        entry[1] for entry in diary.seen if isinstance(entry, tuple) and entry[0] == "disconnect"
+    }
+    cables = cluster(gateway).links
+    await gateway.stop()
+    assert all(cast("Cable", cable).closed for cable in cables)
+
+
+async def test_a_drain_does_not_wait_for_hosts_that_are_not_there(
+    service: Service, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    await until(lambda: diary.seen)
+    assert gateway.has_hosts
+    service.kill("m-0")
+    service.publish()
+    assert not gateway.has_hosts
+    drain = asyncio.create_task(gateway.drain())
+    await until(lambda: guest.kicked == [(1012, "service restart")])
+    guest.is_closing = True
+    guest.go()
+    await drain
+    assert not any("were left at the end of the drain" in message for message in caplog.messages)
+
+
+async def test_a_gateway_serves_while_every_host_is_linked_and_has_a_lease(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0", "m-1")
+    assert gateway.accepting
+    assert not gateway.serves
+
+    def tell(id: str, seconds: float) -> None:
+        service.processes[id].host.gateways[gateway.id](Serving(seconds))
+
+    tell("m-0", 60.0)
+    await asyncio.sleep(0)
+    assert not gateway.serves
+    tell("m-1", 60.0)
+    await until(lambda: gateway.serves)
+    service.cable(gateway, "m-0").cut()
+    assert not gateway.serves
+    service.cable(gateway, "m-0").mend()
+    assert gateway.serves
+    tell("m-1", 0.01)
+    await until(lambda: not gateway.serves)
+    tell("m-1", 60.0)
+    await until(lambda: gateway.serves)
+    service.kill("m-1")
+    service.publish()
+    assert gateway.serves
+    service.kill("m-0")
+    service.publish()
+    assert not gateway.serves
+    assert gateway.accepting
+
+
+async def test_what_an_owner_said_in_an_earlier_spell_does_not_count_in_this_one(
+    service: Service, diary: Diary
+) -> None:
+    gateway = await started(service, "m-0")
+    both = Epoch(1, "m", (Member("m-0", "", "", 0, ""), Member("m-1", "", "", 0, "")))
+    name = next(name for name in map("chat/{}".format, itertools.count()) if both.owner(name) == both.members[1])
+    guest = Guest(gateway, diary.room, name)
+    await until(lambda: diary.seen)
+    process, cable = service.processes["m-0"], service.cable(gateway, "m-0")
+    cable.cut()
+    await service.join("m-1")
+    service.publish()
+    say = process.host.gateways[gateway.id]
+    say(Pull(name, 1, 1))
+    say(EntryBatch([Entry(name, processed=10**6, outputs=[Deliver((guest.id,), b'{"type":"x"}')], seq=9)]))
+    service.kill("m-1")
+    service.publish()
+    guest.send("say", 1)
+    cable.mend()
+    await until(lambda: guest.heard == [1])
+    assert gateway.in_flight == 0
+    assert "verani_foreign_entries_total 1\n" in exposition(gateway)
+
+
+async def test_the_links_and_what_became_of_rooms_can_be_measured(service: Service, diary: Diary) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("begin", 1)
+    guest.send("say", 2)
+    await until(lambda: guest.heard == [1])
+    service.cable(gateway, "m-0").cut()
+    service.cable(gateway, "m-0").mend()
+    service.kill("m-0")
+    await service.join("m-1", "m-2")
+    service.publish()
+    await until(lambda: guest.heard == [1, 2])
+    other = next(id for id, process in service.processes.items() if process is not service.owner("chat/a"))
+    service.cable(gateway, other).cut()
+    samples = {line for line in exposition(gateway).splitlines() if not line.startswith("#")}
+    assert samples >= {
+        "verani_epoch 2",
+        'verani_links{state="broken"} 1',
+        'verani_links{state="linked"} 1',
+        "verani_links_resumed_total 1",
+        "verani_link_unconfirmed_bytes 0",
+        "verani_moved_rooms_total 1",
+        "verani_replayed_inputs_total 2",
+        "verani_interrupted_inputs_total 1",
+        "verani_quarantined_inputs_total 0",
+        "verani_foreign_entries_total 0",
+        'verani_rooms{state="awake"} 1',
+    }
+
+
+# --- inputs that kill ----------------------------------------------------------------------------------
+
+
+async def test_an_input_that_killed_a_host_goes_alone_and_after_the_second_death_nowhere(
+    service: Service, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    await until(lambda: diary.seen)
+    guest.send("wait", 1, request=5)
+    guest.send("say", 2)
+    number = gateway.attachments.rooms["chat/a"].unprocessed[-2][0].number
+    await until(lambda: ("waits", 1) in diary.seen)
+
+    async def die(successor: str) -> None:
+        process = service.kill(next(iter(service.processes)))
+        await service.join(successor)
+        service.publish(Death(process.member.incarnation, "chat/a", gateway.id, number))
+
+    await die("m-1")
+    guest.send("say", 3)
+    await until(lambda: diary.seen.count(("waits", 1)) == 2)
+    sent = [m for m in service.cable(gateway, "m-1").said if isinstance(m, InputBatch)]
+    assert [input.number for message in sent for input in message.inputs] == [number]
+    assert cluster(gateway).suspects.listed() == []
+    await die("m-2")
+    await until(lambda: guest.heard == [2, 3])
+    assert guest.acks[5]["error"]["code"] == "interrupted"
+    assert diary.seen.count(("waits", 1)) == 2
+    (kept,) = cluster(gateway).suspects.listed()
+    assert (kept.room, kept.connection, kept.event, kept.number) == ("chat/a", guest.id, "wait", number)
+    assert "verani_quarantined_inputs_total 1\n" in exposition(gateway)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
+    assert (guest.in_flight, gateway.in_flight) == (0, 0)
+    caplog.clear()
+
+
+async def test_a_suspect_that_is_innocent_lets_the_others_go_after_it(
+    service: Service, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    await until(lambda: diary.seen)
+    guest.send("wait", 1)
+    guest.send("say", 2)
+    await until(lambda: ("waits", 1) in diary.seen)
+    number = gateway.attachments.rooms["chat/a"].unprocessed[0][0].number
+    process = service.kill("m-0")
+    await service.join("m-1")
+    service.publish(Death(process.member.incarnation, "chat/a", gateway.id, number))
+    await until(lambda: diary.seen.count(("waits", 1)) == 2)
+    guest.send("say", 3)
+    diary.gate.set()
+    await until(lambda: guest.heard == [1, 2, 3])
+    guest.send("say", 4)
+    await until(lambda: guest.heard == [1, 2, 3, 4])
+    assert list(cluster(gateway).suspects.of("chat/a")) == []
+    caplog.clear()
+
+
+async def test_a_deadly_connect_ends_its_connection_and_leaves_the_others(
+    service: Service, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await started(service, "m-0")
+    other = Guest(gateway, diary.room, "chat/a", "bob")
+    other.send("say", 1)
+    await until(lambda: other.heard == [1])
+    process = service.kill("m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 2)
+    number = gateway.attachments.rooms["chat/a"].unprocessed[0][0].number
+    service.publish(Death(process.member.incarnation, "chat/a", gateway.id, number))
+    service.publish(Death("another", "chat/a", gateway.id, number))
+    assert [code for code, _ in guest.kicked] == [1011]
+    guest.go()
+    other.send("say", 3)
+    await service.join("m-1")
+    service.publish()
+    await until(lambda: other.heard == [1, 3])
+    assert diary.seen == [("connect", "bob"), 1, ("restore", 1, "crash"), 3]
+    assert guest.in_flight == 0
+    caplog.clear()
+
+
+async def test_a_deadly_close_takes_its_record_along(
+    service: Service, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1])
+    process = service.kill("m-0")
+    guest.go()
+    number = gateway.attachments.rooms["chat/a"].unprocessed[0][0].number
+    service.publish(Death(process.member.incarnation, "chat/a", gateway.id, number))
+    service.publish(Death("another", "chat/a", gateway.id, number))
+    assert gateway.attachments.rooms == {}
+    caplog.clear()
+
+
+async def test_a_room_that_kills_five_hosts_has_failed_and_may_begin_anew(
+    service: Service, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await started(service, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 1)
+    await until(lambda: guest.heard == [1])
+    call = asyncio.create_task(gateway.stub(diary.room, "a").call("stay"))
+    await until(lambda: "stays" in diary.seen)
+    for n in range(5):
+        assert guest.kicked == []
+        process = service.kill(f"m-{n}")
+        await service.join(f"m-{n + 1}")
+        service.publish(Death(process.member.incarnation, "chat/a"))
+    assert [code for code, _ in guest.kicked] == [1011]
+    with pytest.raises(CallFailed):
+        await call
+    assert gateway.attachments.rooms == {}
+    guest.go()
+    again = Guest(gateway, diary.room, "chat/a")
+    again.send("say", 2)
+    await until(lambda: again.heard == [2])
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    caplog.clear()
+
+
+# --- everything together -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_no_input_is_lost_or_handled_out_of_order_whatever_dies_moves_or_breaks(
+    service: Service, diary: Diary, seed: int
+) -> None:
+    chance = random.Random(seed)
+    await service.join("m-0", "m-1")
+    gateways = [await service.gateway() for _ in range(2)]
+    service.publish()
+    await until(lambda: all(gateway.accepting for gateway in gateways))
+    guests = [Guest(gateways[n % 2], diary.room, f"chat/{n % 5}", f"u{n}") for n in range(10)]
+    said = dict.fromkeys(guests, 0)
+    ids = itertools.count(2)
+    for _ in range(60):
+        for guest in chance.sample(guests, 4):
+            guest.send("say", said[guest])
+            said[guest] += 1
+        match chance.randrange(8):
+            case 0:
+                service.kill(chance.choice(list(service.processes)))
+                if len(service.processes) < 2:
+                    await service.join(f"m-{next(ids)}")
+                service.publish()
+            case 1 if len(service.processes) < 4:
+                await service.join(f"m-{next(ids)}")
+                await service.move()
+            case 2 | 3:
+                cable = service.cable(chance.choice(gateways), chance.choice(list(service.processes)))
+                if cable.state == "linked":
+                    cable.cut()
+                elif cable.state == "broken":
+                    cable.mend()
+            case 4:
+                service.publish(skip=1)
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+    for process in service.processes.values():
+        for cable in process.links:
+            if cable.state == "broken":
+                cable.mend()
+    await until(lambda: all(len(guest.heard) >= said[guest] for guest in guests))
+    assert all(guest.heard == list(range(said[guest])) for guest in guests)
+    assert not any(guest.kicked or guest.in_flight for guest in guests)
+    assert not any(gateway.in_flight for gateway in gateways)
+    seen = [entry for entry in diary.seen if isinstance(entry, tuple)]
+    assert not [entry for entry in seen if entry[0] == "disconnect"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_nobody_misses_what_others_hear_or_hears_it_twice_unless_they_are_closed(
+    service: Service, diary: Diary, seed: int
+) -> None:
+    chance = random.Random(seed)
+    await service.join("m-0", "m-1")
+    gateways = [await service.gateway() for _ in range(3)]
+    service.publish()
+    await until(lambda: all(gateway.accepting for gateway in gateways))
+    guests = [Guest(gateways[n % 3], diary.room, f"chat/{n % 2}", f"u{n}") for n in range(6)]
+    await until(lambda: len(diary.seen) == len(guests))
+    said: dict[str, int] = dict.fromkeys(["chat/0", "chat/1"], 0)
+    ids = itertools.count(2)
+    for _ in range(80):
+        for guest in guests:
+            if not guest.kicked and chance.random() < 0.5:
+                guest.send("tell", [guest.id, said[guest.room]])
+                said[guest.room] += 1
+        match chance.randrange(8):
+            case 0:
+                service.kill(chance.choice(list(service.processes)))
+                if len(service.processes) < 2:
+                    await service.join(f"m-{next(ids)}")
+                service.publish()
+            case 1 if len(service.processes) < 4:
+                await service.join(f"m-{next(ids)}")
+                await service.move()
+            case 2 | 3 | 4:
+                cable = service.cable(chance.choice(gateways), chance.choice(list(service.processes)))
+                if cable.state == "linked":
+                    cable.cut()
+                elif cable.state == "broken":
+                    cable.mend()
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+        for guest in guests:
+            if guest.kicked and guest.id in guest._gateway.connections:
+                guest.go()
+    for process in service.processes.values():
+        for cable in process.links:
+            if cable.state == "broken":
+                cable.mend()
+    await until(lambda: not any(gateway.in_flight for gateway in gateways))
+    for room in said:
+        here = [guest for guest in guests if guest.room == room]
+        everything = [word for guest in here if not guest.kicked for word in guest.heard]
+        for guest in here:
+            heard = [tuple(word) for word in guest.heard]
+            assert len(set(heard)) == len(heard), "twice"
+            if not guest.kicked:
+                assert set(heard) == set(map(tuple, everything)), "missed"
+                assert [word[1] for word in heard if word[0] == guest.id] == sorted(
+                    word[1] for word in heard if word[0] == guest.id
+                )

@@ -1,0 +1,114 @@
+"""A host that dies knows in whose hook: the marker is set while code of a hook runs, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.verani.conftest import OpenRoom, Room
+from verani.engine.engine import Engine
+from verani.room.definition import define_room
+from verani.settings import Settings
+
+
+class Marker:
+    """Keep what is marked now."""
+
+    def __init__(self) -> None:
+        self.now: tuple[str, str, int] | None = None
+
+    def enter(self, room: str, gateway: str, number: int) -> None:
+        assert self.now is None, "one hook runs at a time"
+        self.now = room, gateway, number
+
+    def leave(self) -> None:
+        self.now = None
+
+
+@pytest.fixture
+def marker(monkeypatch: pytest.MonkeyPatch) -> Marker:
+    """Give every engine that is made one marker."""
+    marker = Marker()
+    make = Engine.__init__
+
+    def init(self: Any, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options, marker=marker)
+
+    monkeypatch.setattr(Engine, "__init__", init)
+    return marker
+
+
+async def test_the_marker_names_the_input_while_its_hook_runs(open_room: OpenRoom, marker: Marker) -> None:
+    room, seen = define_room("chat"), list[Any]()
+    room.on("x")(lambda ctx, data: seen.append(marker.now))
+    room.on_connect(lambda ctx: seen.append(marker.now))
+    lobby = open_room(room)
+    await lobby.connect("a", gateway="g2")
+    number = await lobby.frame("a", "x")
+    assert seen == [(lobby.engine.name, "g2", number - 1), (lobby.engine.name, "g2", number)]
+    assert marker.now is None
+
+
+async def test_the_marker_is_clear_while_a_hook_waits_and_set_again_when_it_goes_on(
+    open_room: OpenRoom, marker: Marker
+) -> None:
+    room, gate, seen = define_room("chat"), asyncio.Event(), list[Any]()
+
+    @room.on("x")
+    async def handler(ctx: Any, data: Any) -> str:
+        seen.append(marker.now)
+        await gate.wait()
+        seen.append(marker.now)
+        return "answer"
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    await lobby.frame("a", "x", request=3)
+    assert len(seen) == 1
+    assert marker.now is None
+    gate.set()
+    await lobby.settle()
+    assert seen[0] == seen[1] is not None
+    assert marker.now is None
+    assert b"answer" in b"".join(lobby.received("a"))
+
+
+async def test_hooks_that_raise_and_awaits_that_are_cancelled_leave_no_mark(
+    open_room: OpenRoom, marker: Marker, caplog: pytest.LogCaptureFixture
+) -> None:
+    room, caught = define_room("chat"), list[str]()
+
+    @room.on("raise")
+    async def fails(ctx: Any, data: Any) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    @room.on("hang")
+    async def hangs(ctx: Any, data: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            caught.append("cancelled")
+            raise
+
+    lobby = open_room(room, settings=Settings(hook_timeout=1.0))
+    await lobby.connect("a")
+    await lobby.frame("a", "raise")
+    await lobby.settle()
+    assert marker.now is None
+    await lobby.frame("a", "hang")
+    await lobby.pass_time(1.1)
+    await lobby.settle()
+    assert caught == ["cancelled"]
+    assert marker.now is None
+
+
+async def test_hooks_of_no_input_are_marked_without_one(open_room: OpenRoom, marker: Marker) -> None:
+    room, seen = define_room("chat"), list[Any]()
+    room.on_hibernate(lambda actor: seen.append(marker.now))
+    lobby: Room = open_room(room)
+    await lobby.connect("a")
+    await lobby.sleep()
+    assert seen == [(lobby.engine.name, "", 0)]

@@ -1,0 +1,1 @@
+"""Run what people write: one room, one event at a time."""

@@ -1,0 +1,1 @@
+"""Say what a gateway and a room host say to each other, whatever carries it: pure, without sockets or clocks."""

@@ -1,0 +1,1 @@
+"""Hold what people write rooms with: definitions, methods, metas, sessions and the handles of hooks."""

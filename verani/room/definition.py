@@ -1,0 +1,610 @@
+"""Define a room: its name, its hooks, its event handlers, its types.
+
+A definition only collects and checks what the user writes; the engine runs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
+
+import msgspec
+
+from ..errors import DefinitionError, Forbidden, Unauthorized
+from ..frames import PING, Frame
+from ..models import check_plain, make_decoder
+from ..names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
+from ..settings import RatePolicy, Settings
+from ..signatures import check_arity, label_of, resolve
+from .context import Actor, Context, S
+from .meta import AttachmentCodec, ConnectionMeta, M, check_names, make_meta
+from .methods import BUILT_IN, Method
+from .request import BEARER, ConnectRequest, Identity, MetaMaker, TokenVerifier
+
+__all__ = ["Handler", "RoomDefinition", "SameClient", "define_room", "public_meta", "room_from_request"]
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SameClient: TypeAlias = Literal["replace", "reject"]
+
+# The hooks that exist, as options of `define_room` and as decorators of the definition, and what each is given.
+HOOKS = MappingProxyType(
+    {
+        "extract_meta": ("request",),
+        "authorize_room": ("meta", "request"),
+        "authorize_channel": ("ctx_or_request", "channel"),
+        "name_from_request": ("request",),
+        "on_wake": ("actor",),
+        "on_connect": ("ctx",),
+        "on_message": ("ctx", "frame"),
+        "on_disconnect": ("ctx",),
+        "on_error": ("error", "ctx"),
+        "on_hibernate": ("actor",),
+        "on_hibernation_restore": ("actor",),
+        "on_startup": (),
+        "on_shutdown": (),
+    }
+)
+
+# What other libraries call when somebody comes and goes; here these are hooks.
+_HABITS = frozenset({"connect", "disconnect"})
+
+_PATH = re.compile(r"/[A-Za-z0-9_.~/-]*(?:\{room\})?")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# A token of HTTP (RFC 6455 4.1), and never what carries one of a client: it would be sent back.
+_SUBPROTOCOL = re.compile(rf"(?!{re.escape(BEARER)})[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def public_meta(request: ConnectRequest) -> ConnectionMeta:
+    """Believe what the client says: the default `extract_meta`, for rooms that trust nobody.
+
+    The user id is ``?userId=`` or random, the channels ``?channels=a,b`` or ``default``, the client id is
+    made here. Names that may not pass are refused by the gateway.
+    """
+    channels = tuple(dict.fromkeys(c.strip() for c in request.query.get("channels", "").split(",") if c.strip()))
+    return ConnectionMeta(
+        user_id=request.query.get("userId") or uuid.uuid4().hex,
+        channels=channels or ("default",),
+    )
+
+
+def room_from_request(request: ConnectRequest) -> str:
+    """Name the room: the path's ``{room}``, then ``?room=``, then ``?roomId=``, then ``default``."""
+    return request.room or request.query.get("room") or request.query.get("roomId") or "default"
+
+
+class Handler:
+    """One registered event handler and the decoder for the type its payload is annotated with."""
+
+    __slots__ = ("decoder", "function")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.decoder = _payload_decoder(function)
+
+
+def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] | None:
+    label = label_of(function)
+    parameter = check_arity(function, label, ("ctx", "data"))[1]
+    try:
+        annotation = resolve(function, {"data": parameter.annotation})["data"]
+        return None if annotation is Any else make_decoder(annotation, label)
+    except (NameError, TypeError) as error:
+        raise DefinitionError(
+            f"{label}: expected the type of {parameter.name!r} to be one that msgspec can decode: {error}"
+        ) from error
+
+
+class EventRate(NamedTuple):
+    """How often one connection may send an event; `burst` and `policy` as `rate_burst` and `rate_policy`."""
+
+    rate: float
+    burst: int | None
+    policy: RatePolicy | None
+
+
+# The settings that a definition may have of its own.
+_RATES = ("rate_limit", "rate_limit_bytes", "rate_burst", "rate_policy")
+
+
+def _check_rates(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    rates = {option: given[option] for option in _RATES if option in given}
+    for option, value in rates.items():
+        match option:
+            case "rate_policy":
+                fits, expected = value in get_args(RatePolicy), f"one of {', '.join(get_args(RatePolicy))}"
+            case "rate_burst":
+                fits, expected = type(value) is int and value >= 1, "a number from 1 up"
+            case _:
+                fits, expected = _is_number(value) and value >= 0, "a number from 0 up, 0 for no limit"
+        if not fits:
+            raise DefinitionError(f"{name}: expected {option}= to be {expected}, got {value!r}")
+    return rates
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_subprotocols(name: str, given: object) -> tuple[str, ...]:
+    names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
+    if not all(isinstance(each, str) and _SUBPROTOCOL.fullmatch(each) for each in names):
+        raise DefinitionError(
+            f"{name}: expected subprotocols= to be names such as 'verani', none of which starts with {BEARER!r}, got"
+            f" {given!r}"
+        )
+    return names
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+class RoomDefinition(Generic[M, S]):
+    """What `define_room` returns: decorators to register hooks with, and what the engine reads."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        meta: type[M],
+        state: Callable[[], S],
+        options: RoomOptions,
+    ) -> None:
+        websocket_path = options.get("websocket_path", "/ws")
+        hibernate_after = options.get("hibernate_after", msgspec.UNSET)
+        same_client = options.get("same_client", "replace")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise DefinitionError(
+                f"define_room: expected a name of 1 to 64 letters, digits, '_', '.', '-', got {name!r}"
+            )
+        if not (isinstance(meta, type) and issubclass(meta, ConnectionMeta)):
+            raise DefinitionError(f"{name}: expected meta= to be a subclass of ConnectionMeta, got {meta!r}")
+        if not callable(state):
+            raise DefinitionError(f"{name}: expected state= to be a class or a function, got {state!r}")
+        if not isinstance(websocket_path, str) or not _PATH.fullmatch(websocket_path):
+            raise DefinitionError(
+                f"{name}: expected websocket_path= such as '/ws' or '/ws/{{room}}', got {websocket_path!r}"
+            )
+        if same_client not in get_args(SameClient):
+            raise DefinitionError(f"{name}: expected same_client= 'replace' or 'reject', got {same_client!r}")
+        if not (
+            hibernate_after is msgspec.UNSET
+            or hibernate_after is None
+            or (isinstance(hibernate_after, int | float) and hibernate_after > 0)
+        ):
+            raise DefinitionError(
+                f"{name}: expected hibernate_after= more than 0 seconds or None, got {hibernate_after!r}"
+            )
+        min_awake = options.get("min_awake", msgspec.UNSET)
+        if min_awake is not msgspec.UNSET and (type(min_awake) not in (int, float) or not min_awake >= 0):
+            raise DefinitionError(f"{name}: expected min_awake= to be 0 seconds or more, got {min_awake!r}")
+        meta_version = options.get("meta_version", 1)
+        if type(meta_version) is not int or meta_version < 0:
+            raise DefinitionError(f"{name}: expected meta_version= to be a number from 0 up, got {meta_version!r}")
+        self.name = name
+        self.meta = meta
+        self.meta_version = meta_version
+        self.state = state
+        self.websocket_path = websocket_path
+        self.hibernate_after: float | msgspec.UnsetType | None = hibernate_after
+        self.min_awake: float | msgspec.UnsetType = min_awake
+        self.same_client: SameClient = same_client
+        self.subprotocols = _check_subprotocols(name, options.get("subprotocols", ("verani",)))
+        self.rates = _check_rates(name, options)
+        self.event_rates: dict[str, EventRate] = {}
+        self.handlers: dict[str, list[Handler]] = {}
+        self.middleware: list[Callable[..., Any]] = []
+        self.methods: dict[str, Method] = dict(BUILT_IN)
+        self.hooks: dict[str, Callable[..., Any]] = {}
+        # What `handlers_of` found for names that handlers are registered for.
+        self.dispatch: dict[str, tuple[Handler, ...]] = {}
+        self._warned: set[str] = set()
+        self._codecs: dict[int, AttachmentCodec[M]] = {}
+        for hook in HOOKS:
+            if (function := options.get(hook)) is not None:
+                self._set_hook(hook, function)  # type: ignore[arg-type]  # a hook by its name in HOOKS
+
+    def __repr__(self) -> str:
+        return f"<RoomDefinition {self.name!r}>"
+
+    # --- events ----------------------------------------------------------------------------------------
+
+    def on(
+        self, event: str, *, rate: float | None = None, burst: int | None = None, policy: RatePolicy | None = None
+    ) -> Callable[[F], F]:
+        """Register a handler ``(ctx, data)`` for an event, or for every event with ``"*"``.
+
+        Handlers run in the room's host, in registration order; the first that raises ends the dispatch.
+        A payload that does not fit the annotated type of ``data`` never reaches any handler of the event.
+
+        `rate` is how many frames of the event a connection may send in a second, `burst` how many at once (twice the
+        rate). What is more meets `policy`, by default that of the definition, in the gateway: ``"throttle"`` leaves the
+        socket unread, other events included, ``"drop"`` drops the frame and answers a request with ``rate_limited``,
+        ``"close"`` closes the connection with 1008.
+        """
+        check_name(event, "event")
+        if event.startswith(RESERVED_PREFIX):
+            raise DefinitionError(f"{self.name}: event names that start with {RESERVED_PREFIX!r} are reserved")
+        if event == PING:
+            raise DefinitionError(f"{self.name}: {PING!r} is answered by the gateway and never reaches a room")
+        self._set_rate(event, rate, burst, policy)
+        self.warn_of_collision(event)
+        if event in _HABITS:
+            logger.warning(
+                "event %r of room definition %r is called only if a client sends it; did you mean @%s.on_%s?",
+                event,
+                self.name,
+                self.name,
+                event,
+            )
+
+        def register(function: F) -> F:
+            self.handlers.setdefault(event, []).append(Handler(function))
+            self.dispatch.clear()
+            return function
+
+        return register
+
+    def _set_rate(self, event: str, rate: float | None, burst: int | None, policy: RatePolicy | None) -> None:
+        if rate is None:
+            if burst is not None or policy is not None:
+                raise DefinitionError(f"{self.name}: {event!r}: expected rate= with burst= and policy=")
+            return
+        if event == "*":
+            raise DefinitionError(f"{self.name}: expected rate_limit= of define_room for all events, got rate= for '*'")
+        if event in self.event_rates:
+            raise DefinitionError(f"{self.name}: {event!r} has a rate already; expected one rate= for each event")
+        if not _is_number(rate) or rate <= 0:
+            raise DefinitionError(f"{self.name}: {event!r}: expected rate= to be more than 0, got {rate!r}")
+        given = {"rate_burst": burst, "rate_policy": policy}
+        _check_rates(f"{self.name}: {event!r}", {option: value for option, value in given.items() if value is not None})
+        self.event_rates[event] = EventRate(float(rate), burst, policy)
+
+    def rated(self, settings: Settings) -> Settings:
+        """Give the settings with the rates of this definition."""
+        return msgspec.structs.replace(settings, **self.rates) if self.rates else settings
+
+    def off(self, event: str, handler: Callable[..., Any]) -> None:
+        """Remove a handler from an event; one that is not registered is ignored."""
+        left = [entry for entry in self.handlers.get(event, []) if entry.function != handler]
+        if left:
+            self.handlers[event] = left
+        else:
+            self.handlers.pop(event, None)
+        self.dispatch.clear()
+
+    def handlers_of(self, event: str) -> tuple[Handler, ...]:
+        """Return what handles an event, in order: its handlers, then those of ``"*"``."""
+        found = self.dispatch.get(event)
+        if found is None:
+            named = self.handlers.get(event, ()) if event != "*" else ()  # clients may send that name, too
+            found = (*named, *self.handlers.get("*", ()))
+            if event in self.handlers:  # other names are the clients' choice, and without end
+                self.dispatch[event] = found
+        return found
+
+    def use(self, middleware: F) -> F:
+        """Wrap every frame that reaches a handler or `on_message`, valid payload included, and every call.
+
+        ``async def middleware(ctx, call_next)``, where ``await call_next()`` runs the rest.
+
+        Runs in registration order, the first one outermost, as part of the frame or call and within its time
+        budget. What it returns is the answer; not calling ``call_next`` drops the frame. In a call `ctx.call`
+        is set and there is no connection: neither `ctx.frame` nor `ctx.meta`.
+        """
+        self.middleware.append(middleware)
+        return middleware
+
+    def warn_of_collision(self, event: str) -> None:
+        """Warn once that the original npm client mixes this event up with a listener of its own."""
+        if event in LIFECYCLE_EVENTS and event not in self._warned:
+            self._warned.add(event)
+            logger.warning(
+                "event %r of room definition %r collides with a life-cycle listener of the client",
+                event,
+                self.name,
+            )
+
+    def rpc(self, function: F) -> F:
+        """Let callers outside the room run ``(actor, ...)``, by the function's name, with typed arguments and result.
+
+        Runs in the room's host as an event of its own: in turn, within the time budget, and it wakes a sleeping room.
+        What it changes in metas is undone if it raises. Arguments that do not fit their annotations never reach it; the
+        caller gets the result, or the code of what it raised. Raises `DefinitionError` for a name that is taken or
+        starts with ``_``.
+        """
+        name = getattr(function, "__name__", "")
+        if name in self.methods:
+            taken = "a built-in method" if name in BUILT_IN else "given twice"
+            raise DefinitionError(f"{self.name}: rpc method {name!r} is {taken}; expected another name")
+        self.methods[name] = Method(name, function)
+        return function
+
+    # --- hooks -----------------------------------------------------------------------------------------
+
+    def _set_hook(self, hook: str, function: Callable[..., Any]) -> None:
+        if hook in self.hooks:
+            raise DefinitionError(f"{self.name}: {hook} is given twice; expected one option or one decorator")
+        if not callable(function):
+            raise DefinitionError(f"{self.name}: expected {hook} to be a function, got {function!r}")
+        check_arity(function, f"{self.name}: {hook}", HOOKS[hook])
+        if hook == "authorize_channel" and _is_async(function):
+            raise DefinitionError(f"{self.name}: expected authorize_channel to be a plain def, because ctx.join is one")
+        if hook == "extract_meta" and isinstance(function, MetaMaker):
+            function = function.for_meta(self.meta)
+        self.hooks[hook] = function
+
+    def _hook(self, hook: str, function: F) -> F:
+        self._set_hook(hook, function)
+        return function
+
+    def extract_meta(self, function: F) -> F:
+        """Say who connects: ``(request) -> meta``, in the gateway, before the WebSocket is accepted.
+
+        What it returns is a meta or a mapping of its fields, of which only ``user_id`` is needed: a client id is made,
+        and other fields have their defaults. An `Identity` around that says when it expires; see `verani.auth` for
+        ready ones. Raising `Unauthorized`, `Forbidden` or `InvalidArguments` refuses with 401, 403 or 400; anything
+        else, and a meta that does not fit its type, with 500, logged. So check what comes from the client before it
+        goes in there.
+        """
+        return self._hook("extract_meta", function)
+
+    def authorize_room(self, function: F) -> F:
+        """Say who may be in a room: ``(meta, request) -> bool``, in the gateway, after `extract_meta`.
+
+        The room is ``request.room``. False refuses with 403, a `VeraniError` with its own status, any other exception
+        with 500, logged. Asked again at each refresh of a token, with the meta of the new one and the request of the
+        handshake: who may not any more is not refreshed.
+        """
+        return self._hook("authorize_room", function)
+
+    def authorize_channel(self, function: F) -> F:
+        """Say who may be in a channel: ``(ctx_or_request, channel) -> bool``, a plain def.
+
+        Called in the gateway with the `ConnectRequest`, after `extract_meta`, for each channel of the meta: False
+        refuses the client with 403, a `VeraniError` with its own status, any other exception with 500, logged.
+        Called in the room with the `Context` by each `ctx.join`, which raises `Forbidden` on False and lets through
+        what this raises. `session.join`, by which the application moves others, does not ask.
+        """
+        return self._hook("authorize_channel", function)
+
+    def name_from_request(self, function: F) -> F:
+        """Choose the room id: ``(request) -> str``, in the gateway, before `extract_meta`."""
+        return self._hook("name_from_request", function)
+
+    def on_connect(self, function: F) -> F:
+        """Run ``(ctx)`` in the room once the session exists, before its first frame.
+
+        If it raises, the connection is closed, its queued frames are dropped and `on_disconnect` never runs. A refusal
+        (`Forbidden` and the like) closes with 1000 and its code as reason, so that the client stays away; anything else
+        with 1011.
+        """
+        return self._hook("on_connect", function)
+
+    def on_message(self, function: F) -> F:
+        """Run ``(ctx, frame)`` in the room for frames that no event handler and no ``"*"`` handler takes."""
+        return self._hook("on_message", function)
+
+    def on_disconnect(self, function: F) -> F:
+        """Run ``(ctx)`` in the room once a session is gone; `ctx.close_code` and `ctx.close_reason` say how."""
+        return self._hook("on_disconnect", function)
+
+    def on_error(self, function: F) -> F:
+        """Run ``(error, ctx)`` in the room after any hook raised; what it raises itself is only logged."""
+        return self._hook("on_error", function)
+
+    def on_wake(self, function: F) -> F:
+        """Run ``(actor)`` in the room whenever it wakes, the first time too: the chance to load `actor.state`.
+
+        It runs before any other hook, with the sessions that the room has, also if it has none. While it fails, no
+        other hook runs, `on_disconnect` and `on_hibernate` included: the event that woke the room is refused, and the
+        next one finds a new `actor.state` and tries again. A request or call is answered with the code of the refusal
+        that it raised, any other error with ``busy``; who connects is closed with 1000 for a refusal (`RoomBusy` and
+        `RateLimited` excepted), with 1013 otherwise.
+        """
+        return self._hook("on_wake", function)
+
+    def on_hibernate(self, function: F) -> F:
+        """Run ``(actor)`` in the room just before it sleeps: the chance to save `actor.state`.
+
+        Also for a room without connections. It does not run after a wake whose `on_wake` failed, nor where the process
+        of the room dies.
+        """
+        return self._hook("on_hibernate", function)
+
+    def on_hibernation_restore(self, function: F) -> F:
+        """Run ``(actor)`` in a room that woke with connections, before the event that woke it."""
+        return self._hook("on_hibernation_restore", function)
+
+    def on_startup(self, function: F) -> F:
+        """Run ``()`` once per host process before its first room; an exception stops the start."""
+        return self._hook("on_startup", function)
+
+    def on_shutdown(self, function: F) -> F:
+        """Run ``()`` once per host process after its last room; an exception is logged."""
+        return self._hook("on_shutdown", function)
+
+    # --- what gateways ask -----------------------------------------------------------------------------
+
+    @property
+    def is_public(self) -> bool:
+        """True where the client's own word is all there is about who it is."""
+        return self.hooks.get("extract_meta", public_meta) is public_meta
+
+    def check(self) -> None:
+        """Raise `DefinitionError` for what can only be known once all decorators have run, or is costly to know."""
+        try:
+            self.codec(1)
+            check_plain(self.meta, f"{self.name}: meta= {self.meta.__name__}")
+        except (TypeError, NameError) as error:
+            raise DefinitionError(f"{self.name}: expected a meta= that msgspec can decode: {error}") from error
+        if self.is_public:
+            missing = [field.name for field in msgspec.structs.fields(self.meta) if field.required]
+            missing = [name for name in missing if name not in ("user_id", "client_id")]
+            if missing:
+                raise DefinitionError(
+                    f"{self.name}: expected an extract_meta that fills {', '.join(missing)} of {self.meta.__name__}"
+                )
+
+    def codec(self, max_bytes: int) -> AttachmentCodec[M]:
+        """Return the codec of this definition's attachments; one is shared by all its rooms."""
+        codec = self._codecs.get(max_bytes)
+        if codec is None:
+            codec = self._codecs[max_bytes] = AttachmentCodec(self.name, self.meta, self.meta_version, max_bytes)
+        return codec
+
+    async def name_for(self, request: ConnectRequest) -> str:
+        """Run `name_from_request` or its default; the result is not yet validated."""
+        name = self.hooks.get("name_from_request", room_from_request)(request)
+        return await name if inspect.isawaitable(name) else name  # type: ignore[no-any-return]
+
+    async def meta_for(self, request: ConnectRequest) -> M:
+        """Return the meta alone of what `identify` returns."""
+        meta, _ = await self.identify(request)
+        return meta
+
+    async def identify(self, request: ConnectRequest) -> tuple[M, float | None]:
+        """Run `extract_meta` or its default, `authorize_room` and `authorize_channel`.
+
+        Returns the meta and when it expires. Raises what the hooks raise, `Forbidden` for a room or channel, and
+        TypeError or `msgspec.ValidationError` for what is no such meta.
+        """
+        meta, expires_at = await self._resolve(self.hooks.get("extract_meta", public_meta)(request))
+        await self._check_room(meta, request)
+        if "authorize_channel" in self.hooks:
+            check_names(meta)
+            for channel in meta.channels:
+                self.check_channel(request, channel)
+        return meta, expires_at
+
+    async def identify_token(self, token: str, request: ConnectRequest) -> tuple[M, float | None]:
+        """Ask `extract_meta` about a bare token, and `authorize_room` about who it is for.
+
+        Raises `Unauthorized` where `extract_meta` is no `TokenVerifier`, and what `identify` raises.
+        """
+        verifier = self.hooks.get("extract_meta")
+        if not isinstance(verifier, TokenVerifier):
+            raise Unauthorized(f"{self.name}: extract_meta takes no bare tokens")
+        meta, expires_at = await self._resolve(verifier.verify_token(token))
+        await self._check_room(meta, request)
+        return meta, expires_at
+
+    async def _resolve(self, given: Any) -> tuple[M, float | None]:
+        if inspect.isawaitable(given):
+            given = await given
+        if not isinstance(given, Identity):
+            return self._as_meta(given), None
+        expires_at = given.expires_at
+        if expires_at is not None and not (type(expires_at) in (int, float) and math.isfinite(expires_at)):
+            raise TypeError(f"{self.name}.extract_meta: expected expires_at in seconds, got {expires_at!r}")
+        return self._as_meta(given.meta), expires_at
+
+    def _as_meta(self, given: Any) -> M:
+        if isinstance(given, ConnectionMeta | Mapping):
+            return make_meta(self.meta, given)
+        raise TypeError(
+            f"{self.name}.extract_meta: expected a {self.meta.__name__}, a mapping of its fields or an Identity, got"
+            f" {type(given).__name__}"
+        )
+
+    async def _check_room(self, meta: M, request: ConnectRequest) -> None:
+        """Raise `Forbidden` if `authorize_room` says so; everybody may be anywhere without that hook."""
+        authorize = self.hooks.get("authorize_room")
+        if authorize is None:
+            return
+        check_names(meta)
+        allowed = authorize(meta, request)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if type(allowed) is not bool:  # a forgotten return would let nobody in, and nobody would know why
+            raise TypeError(f"{self.name}.authorize_room: expected True or False, got {type(allowed).__name__}")
+        if not allowed:
+            raise Forbidden(f"room {request.room!r} is not for {meta.user_id!r}")
+
+    def check_channel(self, asker: ConnectRequest | Context[M, S], channel: str) -> None:
+        """Raise `Forbidden` if `authorize_channel` says so; everybody may be anywhere without that hook."""
+        authorize = self.hooks.get("authorize_channel")
+        if authorize is None:
+            return
+        allowed = authorize(asker, channel)
+        if type(allowed) is not bool:  # a forgotten coroutine would be true for everybody
+            if inspect.iscoroutine(allowed):
+                allowed.close()
+            raise TypeError(f"{self.name}.authorize_channel: expected True or False, got {type(allowed).__name__}")
+        if not allowed:
+            raise Forbidden(f"channel {channel!r} is not for this client")
+
+
+class RoomOptions(TypedDict, total=False):
+    """The options of `define_room` besides its types; each hook may come as a decorator instead."""
+
+    meta_version: int
+    websocket_path: str
+    hibernate_after: float | None
+    min_awake: float
+    same_client: SameClient
+    subprotocols: Iterable[str]
+    rate_limit: float
+    rate_limit_bytes: float
+    rate_burst: int
+    rate_policy: RatePolicy
+    extract_meta: Callable[[ConnectRequest], Any]
+    authorize_room: Callable[[Any, ConnectRequest], bool | Awaitable[bool]]
+    authorize_channel: Callable[[Any, str], bool]
+    name_from_request: Callable[[ConnectRequest], Any]
+    on_wake: Callable[[Actor[Any, Any]], Any]
+    on_connect: Callable[[Context[Any, Any]], Any]
+    on_message: Callable[[Context[Any, Any], Frame], Any]
+    on_disconnect: Callable[[Context[Any, Any]], Any]
+    on_error: Callable[[BaseException, Context[Any, Any]], Any]
+    on_hibernate: Callable[[Actor[Any, Any]], Any]
+    on_hibernation_restore: Callable[[Actor[Any, Any]], Any]
+    on_startup: Callable[[], Any]
+    on_shutdown: Callable[[], Any]
+
+
+@overload
+def define_room(name: str, **options: Unpack[RoomOptions]) -> RoomDefinition[ConnectionMeta, SimpleNamespace]: ...
+@overload
+def define_room(name: str, *, meta: type[M], **options: Unpack[RoomOptions]) -> RoomDefinition[M, SimpleNamespace]: ...
+@overload
+def define_room(
+    name: str, *, state: Callable[[], S], **options: Unpack[RoomOptions]
+) -> RoomDefinition[ConnectionMeta, S]: ...
+@overload
+def define_room(
+    name: str, *, meta: type[M], state: Callable[[], S], **options: Unpack[RoomOptions]
+) -> RoomDefinition[M, S]: ...
+def define_room(
+    name: str,
+    *,
+    meta: type[Any] = ConnectionMeta,
+    state: Callable[[], Any] = SimpleNamespace,
+    **options: Unpack[RoomOptions],
+) -> RoomDefinition[Any, Any]:
+    """Define a kind of room; every room of it is named ``name/room-id``.
+
+    `meta`: a `ConnectionMeta` subclass, the type of `ctx.meta` and the schema of attachments; raise
+    `meta_version` when old attachments no longer fit. `state`: makes the `ctx.actor.state` of each awake room,
+    lost when it sleeps. `websocket_path`: ``"/ws"`` or with the one pattern ``"/ws/{room}"``.
+    `hibernate_after`: idle seconds, None for never, unset for the service's setting. `min_awake`: seconds awake at
+    least, unset for the setting. `same_client`: whether a second connection with the same client id may
+    ``"replace"`` the first (closed with 4009; the default) or is to ``"reject"`` (refused with 409). `subprotocols`:
+    the first of them that a client offers, in its order, is answered; ``("verani",)`` by default. `rate_limit`,
+    `rate_limit_bytes`, `rate_burst`, `rate_policy`: instead of the settings of the same names, for the connections of
+    these rooms. The hooks are options too, under the names of their decorators, which say when
+    each is called. Raises `DefinitionError`.
+    """
+    unknown = options.keys() - RoomOptions.__annotations__.keys()
+    if unknown:
+        raise DefinitionError(f"{name}: define_room has no option {', '.join(sorted(unknown))}")
+    return RoomDefinition(name, meta=meta, state=state, options=options)
