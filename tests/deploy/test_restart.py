@@ -110,9 +110,8 @@ class Service:
 
     async def processes(self) -> dict[str, int]:
         """Return the pid of every host and gateway."""
-        code, text = await self.command("cluster", "--json")
-        assert code == 0, text
-        status = json.loads(text)
+        async with aiohttp.ClientSession() as session, session.get(f"{self.internal}/admin/cluster") as response:
+            status = await response.json()
         kinds = {"host": status["members"], "gateway": status["gateways"]}
         return {f"{kind}:{each['id']}": each["pid"] for kind, processes in kinds.items() for each in processes}
 
@@ -290,18 +289,6 @@ async def test_a_rolling_restart_under_load_brings_new_code_and_fails_nobody(ser
     assert sum(load.codes.values()) >= 1
 
 
-async def test_a_version_that_cannot_be_imported_changes_nothing(service: Service) -> None:
-    before = await service.processes()
-    (service.folder / "app.py").write_text(APP + "\nraise RuntimeError('half done')\n", "utf-8")
-    gateway = next(each for each in before if each.startswith("gateway:"))
-    host = next(each for each in before if each.startswith("host:"))
-    for words in (("--rolling",), (gateway,), (host,)):
-        code, said = await service.command("restart", *words)
-        assert code == 1
-        assert "nothing is restarted: importing app failed at app.py:23: RuntimeError: half done" in said
-    assert await service.processes() == before
-
-
 async def test_one_process_is_restarted_and_the_others_stay(service: Service) -> None:
     for kind in ("host:", "gateway:"):
         before = await service.processes()
@@ -314,10 +301,19 @@ async def test_one_process_is_restarted_and_the_others_stay(service: Service) ->
         assert changed == {before[target]}
 
 
-async def test_what_is_no_process_of_the_service_is_told_with_those_that_are(service: Service) -> None:
+async def test_what_cannot_be_restarted_changes_nothing(service: Service) -> None:
+    before = await service.processes()
     code, said = await service.command("restart", "host:nobody")
     assert code == 1
     assert "host:nobody is not part of the service: expected host:" in said
     code, said = await service.command("restart")
     assert code == 2
     assert "expected one of host:ID, gateway:ID and --rolling" in said
+    (service.folder / "app.py").write_text(APP + "\nraise RuntimeError('half done')\n", "utf-8")
+    gateway = next(each for each in before if each.startswith("gateway:"))
+    host = next(each for each in before if each.startswith("host:"))
+    for words in (("--rolling",), (gateway,), (host,)):
+        code, said = await service.command("restart", *words)
+        assert code == 1
+        assert "nothing is restarted: importing app failed at app.py:23: RuntimeError: half done" in said
+    assert await service.processes() == before

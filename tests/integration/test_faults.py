@@ -54,7 +54,7 @@ BROKEN = (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
 PATIENCE = 30.0
 
 # Clients that come back at once, as far as there are descriptors for both of their ends and some more.
-CROWD = min(5000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1000)
+CROWD = min(2500, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1000)
 
 
 class Faults:

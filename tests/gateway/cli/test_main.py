@@ -159,19 +159,27 @@ def test_help_shows_every_setting_with_its_description_and_default(capsys: pytes
     assert "until-eof" not in text
 
 
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the last line of what a command line prints that is wrong, and after which nothing runs."""
+    try:
+        code: object = main(arguments)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["serve", "app:chat", "--port", "x"], "--port: expected an integer from 0 to 65535, got 'x'"),
         (["serve", "app:chat", "--config", "gone.toml"], "--config: no such file: gone.toml"),
-        (["serve", "app:chta"], "app:chta: module app has no 'chta'; did you mean chat?"),
-        (["serve", "gone:chat"], "module 'gone' was not found; searched "),
-        (["serve", "app"], "expected MODULE:NAME such as app:room, got 'app'; did you mean app:NAME?"),
-        (["serve", "app:chat", "app:app"], "expected room definitions only, or one application, got "),
         (["serve", "app:chat", "--rate-limits", "5"], "unknown option --rate-limits; did you mean --rate-limit?"),
         (["serve", "app:chat", "--rate", "5"], "unknown option --rate"),
         (["serve"], "the following arguments are required: MODULE:NAME"),
-        (["serve", "app:chat", "--internal-host", "0.0.0.0"], "internal_host '0.0.0.0' is reachable from other"),
         ([], "the following arguments are required: COMMAND"),
         (["join"], "the following arguments are required: LEADER, MODULE:NAME"),
         (["jion"], "unknown command 'jion'; did you mean join?"),
@@ -181,8 +189,6 @@ def test_help_shows_every_setting_with_its_description_and_default(capsys: pytes
         (["serve", "app:chat", "--prot", "0", "app:game"], "unknown option --prot; did you mean --port?"),
         (["serve", "--prot", "0", "app:game"], "unknown option --prot; did you mean --port?"),
         (["serve", "app:chat", "-p", "0"], "unknown option -p"),
-        (["serve", "app:chat", "--port", "0", "8000"], "expected MODULE:NAME such as app:room, got '8000'"),
-        (["serve", "app:chat", "--port", "0", "app:chta"], "app:chta: module app has no 'chta'; did you mean chat?"),
         (["serve", "--port", "0"], "the following arguments are required: MODULE:NAME"),
         (["serve", "app:chat", "--port"], "argument --port: expected one argument"),
         (["rooms", "lobby"], "unexpected 'lobby'"),
@@ -196,10 +202,28 @@ def test_help_shows_every_setting_with_its_description_and_default(capsys: pytes
         ),
     ],
 )
-async def test_wrong_use_ends_with_one_sentence_and_exit_code_2(
+def test_wrong_use_ends_with_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    assert expected in _refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["app:chta"], "app:chta: module app has no 'chta'; did you mean chat?"),
+        (["gone:chat"], "module 'gone' was not found; searched "),
+        (["app"], "expected MODULE:NAME such as app:room, got 'app'; did you mean app:NAME?"),
+        (["app:chat", "app:app"], "expected room definitions only, or one application, got "),
+        (["app:chat", "--internal-host", "0.0.0.0"], "internal_host '0.0.0.0' is reachable from other"),
+        (["app:chat", "--port", "0", "8000"], "expected MODULE:NAME such as app:room, got '8000'"),
+        (["app:chat", "--port", "0", "app:chta"], "app:chta: module app has no 'chta'; did you mean chat?"),
+    ],
+)
+async def test_what_cannot_be_served_ends_with_one_sentence_and_exit_code_2(
     start: Start, arguments: list[str], expected: str
 ) -> None:
-    server = await start(*arguments)
+    server = await start("serve", *arguments)
     assert await server.end() == 2
     assert expected in server.lines[-1]
     assert "Traceback" not in server.output
@@ -228,11 +252,14 @@ async def test_a_module_that_raises_ends_with_its_place_and_exit_code_2(start: S
 
 
 @pytest.mark.parametrize("arguments", [["--admin-token", "s3cret"], ["--admin-token=s3cret"], ["--rpc-token=s3cret"]])
-async def test_a_secret_on_the_command_line_is_refused_and_not_repeated(start: Start, arguments: list[str]) -> None:
-    server = await start("serve", "app:chat", *arguments)
-    assert await server.end() == 2
-    assert "unknown option --" in server.output
-    assert "s3cret" not in server.output
+def test_a_secret_on_the_command_line_is_refused_and_not_repeated(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", "app:chat", *arguments])
+    printed = capsys.readouterr().err
+    assert "unknown option --" in printed
+    assert "s3cret" not in printed
 
 
 # --- serving -------------------------------------------------------------------------------------------
@@ -288,10 +315,10 @@ async def test_rooms_of_a_sub_application_of_a_sub_application_are_served(
 
 
 @pytest.mark.threat(49)
-@pytest.mark.parametrize("path", ["/ready", "/admin", "/admin/rooms", "/metrics", "/debug"])
-async def test_what_is_internal_is_not_on_the_public_listener(start: Start, path: str) -> None:
+async def test_what_is_internal_is_not_on_the_public_listener(start: Start) -> None:
     public, _ = await (await start("serve", "app:chat", "--port", "0")).urls()
-    assert await _get(public + path) == 404
+    for path in ("/ready", "/admin", "/admin/rooms", "/metrics", "/debug"):
+        assert await _get(public + path) == 404, path
 
 
 async def test_settings_come_from_file_environment_and_options(start: Start, tmp_path: Path) -> None:
@@ -490,10 +517,9 @@ async def test_rooms_shows_who_is_awake_as_a_table_and_as_json(
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8001", "localhost", "", "http://", "http://127.0.0.1:99999", "ftp://here"])
-async def test_what_is_no_url_of_a_listener_is_told(start: Start, url: str) -> None:
-    wrong = await start("rooms", "--url", url)
-    assert await wrong.end() == 1
-    assert wrong.output.startswith(
+def test_what_is_no_url_of_a_listener_is_told(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert main(["rooms", "--url", url]) == 1
+    assert capsys.readouterr().err.startswith(
         "verani: error: expected the URL of an internal listener, such as http://127.0.0.1:8001"
     )
 
