@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import threading
 import time
@@ -66,6 +67,8 @@ class Watchdog:
         self._timer = loop.call_later(self._period, self._heart, loop)
 
     def _watch(self, watched: int) -> None:
+        # A signal that this thread took would not interrupt what blocks the other one, which alone can handle it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         last, missed = self._beat, 0
         while not self._stopped.wait(self._period):
             beat = self._beat
