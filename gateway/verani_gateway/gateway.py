@@ -120,6 +120,8 @@ class Gateway:
         self.bound: tuple[str, ...] = ()
         self.connections: dict[str, Connection] = {}
         self._outboxes: dict[str, Outbox] = {}
+        # The broadcasts of one entry that are being joined.
+        self._run: Run | None = None
         self._attachments = Attachments()
         self.calls = Calls(self, self.definitions)
         self._addresses: dict[str, int] = {}
@@ -518,8 +520,8 @@ class Gateway:
             return
         for output in entry.outputs:
             self._output(room, output)
-        if room.run is not None:
-            self._end_run(room)
+        if self._run is not None:
+            self._end_run()
         for attach in entry.attachments:
             self._attachments.attach(room, attach)
         for input, size in self._attachments.acknowledge(room, entry):
@@ -534,16 +536,16 @@ class Gateway:
         if isinstance(output, Deliver):
             frame = text_frame(output.payload)
             if len(output.connections) > 1:
-                self._join(room, output, frame)
+                self._join(output, frame)
                 return
-            if room.run is not None:
-                self._end_run(room)
+            if self._run is not None:
+                self._end_run()
             for connection_id in output.connections:
                 outbox = self._outboxes.get(connection_id)
                 if outbox is not None and connection_id not in output.exclude:
                     outbox.put(frame)
             return
-        self._end_run(room)
+        self._end_run()
         if isinstance(output, Reply):
             self.calls.replied(output)
             return
@@ -558,20 +560,20 @@ class Gateway:
                 if connection is not None:
                     connection.count_invalid("the room could not decode its data")
             case Drain():
-                self._drains.append((room.name, output, self.placement.answering(room)))
+                self._drains.append((room.name, output, self.placement.answering(room.name)))
                 self._drain_timer = self._drain_timer or self._loop.call_soon(self._check_drains)
 
-    def _join(self, room: RoomInputs, output: Deliver, frame: bytes) -> None:
-        run = room.run
+    def _join(self, output: Deliver, frame: bytes) -> None:
+        run = self._run
         if run is None or not run.takes(output.connections, output.exclude, len(frame)):
-            self._end_run(room)
-            run = room.run = Run(output.connections, output.exclude)
+            self._end_run()
+            run = self._run = Run(output.connections, output.exclude)
         run.add(frame)
 
-    def _end_run(self, room: RoomInputs) -> None:
-        if room.run is not None:
-            room.run.put(self._outboxes)
-            room.run = None
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._run.put(self._outboxes)
+            self._run = None
 
     def _check_drains(self) -> None:
         """Answer the drains whose connection has nothing left to send; look again while any has."""

@@ -16,7 +16,8 @@ from tests.server import Serve
 from verani import Actor, ConnectionMeta, ConnectRequest, Context, Forbidden, VeraniError, define_room
 from verani_actors.rooms.host import ROOM_LIMITS
 from verani_gateway.config import SETTINGS
-from verani_gateway.inputs.metrics import LIMITS, OTHER, exposition
+from verani_gateway.inputs.metrics import LIMITS, OTHER
+from verani_gateway.operating.exposition import exposition
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = [

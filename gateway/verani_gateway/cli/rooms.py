@@ -20,10 +20,10 @@ from verani.errors import VeraniError
 from verani_actors.rooms.life import RoomStatus
 
 from ..config import Secrets
+from ..operating.overview import CUT
 
 __all__ = [
     "CLEAR",
-    "CUT",
     "PERIOD",
     "ServiceError",
     "ask",
@@ -33,9 +33,6 @@ __all__ = [
     "show_rooms",
     "table",
 ]
-
-# Header of a list of rooms, `true` where there are more rooms of those that were asked for than it tells.
-CUT: Final = "X-Verani-Truncated"
 
 # How often `--watch` asks.
 PERIOD: Final = 1.0

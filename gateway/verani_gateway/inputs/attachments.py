@@ -14,11 +14,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from verani.link.messages import Attach, Call, Close, Connect, Entry, Frame, Heard, Input, Kick, Record, Seat, Snapshot
-
-from ..connections.outbox import Run
-from ..placement.link import Link
 
 __all__ = ["Attachments", "RoomInputs", "SNAPSHOT_CHUNK", "size_of"]
 
@@ -56,20 +54,7 @@ class _Held:
 class RoomInputs:
     """One room as its gateway sees it."""
 
-    __slots__ = (
-        "awake",
-        "begun",
-        "heard",
-        "in_flight",
-        "last_owner",
-        "name",
-        "owner",
-        "pull_after",
-        "records",
-        "run",
-        "unprocessed",
-        "waits_after",
-    )
+    __slots__ = ("in_flight", "name", "records", "unprocessed")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -78,22 +63,6 @@ class RoomInputs:
         self.unprocessed: deque[tuple[Input, int]] = deque()
         # Bytes of the unprocessed inputs, as `size_of` weighs them.
         self.in_flight = 0
-        # The broadcasts of this tick that are still being joined.
-        self.run: Run | None = None
-        # The rest is for hosts in other processes. The link to the room's owner, None while none can be reached;
-        # and the incarnation of the owner that was last given its inputs.
-        self.owner: Link | None = None
-        self.last_owner = ""
-        # What the owner says counts once it has pulled in an epoch later than this one; None if it has.
-        self.pull_after: int | None = None
-        # Whether the room is awake at its owner, and was at the last one if that has just gone.
-        self.awake = False
-        # Number of the input that the room had visibly begun at last; 0 for none.
-        self.begun = 0
-        # What was heard of the room's owners at last.
-        self.heard: Heard | None = None
-        # Inputs after this one are not sent yet; None if all are.
-        self.waits_after: int | None = None
 
 
 class Attachments:
@@ -104,6 +73,11 @@ class Attachments:
         self._number = 0
         # Bytes of all unprocessed inputs.
         self.in_flight = 0
+        self._beside: list[dict[str, Any]] = []
+
+    def keep_beside(self, table: dict[str, Any]) -> None:
+        """Take out of this table, whose keys are the names of rooms, whatever is forgotten here."""
+        self._beside.append(table)
 
     def next_number(self) -> int:
         """Draw the number of the next input."""
@@ -158,7 +132,7 @@ class Attachments:
                 room.records.pop(input.connection, None)
             settled.append((input, size))
         if not room.records and not unprocessed:
-            self.rooms.pop(room.name, None)
+            self._remove(room)
         return settled
 
     def set_aside(self, room: RoomInputs, number: int) -> list[tuple[Input, int]]:
@@ -184,7 +158,7 @@ class Attachments:
         self._drop(room, taken)
         room.unprocessed = left
         if not room.records and not left:
-            self.rooms.pop(room.name, None)
+            self._remove(room)
         return taken
 
     def forget(self, room: RoomInputs) -> list[tuple[Input, int]]:
@@ -193,16 +167,21 @@ class Attachments:
         self._drop(room, dropped)
         room.unprocessed.clear()
         room.records.clear()
-        self.rooms.pop(room.name, None)
+        self._remove(room)
         return dropped
+
+    def _remove(self, room: RoomInputs) -> None:
+        self.rooms.pop(room.name, None)
+        for table in self._beside:
+            table.pop(room.name, None)
 
     def _drop(self, room: RoomInputs, inputs: list[tuple[Input, int]]) -> None:
         size = sum(size for _, size in inputs)
         room.in_flight -= size
         self.in_flight -= size
 
-    def snapshots(self, name: str, incarnation: int) -> Iterator[Snapshot]:
-        """Yield the records of a room in chunks, the last one marked."""
+    def snapshots(self, name: str, incarnation: int, heard: Heard | None = None) -> Iterator[Snapshot]:
+        """Yield the records of a room in chunks; the last one is marked, and says what was heard of its owners."""
         room = self.rooms.get(name)
         processed = room.unprocessed[0][0].number - 1 if room is not None and room.unprocessed else self._number
         chunk: list[Record] = []
@@ -215,4 +194,4 @@ class Attachments:
                 chunk, size = [], 0
             chunk.append(Record(connection, held.attachment, held.closing, held.order))
             size += len(held.attachment) + len(connection)
-        yield Snapshot(name, incarnation, chunk, processed=processed, heard=room.heard if room is not None else None)
+        yield Snapshot(name, incarnation, chunk, processed=processed, heard=heard)

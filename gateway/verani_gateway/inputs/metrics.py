@@ -1,4 +1,4 @@
-"""Count what a gateway does and what its limits refuse, and write that down in Prometheus' text format 0.0.4.
+"""Count what a gateway does and what its limits refuse.
 
 Counting must cost nothing: plain numbers, changed by the loop's thread only, and read when somebody asks.
 """
@@ -6,19 +6,11 @@ Counting must cost nothing: plain numbers, changed by the loop's thread only, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from verani.errors import CODES
-from verani_actors.operating.measures import Family, labelled, rooms_family, written
 
-if TYPE_CHECKING:
-    from ..gateway import Gateway
-
-__all__ = ["CONTENT_TYPE", "LIMITS", "OTHER", "Family", "Metrics", "error_label", "exposition", "labelled"]
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4"
-
+__all__ = ["LIMITS", "OTHER", "Metrics", "error_label"]
 
 # Every setting that refuses clients something, cuts it short or makes it wait in a gateway; docs/security.md has a row
 # for each, and `verani_actors.rooms.host.ROOM_LIMITS` those of rooms.
@@ -87,28 +79,3 @@ class Metrics:
 def error_label(code: str) -> str:
     """Give an error code, or one word for all that applications make up."""
     return code if code in _ERROR_CODES else OTHER
-
-
-def exposition(gateway: Gateway) -> str:
-    """Write down all counters and gauges of a gateway and of what it knows of the room hosts."""
-    return written(_families(gateway))
-
-
-def _families(gateway: Gateway) -> Iterator[Family]:
-    metrics = gateway.metrics
-    closes = {str(code): count for code, count in metrics.closes.items()}
-    yield Family("connections", "gauge", "open connections", {"": len(gateway.connections)})
-    yield Family("connections_total", "counter", "connections accepted", {"": metrics.connections})
-    yield Family("closes_total", "counter", "connections closed, by close code", labelled("code", closes))
-    yield Family(
-        "refusals_total", "counter", "handshakes and bodies refused, by error code", labelled("code", metrics.refusals)
-    )
-    yield Family("frames_total", "counter", "frames forwarded to rooms", {"": metrics.frames})
-    yield Family("invalid_frames_total", "counter", "invalid frames dropped", {"": metrics.invalid_frames})
-    yield Family("dropped_frames_total", "counter", "frames dropped by the rate", {"": metrics.dropped_frames})
-    yield Family("limited_total", "counter", "what limits did, by setting", labelled("setting", metrics.limited))
-    yield Family("calls_total", "counter", "calls answered, by error code or ok", labelled("code", metrics.calls))
-    yield Family("calls_waiting", "gauge", "calls that wait for their answer", {"": len(gateway.calls)})
-    yield rooms_family(gateway.room_states())
-    yield from gateway.placement.families()
-    yield Family("in_flight_bytes", "gauge", "bytes of inputs not yet processed", {"": gateway.in_flight})

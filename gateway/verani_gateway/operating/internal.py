@@ -18,15 +18,14 @@ from verani.names import room_id_of
 from verani.settings import Settings
 from verani_actors.operating.answers import RoomsQuestion
 
-from ..cli.rooms import CUT
 from ..config import ADMIN_TOKEN, RPC_TOKEN, Secrets
 from ..http.access import host_allowed, is_loopback, only, origin_allowed
 from ..http.addresses import local_address
 from ..http.bodies import leaving_bodies, read_body
 from ..http.paths import ROOM_IN_PATH
-from ..inputs.metrics import CONTENT_TYPE
+from .exposition import CONTENT_TYPE
 from .openapi import openapi_document
-from .overview import Alone, Answers
+from .overview import CUT, Alone, Answers
 from .rpc import RPC_PATH, RpcEndpoint, error_response
 
 if TYPE_CHECKING:

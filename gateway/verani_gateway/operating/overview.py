@@ -39,13 +39,15 @@ from verani_actors.operating.answers import (
 )
 from verani_actors.rooms.life import RoomStatus
 
-from ..inputs.metrics import exposition
+from .exposition import exposition
 
 if TYPE_CHECKING:
     from ..gateway import Gateway
     from ..inputs.attachments import RoomInputs
+    from ..placement.placement import Placement
 
 __all__ = [
+    "CUT",
     "Alone",
     "Answers",
     "Asking",
@@ -57,6 +59,9 @@ __all__ = [
     "merge_metrics",
     "merge_rooms",
 ]
+
+# Header of a list of rooms, `true` where there are more rooms of those that were asked for than it tells.
+CUT: Final = "X-Verani-Truncated"
 
 logger = logging.getLogger(__name__)
 
@@ -460,11 +465,10 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
     match topic:
         case "rooms":
             state = msgspec.json.decode(argument, type=RoomsQuestion).state
-            return msgspec.json.encode(_held(rooms.values(), state))
+            return msgspec.json.encode(_held(rooms.values(), frozenset(gateway.placement.known_rooms()), state))
         case "room":
             held = rooms.get(argument)
-            known = RoomHeld(argument, len(held.records), held.awake) if held is not None else None
-            return msgspec.json.encode(known)
+            return msgspec.json.encode(_known(gateway.placement, held) if held is not None else None)
         case "metrics":
             return msgspec.json.encode(exposition(gateway))
         case "cluster":
@@ -473,12 +477,18 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
             return b"null"
 
 
-def _held(rooms: Collection[RoomInputs], state: str | None) -> RoomsHeld:
+def _known(placement: Placement, room: RoomInputs) -> RoomHeld:
+    status = placement.status(room.name, len(room.records))
+    return RoomHeld(room.name, len(room.records), status is not None and status.state == "awake")
+
+
+def _held(rooms: Collection[RoomInputs], awake: Collection[str], state: str | None) -> RoomsHeld:
     """Tell what is held of rooms that may be in a state; a gateway knows no states but awake and asleep."""
-    awake = (room for room in rooms if room.awake and state in (None, "awake", "asleep"))
+    busy = (RoomHeld(room.name, len(room.records), True) for room in rooms if room.name in awake)
+    quiet = (RoomHeld(room.name, len(room.records)) for room in rooms if room.name not in awake)
     # Who looks for sleeping rooms must know of those that another gateway has seen awake.
-    asleep = (room for room in rooms if not room.awake and state in (None, "asleep"))
-    told = [RoomHeld(room.name, len(room.records), room.awake) for room in islice(chain(awake, asleep), MAX_ROOMS + 1)]
+    asked = {None: (busy, quiet), "awake": (busy,), "asleep": (busy, quiet)}.get(state, ())
+    told = list(islice(chain(*asked), MAX_ROOMS + 1))
     return RoomsHeld(told[:MAX_ROOMS], more=len(told) > MAX_ROOMS)
 
 

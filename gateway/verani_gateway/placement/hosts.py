@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -49,17 +49,15 @@ from verani.link.messages import (
     Serving,
     Told,
 )
+from verani_actors.operating.measures import Family, labelled
 from verani_actors.rooms.life import RoomStatus
 
-from ..inputs.attachments import RoomInputs
-from ..inputs.metrics import Family, labelled
 from .epoch_file import EpochFile
 from .link import Link
+from .placed_rooms import PlacedRoom, PlacedRooms
+from .placement import GatewaySide
 from .remote_link import RemoteLink
 from .suspects import Suspects
-
-if TYPE_CHECKING:
-    from ..gateway import Gateway
 
 __all__ = ["Answering", "Cluster", "OpenLink", "remote_links"]
 
@@ -78,7 +76,7 @@ class OpenLink(Protocol):
 
     def __call__(
         self,
-        gateway: Gateway,
+        gateway: GatewaySide,
         member: Member,
         receive: Callable[[Link, HostMessage], None],
         opened: Callable[[Link, bool], None],
@@ -90,7 +88,7 @@ def remote_links(machine: str, ssl: SSLContext | None = None) -> OpenLink:
     """Make links over WebSockets, for a gateway on this machine; `ssl` is for hosts on others."""
 
     def open_link(
-        gateway: Gateway,
+        gateway: GatewaySide,
         member: Member,
         receive: Callable[[Link, HostMessage], None],
         opened: Callable[[Link, bool], None],
@@ -154,10 +152,11 @@ class Cluster:
         self._stopped = False
         self._counts: Counter[str] = Counter()
 
-    async def start(self, gateway: Gateway) -> None:
+    async def start(self, gateway: GatewaySide) -> None:
         """Wait for epochs; the gateway takes connections when all hosts of one have been reached."""
         self._gateway = gateway
         self._attachments = gateway.attachments
+        self._rooms = PlacedRooms(gateway.attachments)
         self._now = asyncio.get_running_loop().time
         self.suspects = Suspects(gateway.id, clock=self._now, wall_clock=time.time)
         if self._epochs is not None:
@@ -170,7 +169,7 @@ class Cluster:
             self._epochs.stop()
         links = self.links
         self._peers.clear()
-        for room in self._attachments.rooms.values():
+        for room in self._rooms.every():
             room.owner = None
         try:
             async with asyncio.timeout(grace):
@@ -223,7 +222,7 @@ class Cluster:
         # A host that has prepared an epoch which then was not committed has let go of rooms that it keeps.
         skipped = 0 < before.number < epoch.number - 1
         # Without a new member, rooms whose owner is still there stay with it.
-        rooms = tuple(self._attachments.rooms.values())
+        rooms = self._rooms.every()
         everything = skipped or bool(joined)
         self._place(
             (room for room in rooms if everything or room.owner is None or self._peer(room.owner) is None),
@@ -258,13 +257,13 @@ class Cluster:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    def _place(self, rooms: Iterable[RoomInputs], *, before: int | None = None, again: bool = False) -> None:
+    def _place(self, rooms: Iterable[PlacedRoom], *, before: int | None = None, again: bool = False) -> None:
         """Give rooms to their owners, as far as these can be reached, with all their unprocessed inputs.
 
         In the epoch `before`, those that move were not theirs; None for owners that have only now been reached. Those
         that stay with their owner are given to it only with `again`.
         """
-        placed: list[RoomInputs] = []
+        placed: list[PlacedRoom] = []
         for room in rooms:
             owner = self._link_to(room.name)
             if owner is room.owner and not again:
@@ -278,7 +277,7 @@ class Cluster:
                 placed.append(room)
         self._send_again((room, 0) for room in placed)
 
-    def _hand_over(self, room: RoomInputs, owner: Link) -> None:
+    def _hand_over(self, room: PlacedRoom, owner: Link) -> None:
         """Have a room that was awake at its last owner wake at this one."""
         last, room.last_owner = room.last_owner, owner.member.incarnation
         if last not in ("", room.last_owner):
@@ -306,7 +305,7 @@ class Cluster:
 
     def put(self, input: Input) -> None:
         """Send an input to the owner of its room, in its turn."""
-        room = self._attachments.rooms[input.room]
+        room = self._rooms[input.room]
         owner = room.owner
         if owner is None:
             owner = self._link_to(room.name)
@@ -317,7 +316,7 @@ class Cluster:
         if room.waits_after is None:
             owner.put(input)
 
-    def _send_again(self, rooms: Iterable[tuple[RoomInputs, int]]) -> None:
+    def _send_again(self, rooms: Iterable[tuple[PlacedRoom, int]]) -> None:
         """Send what is unprocessed of each room after a number, though its owner may have some of it."""
         batches: dict[Link, list[Arrival]] = {}
         sizes: Counter[Link] = Counter()
@@ -338,11 +337,11 @@ class Cluster:
         self._counts["replayed"] += len(batch)
         link.send(InputBatch(batch, self.epoch.number, again=True))
 
-    def _due(self, room: RoomInputs, number: int) -> Iterator[tuple[Arrival, int]]:
+    def _due(self, room: PlacedRoom, number: int) -> Iterator[tuple[Arrival, int]]:
         """Yield, with their sizes, what is unprocessed after a number, but nothing after an input that goes alone."""
         alone = self.suspects.of(room.name)
         room.waits_after = None
-        for input, size in room.unprocessed:
+        for input, size in room.inputs.unprocessed:
             if input.number <= number:
                 continue
             if type(input) is Call:
@@ -361,17 +360,17 @@ class Cluster:
     def _judge(self, death: Death) -> None:
         """Do what a death demands, before the room goes to its next owner."""
         verdict = self.suspects.judge(death)
-        room = self._attachments.rooms.get(death.room)
-        if room is None or all(input.number != death.number for input, _ in room.unprocessed):
+        room = self._rooms.find(death.room)
+        if room is None or all(input.number != death.number for input, _ in room.inputs.unprocessed):
             self.suspects.settle(death.room, death.number)  # it was processed and is past
         match verdict:
             case "failed" if room is not None:
-                self._gateway.forget(room, *_FAILED, CallFailed.code)
+                self._gateway.forget(room.inputs, *_FAILED, CallFailed.code)
             case "quarantine" if room is not None:
-                if (kept := self._gateway.set_aside(room, death.number)) is not None:
+                if (kept := self._gateway.set_aside(room.inputs, death.number)) is not None:
                     self.suspects.keep(*kept)
 
-    def _settle(self, room: RoomInputs, processed: int) -> None:
+    def _settle(self, room: PlacedRoom, processed: int) -> None:
         """Let the inputs go that waited for one that is processed."""
         for number in tuple(self.suspects.of(room.name)):
             if number <= processed:
@@ -389,11 +388,11 @@ class Cluster:
             self._counts["resumed"] += 1
         elif not peer.opened:
             peer.opened = True
-            self._place(room for room in tuple(self._attachments.rooms.values()) if room.owner is None)
+            self._place(room for room in self._rooms.every() if room.owner is None)
             self._look_ready()
         else:  # what was under way is lost
             self._pulls = [(other, pull) for other, pull in self._pulls if other is not link]
-            self._send_again((room, 0) for room in self._attachments.rooms.values() if room.owner is link)
+            self._send_again((room, 0) for room in self._rooms.every() if room.owner is link)
 
     def _receive(self, link: Link, message: HostMessage) -> None:
         peer = self._peer(link)
@@ -428,25 +427,25 @@ class Cluster:
         host = link.member.incarnation
         if given_up.others:
             lost = frozenset(given_up.rooms)
-            for other in tuple(self._attachments.rooms.values()):
+            for other in self._rooms.every():
                 if other.last_owner == host and other.name not in lost:
-                    self._gateway.close_room(other, *_GIVEN_UP)
+                    self._gateway.close_room(other.inputs, *_GIVEN_UP)
         for name in given_up.rooms:
-            room = self._attachments.rooms.get(name)
+            room = self._rooms.find(name)
             if room is None:
                 continue
             logger.warning("a room host had given up the connections of a room", extra={"room": name})
             if room.last_owner == host:
                 self.suspects.forget(name)
-                self._gateway.forget(room, *_GIVEN_UP, InterruptedError.code)
+                self._gateway.forget(room.inputs, *_GIVEN_UP, InterruptedError.code)
             else:  # it has moved since, and its owner of now knows nothing of it
-                self._gateway.close_room(room, *_GIVEN_UP)
+                self._gateway.close_room(room.inputs, *_GIVEN_UP)
 
     def _apply(self, link: Link, entries: list[Entry]) -> None:
         applied: list[Entry] = []
-        acknowledged: list[tuple[RoomInputs, int]] = []
+        acknowledged: list[tuple[PlacedRoom, int]] = []
         for entry in entries:
-            room = self._attachments.rooms.get(entry.room)
+            room = self._rooms.find(entry.room)
             if room is None:
                 continue
             # What turns inputs away, without a number, does so without a pull.
@@ -468,29 +467,32 @@ class Cluster:
     def _disown(self, entries: list[Entry]) -> None:
         """End the connections of rooms whose entries were applied in part, or not: what they were is not known."""
         for name in dict.fromkeys(entry.room for entry in entries):
-            if (disowned := self._attachments.rooms.get(name)) is not None:
-                self._gateway.forget(disowned, *_GIVEN_UP, InterruptedError.code)
+            if (disowned := self._rooms.find(name)) is not None:
+                self._gateway.forget(disowned.inputs, *_GIVEN_UP, InterruptedError.code)
 
     def _pull(self, link: Link, pull: Pull) -> None:
         if pull.epoch > self.epoch.number:
             self._pulls.append((link, pull))
             return
-        room = self._attachments.rooms.get(pull.room)
+        room = self._rooms.find(pull.room)
         owner = room.owner if room is not None and room.owner is not None else self._link_to(pull.room)
         if owner is not link:
             return
+        heard = None
         if room is not None:
             if room.pull_after is not None and pull.epoch <= room.pull_after:
                 return
             room.pull_after = None
             room.awake = True
-        for snapshot in self._attachments.snapshots(pull.room, pull.incarnation):
+            heard = room.heard
+        for snapshot in self._attachments.snapshots(pull.room, pull.incarnation, heard):
             link.send(snapshot)
 
-    def answering(self, room: RoomInputs) -> Callable[[GatewayMessage], None]:
+    def answering(self, room: str) -> Callable[[GatewayMessage], None]:
         """Answer the owner of now, as long as its link lives."""
-        assert room.owner is not None, "only owners ask"
-        return partial(self._answer, room.owner)
+        owner = self._rooms[room].owner
+        assert owner is not None, "only owners ask"
+        return partial(self._answer, owner)
 
     def _replied(self, link: Link, invoke: Invoke, outcome: Outcome) -> None:
         self._answer(link, Replied(invoke.room, invoke.token, outcome))
@@ -503,15 +505,15 @@ class Cluster:
 
     def known_rooms(self) -> list[str]:
         """Name the rooms of this gateway that are awake."""
-        return [room.name for room in self._attachments.rooms.values() if room.awake]
+        return [room.name for room in self._rooms.every() if room.awake]
 
     def room_states(self) -> Counter[str]:
         """Count the rooms of this gateway by what it knows of them."""
-        return Counter("awake" if room.awake else "asleep" for room in self._attachments.rooms.values())
+        return Counter("awake" if room.awake else "asleep" for room in self._rooms.every())
 
     def status(self, name: str, connections: int) -> RoomStatus | None:
         """Say what this gateway knows of a room; its owner knows more."""
-        room = self._attachments.rooms.get(name)
+        room = self._rooms.find(name)
         if room is None:
             return None
         return RoomStatus(name, name.partition("/")[0], "awake" if room.awake else "asleep", connections)

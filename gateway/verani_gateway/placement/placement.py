@@ -1,4 +1,4 @@
-"""Know which link leads to the owner of a room: the seam between a gateway and the room hosts.
+"""Know which link leads to the owner of a room: the seam between a gateway and the room hosts, and its two sides.
 
 `Embedded` is the one host in this process; `verani_gateway.placement.hosts` has those of other processes. What a
 gateway does with what a host says is the gateway's business.
@@ -7,10 +7,11 @@ gateway does with what a host says is the gateway's business.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 from verani.link.messages import (
+    Entry,
     EntryBatch,
     GatewayMessage,
     HostMessage,
@@ -20,17 +21,69 @@ from verani.link.messages import (
     Pull,
     Replied,
 )
+from verani.room.definition import RoomDefinition
+from verani.settings import Settings
 from verani_actors.operating.measures import Family, host_families, room_states
 from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.life import RoomStatus
 
-from ..inputs.attachments import RoomInputs
+from ..inputs.attachments import Attachments, RoomInputs
 from .link import MemoryLink
 
-if TYPE_CHECKING:
-    from ..gateway import Gateway
+__all__ = ["CallsSide", "Embedded", "GatewaySide", "Placement"]
 
-__all__ = ["Embedded", "Placement"]
+
+class CallsSide(Protocol):
+    """The calls of a gateway, as far as they go through its placement."""
+
+    def invoke(self, invoke: Invoke, done: Callable[[Outcome], None], /) -> None:
+        """Carry a call of one room to another; `done` is called with the outcome, maybe before this returns."""
+
+    def left(self, number: int, /) -> float:
+        """Say how many seconds a call has left, 0 if nobody waits for it any more."""
+
+
+class GatewaySide(Protocol):
+    """A gateway, as its placement sees it."""
+
+    @property
+    def id(self) -> str:
+        """Its name among the gateways of the service."""
+
+    @property
+    def incarnation(self) -> str:
+        """What tells it from one that had its name before."""
+
+    @property
+    def definitions(self) -> tuple[RoomDefinition[Any, Any], ...]:
+        """What it serves."""
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the service."""
+
+    @property
+    def attachments(self) -> Attachments:
+        """What outlives hosts."""
+
+    @property
+    def calls(self) -> CallsSide:
+        """Those that wait for their outcome."""
+
+    def opened(self) -> None:
+        """Take connections and calls from now on: the hosts can be reached."""
+
+    def apply(self, entries: Sequence[Entry], /) -> None:
+        """Apply the entries of one batch, each whole."""
+
+    def set_aside(self, room: RoomInputs, number: int, /) -> tuple[Input, int] | None:
+        """Have an input never handled, and tell its sender; return it with its size, None if it is not there."""
+
+    def forget(self, room: RoomInputs, code: int, reason: str, outcome: str, /) -> None:
+        """Close the connections of a room that is not to hear of it; its callers get the `outcome`, an error code."""
+
+    def close_room(self, room: RoomInputs, code: int, reason: str, /) -> None:
+        """Close the connections of a room."""
 
 
 class Placement(Protocol):
@@ -48,10 +101,10 @@ class Placement(Protocol):
     def serves(self) -> bool:
         """Whether every room can be served at this moment."""
 
-    def answering(self, room: RoomInputs) -> Callable[[GatewayMessage], None]:
+    def answering(self, room: str) -> Callable[[GatewayMessage], None]:
         """Return what answers a question that the owner of a room has just asked; an answer too late is dropped."""
 
-    async def start(self, gateway: Gateway) -> None:
+    async def start(self, gateway: GatewaySide) -> None:
         """Find the hosts; calls `gateway.opened` once there are any."""
 
     async def stop(self, grace: float) -> None:
@@ -78,7 +131,7 @@ class Embedded:
     has_hosts = True
     serves = True
 
-    async def start(self, gateway: Gateway) -> None:
+    async def start(self, gateway: GatewaySide) -> None:
         """Start the host; raises what an `on_startup` raises."""
         self._gateway = gateway
         self.host = RoomHost(gateway.definitions, gateway.settings)
@@ -93,7 +146,7 @@ class Embedded:
         """Put the rooms to sleep and run `on_shutdown`."""
         await self.host.stop(grace)
 
-    def answering(self, room: RoomInputs) -> Callable[[GatewayMessage], None]:
+    def answering(self, room: str) -> Callable[[GatewayMessage], None]:
         """Answer the one host there is."""
         return self._send
 

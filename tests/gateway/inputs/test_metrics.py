@@ -13,7 +13,7 @@ from tests.raw import RawClient, handshake, text, until
 from tests.server import Serve, Server
 from verani import Context, RoomBusy, define_room
 from verani_actors.operating.answers import answer
-from verani_gateway.inputs.metrics import exposition
+from verani_gateway.operating.exposition import exposition
 from verani_gateway.placement.placement import Embedded
 
 

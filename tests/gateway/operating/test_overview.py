@@ -451,8 +451,8 @@ async def test_of_a_silent_owner_s_rooms_only_those_sleep_that_no_gateway_may_ha
 
 async def test_a_gateway_tells_of_rooms_that_are_awake_first_and_of_so_many_only() -> None:
     rooms = {f"chat/{n}": RoomInputs(f"chat/{n}") for n in range(2 * MAX_ROOMS)}
-    rooms[f"chat/{MAX_ROOMS}"].awake = True
-    gateway = cast(Gateway, SimpleNamespace(attachments=SimpleNamespace(rooms=rooms)))
+    placement = SimpleNamespace(known_rooms=lambda: [f"chat/{MAX_ROOMS}"])
+    gateway = cast(Gateway, SimpleNamespace(attachments=SimpleNamespace(rooms=rooms), placement=placement))
 
     def told(state: str | None) -> RoomsHeld:
         argument = msgspec.json.encode(RoomsQuestion(20, state)).decode()

@@ -55,10 +55,11 @@ from verani_actors.membership.ownership import Share
 from verani_actors.rooms.host import RoomHost
 from verani_actors.upkeep.runtime import Runtime
 from verani_gateway.gateway import Gateway
-from verani_gateway.inputs.metrics import exposition
+from verani_gateway.operating.exposition import exposition
 from verani_gateway.placement.epoch_file import EpochFile
 from verani_gateway.placement.hosts import Cluster
 from verani_gateway.placement.link import Link
+from verani_gateway.placement.placement import GatewaySide
 
 if TYPE_CHECKING:
     from verani_gateway.connections.connection import Connection
@@ -91,7 +92,7 @@ class Cable:
     def __init__(
         self,
         process: Process,
-        gateway: Gateway,
+        gateway: GatewaySide,
         receive: Callable[[Link, HostMessage], None],
         opened: Callable[[Link, bool], None],
     ) -> None:
@@ -298,7 +299,7 @@ class Service:
         self.gateways.append(gateway)
         return gateway
 
-    def _cable(self, gateway: Gateway, member: Member, receive: Any, opened: Any) -> Link:
+    def _cable(self, gateway: GatewaySide, member: Member, receive: Any, opened: Any) -> Link:
         cable = Cable(self.processes[member.id], gateway, receive, opened)
         assert cable.member == member
         self.cables[gateway.id, member.incarnation] = cable
