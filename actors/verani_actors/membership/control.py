@@ -1,7 +1,8 @@
 """Define what registrar, launchers and room hosts say to each other: control only, never frames.
 
 Thespian carries these messages (`verani_actors.processes`); who has which address is its business. All are tagged
-structs whose fields are only ever appended.
+structs whose fields are only ever appended. Each party has a name, by which messages say where they come from and go:
+`registrar`, `launcher:<machine>` or `host:<incarnation>`.
 
     launcher -> registrar   Offer, Gone
     registrar -> launcher   Welcome, Refused, StartHost, StopHost, Publish, EndMachine
@@ -12,7 +13,7 @@ structs whose fields are only ever appended.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +21,7 @@ from msgspec import Struct
 from verani.link.epoch import Death, Epoch, Member
 
 __all__ = [
+    "REGISTRAR",
     "Beat",
     "Beaten",
     "Commit",
@@ -28,6 +30,7 @@ __all__ = [
     "EndMachine",
     "Gone",
     "Knock",
+    "Letters",
     "Offer",
     "Prepare",
     "Prepared",
@@ -39,7 +42,21 @@ __all__ = [
     "Welcome",
     "decode_control",
     "encode_control",
+    "host_name",
+    "launcher_name",
 ]
+
+REGISTRAR: Final = "registrar"
+
+
+def host_name(incarnation: str) -> str:
+    """Name a host process."""
+    return f"host:{incarnation}"
+
+
+def launcher_name(machine: str) -> str:
+    """Name the launcher of a machine."""
+    return f"launcher:{machine}"
 
 
 class Offer(Struct, frozen=True, tag="offer"):
@@ -187,6 +204,9 @@ Control: TypeAlias = (
     | Knock
     | Vouch
 )
+
+# Messages and their destinations, in the order in which they are to be sent.
+Letters: TypeAlias = list[tuple[str, Control]]
 
 encode_control = msgspec.msgpack.Encoder().encode
 decode_control = msgspec.msgpack.Decoder(Control).decode

@@ -30,10 +30,14 @@ that nobody but R misses from delaying its own eviction.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from verani.link.epoch import Epoch
 
-__all__ = ["Lease"]
+__all__ = ["MARGIN", "Lease"]
+
+# Seconds between the end of a lease and the commit that counts on it: clocks drift, and a check is followed by a write.
+MARGIN: Final = 1.0
 
 
 class Lease:

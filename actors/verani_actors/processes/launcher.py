@@ -47,7 +47,7 @@ from ..membership.control import (
     StopHost,
     Welcome,
 )
-from ..membership.registrar import MARGIN
+from ..membership.lease import MARGIN
 from ..upkeep.lifeline import Announcements, Birth, die_with_parent, tie_children
 from ..upkeep.logs import log_to_stderr
 from ..upkeep.refusals import Refusals
