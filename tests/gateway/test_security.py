@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import os
 import signal
 import sys
@@ -253,11 +254,13 @@ async def test_forwarding_headers_count_only_from_trusted_proxies(serve: Serve, 
 
 _KEYS = b"{" + b",".join(b'"%x":0' % n for n in range(7000)) + b"}"
 
+_LISTS = b"[" + b",".join([b"[]"] * 20_000) + b"]"
+
 HEAVY: dict[str, bytes] = {
     "many keys": b'{"type":"say","data":' + _KEYS + b"}",
     "many keys beside the data": b'{"type":"say",' + _KEYS[1:],
     "many numbers": b'{"type":"say","data":[' + b",".join([b"1e9"] * 15_000) + b"]}",
-    "many lists": b'{"type":"say","data":[' + b",".join([b"[]"] * 20_000) + b"]}",
+    "many lists": b'{"type":"say","data":' + _LISTS + b"}",
     "many escapes": b'{"type":"say","data":"' + b"\\u0001" * 10_000 + b'"}',
     "many quotes": b'{"type":"say","data":"' + b'\\"' * 30_000 + b'"}',
     "one number of many digits": b'{"type":"say","data":0.' + b"9" * 60_000 + b"}",
@@ -280,6 +283,7 @@ async def test_the_heaviest_frames_hold_the_loop_for_milliseconds(serve: Serve, 
     client.reader._limit = 1 << 20  # type: ignore[attr-defined]  # it shall not be what takes time
     data = text(payload) + text('{"type":"ping"}')
     lags: list[float] = []
+    decoding: list[float] = []
     for _ in range(8):
         longest, answered = 0.0, asyncio.ensure_future(_answer(client))
         client.writer.write(data)
@@ -288,8 +292,11 @@ async def test_the_heaviest_frames_hold_the_loop_for_milliseconds(serve: Serve, 
             await asyncio.sleep(0)
             longest, before = max(longest, time.thread_time() - before), time.thread_time()
         lags.append(longest)
-    # Of the thread's own time, which other processes do not lengthen; what always takes long is the frame's.
-    assert min(lags) < 0.005, lags
+        json.loads(_LISTS)
+        decoding.append(time.thread_time() - before)
+    # Of the thread's own time, and what always takes long is the frame's. Decoding 60 KB takes a millisecond on a
+    # machine of today; where others have half of the core's caches and clock, both take longer.
+    assert min(lags) < 5 * min(decoding), (lags, decoding)
 
 
 async def _answer(client: RawClient) -> None:

@@ -85,8 +85,10 @@ class Service:
         self.silent = silent
         self.unlinked: set[str] = set()
         self.asked: list[tuple[str, str, str]] = []
+        patience = 0.5 if silent else 1e9
         self.gateways = {
-            id: Overview(id, _Links(self, id), self._answer(id), ready=lambda: True, patience=0.05) for id in gateways
+            id: Overview(id, _Links(self, id), self._answer(id), ready=lambda: True, patience=patience)
+            for id in gateways
         }
         for host in self.hosts.values():
             for id in gateways:
