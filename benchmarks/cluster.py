@@ -19,7 +19,8 @@ from verani_gateway.operating.overview import ServiceStatus
 
 __all__ = ["Cluster"]
 
-PATIENCE = 30.0
+# A loaded machine may take seconds to import everything in half a dozen processes; nothing waits this long otherwise.
+PATIENCE = 60.0
 
 
 class Cluster:

@@ -18,7 +18,7 @@ from typing import Any
 __all__ = ["KEY", "PATIENCE", "Opcode", "RawClient", "Response", "WireFrame", "frame", "handshake", "until"]
 
 # Seconds after which something that should happen counts as not happening.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 # The key and its answer are the example of RFC 6455 1.3.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

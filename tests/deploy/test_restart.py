@@ -25,6 +25,9 @@ from verani.client import Reconnection, RequestInterrupted, VeraniClient
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60
 
+# Between what one of those who load the service does and the next: the processes that start need the machine, too.
+PAUSE = 0.02
+
 # Every version is as long as the others, and is written in the same second if the machine is quick.
 APP = """
 import os
@@ -227,6 +230,7 @@ class Load:
                         return
                     self.versions.add(json.loads(body)[0])
                 self.done["call"] += 1
+                await asyncio.sleep(PAUSE)
 
     async def _come_and_go(self, number: int) -> None:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{self._port}") as session:
@@ -238,7 +242,7 @@ class Load:
                     self.wrong.append(f"handshake: {error!r}")
                     return
                 self.done["connection"] += 1
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(PAUSE)
 
     async def _talk(self, user: str, number: int) -> None:
         quick = Reconnection(max_attempts=None, initial_delay=0.05)
@@ -253,6 +257,7 @@ class Load:
                     version, _ = await client.request("ask", timeout=PATIENCE)
                     self.versions.add(version)
                     self.done["request"] += 1
+                await asyncio.sleep(PAUSE)
             await client.request("ask", timeout=PATIENCE)
 
     def _note_code(self, *told: Any) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from compose_spec import parse_duration
 
 from tests.deploy.files import DEPLOY, STOP_GRACE, compose, environments, pods
 from verani.settings import Settings
@@ -109,6 +108,8 @@ def test_the_ports_are_those_of_the_settings() -> None:
 
 
 def test_containers_and_units_may_stop_for_longer_than_a_drain_takes() -> None:
+    from compose_spec import parse_duration
+
     for name in environments().keys() - pods().keys():
         assert parse_duration(compose()["services"][name]["stop_grace_period"]) > STOP
     for unit in (DEPLOY / "systemd").glob("*.service"):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 # A loaded machine may take seconds to import everything; nothing waits this long when all is well.
-PATIENCE = 30
+PATIENCE = 60
 
 
 class Server:

@@ -21,7 +21,7 @@ from benchmarks.storm import Kind, Storm
 
 ROOMS = 100
 FRAMES_PER_SECOND = 2000.0
-KILLS = 10
+KILLS = 6
 TARGET = "benchmarks.storm:storm"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from verani import connect, connect_sync, define_room
 from verani.errors import DeadlineExceeded, Interrupted, RoomBusy, TooLarge, VeraniError, WrongThread
+from verani.settings import Settings
 from verani.testing import serve
 
 
@@ -183,7 +184,7 @@ async def test_a_call_that_does_not_end_in_time_says_so() -> None:
     async def hold(actor: Any) -> None:
         await asyncio.sleep(60)
 
-    server = serve(room)
+    server = serve(room, settings=Settings(drain_seconds=0.1))
     async with server, connect(server.internal_url) as service:
         with pytest.raises(DeadlineExceeded):
             await service.room("chat", "lobby").call("hold", timeout=0.05)
