@@ -36,9 +36,15 @@ import verani
 import verani_actors
 import verani_gateway
 from verani.client import VeraniClient
-from verani.client.inbox import EventStream, Inbox
-from verani.client.outbox import Outbox as ClientOutbox
-from verani.client.outbox import Request, Requests
+from verani.client.exchange import Exchange
+from verani.client.handshakes import Handshakes
+from verani.client.inbox import Inbox
+from verani.client.lifecycle import ClientLife
+from verani.client.live_connection import LiveConnection
+from verani.client.reconnector import Reconnector
+from verani.client.requests import Request, Requests
+from verani.client.send_queue import SendQueue
+from verani.client.streams import EventStream
 from verani.connect import Service, SyncService
 from verani.engine.audience import Membership
 from verani.engine.engine import Engine, _Origin
@@ -73,7 +79,8 @@ MORTAL: Final = (
     *(Engine, Actor, Context, Emitter, Session, Membership, _Origin, _Room, RoomActor),
     *(Connection, Outbox, Intake, Socket, Meter),
     *(LinkSession, RemoteLink, Stream, Wire),
-    *(VeraniClient, Inbox, EventStream, ClientOutbox, Requests, Request, Service, SyncService, RoomStub),
+    *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),
+    *(Inbox, EventStream, SendQueue, Requests, Request, Service, SyncService, RoomStub),
     # aiohttp's, which hold ours. A transport of asyncio's is a cycle by itself, but it drops what it knows at its end.
     *(web.BaseRequest, web.StreamResponse, RequestHandler, aiohttp.ClientSession, aiohttp.ClientResponse),
     aiohttp.ClientWebSocketResponse,
@@ -124,7 +131,10 @@ def _of_link(link: RemoteLink) -> Iterable[object]:
 
 
 def _of_client(client: VeraniClient, *_: object) -> Iterable[object]:
-    return (client._ws, client._refresh, *client._requests._open.values())
+    reconnector, exchange = client._reconnector, client._exchange
+    connection = reconnector.connection
+    used = () if connection is None else (connection, connection.ws, connection._renewal)
+    return (*used, reconnector, exchange, exchange.inbox, client._life, *exchange.requests._open.values())
 
 
 def _of_service(service: Service) -> Iterable[object]:

@@ -32,7 +32,7 @@ ALLOWED = {
     # Sessions are in the order in which they came, also across hosts; a step back is made up for.
     "verani.engine.engine.Engine": {"time.time_ns"},
     # `Retry-After` may be a date.
-    "verani.client.client.VeraniClient": {"time.time"},
+    "verani.client.handshakes.Handshakes": {"time.time"},
     # Shown to the operator only: when an input was set aside, and when Thespian's system began.
     "verani_gateway.placement.hosts.Cluster": {"time.time"},
     "verani_gateway.cli.rooms": {"time.localtime"},

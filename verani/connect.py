@@ -18,9 +18,9 @@ import msgspec
 from msgspec import Struct
 from yarl import URL
 
-from .client.backoff import Reconnection, parse_retry_after
-from .client.client import cause_of
-from .client.failures import bare, speaks_no_tls
+from .backoff import Backoff
+from .client.causes import bare, cause_of, speaks_no_tls
+from .client.reconnection import parse_retry_after
 from .errors import (
     DeadlineExceeded,
     Interrupted,
@@ -48,7 +48,7 @@ TIMEOUT_HEADER = "Verani-Timeout"
 _KEEP_ALIVE = 5.0
 
 # Between attempts of a call that surely did not run.
-_BACKOFF = Reconnection(max_attempts=None, initial_delay=0.05, max_delay=1.0, backoff_multiplier=2.0)
+_BACKOFF = Backoff(first=0.05, longest=1.0)
 
 # What the service needs to say "too late" itself, which is a better answer than none.
 _GRACE = 0.25
@@ -134,7 +134,7 @@ class Service:
                 if idempotency_key is None:
                     raise
                 last, pause = error, 0.0
-            pause += _BACKOFF.delay(attempt, random.random())
+            pause += _BACKOFF.jittered(attempt, random.random())
             attempt += 1
             if clock() + pause >= until:
                 break

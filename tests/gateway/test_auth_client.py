@@ -15,7 +15,7 @@ from tests.tokens import AUDIENCE, public_pem, token
 from verani import RoomDefinition, define_room
 from verani.auth import jwt_auth
 from verani.client import HandshakeRefused, VeraniClient
-from verani.client.backoff import Reconnection
+from verani.client.reconnection import Reconnection
 
 AT_ONCE = Reconnection(initial_delay=0.001, max_delay=0.002, max_attempts=None)
 HASTY = {"max_unread": 0.4}

@@ -30,7 +30,7 @@ from tests.integration.fault_app import CLOCK, MEMORY, RUNS, STARTUP
 from tests.ports import free_port
 from tests.shapes.guest import Guest
 from verani import CallFailed, Interrupted
-from verani.client.backoff import Reconnection
+from verani.client.reconnection import Reconnection
 from verani_actors.upkeep.runtime import Runtime
 
 TARGET = "tests.integration.fault_app:fault"

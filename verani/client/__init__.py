@@ -1,7 +1,7 @@
 """Talk to rooms from Python: `VeraniClient`, its events, its reconnection plan and its errors."""
 
-from .backoff import Reconnection
-from .client import ClientState, VeraniClient
+from .client import VeraniClient
+from .events import Event
 from .failures import (
     Closing,
     ConnectFailed,
@@ -10,8 +10,10 @@ from .failures import (
     NoWebSocketServer,
     RequestInterrupted,
 )
-from .inbox import Event, EventStream
-from .outbox import NotSent
+from .lifecycle import ClientState
+from .reconnection import Reconnection
+from .requests import NotSent
+from .streams import EventStream
 
 __all__ = [
     "VeraniClient",

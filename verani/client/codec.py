@@ -13,14 +13,14 @@ from msgspec import UNSET, UnsetType
 from .. import frames
 from ..errors import CallFailed, VeraniError, error_for
 from ..names import MAX_NAME, is_name
-from .inbox import Event
+from .events import Event
 
-__all__ = ["PING", "Incoming", "as_error", "as_event", "decode", "encode"]
+__all__ = ["PING", "ClientFrame", "Incoming", "as_error", "as_event", "decode", "encode"]
 
 PING = b'{"type":"ping"}'  # protocol 13, to the byte
 
 
-class _Outgoing(msgspec.Struct):
+class ClientFrame(msgspec.Struct):
     type: str
     data: Any = UNSET
     id: int | UnsetType = UNSET
@@ -52,7 +52,7 @@ def encode(event: str, data: Any, number: int | UnsetType = UNSET) -> bytes:
         )
     if event == "ping" and number is not UNSET:
         raise ValueError("'ping' is the keepalive, no room sees or answers it: expected another event name")
-    return frames.encode(_Outgoing(event, data, number))
+    return frames.encode(ClientFrame(event, data, number))
 
 
 def decode(text: str) -> Incoming:

@@ -1,11 +1,10 @@
 """Say why a client has no connection or no answer, in words that name the server and never a query, token or password.
 
-It does not open connections or know whose exceptions those are that say why one failed.
+It does not open connections, and what aiohttp raises is `causes.py`'s.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +14,7 @@ from yarl import URL
 
 from ..errors import Interrupted, TooLarge, VeraniError, refusal_for
 from ..names import is_name
-from .backoff import is_final
+from .reconnection import is_final
 
 __all__ = [
     "Closing",
@@ -25,19 +24,13 @@ __all__ = [
     "NoWebSocketServer",
     "RequestInterrupted",
     "address_of",
-    "bare",
     "told_in",
-    "reason_of",
-    "speaks_no_tls",
     "without_secrets",
 ]
 
 _MAX_CODE = 64  # the longest of ours has 16 characters
 
 _NORMAL, _TOO_LARGE = 1000, 1009
-
-# Reasons of OpenSSL's for a first record that is none.
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 
 # What a server means by a code (protocol 15), and RFC 6455 7.4.1 by those that are no server's.
 _MEANINGS = MappingProxyType(
@@ -184,21 +177,3 @@ def told_in(body: bytes) -> tuple[str | None, str | None]:
             return code, public if isinstance(public, str) else None
         case _:
             return None, None
-
-
-def bare(error: BaseException) -> BaseException:
-    """Return `error` without its traceback and what is chained to it: the frames of the library below tell nothing."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
-def reason_of(error: OSError) -> str:
-    """Return why the system could not connect, without what event loops add to it."""
-    if error.errno is not None and error.errno > 0:  # those of name resolution are negative, and have texts
-        return os.strerror(error.errno)
-    return error.strerror or str(error) or type(error).__name__
-
-
-def speaks_no_tls(error: BaseException) -> bool:
-    """Tell whether what failed is TLS with a port that speaks something else."""
-    return getattr(error, "reason", None) in _NO_TLS

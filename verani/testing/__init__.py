@@ -1,6 +1,6 @@
 """Test rooms: a harness with a virtual clock, a proof that nobody notices a room's sleep, and a real server."""
 
-from ..client.inbox import Event
+from ..client.events import Event
 from .harness import RoomHarness
 from .harness_client import HarnessClient
 from .service import TestService, serve

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from .. import frames
 from ..client.codec import Incoming, as_error, as_event, decode
-from ..client.inbox import Event
+from ..client.events import Event
 from ..errors import Interrupted, TooLarge, VeraniError, refusal_for
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from verani.backoff import Backoff
+
 from .control import Letters, StartHost, launcher_name
 from .heartbeats import Heartbeats
 from .machines import Machines, machine_of
@@ -16,8 +18,7 @@ __all__ = ["Starts"]
 
 # A host that died is started again at once, unless it died within this time before; then after these delays.
 _MEMORY = 60.0
-_FIRST_DELAY = 0.1
-_LONGEST_DELAY = 10.0
+_BACKOFF = Backoff(first=0.1, longest=10.0)
 
 
 @dataclass(slots=True)
@@ -103,5 +104,5 @@ class Starts:
 def _after(last: _Restart | None, now: float) -> _Restart:
     if last is None or now - last.died > _MEMORY:
         return _Restart(now, now)
-    delay = min(max(_FIRST_DELAY, last.delay * 2), _LONGEST_DELAY)
+    delay = _BACKOFF.after(last.delay)
     return _Restart(now + delay, now, delay)

@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from verani.client.client import cause_of
+from verani.client.causes import cause_of
 from verani.errors import VeraniError
 from verani_actors.rooms.life import RoomStatus
 

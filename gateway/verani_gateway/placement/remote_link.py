@@ -23,6 +23,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from verani.backoff import Backoff
 from verani.link.epoch import Member
 from verani.link.messages import (
     PROTOCOL_VERSIONS,
@@ -53,8 +54,7 @@ _LAST_WORDS = 1.0
 # A connection that breaks is made again at once; if it breaks within so many seconds, after a random part of a delay
 # that doubles from the first to the longest.
 _SETTLED = 1.0
-_FIRST_DELAY = 0.02
-_LONGEST_DELAY = 1.0
+_BACKOFF = Backoff(first=0.02, longest=1.0)
 
 # Compress with the whole window (RFC 7692 7.1.2).
 _WINDOW = 15
@@ -343,8 +343,6 @@ class RemoteLink:
         return {"host": self.member.id}
 
 
-def delay_after(breaks: int, random: float) -> float:
-    """Choose how long to wait after so many connections in a row that did not last, with full jitter."""
-    if breaks < 2:
-        return 0.0
-    return random * min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(breaks - 2, 16))
+def delay_after(breaks: int, chance: float) -> float:
+    """Return how long to wait after so many connections in a row that did not last; `chance` is in [0, 1)."""
+    return _BACKOFF.jittered(breaks - 2, chance) if breaks >= 2 else 0.0

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from verani.backoff import Backoff
 from verani_actors.processes.launcher import ENDING
 
 __all__ = [
@@ -51,8 +52,7 @@ LEAVE: Final = b"leave\n"
 DRAINED: Final = 3
 
 # Delays before a process that goes on ending is started again; one that ran for a while begins anew.
-_FIRST_DELAY: Final = 0.1
-_LONGEST_DELAY: Final = 10.0
+_BACKOFF: Final = Backoff(first=0.1, longest=10.0)
 _RAN_WELL: Final = 60.0
 
 # Looks at the processes in one lease; one that has said nothing at so many of them is not ready.
@@ -116,7 +116,7 @@ class Keeper:
             except OSError as error:  # no more processes, memory or files
                 if self._stopping.is_set():
                     return 0 if self._is_let_go else 1
-                delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
+                delay = _BACKOFF.after(delay)
                 logger.error("%s cannot be started: %s; trying again in %g s", self.name, error, delay)
                 if await self._stops_within(delay):
                     return 0 if self._is_let_go else 1
@@ -133,7 +133,7 @@ class Keeper:
             logger.error("%s (pid %d) ended with %s: starting it again%s", self.name, self._pid, ending(code), after)
             if delay and await self._stops_within(delay):
                 return 0 if self._is_let_go else code
-            delay = min(_LONGEST_DELAY, max(_FIRST_DELAY, 2 * delay))
+            delay = _BACKOFF.after(delay)
 
     async def _stops_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):

@@ -29,8 +29,9 @@ from verani.client import (
     RequestInterrupted,
     VeraniClient,
 )
-from verani.client.backoff import Reconnection
-from verani.client.failures import address_of, reason_of
+from verani.client.causes import reason_of
+from verani.client.failures import address_of
+from verani.client.reconnection import Reconnection
 from verani.errors import (
     REFUSALS,
     CallCycle,
@@ -753,7 +754,7 @@ async def test_a_callback_gets_its_answer_although_the_inbox_is_full(server: Ser
     await client.connect()
     peer = await server.accepted()
     await peer.send('{"type":"go"}', *(f'{{"type":"n","data":{n}}}' for n in range(7)))
-    await until(lambda: client._inbox.full)
+    await until(lambda: client._exchange.inbox.full)
     full.set()
     await peer.next()
     await peer.send('{"type":"ack","id":1,"data":"yes"}')
@@ -832,7 +833,7 @@ async def test_a_slow_callback_stops_the_reading_and_loses_nothing(server: Serve
     transport = peer.request.transport
     assert isinstance(transport, asyncio.Transport)
     # The server's own buffer fills only if this client does not read: 20 MB would fit nowhere else.
-    await until(lambda: client._reading_stopped and transport.get_write_buffer_size() > 0)
+    await until(lambda: client._exchange.reading_stopped and transport.get_write_buffer_size() > 0)
     assert not sending.done()
     go_on.set()
     await soon(done.get())
@@ -851,7 +852,7 @@ async def test_close_ends_a_client_whose_reading_is_stopped(server: Server, make
     await client.connect()
     peer = await server.accepted()
     await peer.send(*['{"type":"n"}'] * 10)
-    await until(lambda: client._reading_stopped)
+    await until(lambda: client._exchange.reading_stopped)
     await soon(client.close(4000))
     assert await soon(peer.closed) == (4000, "")
 
@@ -901,7 +902,7 @@ async def test_no_pong_is_missed_while_reading_is_stopped(server: Server, make: 
     await client.connect()
     peer = await server.accepted()
     await peer.send(*['{"type":"n"}'] * 5)
-    await until(lambda: client._reading_stopped)
+    await until(lambda: client._exchange.reading_stopped)
     while not peer.pings.empty():
         peer.pings.get_nowait()
     await take(peer.pings, 20)  # five times as long as the pong may take
@@ -984,8 +985,7 @@ async def test_without_reconnection_a_lost_connection_is_the_end(server: Server,
 
 
 def transport_of(client: VeraniClient) -> asyncio.Transport:
-    assert client._ws is not None
-    connection = client._ws._response.connection
+    connection = client._reconnector.connection
     assert connection is not None
     assert connection.transport is not None
     return connection.transport
@@ -1968,7 +1968,7 @@ async def test_close_does_not_wait_for_a_reconnect_when_the_connection_breaks_me
     for _ in range(15):
         client.emit("big", "x" * 1024 * 1024)
     closing = asyncio.create_task(client.close())
-    await until(lambda: client._closed is not None)
+    await until(lambda: client._life.closed is not None)
     await peer.close(1006)
     await soon(closing)
     assert server.handshakes == 1
@@ -2028,7 +2028,9 @@ async def test_a_cancelled_close_ends_everything_at_once(server: Server, make: M
     await server.accepted()
     await soon(started.wait())
     closing = asyncio.create_task(client.close())
-    await until(lambda: client._goodbye.locked())
+    connection = client._reconnector.connection
+    assert connection is not None
+    await until(lambda: connection._goodbye.locked())
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await soon(closing)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from verani.client.backoff import Attempts, Reconnection, is_final, parse_retry_after
+from verani.client.reconnection import Attempts, Reconnection, is_final, parse_retry_after
 
 TEN_MINUTES = 600.0
 FOR_EVER = Reconnection(max_attempts=None)

@@ -1,96 +1,30 @@
 """Keep the frames of a client until its connection takes them, in order and in bounded memory.
 
-Beside them the requests that wait for answers. It does not write to sockets or measure deadlines.
+It does not write to sockets or measure deadlines.
 
 Invariants:
 1. Without a connection at most `max_frames` frames wait; with or without one at most 16 MiB (or one larger frame).
-   Beyond, the oldest are dropped and told to `on_drop`. With one the number is free: a burst is about to leave.
+   Beyond, the oldest are dropped and `on_drop` is called. With one the number is free: a burst is about to leave.
 2. A request whose frame was taken is `sent`; one whose frame was dropped fails with `NotSent`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from ..errors import RoomBusy, VeraniError
+from .requests import NotSent, Request
 
-__all__ = ["Frame", "NotSent", "Outbox", "Request", "Requests"]
+__all__ = ["QueuedFrame", "SendQueue"]
 
 _MAX_BYTES = 16 * 1024 * 1024  # as the unsent data of a link, design 7.5
 _OVERHEAD = 256  # what a waiting frame costs besides its payload, roughly
 
 
-class NotSent(RoomBusy):
-    """It never left this client, so it surely did not run."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One question to the room, from when it is asked until `answer` is done."""
-
-    number: int
-    event: str
-    answer: asyncio.Future[Any]
-    sent: bool = False
-    # Bytes of its frame, once it is sent.
-    size: int = 0
-
-    def succeed(self, data: Any) -> None:
-        """Return `data` where the answer is awaited, unless it is there already."""
-        if not self.answer.done():
-            self.answer.set_result(data)
-
-    def fail(self, error: VeraniError) -> None:
-        """Raise `error` where the answer is awaited, unless it is there already."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-class Requests:
-    """Number the open requests; as many are open as callers wait."""
-
-    def __init__(self) -> None:
-        self._open: dict[int, Request] = {}
-        self._numbers = itertools.count(1)
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def open(self, event: str) -> Request:
-        """Return a new request; its caller owns it until `forget`."""
-        request = Request(next(self._numbers), event, asyncio.get_running_loop().create_future())
-        self._open[request.number] = request
-        return request
-
-    def forget(self, request: Request) -> None:
-        """Ignore an answer that comes later."""
-        del self._open[request.number]
-        if request.answer.done() and not request.answer.cancelled():
-            request.answer.exception()  # seen: its caller may have been cancelled in the same tick
-
-    def get(self, number: int) -> Request | None:
-        """Return the open request of this number, None if nobody waits for its answer."""
-        return self._open.get(number)
-
-    def fail(self, error: VeraniError) -> None:
-        """Fail every open request."""
-        for request in self._open.values():
-            request.fail(error)
-
-    def interrupt(self, why: Callable[[Request], VeraniError]) -> None:
-        """Fail those whose frame has left."""
-        for request in self._open.values():
-            if request.sent:
-                request.fail(why(request))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Frame:
+class QueuedFrame:
     """One encoded frame, and the request it asks, if any."""
 
     payload: bytes
@@ -102,13 +36,13 @@ class Frame:
         return len(self.payload) + _OVERHEAD
 
 
-class Outbox:
+class SendQueue:
     """Queue frames for one writer at a time."""
 
     def __init__(self, max_frames: int, on_drop: Callable[[], None]) -> None:
         self._max_frames = max_frames
         self._on_drop = on_drop
-        self._frames: deque[Frame] = deque()
+        self._frames: deque[QueuedFrame] = deque()
         self._bytes = 0
         self._connected = False
         self._writing = False
@@ -125,7 +59,7 @@ class Outbox:
         """Tell whether nothing waits and nothing is being written."""
         return not self._frames and not self._writing
 
-    def put(self, frame: Frame) -> None:
+    def put(self, frame: QueuedFrame) -> None:
         """Queue one frame, dropping the oldest if there is no space."""
         self._frames.append(frame)
         self._bytes += frame.cost
@@ -140,7 +74,7 @@ class Outbox:
             self._work.clear()
             await self._work.wait()
 
-    def take(self) -> Frame:
+    def take(self) -> QueuedFrame:
         """Hand out the oldest frame, which is lost if it cannot be written."""
         frame = self._pop()
         self._writing = True
@@ -170,7 +104,7 @@ class Outbox:
         """Let those who wait for progress look again."""
         self._progress.set()
 
-    def withdraw(self, frame: Frame) -> None:
+    def withdraw(self, frame: QueuedFrame) -> None:
         """Take a frame back if it still waits."""
         if frame in self._frames:
             self._frames.remove(frame)
@@ -195,7 +129,7 @@ class Outbox:
         else:  # its caller is told, that is report enough
             frame.request.fail(NotSent(f"the request was not sent: {why}"))
 
-    def _pop(self) -> Frame:
+    def _pop(self) -> QueuedFrame:
         frame = self._frames.popleft()
         self._bytes -= frame.cost
         return frame

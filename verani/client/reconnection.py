@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+from ..backoff import Backoff
+
 __all__ = ["Attempts", "Reconnection", "is_final", "parse_retry_after"]
 
 # Refusals that may heal by themselves: request timeout, another connection holds the client id, too early, too many
@@ -74,11 +76,7 @@ class Reconnection:
         Full jitter: uniform between nothing and the exponential ceiling, so that the clients of a server that
         restarts do not come back in step. With a `spread` only so many seconds before the ceiling, at most half of it.
         """
-        try:
-            ceiling = self.initial_delay * float(self.backoff_multiplier) ** retry
-        except OverflowError:  # a client that tries for ever gets here after some thousand retries
-            ceiling = self.max_delay
-        ceiling = min(self.max_delay, ceiling)
+        ceiling = Backoff(self.initial_delay, self.max_delay, self.backoff_multiplier).ceiling(retry)
         spread = ceiling if spread is None else min(spread, ceiling / 2)
         return ceiling - spread + chance * spread
 
