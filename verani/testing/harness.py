@@ -16,16 +16,17 @@ import msgspec
 
 from .. import frames
 from ..engine.engine import Event
-from ..errors import Conflict, RoomAsleep, RoomBusy, VeraniError, is_refusal
+from ..errors import RoomAsleep, RoomBusy, VeraniError, is_refusal
 from ..frames import ScannedFrame
 from ..names import ROOM_ID, room_id_of
 from ..room.context import Actor, S
 from ..room.definition import RoomDefinition
-from ..room.meta import ConnectionMeta, M
+from ..room.meta import M
 from ..room.request import ConnectRequest
 from ..room.session import Session
 from ..room.stub import RoomStub
 from ..settings import Settings
+from .admission import Admission
 from .harness_client import HarnessClient
 from .runner import RoomRunner
 
@@ -74,7 +75,7 @@ class RoomHarness(Generic[M, S]):
         self.errors: list[BaseException] = []
         self.clients: list[HarnessClient] = []
         self._check_errors = check_errors
-        self._codec = definition.codec(self.settings.max_meta_bytes)
+        self._admission = Admission(definition, spelled, self.settings.max_meta_bytes)
         self._runner = RoomRunner(
             definition, spelled, self.settings, failed=self._failed, handles=self._handles, others=calls
         )
@@ -166,11 +167,11 @@ class RoomHarness(Generic[M, S]):
         step = await self._begin(f"{user_id or 'a client'} tried to connect")
         serial = len(self.clients) + 1
         if meta is None and user_id is None:
-            meta = await self._identify(query or {}, request, client_id or f"client-{serial}", fields)
+            meta = await self._admission.identify(query or {}, request, client_id or f"client-{serial}", fields)
         elif meta is None:
             fixed: dict[str, Any] = {"user_id": user_id, "channels": tuple(channels)}
             meta = self.definition.meta(client_id=client_id or f"client-{serial}", **fixed, **fields)
-        attachment = self._check_meta(meta)
+        attachment = self._admission.check(meta, is_taken=self._runner.gateway.holds_client)
         namesakes = sum(client.user_id == meta.user_id for client in self.clients)
         name = f"{meta.user_id} ({namesakes + 1})" if namesakes else meta.user_id
         client = HarnessClient(self, f"{self.room_id}-{serial}", name, meta.user_id, meta.client_id)
@@ -220,22 +221,22 @@ class RoomHarness(Generic[M, S]):
         already, sleeps on.
         """
         await self._begin("the room was put to sleep")
-        runner = self._runner
-        await runner.settle()
-        if not runner.hibernates or not self.awake:
+        lives = self._runner.lives
+        await lives.settle()
+        if not self._runner.hibernates or not self.awake:
             return
-        reason = runner.kept_awake_by()
-        if reason is not None and not (force and runner.is_quiet):
-            raise RoomBusy(f"{runner.name}: expected an idle room, it is kept awake by: {reason}")
-        engine = runner.engine
-        await runner.tear_down(force=force)
-        if runner.engine is engine:
-            raise RoomBusy(f"on_hibernate of {runner.name} has not returned yet: the room sleeps when it has")
+        reason = lives.kept_awake_by()
+        if reason is not None and not (force and lives.is_quiet):
+            raise RoomBusy(f"{self._runner.name}: expected an idle room, it is kept awake by: {reason}")
+        engine = lives.engine
+        await lives.tear_down(force=force)
+        if lives.engine is engine:
+            raise RoomBusy(f"on_hibernate of {self._runner.name} has not returned yet: the room sleeps when it has")
 
     async def idle(self) -> None:
         """Wait, in real time, until no hook runs and no event waits; spawned tasks do not count."""
         await self._begin("the test waited for the hooks")
-        await self._runner.until_quiet()
+        await self._runner.lives.until_quiet()
         await self._runner.finish()
 
     async def _begin(self, label: str) -> Step:
@@ -249,43 +250,13 @@ class RoomHarness(Generic[M, S]):
         self._steps.append(step)
         return step
 
-    # --- who connects ----------------------------------------------------------------------------------
-
-    async def _identify(
-        self, query: Mapping[str, str], request: ConnectRequest | None, client_id: str, fields: dict[str, Any]
-    ) -> M:
-        """Run the application's own decisions, as a gateway does."""
-        if fields:
-            named = ", ".join(sorted(fields))
-            raise TypeError(f"connect: expected a user_id beside {named}, or query={{...}} for what a client sends")
-        definition = self.definition
-        if request is None:
-            names_itself = "name_from_request" not in definition.hooks and not query.keys() & {"room", "roomId"}
-            room = self.room_id if names_itself or "{room}" in definition.websocket_path else None
-            path = definition.websocket_path.replace("{room}", self.room_id)
-            request = ConnectRequest(path, room, query)
-        room_id = await definition.name_for(request)
-        if room_id != self.room_id:
-            raise ValueError(f"connect: expected a request for the room {self.room_id!r}, it asks for {room_id!r}")
-        meta = await definition.meta_for(dataclasses.replace(request, room=room_id))
-        if definition.is_public:  # its random ids would make every run of a test another one
-            user_id = meta.user_id if request.query.get("userId") else f"user-{client_id.removeprefix('client-')}"
-            meta = msgspec.structs.replace(meta, client_id=client_id, user_id=user_id)
-        return meta
-
-    def _check_meta(self, meta: ConnectionMeta) -> bytes:
-        attachment = self._codec.admit(meta)
-        if self.definition.same_client == "reject" and self._runner.gateway.holds_client(meta.client_id):
-            raise Conflict("another connection has this client id")
-        return attachment
+    # --- what clients do and see -----------------------------------------------------------------------
 
     def _meta_of(self, client: HarnessClient) -> M:
         attachment = self._runner.gateway.attachment(client.id)
         if attachment is None:
             raise VeraniError(f"client {client.name}: its connection and its meta are gone")
-        return self._codec.decode(attachment)
-
-    # --- what clients do and see -----------------------------------------------------------------------
+        return self._admission.decode(attachment)
 
     async def _send(self, client: HarnessClient, frame: ScannedFrame) -> None:
         text = "" if frame.data is msgspec.UNSET else f" {bytes(frame.data).decode()}"

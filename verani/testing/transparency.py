@@ -130,7 +130,7 @@ class _Run(RoomHarness[Any, Any]):
             try:
                 await script(self)
                 await self._begin("the script ended")
-                await self._runner.settle()
+                await self._runner.lives.settle()
             except Exception as error:  # a failure of the script is a difference like any other  # noqa: BLE001
                 self.failure = error
             finally:
@@ -139,16 +139,16 @@ class _Run(RoomHarness[Any, Any]):
     async def _begin(self, label: str) -> Step:
         # In every run, so that each event belongs to the same operation in all of them.
         if len(self._steps) in self._busy:
-            await self._runner.settle()
+            await self._runner.lives.settle()
         else:
-            await self._runner.be_patient()
+            await self._runner.lives.be_patient()
         step = len(self._steps)
         self._seed(f"{step}")
-        reason = self._runner.kept_awake_by() if self.awake else None
+        reason = self._runner.lives.kept_awake_by() if self.awake else None
         if reason is not None:
             self.kept_awake[step] = reason
         elif step in self._sleeps and self.awake:
-            await self._runner.tear_down()
+            await self._runner.lives.tear_down()
             self.tear_downs += 1
         self._handled = 0
         self._seed(f"{step}")

@@ -31,7 +31,7 @@ from verani import (
 )
 from verani.errors import CallCycle, CallFailed, DeadlineExceeded, HookTimeout, Interrupted, NotFound
 from verani.frames import InvalidFrame
-from verani.testing import Event, RoomHarness, assert_hibernation_transparent, runner
+from verani.testing import Event, RoomHarness, assert_hibernation_transparent, incarnations
 
 
 class Player(ConnectionMeta, kw_only=True):
@@ -507,8 +507,8 @@ async def test_a_room_whose_on_hibernate_waits_for_something_real_is_asleep_when
 
 
 async def test_a_room_whose_on_hibernate_hangs_sleeps_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runner._PATIENCE == 1.0
-    monkeypatch.setattr(runner, "_PATIENCE", 0.05)
+    assert incarnations._PATIENCE == 1.0
+    monkeypatch.setattr(incarnations, "_PATIENCE", 0.05)
     end = asyncio.Event()
 
     async def stubborn(actor: Any) -> None:
@@ -653,8 +653,8 @@ async def test_hooks_that_wait_for_something_real_do_not_hide_that_state_is_lost
 
 
 async def test_points_at_which_a_task_or_a_hook_keeps_the_room_awake_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runner._PATIENCE == 1.0
-    monkeypatch.setattr(runner, "_PATIENCE", 0.05)
+    assert incarnations._PATIENCE == 1.0
+    monkeypatch.setattr(incarnations, "_PATIENCE", 0.05)
     room = a_room()
     gate = asyncio.Event()
 

@@ -1,0 +1,204 @@
+"""Run the engines of one room, one after the other: its events in order, its sleep and waking.
+
+Invariants:
+- One event is handled after the other, as in a room host; only `_work` calls the engine.
+- A room is torn down only when nothing waits and nothing runs, and wakes with the next input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Generic
+
+from ..engine.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken, reason_of
+from ..link.messages import Close
+from ..room.context import Context, S
+from ..room.definition import RoomDefinition
+from ..room.meta import M
+from ..settings import Settings
+from .stand_in_gateway import StandInGateway
+
+__all__ = ["Incarnations"]
+
+# Turns of the event loop without any effect after which what still runs is waiting for something outside.
+_STILL_TURNS = 50
+
+# Real seconds that hooks and tasks are given for what they do outside of the test; some never end.
+_PATIENCE = 1.0
+
+
+class _WatchedEngine(Engine[M, S]):
+    """An engine that tells about every error besides logging it."""
+
+    watch: Callable[[BaseException], None]
+
+    def _log(self, error: BaseException, context: Context[M, S], name: str = "") -> None:
+        self.watch(error)
+        super()._log(error, context, name)
+
+
+class Incarnations(Generic[M, S]):
+    """All lives of one room; `engine` is None while it sleeps.
+
+    `failed` gets what hooks raised, `handles` each event before it is handled; `clock` is the room's.
+    """
+
+    def __init__(
+        self,
+        definition: RoomDefinition[M, S],
+        room_id: str,
+        settings: Settings,
+        gateway: StandInGateway,
+        *,
+        clock: Callable[[], float],
+        failed: Callable[[BaseException], None],
+        handles: Callable[[Event], None],
+    ) -> None:
+        self.engine: Engine[M, S] | None = None
+        # When the last event was handled.
+        self.active_at = 0.0
+        self._definition = definition
+        self._room_id = room_id
+        self._settings = settings
+        self._gateway = gateway
+        self._clock = clock
+        self._failed = failed
+        self._handles = handles
+        self._suspended: set[Engine[Any, Any]] = set()
+        self._drowsy: set[Engine[Any, Any]] = set()
+        self._mail: deque[Event] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._abandoned: list[asyncio.Task[None]] = []
+        self._retiring = False
+
+    def put(self, event: Event) -> None:
+        """Queue an event; it wakes the room where that sleeps."""
+        if isinstance(event, Close) and self.engine is not None:
+            self.engine.note_close(event.connection)
+        self._mail.append(event)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        while self._mail:
+            event = self._mail.popleft()
+            if self.engine is None:
+                if isinstance(event, HookFailed):  # of a task that outlived its room
+                    self._failed(event.error)
+                    continue
+                self._mail.appendleft(event)
+                self.engine = self._incarnate()
+                for waiting in self._mail:
+                    if isinstance(waiting, Close):
+                        self.engine.note_close(waiting.connection)
+                event = Woken(((StandInGateway.ID, self._gateway.records()),), reason_of(event))
+            self._handles(event)
+            self._retiring = isinstance(event, Retire)
+            if not await self.engine.handle(event, StandInGateway.ID):
+                return  # its hook was abandoned, and `_expire` has started another worker
+            if self._retiring:
+                self._retiring = False
+                self._let_go()
+            self.active_at = self._clock()
+
+    def _incarnate(self) -> Engine[M, S]:
+        engine = _WatchedEngine(
+            self._definition,
+            self._room_id,
+            self._gateway,
+            settings=self._settings,
+            post=self.put,
+            suspended=self._suspended,
+            drowsy=self._drowsy,
+            clock=self._clock,
+        )
+        engine.watch = self._failed
+        return engine
+
+    def _let_go(self) -> None:
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.end()
+            engine.let_go()
+
+    @property
+    def has_suspended(self) -> bool:
+        """True while a hook awaits something."""
+        return bool(self._suspended)
+
+    @property
+    def wants_sleep(self) -> bool:
+        """True if the room has asked for its sleep, and nothing keeps it awake."""
+        return self.engine in self._drowsy and self.kept_awake_by() is None
+
+    @property
+    def is_quiet(self) -> bool:
+        """True if no hook runs and no event waits."""
+        return not self._mail and (self._worker is None or self._worker.done())
+
+    def kept_awake_by(self) -> str | None:
+        """Name what keeps the awake room from sleeping, or None."""
+        if self.engine is not None and self.engine.busy is not None:
+            return self.engine.busy
+        return None if self.is_quiet else "queued events"
+
+    async def settle(self) -> None:
+        """Let happen what needs no real time; raises what only a bug of the engine raises."""
+        still, before = 0, -1
+        while still < _STILL_TURNS:
+            effects = self._gateway.effects
+            still = still + 1 if effects == before else 0
+            before = effects
+            await asyncio.sleep(0)
+            if self.is_quiet and (self.engine is None or self.engine.busy in (None, "keep_awake")):
+                break
+        if self._worker is not None and self._worker.done():
+            with suppress(asyncio.CancelledError):
+                self._worker.result()
+
+    async def until_quiet(self, *, patience: float | None = None) -> None:
+        """Wait in real time until no hook runs and no event waits; not longer than `patience`, if given."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._worker is not None and not self._worker.done():
+                    await asyncio.wait((self._worker,))
+
+    async def be_patient(self) -> None:
+        """Settle, and give the hooks that wait for something real the time for it."""
+        await self.settle()
+        await self.until_quiet(patience=_PATIENCE)
+
+    async def tear_down(self, *, force: bool = False) -> None:
+        """Put the room to sleep; `force` cancels the tasks it spawned.
+
+        A room whose `on_hibernate` takes very long falls asleep later, at the latest when its time budget is over.
+        """
+        self.put(Retire(force))
+        await self.settle()
+        # Tasks may take a moment to end.
+        await self.until_quiet(patience=_PATIENCE + (CANCEL_GRACE if force else 0.0))
+
+    def expire(self) -> None:
+        """Enforce the time budget of the running hook, and go on without one that ignores it."""
+        engine = self.engine
+        if engine is None or engine not in self._suspended or not engine.expire():
+            return
+        assert self._worker is not None
+        self._abandoned.append(self._worker)
+        if self._retiring:
+            self._retiring = False
+            self._let_go()
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def end(self, carried: Iterable[asyncio.Task[None]]) -> None:
+        """Cancel what runs, and the calls that are carried for the room; nobody is told."""
+        if self.engine is not None:
+            self.engine.end()
+        for task in (self._worker, *self._abandoned, *carried):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,), timeout=_PATIENCE)
+        self._let_go()
