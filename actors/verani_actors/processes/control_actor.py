@@ -18,7 +18,7 @@ from ..membership.control import Control
 from ..upkeep.lifeline import claim
 from ..upkeep.logs import name_process
 from ..upkeep.refusals import Refusals
-from .parcel import Parcel, Question
+from .parcel import Parcel, Probe
 
 __all__ = ["ControlActor"]
 
@@ -49,7 +49,7 @@ class ControlActor(Actor):
             match msg:
                 case Parcel():
                     self._open(msg, sender)
-                case Question():
+                case Probe():
                     self.send(sender, msg)
                 case WakeupMessage():
                     self.woken()

@@ -12,7 +12,7 @@ it logs to a file in the temporary folder, and its children outlive it. Here:
 5. The Admin is a child of the launcher (no double fork), so that it can be tied to it
    (`verani_actors.upkeep.lifeline`).
 6. The Admin passes control messages on to the registrar, so one fixed address finds it from every machine. It answers
-   the launcher's questions, too.
+   the launcher's probes, too.
 
 All this depends on Thespian's insides, so any other version is refused. `verani_actors.processes.environment` comes
 first.
@@ -47,13 +47,13 @@ from verani.errors import VeraniError
 from ..upkeep.logs import is_no_banner
 from ..upkeep.refusals import Refusals
 from .environment import MAX_PENDING_TRANSMITS
-from .parcel import Parcel, Question
+from .parcel import Parcel, Probe
 
 __all__ = [
     "LARGEST",
     "HardenedBase",
     "HardeningError",
-    "Refused",
+    "Rejected",
     "Seal",
     "actor_address",
     "cluster_secret",
@@ -90,7 +90,7 @@ class HardeningError(VeraniError):
     """Thespian is not the one that this module was made for."""
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """What came is malformed, too large or not authentic."""
 
 
@@ -107,10 +107,10 @@ class Seal:
         return self._mac(content) + content
 
     def loads(self, sealed: bytes) -> Any:
-        """Unpickle a message if its MAC is right; `Refused` otherwise."""
+        """Unpickle a message if its MAC is right; `Rejected` otherwise."""
         content = sealed[_MAC:]
         if not hmac.compare_digest(sealed[:_MAC], self._mac(content)):
-            raise Refused("wrong cluster secret")
+            raise Rejected("wrong cluster secret")
         return pickle.loads(content)
 
     def _mac(self, content: bytes) -> bytes:
@@ -125,7 +125,7 @@ class BoundedBuffer(ReceiveBuffer):
     def completed(self) -> Any:
         try:
             return super().completed()
-        except Refused as error:
+        except Rejected as error:
             self.refused = str(error)
             raise
 
@@ -138,7 +138,7 @@ class BoundedBuffer(ReceiveBuffer):
                 valid = len(head) < _LONGEST_HEADER and (not head or head.isdigit())
             if not valid:
                 self.refused = "malformed or too large"
-                raise Refused(self.refused)
+                raise Rejected(self.refused)
         super().addMore(buf)
 
 
@@ -166,7 +166,7 @@ class Transport(tcp.TCPTransport):
     def _check_XMIT_4_done(self, intent: TransmitIntent, rcv: bytes) -> bool:
         try:
             return super()._check_XMIT_4_done(intent, rcv)
-        except Refused:
+        except Rejected:
             # What listens there now is not who was meant: Thespian would lose count of its sends.
             intent.backoffPause(True)
             intent.stage = self._XMITStepRetry
@@ -184,7 +184,7 @@ class Admin(multiprocCommon.MultiProcAdmin):
         return self.logdefs
 
     def handleIncoming(self, envelope: ReceiveEnvelope) -> bool:
-        if isinstance(envelope.message, Question):
+        if isinstance(envelope.message, Probe):
             self._send_intent(TransmitIntent(envelope.sender, envelope.message))
             return True
         if not isinstance(envelope.message, Parcel):
@@ -253,7 +253,7 @@ class _Log:
         self._logger.handlers = logging.getLogger().handlers
 
     def __call__(self, text: str, *args: object, level: int = logging.INFO, **_: object) -> None:
-        if level < logging.WARNING or isinstance(sys.exc_info()[1], Refused):  # the transport counts what is refused
+        if level < logging.WARNING or isinstance(sys.exc_info()[1], Rejected):  # the transport counts what is refused
             return
         # Processes end and machines go; what that means is said by those who know. The rest is no error of ours.
         is_news = level > logging.WARNING and not text.startswith(_PEER_IS_GONE)

@@ -25,6 +25,7 @@ from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
 from verani.errors import VeraniError
 
 from ..membership.control import Control, StopHost
+from ..upkeep.exit import EXIT_GRACE, end_in
 from ..upkeep.runtime import Runtime
 from ..upkeep.start import START_GRACE
 from . import hardened
@@ -36,8 +37,7 @@ __all__ = ["RoomHostActor"]
 
 logger = logging.getLogger(__name__)
 
-# After an exit request that comes without `StopHost` (a SIGTERM to this very process).
-_GRACE: Final = 2.0
+# Seconds that a thread of the user's has after all else has ended.
 _LINGER: Final = 1.0
 
 
@@ -95,19 +95,19 @@ class RoomHostActor(ControlActor):
 
     def exiting(self) -> None:
         # A thread of the user's that does not end must not keep the process.
-        _end_in(_GRACE + _LINGER, 1)
+        end_in(EXIT_GRACE + _LINGER, 1)
         if not self._is_told_to_stop and not self._is_over:
             logger.warning("host %s was told to end, though nobody has drained it", self._id)
             with suppress(OSError):
                 self._runtime.farewell(self._incarnation).touch()
         if self._thread is not None and self._thread.is_alive():
             self._stop()
-            self._thread.join(_GRACE)
+            self._thread.join(EXIT_GRACE)
 
     def _stop(self) -> None:
         self._call(self._hosting.stop)
         if not self._hosting.has_started:  # a module or a hook may block, and nobody is served
-            _end_in(START_GRACE, 0)
+            end_in(START_GRACE, 0)
 
     def watched(self) -> ThespianWatch:
         return ThespianWatch([self._bell.fileno()])
@@ -136,13 +136,6 @@ class RoomHostActor(ControlActor):
         finally:
             self._outbox.put(None)
             self._ring()
-
-
-def _end_in(seconds: float, code: int) -> None:
-    """End the process after so many seconds, whatever it does then."""
-    end = threading.Timer(seconds, os._exit, (code,))
-    end.daemon = True
-    end.start()
 
 
 def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:

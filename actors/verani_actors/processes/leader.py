@@ -24,11 +24,15 @@ class Leader:
     """The leader as it was given, HOST:PORT; raises `AdminPortError` where the name leads nowhere at first."""
 
     def __init__(self, text: str) -> None:
+        self._text = text
         self._host, _, port = text.rpartition(":")
         self.port = int(port)
         self.address = resolve(self._host)
         self._looked = float("-inf")
         self._looking: threading.Thread | None = None
+
+    def __str__(self) -> str:
+        return self._text
 
     def look_again(self, now: float) -> None:
         """Look the name up again, unless that was done of late; `address` changes when there is an answer.

@@ -13,20 +13,20 @@ from thespian.actors import ActorAddress
 
 from ..membership.control import Control, decode_control, encode_control
 
-__all__ = ["Parcel", "Question"]
+__all__ = ["Parcel", "Probe"]
 
 # Thespian's transport takes 1 MiB (see `verani_actors.processes.hardened`), addresses and frame included.
 _LARGEST: Final = 1 << 19
 
 
-class Question:
+class Probe:
     """Ask a process of the actor system, by its name, whether it does anything at all; it sends this back."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __str__(self) -> str:
-        return "a question"
+        return "a probe"
 
     __repr__ = __str__
 

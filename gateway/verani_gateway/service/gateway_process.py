@@ -22,7 +22,7 @@ import msgspec
 
 from verani_actors.links.tls import client_context
 from verani_actors.operating.answers import ALL, GatewayStatus, gateway_target
-from verani_actors.processes.launcher import ENDING
+from verani_actors.processes.starter import ENDING
 from verani_actors.upkeep.code_check import CodeCheck
 from verani_actors.upkeep.collector import quieten_collector
 from verani_actors.upkeep.fresh import import_from_source

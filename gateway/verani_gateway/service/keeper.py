@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final
 
 from verani.backoff import Backoff
-from verani_actors.processes.launcher import ENDING
+from verani_actors.processes.starter import ENDING
 
 __all__ = [
     "ASIDE",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from verani_actors.upkeep.exit import end_in
 from verani_actors.upkeep.start import START_GRACE
 
 from .early import stop_signals
@@ -42,9 +42,7 @@ class StopSignals:
             os._exit(128 + number)
         self._stopping = True
         if not self._started:
-            end = threading.Timer(START_GRACE, os._exit, (0,))
-            end.daemon = True
-            end.start()
+            end_in(START_GRACE, 0)
         self._loop.call_soon_threadsafe(self._stop)
 
 

@@ -35,7 +35,7 @@ import msgspec
 from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_actors.processes.admin_port import resolve
-from verani_actors.processes.launcher import ENDED
+from verani_actors.processes.starter import ENDED
 from verani_actors.upkeep.runtime import DEFAULT_ADMIN_PORT, Plan, Runtime
 from verani_actors.upkeep.start import Stopped, unless_stopped
 

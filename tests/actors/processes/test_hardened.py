@@ -20,7 +20,7 @@ from thespian.system.transport.streamBuffer import toSendBuffer
 
 from tests.actors.processes.launched import SECRET, Launched
 from verani_actors.membership.control import Welcome
-from verani_actors.processes.hardened import LARGEST, BoundedBuffer, Refused, Seal
+from verani_actors.processes.hardened import LARGEST, BoundedBuffer, Rejected, Seal
 from verani_actors.processes.parcel import Parcel
 
 
@@ -198,7 +198,7 @@ def test_a_message_comes_back_from_its_seal_as_it_went_in() -> None:
 def test_one_changed_bit_breaks_the_seal(at: int) -> None:
     sealed = bytearray(Seal(b"secret").dumps("message"))
     sealed[at] ^= 1
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         Seal(b"secret").loads(bytes(sealed))
 
 
@@ -212,7 +212,7 @@ def test_a_buffer_takes_a_message_in_any_pieces_up_to_its_bound() -> None:
     assert buffer.isDone()
     assert buffer.completed()[0] == "x" * 100
     BoundedBuffer(seal.loads).addMore(b"%d>" % LARGEST)
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         BoundedBuffer(seal.loads).addMore(b"%d>" % (LARGEST + 1))
 
 
