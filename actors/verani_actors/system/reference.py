@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 from thespian.actors import Actor, ActorAddress, ActorSystemException
 
-__all__ = ["NO_SOURCES", "ActorRef", "Address", "Base", "Envelope", "UnsupportedCall"]
+__all__ = ["EXTERNAL", "NO_SOURCES", "SYSTEM", "ActorRef", "Address", "Base", "Envelope", "UnsupportedCall"]
 
 NO_SOURCES = "import the actor's module before creating the actor"
 NO_CONVENTION = "only Thespian's network bases have a convention"
@@ -55,6 +55,11 @@ class Address(ActorAddress):
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.actorAddressString = key  # type: ignore[misc]  # a slot in place of the property: see above
+
+
+# The sender of what the base itself says, and of what is sent from outside; nothing is delivered to either.
+SYSTEM = Address("/ActorSys")
+EXTERNAL = Address("System:ExternalRequester")
 
 
 class Envelope(Struct, eq=False):

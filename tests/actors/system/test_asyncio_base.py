@@ -31,7 +31,8 @@ from thespian.actors import (
     requireCapability,
 )
 
-from verani_actors.system.asyncio_base import BATCH, AsyncioSystemBase, UnsupportedCall
+from verani_actors.system.asyncio_base import AsyncioSystemBase, UnsupportedCall
+from verani_actors.system.busy_actors import BATCH
 from verani_actors.system.wakeups import SLACK, Wakeups
 
 
@@ -67,7 +68,7 @@ class Probe(Actor):
 
 def probe(base: AsyncioSystemBase, name: str | None = None) -> tuple[ActorAddress, Probe]:
     address = base.newPrimaryActor(Probe, None, name)
-    actor = base._actors[address.actorAddressString].instance
+    actor = base._directory.live[address.actorAddressString].instance
     assert isinstance(actor, Probe)
     return address, actor
 
@@ -251,7 +252,7 @@ async def test_a_flood_lets_the_loop_go_on(base: AsyncioSystemBase) -> None:
 
     def watch() -> None:
         seen.append((len(sync_actor.seen), len(async_actor.seen)))
-        if base._queue or base._busy:
+        if base._dispatch.queue or base._dispatch.busy.running:
             loop.call_soon(watch)
 
     opened = asyncio.Event()
@@ -440,7 +441,7 @@ async def test_an_abandoned_awaitable_goes_on_alone_and_the_actor_with_its_mailb
     base.tell(address, "three")
     await base.idle()
     assert log[-1] == "three"
-    assert not base._abandoned
+    assert not base._dispatch.busy.abandoned
 
 
 async def test_an_abandoned_task_never_touches_the_mailbox_again(base: AsyncioSystemBase) -> None:
@@ -545,11 +546,11 @@ async def test_an_exit_request_waits_for_the_message_before_it_and_may_itself_aw
     opened.set()
     await passes(5)
     assert log == ["work"]
-    assert address.actorAddressString in base._actors
+    assert address.actorAddressString in base._directory.live
     closing.set()
     await base.idle()
     assert log == ["work", "exit"]
-    assert address.actorAddressString not in base._actors
+    assert address.actorAddressString not in base._directory.live
     assert letters == ["too late"]
 
 
@@ -582,7 +583,7 @@ async def test_an_exit_request_whose_awaitable_is_abandoned_counts_as_handled(ba
     await passes()
     assert base.abandon(address)
     await base.idle()
-    assert address.actorAddressString not in base._actors
+    assert address.actorAddressString not in base._directory.live
     assert letters == ["left"]
 
 
@@ -605,7 +606,7 @@ async def test_an_exit_request_that_fails_is_not_retried_and_the_actor_is_gone(
     base.tell(address, ActorExitRequest())
     await base.idle()
     assert actor.seen == ["exit"]
-    assert address.actorAddressString not in base._actors
+    assert address.actorAddressString not in base._directory.live
     assert letters == []
 
 
@@ -633,7 +634,7 @@ async def test_every_dead_letter_handler_gets_each_dead_letter(base: AsyncioSyst
     base.tell(gone, 3)
     await base.idle()
     assert (first, second) == ([1], [1, 2])
-    assert not base._dead_letter_handlers
+    assert not base._dispatch.dead_letters.handlers
 
 
 async def test_a_dead_letter_names_the_address_object(base: AsyncioSystemBase) -> None:
@@ -701,12 +702,12 @@ async def test_an_actor_that_ends_the_interpreter_in_its_init_only_fails(base: A
     await base.idle()
     assert [type(msg) for msg in parent.seen] == [ChildActorExited]
     assert len(base) == 1
-    assert not base._names
+    assert not base._directory.names
 
 
 async def test_a_class_may_be_given_by_its_full_name(base: AsyncioSystemBase) -> None:
     address = base.newPrimaryActor("thespian.actors.ActorTypeDispatcher")
-    assert type(base._actors[address.actorAddressString].instance) is ActorTypeDispatcher
+    assert type(base._directory.live[address.actorAddressString].instance) is ActorTypeDispatcher
 
 
 async def test_a_dead_actor_cannot_create_or_be_woken(base: AsyncioSystemBase) -> None:
@@ -718,9 +719,9 @@ async def test_a_dead_actor_cannot_create_or_be_woken(base: AsyncioSystemBase) -
     actor.wakeupAfter(0)
     actor.wakeupAfter(10)
     actor.handleDeadLetters()
-    assert not base._wakeups
-    assert not base._dead_letter_handlers
-    assert not base._queue
+    assert not base._dispatch.wakeups
+    assert not base._dispatch.dead_letters.handlers
+    assert not base._dispatch.queue
 
 
 async def test_an_address_is_never_used_again(base: AsyncioSystemBase) -> None:
@@ -853,7 +854,7 @@ async def test_actor_system_accepts_the_base_and_shares_its_capabilities(base: A
     assert base.capabilities["colour"] == "red"
     system.tell(address, "hello")
     await base.idle()
-    actor = base._actors[address.actorAddressString].instance
+    actor = base._directory.live[address.actorAddressString].instance
     assert isinstance(actor, Probe)
     assert actor.seen == ["hello"]
     actor.updateCapability("colour", None)
@@ -950,7 +951,7 @@ async def test_shutdown_cancels_what_is_awaited_or_abandoned_and_leaves_no_task(
     assert asyncio.all_tasks() - {request} == before
     assert set(log) == {"never", "cancelled"}
     assert log.count("cancelled") >= 4
-    assert not any((base._actors, base._busy, base._queue))
+    assert not any((base._directory.live, base._dispatch.busy.running, base._dispatch.queue))
     with pytest.raises(ActorSystemFailure):
         await request
     with pytest.raises(ActorSystemFailure):
@@ -1047,10 +1048,16 @@ async def test_twenty_thousand_actors_leave_nothing_behind(base: AsyncioSystemBa
     await cycles(base, count)
     gc.collect()
     grown = sys.getallocatedblocks() - before
-    for table in (base._actors, base._names, base._dead_letter_handlers, base._busy, base._abandoned):
+    for table in (
+        base._directory.live,
+        base._directory.names,
+        base._dispatch.dead_letters.handlers,
+        base._dispatch.busy.running,
+        base._dispatch.busy.abandoned,
+    ):
         assert not table
-    assert len(base._wakeups) == 0
-    assert len(base._wakeups._heap) <= SLACK + 2
+    assert len(base._dispatch.wakeups) == 0
+    assert len(base._dispatch.wakeups._heap) <= SLACK + 2
     assert grown < count / 10, "one block per ten actors would be a leak"
 
 
@@ -1061,7 +1068,7 @@ async def test_a_parent_keeps_nothing_of_its_dead_children(base: AsyncioSystemBa
         base.tell(parent.createActor(Probe), ActorExitRequest())
     await base.idle()
     assert [type(msg) for msg in parent.seen[1:]] == [ChildActorExited] * 100
-    assert not base._actors[address.actorAddressString].children
+    assert not base._directory.live[address.actorAddressString].children
 
 
 async def test_a_dead_actor_is_freed_without_the_collector(base: AsyncioSystemBase) -> None:
