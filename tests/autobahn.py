@@ -26,9 +26,10 @@ from aiohttp import WSMsgType, web
 from verani.room.definition import define_room
 from verani.settings import Settings
 from verani_gateway.application import setup
-from verani_gateway.connections.connection import Connection, Socket
+from verani_gateway.connections.connection import Connection
 from verani_gateway.connections.outbox import text_frame
 from verani_gateway.connections.rate import Meter
+from verani_gateway.connections.socket import Socket
 from verani_gateway.gateway import Gateway
 
 __all__ = ["echo_application", "find_wstest", "run"]
@@ -86,7 +87,9 @@ async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
         max_msg_size=gateway.settings.max_frame_bytes + 1,
     )
     await ws.prepare(request)
-    ws.echo = connection = EchoConnection(gateway, gateway.next_id(), "unused", "", Meter(()), ws, request)
+    ws.echo = connection = EchoConnection(
+        gateway.facilities, gateway.roster.next_id(), "unused", "", Meter(()), ws, request
+    )
     gateway.connections[connection.id] = connection  # for its keepalive and time-outs
     try:
         await connection.run()

@@ -59,10 +59,12 @@ from verani_actors.links.wire import Wire
 from verani_actors.rooms.host import _Room
 from verani_actors.rooms.room_actor import RoomActor
 from verani_gateway.calls import Calls
-from verani_gateway.connections.connection import Connection, Socket
+from verani_gateway.connections.connection import Connection
 from verani_gateway.connections.intake import Intake
 from verani_gateway.connections.outbox import Outbox
 from verani_gateway.connections.rate import Meter
+from verani_gateway.connections.renewal import Renewal
+from verani_gateway.connections.socket import Socket
 from verani_gateway.gateway import Gateway
 from verani_gateway.placement.remote_link import RemoteLink
 
@@ -77,7 +79,7 @@ _TESTS: Final = f"{Path(__file__).parent}/"
 # What ends before its process does.
 MORTAL: Final = (
     *(Engine, Actor, Context, Emitter, Session, Membership, _Origin, _Room, RoomActor),
-    *(Connection, Outbox, Intake, Socket, Meter),
+    *(Connection, Outbox, Intake, Socket, Meter, Renewal),
     *(LinkSession, RemoteLink, Stream, Wire),
     *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),
     *(Inbox, EventStream, SendQueue, Requests, Request, Service, SyncService, RoomStub),
@@ -114,7 +116,9 @@ def _of_connection(gateway: Gateway, connection: Connection, *_: object) -> Iter
     ws = getattr(connection, "_ws", None)
     if ws is None:  # a connection of a test's own
         return ()
-    parts = (connection.outbox, connection._intake, connection._meter, connection._refresh)
+    renewal = connection.renewal
+    refresh = renewal.task if renewal is not None else None
+    parts = (connection.outbox, connection._intake, connection._meter, renewal, refresh)
     return (connection, ws, ws._req, *parts)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from verani.errors import (
     CallCycle,
@@ -28,12 +28,13 @@ from verani.link.messages import Invoke, Outcome, Reply
 from verani.names import ROOM_ID, room_id_of
 from verani.room.definition import RoomDefinition
 from verani.room.methods import MAX_TIMEOUT, result_of
+from verani.settings import Settings
 from verani.threads import OwnThread
 
 from .config import suggest
-
-if TYPE_CHECKING:
-    from .gateway import Gateway
+from .connections.congestion import Congestion
+from .inputs.ingress import Ingress
+from .inputs.metrics import Metrics
 
 __all__ = ["Calls"]
 
@@ -43,9 +44,18 @@ _Done = Callable[[Outcome], None]
 class Calls:
     """The calls that this gateway waits for; the `verani.room.stub.Caller` of stubs in this process."""
 
-    def __init__(self, gateway: Gateway, definitions: Iterable[RoomDefinition[Any, Any]]) -> None:
-        self._gateway = gateway
+    def __init__(
+        self,
+        definitions: Iterable[RoomDefinition[Any, Any]],
+        ingress: Ingress,
+        congestion: Congestion,
+        metrics: Metrics,
+    ) -> None:
         self._definitions = {definition.name: definition for definition in definitions}
+        self._ingress = ingress
+        self._congestion = congestion
+        self._metrics = metrics
+        self._settings = Settings()
         self._waiting: dict[int, tuple[_Done, asyncio.TimerHandle]] = {}
         self._open = False
         self._thread = OwnThread()
@@ -64,7 +74,7 @@ class Calls:
             if not future.done():
                 future.set_result(outcome)
 
-        timeout = self._gateway.settings.rpc_timeout if timeout is None else timeout
+        timeout = self._settings.rpc_timeout if timeout is None else timeout
         number = self._start(room, method, arguments, timeout, idempotency_key, (), done)
         try:
             return result_of(await future, room, method)
@@ -87,8 +97,9 @@ class Calls:
         _, timer = self._waiting.get(number, (None, None))
         return 0.0 if timer is None else max(0.0, timer.when() - asyncio.get_running_loop().time())
 
-    def open(self) -> None:
-        """Take calls from now on: the link is there."""
+    def open(self, settings: Settings) -> None:
+        """Take calls from now on: the link is there, and the settings are those of the service."""
+        self._settings = settings
         self._thread.take()
         self._open = True
 
@@ -112,16 +123,16 @@ class Calls:
         try:
             room = self._check(room, method, arguments, timeout, chain)
         except VeraniError as error:
-            self._gateway.metrics.called(error.code)
+            self._metrics.called(error.code)
             raise
-        number = self._gateway.put_call(room, method, arguments, timeout, key, chain)
+        number = self._ingress.call(room, method, arguments, timeout, key, chain)
         timer = asyncio.get_running_loop().call_later(timeout, self._expire, number)
         self._waiting[number] = done, timer
         return number
 
     def _check(self, room: str, method: str, arguments: bytes, timeout: float, chain: tuple[str, ...]) -> str:
         """Return the room's name in its one spelling; raises the `VeraniError` that the call is refused with."""
-        gateway, settings = self._gateway, self._gateway.settings
+        settings = self._settings
         if not 0 < timeout <= MAX_TIMEOUT:
             raise InvalidArguments(f"timeout: expected more than 0, at most {MAX_TIMEOUT:g} seconds, got {timeout!r}")
         name, _, asked = room.partition("/")
@@ -135,14 +146,14 @@ class Calls:
         if method not in definition.methods:
             raise NotFound(f"{name} has no method {method!r}{suggest(method, definition.methods)}")
         if len(arguments) > settings.max_rpc_bytes:
-            gateway.metrics.limited["max_rpc_bytes"] += 1
+            self._metrics.limited["max_rpc_bytes"] += 1
             raise TooLarge(f"expected at most {settings.max_rpc_bytes} bytes of arguments, got {len(arguments)}")
         if room in chain:
             raise CallCycle(f"{room} waits for this very call")
         if len(self._waiting) >= settings.max_rpc_calls:
-            gateway.metrics.limited["max_rpc_calls"] += 1
+            self._metrics.limited["max_rpc_calls"] += 1
             raise RoomBusy("as many calls wait as may")
-        if not self._open or gateway.is_congested(room):
+        if not self._open or self._congestion.holds_up(room):
             raise RoomBusy(f"{room} takes no further call now")
         return room
 
@@ -150,11 +161,11 @@ class Calls:
         """Answer a caller, if it still waits."""
         done = self._forget(number)
         if done is not None:
-            self._gateway.metrics.called(outcome.code or "ok")
+            self._metrics.called(outcome.code or "ok")
             done(outcome)
 
     def _expire(self, number: int) -> None:
-        self._gateway.metrics.limited["rpc_timeout"] += 1
+        self._metrics.limited["rpc_timeout"] += 1
         self._end(number, Outcome(code=DeadlineExceeded.code))
 
     def _forget(self, number: int) -> _Done | None:

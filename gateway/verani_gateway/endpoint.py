@@ -36,8 +36,9 @@ from verani.room.meta import ConnectionMeta
 from verani.room.request import ConnectRequest
 from verani.tracebacks import forget_traceback
 
-from .connections.connection import Connection, Socket
+from .connections.connection import Connection
 from .connections.expiry import check_expiry
+from .connections.socket import Socket
 from .http.access import FORWARDING, Client, listed, only, origin_allowed
 from .http.addresses import client, local_address
 from .http.paths import is_misread
@@ -67,18 +68,11 @@ class Endpoint:
         try:
             _check_upgrade(request)
             self._check_origin(handshake)
-            if not gateway.accepting:
-                raise RoomBusy("the service is going down", retry_after=1)
-            if gateway.is_full:
-                gateway.metrics.limited["max_connections"] += 1
-                raise RoomBusy("the service has no room for another connection", retry_after=5)
-            if not gateway.reserve(address):
-                gateway.metrics.limited["max_connections_per_address"] += 1
-                raise RateLimited("too many connections from this address", retry_after=5)
+            gateway.admission.reserve(address)
         except VeraniError as error:
             return self._refuse(error, handshake)
         with ExitStack() as held:
-            held.callback(gateway.release, address)
+            held.callback(gateway.admission.release, address)
             try:
                 ws, connection = await self._admit(handshake, held)
             except VeraniError as error:
@@ -95,9 +89,9 @@ class Endpoint:
     async def _admit(self, handshake: _Handshake, held: ExitStack) -> tuple[Socket, Connection | None]:
         """Accept a client and announce it to its room; what it takes up is `held` to its end."""
         gateway, request = self._gateway, handshake.request
-        await gateway.turns.take()
+        await gateway.facilities.turns.take()
         room, meta, attachment, expires_at = await self._identify(handshake)
-        meter = held.enter_context(gateway.meter(self._definition, meta.user_id, handshake.client.address))
+        meter = held.enter_context(gateway.meters.meter(self._definition, meta.user_id, handshake.client.address))
         subprotocol = next((name for name in _subprotocols(request) if name in self._definition.subprotocols), None)
         ws = Socket(
             protocols=(subprotocol,) if subprotocol is not None else (),
@@ -110,7 +104,9 @@ class Endpoint:
         )
         try:
             await ws.prepare(_normal(request, subprotocol))
-            connection = Connection(gateway, gateway.next_id(), room, meta.client_id, meter, ws, request)
+            connection = Connection(
+                gateway.facilities, gateway.roster.next_id(), room, meta.client_id, meter, ws, request
+            )
         except ConnectionResetError:
             return ws, None
         if expires_at is not None:
@@ -171,13 +167,12 @@ class Endpoint:
         if gateway.is_room_full(name):
             gateway.metrics.limited["max_connections_per_room"] += 1
             raise RoomBusy("the room is full", retry_after=5)
-        if gateway.is_congested(name):
+        if gateway.facilities.congestion.holds_up(name):
             # Connects are inputs, too: those of clients that come and go must not pile up before a slow room.
             raise RoomBusy("the room is too slow", retry_after=5)
-        if definition.same_client == "reject" and gateway.holds_client(name, meta.client_id):
+        if definition.same_client == "reject" and gateway.roster.holds_client(name, meta.client_id):
             raise Conflict("another connection has this client id")
-        if not gateway.accepting:
-            raise RoomBusy("the service is going down", retry_after=1)
+        gateway.admission.check_open()
         return name, meta, attachment, expires_at
 
     async def _renew(self, handshake: _Handshake, user_id: str, token: str) -> float | None:
@@ -196,11 +191,11 @@ class Endpoint:
         gateway = self._gateway
         try:
             async with asyncio.timeout(gateway.settings.hook_timeout) as scope:
-                gateway.identifying.add(scope)
+                gateway.admission.identifying.add(scope)
                 try:
                     yield
                 finally:
-                    gateway.identifying.discard(scope)
+                    gateway.admission.identifying.discard(scope)
         except VeraniError:
             raise
         except BaseException as error:

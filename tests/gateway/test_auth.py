@@ -497,7 +497,7 @@ async def test_no_token_reaches_the_log_or_an_attachment(
             client.send({"type": "verani.refresh", "data": {"token": shown[name]}})
             await client.pinged()
         assert (await who(client))["role"] == "admin"
-        rooms = server.gateway._attachments.rooms
+        rooms = server.gateway.attachments.rooms
         kept = "".join(repr(record.attachment) for room in rooms.values() for record in room.records.values())
         client.send(text(b"\xff"))  # and what ends in an error
         await client.closed()

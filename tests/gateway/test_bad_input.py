@@ -26,7 +26,7 @@ from tests.server import Serve, Server
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
 from verani.room.request import Identity
-from verani_gateway.connections import connection as connection_module
+from verani_gateway.connections import closing as closing_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -471,8 +471,8 @@ async def test_a_client_that_was_throttled_once_and_fell_silent_is_kept(serve: S
     assert [(await client.data())["data"] for _ in range(3)] == [0, 1, 2]
     (kept,) = server.gateway.connections.values()
     for later in range(1, 100):
-        kept.tick(server.gateway.now() + later)
-    assert not kept.is_closing
+        kept.tick(server.gateway.facilities.now() + later)
+    assert not kept.closing.is_sent
 
 
 # --- 17: file descriptors ------------------------------------------------------------------------------------
@@ -838,7 +838,7 @@ async def test_one_corrupt_attachment_costs_one_connection_and_not_the_room(serv
     for client in clients:
         await client.pinged()
     await until(lambda: server.state("chat/default") == "asleep")
-    held = server.gateway._attachments.rooms["chat/default"].records
+    held = server.gateway.attachments.rooms["chat/default"].records
     next(iter(held.values())).attachment = b"\x02 from the future"
     clients[1].send({"type": "say", "data": "wake"})
     assert (await clients[0].closed()).code == 1011
@@ -1033,7 +1033,7 @@ async def test_a_reset_in_every_phase_leaves_no_trace(serve: Serve) -> None:
         closing.send(close(1000))
         closing.reset()
         await until(lambda: len(server.gateway.connections) == 1)
-        await until(lambda: server.gateway._reserved == 1)
+        await until(lambda: server.gateway.admission.taken == 1)
 
 
 async def test_a_client_that_leaves_while_it_is_identified_never_connects(serve: Serve) -> None:
@@ -1049,20 +1049,20 @@ async def test_a_client_that_leaves_while_it_is_identified_never_connects(serve:
     client = await server.tcp()
     client.writer.write(handshake())
     await asked.wait()
-    assert server.gateway._reserved == 1, "an open handshake counts towards the caps"
+    assert server.gateway.admission.taken == 1, "an open handshake counts towards the caps"
     client.reset()
     http = server.runner.server
     assert http is not None
     await until(lambda: all(each.transport is None for each in http.connections))
     goes_on.set()
-    await until(lambda: server.gateway._reserved == 0)
+    await until(lambda: server.gateway.admission.taken == 0)
     assert (connects, server.gateway.rooms()) == ([], [])
 
 
 async def test_a_peer_that_closes_but_never_reads_is_dropped_after_a_while(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(closing_module, "CLOSE_TIMEOUT", 0.05)
     room = echo_room()
     room.on("fill")(lambda ctx, data: [ctx.emit("x", {"x": "x" * 60_000}) for _ in range(100)] and None)
     server = await serve(room, max_send_buffer=32 << 20)
@@ -1073,8 +1073,8 @@ async def test_a_peer_that_closes_but_never_reads_is_dropped_after_a_while(
     await until(lambda: connection.outbox.unsent > 1 << 20)
     client.send(close(1000))
     await until(lambda: not server.gateway.connections)
-    await until(lambda: connection._transport.get_write_buffer_size() == 0)
-    assert connection._transport.is_closing()
+    await until(lambda: connection.outbox._transport.get_write_buffer_size() == 0)
+    assert connection.outbox._transport.is_closing()
 
 
 def test_the_raw_client_resets() -> None:

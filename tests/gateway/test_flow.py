@@ -12,9 +12,12 @@ from tests.raw import Opcode, RawClient, close, frame, handshake, text, until
 from tests.server import Serve, Server
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
-from verani_gateway import gateway as gateway_module
-from verani_gateway.connections import connection as connection_module
-from verani_gateway.connections.connection import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, Connection
+from verani_gateway.connections import closing as closing_module
+from verani_gateway.connections import congestion as congestion_module
+from verani_gateway.connections import keepalive as keepalive_module
+from verani_gateway.connections import leaving as leaving_module
+from verani_gateway.connections.connection import Connection
+from verani_gateway.connections.in_flight import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
 
 PING = text('{"type":"ping"}')
 PONG = b'{"type":"pong"}'
@@ -61,14 +64,14 @@ async def test_at_most_sixteen_frames_of_a_connection_are_in_flight_and_all_arri
     client.send(*({"type": "n", "data": n} for n in range(500)))
     await gate.entered.wait()
     connection = only(server)
-    await settled(lambda: connection.in_flight)
-    assert connection.in_flight == MAX_IN_FLIGHT == 16
-    assert len(server.gateway._attachments.rooms["chat/default"].unprocessed) == 16
+    await settled(lambda: connection.in_flight.count)
+    assert connection.in_flight.count == MAX_IN_FLIGHT == 16
+    assert len(server.gateway.attachments.rooms["chat/default"].unprocessed) == 16
     gate.open.set()
     assert [(await client.data())["n"] for _ in range(500)] == list(range(500))
     assert gate.handled == list(range(500))
-    await until(lambda: (connection.in_flight, connection.in_flight_bytes) == (0, 0))
-    assert server.gateway._attachments.in_flight == 0
+    await until(lambda: (connection.in_flight.count, connection.in_flight.bytes) == (0, 0))
+    assert server.gateway.attachments.in_flight == 0
 
 
 async def test_at_most_64_kib_and_one_frame_of_a_connection_are_in_flight(serve: Serve) -> None:
@@ -78,10 +81,10 @@ async def test_at_most_64_kib_and_one_frame_of_a_connection_are_in_flight(serve:
     client.send(*({"type": "n", "data": [n, "x" * 30_000]} for n in range(20)))
     await gate.entered.wait()
     connection = only(server)
-    await settled(lambda: connection.in_flight_bytes)
-    assert connection.in_flight == 3
-    assert MAX_IN_FLIGHT_BYTES == 65536 <= connection.in_flight_bytes <= 65536 + 30_200
-    assert server.gateway._attachments.in_flight == connection.in_flight_bytes
+    await settled(lambda: connection.in_flight.bytes)
+    assert connection.in_flight.count == 3
+    assert MAX_IN_FLIGHT_BYTES == 65536 <= connection.in_flight.bytes <= 65536 + 30_200
+    assert server.gateway.attachments.in_flight == connection.in_flight.bytes
     gate.open.set()
     assert [(await client.data())["n"] for _ in range(20)] == list(range(20))
 
@@ -106,7 +109,7 @@ async def test_a_slow_room_holds_up_no_other_and_a_full_connection_no_other(serv
 async def test_over_the_limit_of_the_room_or_the_gateway_sockets_are_not_read(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(gateway_module, limit, 2000)
+    monkeypatch.setattr(congestion_module, limit, 2000)
     gate = Gate(websocket_path="/ws/{room}")
     server = await serve(gate.room, rate_limit=0)
     rooms = ["a"] * 10 if limit == "MAX_ROOM_IN_FLIGHT" else list("abcdefghij")
@@ -114,7 +117,7 @@ async def test_over_the_limit_of_the_room_or_the_gateway_sockets_are_not_read(
     for number, client in enumerate(clients):
         client.send(*({"type": "n", "data": [n, number]} for n in range(12)))
     await gate.entered.wait()
-    attachments = server.gateway._attachments
+    attachments = server.gateway.attachments
     await settled(lambda: attachments.in_flight)
     # What is over the limit is one frame a connection: each looks after its own frame.
     assert 2000 <= attachments.in_flight <= 2000 + 10 * 150
@@ -122,7 +125,7 @@ async def test_over_the_limit_of_the_room_or_the_gateway_sockets_are_not_read(
     for client in clients:
         assert [(await client.data())["n"] for _ in range(12)] == list(range(12))
     await until(lambda: attachments.in_flight == 0)
-    assert not server.gateway._congested
+    assert not server.gateway.facilities.congestion.waiting
     for number in range(10):
         assert [n for n, of in gate.handled if of == number] == list(range(12))
 
@@ -137,15 +140,15 @@ async def test_a_congested_connection_that_goes_away_is_forgotten(
     await gate.entered.wait()
     client.reset()
     await until(lambda: not server.gateway.connections)
-    assert not server.gateway._congested
+    assert not server.gateway.facilities.congestion.waiting
     gate.open.set()
-    await until(lambda: not server.gateway._attachments.rooms)
+    await until(lambda: not server.gateway.attachments.rooms)
 
 
 async def test_connects_to_a_congested_room_are_refused_before_the_upgrade(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_module, "MAX_ROOM_IN_FLIGHT", 2000)
+    monkeypatch.setattr(congestion_module, "MAX_ROOM_IN_FLIGHT", 2000)
     gate = Gate()
     gate.room.on_connect(gate_connect := _Waiting())
     server = await serve(gate.room, rate_limit=0)
@@ -158,11 +161,11 @@ async def test_connects_to_a_congested_room_are_refused_before_the_upgrade(
         await until(lambda: not server.gateway.connections)
     assert (response.status, response.body) == (503, b'{"error":{"code":"busy"}}')
     assert response.headers["retry-after"] == "5"
-    assert server.gateway._attachments.in_flight < 3000
+    assert server.gateway.attachments.in_flight < 3000
     other = await server.connect("/ws?room=other")
     gate_connect.open.set()
     await other.pinged()
-    await until(lambda: list(server.gateway._attachments.rooms) == ["chat/other"])
+    await until(lambda: list(server.gateway.attachments.rooms) == ["chat/other"])
 
 
 class _Waiting:
@@ -202,7 +205,7 @@ async def test_a_throttled_connection_that_is_kicked_does_not_wait_for_its_turn(
     client = await server.connect()
     client.send({"type": "n"}, {"type": "n"}, close(1000))
     connection = only(server)
-    await until(lambda: connection._throttled_since is not None)
+    await until(lambda: connection.throttle.since is not None)
     connection.close(4000)
     await until(lambda: gone)
     assert gone == [4000]
@@ -214,8 +217,8 @@ async def test_a_throttled_connection_that_is_kicked_does_not_wait_for_its_turn(
 async def test_an_unread_client_of_a_slow_room_gets_pongs_and_in_the_end_1013(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert connection_module.UNREAD_PONG == 4.0
-    monkeypatch.setattr(connection_module, "UNREAD_PONG", 0.05)
+    assert keepalive_module.UNREAD_PONG == 4.0
+    monkeypatch.setattr(keepalive_module, "UNREAD_PONG", 0.05)
     gate = Gate()
     server = await serve(gate.room, rate_limit=0, max_unread=0.4)
     client = await server.connect()
@@ -236,10 +239,10 @@ async def test_an_unread_client_is_no_dead_peer(serve: Serve) -> None:
     client.send(*({"type": "n", "data": n} for n in range(20)))
     await gate.entered.wait()
     connection = only(server)
-    await until(lambda: connection._blocked_since is not None)
+    await until(lambda: connection.in_flight.since is not None)
     for later in range(1, 50):
-        connection.tick(server.gateway.now() + later)
-    assert not connection.is_closing
+        connection.tick(server.gateway.facilities.now() + later)
+    assert not connection.closing.is_sent
     gate.open.set()
     while await client.text() != b'{"type":"event","channel":"default","data":{"type":"done","n":19}}':
         pass
@@ -247,7 +250,7 @@ async def test_an_unread_client_is_no_dead_peer(serve: Serve) -> None:
 
 @pytest.mark.threat(14)
 async def test_a_flood_gets_pongs_and_in_the_end_1008(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "UNREAD_PONG", 0.05)
+    monkeypatch.setattr(keepalive_module, "UNREAD_PONG", 0.05)
     gate = Gate()
     gate.open.set()
     server = await serve(gate.room, rate_limit=20, rate_burst=1, max_unread=0.4)
@@ -292,7 +295,7 @@ async def _shout_until_slow(server: Server, loud: RawClient) -> int:
     """Broadcast until the gateway calls a client slow; what the other one gets is complete."""
     slow = next(iter(server.gateway.connections.values()))  # the one that came first
     n = 0
-    while not slow.is_closing:
+    while not slow.closing.is_sent:
         loud.send({"type": "shout", "data": n})
         assert (await loud.data())["n"] == n
         n += 1
@@ -326,7 +329,7 @@ async def test_a_slow_consumer_is_closed_with_1013_after_what_was_already_on_its
 
 @pytest.mark.threat(13)
 async def test_a_slow_consumer_that_never_reads_is_aborted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(closing_module, "CLOSE_TIMEOUT", 0.1)
     gone: list[Any] = []
     server = await serve(_shouting_room(gone), rate_limit=0, pong_timeout=0.2)
     await server.connect("/ws?userId=slow", receive_buffer=4096)
@@ -360,7 +363,7 @@ async def test_a_peer_that_does_not_answer_pings_is_dropped_and_on_disconnect_ru
     assert (await client.receive()).raw == b"\x89\x00"
     assert await client.rest() == b""
     await until(lambda: gone)
-    await until(lambda: not server.gateway._attachments.rooms)
+    await until(lambda: not server.gateway.attachments.rooms)
     assert gone == [("dead", 1006)]
 
 
@@ -376,7 +379,7 @@ async def test_any_traffic_counts_as_life(serve: Serve) -> None:
 async def test_a_peer_that_does_not_answer_a_close_frame_is_aborted(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(closing_module, "CLOSE_TIMEOUT", 0.1)
     gone: list[Any] = []
     room = _shouting_room(gone)
     room.on("kick")(lambda ctx, data: ctx.close(4000) and None)
@@ -433,7 +436,7 @@ async def test_drain_returns_when_the_client_is_gone(serve: Serve, monkeypatch: 
     if how == "reset":
         client.reset()
     else:
-        monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.05)
+        monkeypatch.setattr(closing_module, "CLOSE_TIMEOUT", 0.05)
         client.send(close(1000))
     await until(lambda: len(seen) == 2)
 
@@ -483,8 +486,8 @@ def _watched_room(seen: list[Any], gate: asyncio.Event) -> RoomDefinition[Any, A
 async def test_a_drain_refuses_upgrades_and_waits_for_hooks_and_disconnects(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_module, "_DRAIN_BATCH", 2)
-    monkeypatch.setattr(gateway_module, "_DRAIN_PAUSE", 0.001)
+    monkeypatch.setattr(leaving_module, "BATCH", 2)
+    monkeypatch.setattr(leaving_module, "PAUSE", 0.001)
     seen: list[Any] = []
     gate = asyncio.Event()
     server = await serve(_watched_room(seen, gate), drain_seconds=30)
@@ -639,7 +642,7 @@ async def test_a_close_frame_is_not_lost_when_the_room_catches_up_meanwhile(serv
     assert (await client.closed()).code == 1009
     (connection,) = server.gateway.connections.values()
     go_on.set()
-    await until(lambda: not connection.in_flight)
+    await until(lambda: not connection.in_flight.count)
     await client.flush()
     assert await client.reader.read() == b""
 
@@ -657,7 +660,7 @@ async def test_what_is_sent_after_a_violation_is_not_read_without_end(serve: Ser
 async def test_who_does_not_hang_up_after_a_violation_is_not_waited_for(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(closing_module, "CLOSE_TIMEOUT", 0.1)
     server = await serve(define_room("chat"), max_frame_bytes=1000)
     client = await server.connect()
     client.send(frame(Opcode.TEXT, b"x" * 2000))
@@ -707,14 +710,15 @@ async def test_who_would_wait_longer_than_may_be_is_closed_at_once_and_leaves_no
     for client in crowd:
         await client.end()
     await until(lambda: not server.gateway.connections)
-    bucket = server.gateway._shared["rate_limit_per_address"].acquire("127.0.0.1", server.gateway.now())
-    assert bucket.reserve(server.gateway.now()) <= 3 + 1
+    now = server.gateway.facilities.now()
+    bucket = server.gateway.meters.shared["rate_limit_per_address"].acquire("127.0.0.1", now)
+    assert bucket.reserve(now) <= 3 + 1
 
 
 async def test_a_client_whose_pings_wait_behind_its_own_frames_hears_that_the_server_lives(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani_gateway.connections.connection.UNREAD_PONG", 0.05)
+    monkeypatch.setattr("verani_gateway.connections.keepalive.UNREAD_PONG", 0.05)
     server = await serve(define_room("chat"), ping_interval=0.2)
     client = await server.connect()
     only(server)._intake.hold()

@@ -178,7 +178,7 @@ async def test_a_stopped_process_is_given_up_after_ping_and_pong_and_on_disconne
         start = time.monotonic()
         await until(lambda: gone)
         assert time.monotonic() - start >= 0.3
-        await until(lambda: not server.gateway._attachments.rooms)
+        await until(lambda: not server.gateway.attachments.rooms)
         process.send_signal(signal.SIGCONT)
         await process.wait()  # its connection is gone, which ends it
     finally:

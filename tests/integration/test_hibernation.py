@@ -27,7 +27,11 @@ from verani.client import VeraniClient
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
+from verani_gateway.connections.closing import Closing
 from verani_gateway.connections.connection import Connection
+from verani_gateway.connections.gate import Gate
+from verani_gateway.connections.in_flight import InFlight
+from verani_gateway.connections.intake import Intake
 from verani_gateway.connections.outbox import Outbox
 from verani_gateway.gateway import Gateway
 
@@ -619,16 +623,18 @@ class Socketless:
     """A connection without a socket: all that a gateway needs of one, and the events it was told to write."""
 
     unsent = 0
-    is_closing = False
 
     def __init__(self, gateway: Gateway, definition: Room, room: str, meta: ConnectionMeta) -> None:
-        self.id = gateway.next_id()
+        self.id = gateway.roster.next_id()
         self.room = room
         self.client_id = meta.client_id
         self.heard: list[Any] = []
         self.kicked: list[tuple[int, str]] = []
-        self.in_flight = 0
         self.outbox = cast("Outbox", self)
+        self.closing = cast("Closing", self)
+        facilities = gateway.facilities
+        gate = Gate(cast("Intake", self))
+        self.in_flight = InFlight(room, facilities.congestion, gate, self.closing, facilities.now)
         self._gateway = gateway
         attachment = definition.codec(gateway.settings.max_meta_bytes).encode(meta)
         gateway.connected(cast("Connection", self), attachment)
@@ -636,7 +642,8 @@ class Socketless:
     # --- what the test does ---
 
     def send(self, event: str, data: Any) -> None:
-        self._gateway.forward(cast("Connection", self), event, json.dumps(data).encode(), None, None)
+        ingress = self._gateway.facilities.ingress
+        self.in_flight.charge(ingress.frame(self.room, self.id, event, json.dumps(data).encode(), None, None))
 
     def leave(self, code: int = 1000) -> None:
         self._gateway.disconnected(cast("Connection", self), code, "")
@@ -654,15 +661,7 @@ class Socketless:
     def close(self, code: int, reason: str = "") -> None:
         self.kicked.append((code, reason))
 
-    def charged(self, size: int) -> None:
-        self.in_flight += 1
-
-    def released(self, size: int) -> None:
-        self.in_flight -= 1
-
     def tick(self, now: float) -> None: ...
-
-    def resume(self) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -763,7 +762,7 @@ async def test_thousands_of_sleeps_and_wakes_leave_no_memory_task_actor_or_name_
     assert after == before
     assert grown < (wakes - at) / 10, "one block per ten cycles would be a leak"
     assert sleeps >= wakes >= 4 * quarter
-    assert all(not guest.in_flight and not guest.kicked for guest in guests)
+    assert all(not guest.in_flight.count and not guest.kicked for guest in guests)
 
 
 class Counted(ConnectionMeta, kw_only=True):
@@ -897,7 +896,7 @@ async def test_in_a_storm_of_retiring_and_waking_rooms_every_client_sees_what_a_
             step(name, n)
         if chance.random() < 0.3:
             await asyncio.sleep(chance.choice((0.0, 0.0, 0.0, 0.001)))
-    await until(lambda: not gateway._attachments.in_flight)
+    await until(lambda: not gateway.attachments.in_flight)
 
     for name, model in models.items():
         assert hooks[name] == model.hooks, f"the hooks of {name}"
@@ -907,6 +906,6 @@ async def test_in_a_storm_of_retiring_and_waking_rooms_every_client_sees_what_a_
             expected = expected[: len(member.heard)]
         assert member.heard == expected, f"what {member.client_id} saw"
         assert not member.kicked
-    assert len(gateway._attachments) == sum(map(len, present.values()))
+    assert len(gateway.attachments) == sum(map(len, present.values()))
     assert all(met[state] > 20 for state in ("asleep", "awake", "retiring"))
     assert sleeps.total() > len(names)

@@ -5,13 +5,14 @@ What an address or a header means is decided in `access`.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 from aiohttp import web
 
 from .access import UNIX, Client, client_of
 
-__all__ = ["client", "local_address", "peer_address"]
+__all__ = ["client", "local_address", "owner_of", "peer_address"]
 
 
 def client(request: web.Request, trusted: tuple[str, ...]) -> Client:
@@ -30,3 +31,10 @@ def local_address(request: web.Request) -> str:
     """Give the address this connection came in on, empty where it has none, as over a Unix socket."""
     address = request.get_extra_info("sockname")
     return address[0] if isinstance(address, tuple) else ""
+
+
+def owner_of(address: str | None) -> str:
+    """Name whom an address belongs to: a single host of IPv6 commands a whole /64."""
+    if address is None or ":" not in address:
+        return address or ""
+    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))

@@ -365,9 +365,9 @@ class Cluster:
             self.suspects.settle(death.room, death.number)  # it was processed and is past
         match verdict:
             case "failed" if room is not None:
-                self._gateway.forget(room.inputs, *_FAILED, CallFailed.code)
+                self._gateway.delivery.forget(room.inputs, *_FAILED, CallFailed.code)
             case "quarantine" if room is not None:
-                if (kept := self._gateway.set_aside(room.inputs, death.number)) is not None:
+                if (kept := self._gateway.delivery.set_aside(room.inputs, death.number)) is not None:
                     self.suspects.keep(*kept)
 
     def _settle(self, room: PlacedRoom, processed: int) -> None:
@@ -429,7 +429,7 @@ class Cluster:
             lost = frozenset(given_up.rooms)
             for other in self._rooms.every():
                 if other.last_owner == host and other.name not in lost:
-                    self._gateway.close_room(other.inputs, *_GIVEN_UP)
+                    self._gateway.delivery.close_room(other.inputs, *_GIVEN_UP)
         for name in given_up.rooms:
             room = self._rooms.find(name)
             if room is None:
@@ -437,9 +437,9 @@ class Cluster:
             logger.warning("a room host had given up the connections of a room", extra={"room": name})
             if room.last_owner == host:
                 self.suspects.forget(name)
-                self._gateway.forget(room.inputs, *_GIVEN_UP, InterruptedError.code)
+                self._gateway.delivery.forget(room.inputs, *_GIVEN_UP, InterruptedError.code)
             else:  # it has moved since, and its owner of now knows nothing of it
-                self._gateway.close_room(room.inputs, *_GIVEN_UP)
+                self._gateway.delivery.close_room(room.inputs, *_GIVEN_UP)
 
     def _apply(self, link: Link, entries: list[Entry]) -> None:
         applied: list[Entry] = []
@@ -460,7 +460,7 @@ class Cluster:
             applied.append(entry)
             if room.waits_after is not None and entry.processed is not None:
                 acknowledged.append((room, entry.processed))
-        self._gateway.apply(applied)
+        self._gateway.delivery.apply(applied)
         for room, processed in acknowledged:
             self._settle(room, processed)
 
@@ -468,7 +468,7 @@ class Cluster:
         """End the connections of rooms whose entries were applied in part, or not: what they were is not known."""
         for name in dict.fromkeys(entry.room for entry in entries):
             if (disowned := self._rooms.find(name)) is not None:
-                self._gateway.forget(disowned.inputs, *_GIVEN_UP, InterruptedError.code)
+                self._gateway.delivery.forget(disowned.inputs, *_GIVEN_UP, InterruptedError.code)
 
     def _pull(self, link: Link, pull: Pull) -> None:
         if pull.epoch > self.epoch.number:

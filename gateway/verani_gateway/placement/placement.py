@@ -30,7 +30,7 @@ from verani_actors.rooms.life import RoomStatus
 from ..inputs.attachments import Attachments, RoomInputs
 from .link import MemoryLink
 
-__all__ = ["CallsSide", "Embedded", "GatewaySide", "Placement"]
+__all__ = ["CallsSide", "DeliverySide", "Embedded", "GatewaySide", "Placement"]
 
 
 class CallsSide(Protocol):
@@ -41,6 +41,22 @@ class CallsSide(Protocol):
 
     def left(self, number: int, /) -> float:
         """Say how many seconds a call has left, 0 if nobody waits for it any more."""
+
+
+class DeliverySide(Protocol):
+    """What a gateway does with what hosts say of rooms."""
+
+    def apply(self, entries: Sequence[Entry], /) -> None:
+        """Apply the entries of one batch, each whole."""
+
+    def set_aside(self, room: RoomInputs, number: int, /) -> tuple[Input, int] | None:
+        """Have an input never handled, and tell its sender; return it with its size, None if it is not there."""
+
+    def forget(self, room: RoomInputs, code: int, reason: str, outcome: str, /) -> None:
+        """Close the connections of a room that is not to hear of it; its callers get the `outcome`, an error code."""
+
+    def close_room(self, room: RoomInputs, code: int, reason: str, /) -> None:
+        """Close the connections of a room."""
 
 
 class GatewaySide(Protocol):
@@ -67,23 +83,15 @@ class GatewaySide(Protocol):
         """What outlives hosts."""
 
     @property
+    def delivery(self) -> DeliverySide:
+        """What takes their entries."""
+
+    @property
     def calls(self) -> CallsSide:
         """Those that wait for their outcome."""
 
     def opened(self) -> None:
         """Take connections and calls from now on: the hosts can be reached."""
-
-    def apply(self, entries: Sequence[Entry], /) -> None:
-        """Apply the entries of one batch, each whole."""
-
-    def set_aside(self, room: RoomInputs, number: int, /) -> tuple[Input, int] | None:
-        """Have an input never handled, and tell its sender; return it with its size, None if it is not there."""
-
-    def forget(self, room: RoomInputs, code: int, reason: str, outcome: str, /) -> None:
-        """Close the connections of a room that is not to hear of it; its callers get the `outcome`, an error code."""
-
-    def close_room(self, room: RoomInputs, code: int, reason: str, /) -> None:
-        """Close the connections of a room."""
 
 
 class Placement(Protocol):
@@ -153,7 +161,7 @@ class Embedded:
     def _receive(self, message: HostMessage) -> None:
         match message:
             case EntryBatch():
-                self._gateway.apply(message.entries)
+                self._gateway.delivery.apply(message.entries)
             case Pull():
                 for snapshot in self._gateway.attachments.snapshots(message.room, message.incarnation):
                     self._send(snapshot)

@@ -11,7 +11,8 @@ from tests.raw import until
 from tests.server import Serve
 from verani.room.definition import define_room
 from verani_gateway.connections.connection import Connection
-from verani_gateway.gateway import _TICK_SLICE, Gateway
+from verani_gateway.connections.ticker import SLICE
+from verani_gateway.gateway import Gateway
 
 
 class Ticked:
@@ -35,32 +36,32 @@ def _fill(gateway: Gateway, count: int, failing: int = -1) -> list[Ticked]:
 
 async def test_a_pass_of_the_loop_ticks_some_connections_and_the_next_ones_the_rest(serve: Serve) -> None:
     gateway = (await serve(define_room("chat"))).gateway
-    connections = _fill(gateway, 5 * _TICK_SLICE + 1)
-    gateway._tick()
+    connections = _fill(gateway, 5 * SLICE + 1)
+    gateway.ticker.tick()
     seen = []
     while (ticked := sum(each.ticks for each in connections)) < len(connections):
         seen.append(ticked)
         await asyncio.sleep(0)
     gateway.connections.clear()
-    assert seen[:6] == [n * _TICK_SLICE for n in range(1, 6)][: len(seen)]
+    assert seen[:6] == [n * SLICE for n in range(1, 6)][: len(seen)]
     assert {each.ticks for each in connections} == {1}
 
 
 async def test_a_connection_that_fails_its_tick_keeps_no_more_than_its_neighbours_from_theirs(
     serve: Serve, clean_log: list[str]
 ) -> None:
-    clean_log.append("Gateway._tick_some")
+    clean_log.append("Ticker._tick_some")
     gateway = (await serve(define_room("chat"))).gateway
-    connections = _fill(gateway, 4 * _TICK_SLICE, failing=_TICK_SLICE + 1)
-    gateway._tick()
-    await until(lambda: all(each.ticks for each in connections[2 * _TICK_SLICE :]))
+    connections = _fill(gateway, 4 * SLICE, failing=SLICE + 1)
+    gateway.ticker.tick()
+    await until(lambda: all(each.ticks for each in connections[2 * SLICE :]))
     gateway.connections.clear()
 
 
 async def test_a_round_that_goes_on_is_ended_by_the_stop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     server = await serve(define_room("chat"))
-    connections = _fill(server.gateway, 2 * _TICK_SLICE)
-    server.gateway._tick()
+    connections = _fill(server.gateway, 2 * SLICE)
+    server.gateway.ticker.tick()
     server.gateway.connections.clear()
     await server.gateway.stop()
     ticked = sum(each.ticks for each in connections)

@@ -54,6 +54,8 @@ from verani.settings import Settings
 from verani_actors.membership.ownership import Share
 from verani_actors.rooms.host import RoomHost
 from verani_actors.upkeep.runtime import Runtime
+from verani_gateway.connections.gate import Gate
+from verani_gateway.connections.in_flight import InFlight
 from verani_gateway.gateway import Gateway
 from verani_gateway.operating.exposition import exposition
 from verani_gateway.placement.epoch_file import EpochFile
@@ -62,7 +64,9 @@ from verani_gateway.placement.link import Link
 from verani_gateway.placement.placement import GatewaySide
 
 if TYPE_CHECKING:
+    from verani_gateway.connections.closing import Closing
     from verani_gateway.connections.connection import Connection
+    from verani_gateway.connections.intake import Intake
     from verani_gateway.connections.outbox import Outbox
 
 Room = RoomDefinition[Any, Any]
@@ -216,23 +220,27 @@ class Guest:
     """A connection without a socket: all that a gateway needs of one."""
 
     unsent = 0
-    is_closing = False
+    is_sent = False
 
     def __init__(self, gateway: Gateway, definition: Room, room: str, user: str = "ada") -> None:
-        self.id = gateway.next_id()
+        self.id = gateway.roster.next_id()
         self.room = room
         self.client_id = self.id
         self.heard: list[Any] = []
         self.acks: dict[int, Any] = {}
         self.kicked: list[tuple[int, str]] = []
-        self.in_flight = 0
         self.outbox = cast("Outbox", self)
+        self.closing = cast("Closing", self)
+        facilities = gateway.facilities
+        gate = Gate(cast("Intake", self))
+        self.in_flight = InFlight(room, facilities.congestion, gate, self.closing, facilities.now)
         self._gateway = gateway
         meta = ConnectionMeta(user_id=user, client_id=self.id)
         gateway.connected(cast("Connection", self), definition.codec(16384).encode(meta))
 
     def send(self, event: str, data: Any = None, *, request: int | None = None) -> None:
-        self._gateway.forward(cast("Connection", self), event, json.dumps(data).encode(), None, request)
+        ingress = self._gateway.facilities.ingress
+        self.in_flight.charge(ingress.frame(self.room, self.id, event, json.dumps(data).encode(), None, request))
 
     def leave(self) -> None:
         self.close(1012, "service restart")
@@ -256,15 +264,7 @@ class Guest:
     def close(self, code: int, reason: str = "") -> None:
         self.kicked.append((code, reason))
 
-    def charged(self, size: int) -> None:
-        self.in_flight += 1
-
-    def released(self, size: int) -> None:
-        self.in_flight -= 1
-
     def tick(self, now: float) -> None: ...
-
-    def resume(self) -> None: ...
 
     def hang_up(self) -> None:
         self.go()
@@ -602,7 +602,7 @@ async def test_a_dead_hosts_rooms_move_with_every_input_it_has_not_processed(ser
         4,
         5,
     ], "what had shown no effect is run again, and nobody connects anew"
-    assert guest.in_flight == 0
+    assert guest.in_flight.count == 0
     assert gateway.in_flight == 0
 
 
@@ -666,7 +666,7 @@ async def test_what_others_have_seen_of_an_input_is_not_done_again(service: Serv
     await service.join("m-1")
     service.publish()
     await until(lambda: bob.kicked)
-    await until(lambda: bob.in_flight == 0)
+    await until(lambda: bob.in_flight.count == 0)
     assert bob.acks[1]["error"]["code"] == "interrupted"
     assert [entry for entry in diary.seen if entry[0] == "error"] == [
         ("error", HookInterrupted, 1),
@@ -981,7 +981,7 @@ async def test_a_drain_waits_for_every_close_and_the_links_go_last(service: Serv
     drain = asyncio.create_task(gateway.drain())
     await until(lambda: all(guest.kicked == [(1012, "service restart")] for guest in guests))
     for guest in guests:
-        guest.is_closing = True
+        guest.is_sent = True
         guest.go()
     await drain
     assert {f"u{n}" for n in range(10)} == {
@@ -1004,7 +1004,7 @@ async def test_a_drain_does_not_wait_for_hosts_that_are_not_there(
     assert not gateway.has_hosts
     drain = asyncio.create_task(gateway.drain())
     await until(lambda: guest.kicked == [(1012, "service restart")])
-    guest.is_closing = True
+    guest.is_sent = True
     guest.go()
     await drain
     assert not any("were left at the end of the drain" in message for message in caplog.messages)
@@ -1127,7 +1127,7 @@ async def test_an_input_that_killed_a_host_goes_alone_and_after_the_second_death
     assert (kept.room, kept.connection, kept.event, kept.number) == ("chat/a", guest.id, "wait", number)
     assert "verani_quarantined_inputs_total 1\n" in exposition(gateway)
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
-    assert (guest.in_flight, gateway.in_flight) == (0, 0)
+    assert (guest.in_flight.count, gateway.in_flight) == (0, 0)
     caplog.clear()
 
 
@@ -1174,7 +1174,7 @@ async def test_a_deadly_connect_ends_its_connection_and_leaves_the_others(
     service.publish()
     await until(lambda: other.heard == [1, 3])
     assert diary.seen == [("connect", "bob"), 1, ("restore", 1, "crash"), 3]
-    assert guest.in_flight == 0
+    assert guest.in_flight.count == 0
     caplog.clear()
 
 
@@ -1264,7 +1264,7 @@ async def test_no_input_is_lost_or_handled_out_of_order_whatever_dies_moves_or_b
                 cable.mend()
     await until(lambda: all(len(guest.heard) >= said[guest] for guest in guests))
     assert all(guest.heard == list(range(said[guest])) for guest in guests)
-    assert not any(guest.kicked or guest.in_flight for guest in guests)
+    assert not any(guest.kicked or guest.in_flight.count for guest in guests)
     assert not any(gateway.in_flight for gateway in gateways)
     seen = [entry for entry in diary.seen if isinstance(entry, tuple)]
     assert not [entry for entry in seen if entry[0] == "disconnect"]

@@ -1,0 +1,184 @@
+"""Bring what rooms say to connections and callers, and tell them of inputs that no room will process.
+
+Invariants:
+- An entry is applied whole, within one call: outputs, attachments and acknowledgement become visible together.
+- Broadcasts to one audience are joined, but never beyond another output, or the end, of their entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from verani.errors import Interrupted
+from verani.frames import error_ack_frame
+from verani.link.messages import (
+    Call,
+    Cast,
+    Connect,
+    Deliver,
+    Drain,
+    Entry,
+    Frame,
+    GatewayMessage,
+    Input,
+    Invalid,
+    Kick,
+    Outcome,
+    Output,
+    Reply,
+)
+
+from ..inputs.attachments import Attachments, RoomInputs
+from .congestion import Congestion
+from .drains import Drains
+from .outbox import Run, Writer, text_frame
+from .roster import Roster
+
+__all__ = ["Delivery"]
+
+
+class Delivery:
+    """What one gateway does with entries.
+
+    `replied` takes what calls came to, `answering` gives what answers the owner of a room, and `progress` is set when
+    no room has a connection or an unprocessed input any more.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        attachments: Attachments,
+        congestion: Congestion,
+        writer: Writer,
+        *,
+        replied: Callable[[Reply], None],
+        answering: Callable[[str], Callable[[GatewayMessage], None]],
+        progress: asyncio.Event,
+    ) -> None:
+        self._connections = roster.connections
+        self._outboxes = roster.outboxes
+        self._attachments = attachments
+        self._congestion = congestion
+        self._writer = writer
+        self._replied = replied
+        self._answering = answering
+        self._progress = progress
+        self.drains = Drains(roster.outboxes)
+        # The broadcasts of the entry being applied that are still being joined.
+        self._run: Run | None = None
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply the entries of one batch, each whole."""
+        congestion = self._congestion
+        was_full = bool(congestion.waiting) and congestion.is_full
+        for entry in entries:
+            self._apply(entry)
+        if congestion.waiting:
+            congestion.ease([entry.room for entry in entries], was_full=was_full)
+        self._writer.flush()
+
+    def _apply(self, entry: Entry) -> None:
+        room = self._attachments.rooms.get(entry.room)
+        if room is None:
+            return
+        for output in entry.outputs:
+            self._put(room, output)
+        if self._run is not None:
+            self._end_run()
+        for attach in entry.attachments:
+            self._attachments.attach(room, attach)
+        for input, size in self._attachments.acknowledge(room, entry):
+            if isinstance(input, Frame):
+                connection = self._connections.get(input.connection)
+                if connection is not None:
+                    connection.in_flight.release(size)
+        if not self._attachments.rooms:
+            self._progress.set()
+
+    def _put(self, room: RoomInputs, output: Output) -> None:
+        if isinstance(output, Deliver) and len(output.connections) > 1:
+            self._join(output)
+            return
+        if self._run is not None:
+            self._end_run()
+        match output:
+            case Deliver():
+                frame = text_frame(output.payload)
+                for id in output.connections:
+                    outbox = self._outboxes.get(id)
+                    if outbox is not None and id not in output.exclude:
+                        outbox.put(frame)
+            case Reply():
+                self._replied(output)
+            case Kick():
+                self._attachments.note_kick(room, output)
+                if (connection := self._connections.get(output.connection)) is not None:
+                    connection.close(output.code, output.reason)
+            case Invalid():
+                if (connection := self._connections.get(output.connection)) is not None:
+                    connection.count_invalid("the room could not decode its data")
+            case Drain():
+                self.drains.wait(room.name, output, self._answering(room.name))
+            case Cast():
+                raise AssertionError("the ends of links read them")
+
+    def _join(self, output: Deliver) -> None:
+        frame = text_frame(output.payload)
+        if self._run is None or not self._run.takes(output.connections, output.exclude, len(frame)):
+            self._end_run()
+            self._run = Run(output.connections, output.exclude)
+        self._run.add(frame)
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._run.put(self._outboxes)
+            self._run = None
+
+    # --- inputs that no room will process --------------------------------------------------------------
+
+    def set_aside(self, room: RoomInputs, number: int) -> tuple[Input, int] | None:
+        """Have an input never handled, and tell its sender; return it with its size, None if it is not there."""
+        taken = self._attachments.set_aside(room, number)
+        for input, size in taken:
+            self._interrupt(input, size, Interrupted.code)
+        self._moved_on(room)
+        return taken[0] if taken else None
+
+    def forget(self, room: RoomInputs, code: int, reason: str, outcome: str) -> None:
+        """Close the connections of a room that is not to hear of it; its callers get the `outcome`, an error code."""
+        connections = tuple(room.records)
+        for input, size in self._attachments.forget(room):
+            self._interrupt(input, size, outcome)
+        self._close(connections, code, reason)
+        self._moved_on(room)
+
+    def close_room(self, room: RoomInputs, code: int, reason: str) -> None:
+        """Close the connections of a room."""
+        self._close(tuple(room.records), code, reason)
+
+    def _close(self, connections: Sequence[str], code: int, reason: str) -> None:
+        for id in connections:
+            if (connection := self._connections.get(id)) is not None:
+                connection.close(code, reason)
+
+    def _interrupt(self, input: Input, size: int, outcome: str) -> None:
+        """Tell who sent an input that it will not be handled."""
+        if isinstance(input, Call):
+            self._replied(Reply(input.number, Outcome(code=outcome)))
+            return
+        connection = self._connections.get(input.connection)
+        if connection is None:
+            return
+        match input:
+            case Frame():
+                if input.request is not None:
+                    connection.outbox.put(text_frame(error_ack_frame(input.request, outcome)))
+                connection.in_flight.release(size)
+            case Connect():
+                connection.close(1011, "the room could not take the connection")
+
+    def _moved_on(self, room: RoomInputs) -> None:
+        self._congestion.ease((room.name,))
+        if not self._attachments.rooms:
+            self._progress.set()

@@ -1,0 +1,57 @@
+"""Take inputs in: number each, keep it until an entry acknowledges it, and send it to the owner of its room.
+
+Invariant: every input is kept in the attachments before it goes to a host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from verani.link.messages import Call, Close, Connect, Frame, Input
+
+from .attachments import Attachments
+from .metrics import Metrics
+
+__all__ = ["Ingress"]
+
+
+class Ingress:
+    """The way of all inputs of one gateway; `send` leads to the owners of rooms and is there once they are placed."""
+
+    send: Callable[[Input], None]
+
+    def __init__(self, attachments: Attachments, metrics: Metrics) -> None:
+        self._attachments = attachments
+        self._metrics = metrics
+
+    def connect(self, room: str, connection: str, attachment: bytes) -> None:
+        """Announce a connection to its room."""
+        self._put(Connect(room, self._attachments.next_number(), connection, attachment))
+
+    def close(self, room: str, connection: str, code: int, reason: str) -> None:
+        """Announce the end of a connection, unless its room was told in another way and has no record of it left."""
+        held = self._attachments.rooms.get(room)
+        if held is not None and connection in held.records:
+            self._put(Close(room, self._attachments.next_number(), connection, code, reason))
+
+    def frame(
+        self, room: str, connection: str, event: str, data: bytes | None, channel: str | None, request: int | None
+    ) -> int:
+        """Send a client's frame to its room; return its size, which is in flight until the room has processed it."""
+        frame = Frame(room, self._attachments.next_number(), connection, event, data, channel, request)
+        self._metrics.frames += 1
+        size = self._attachments.add(frame)
+        self.send(frame)
+        return size
+
+    def call(
+        self, room: str, method: str, arguments: bytes, timeout: float, key: str | None, chain: tuple[str, ...]
+    ) -> int:
+        """Send a call to its room and return its number, which its `Reply` has."""
+        number = self._attachments.next_number()
+        self._put(Call(room, number, method, arguments, timeout, key, chain))
+        return number
+
+    def _put(self, input: Input) -> None:
+        self._attachments.add(input)
+        self.send(input)
