@@ -22,7 +22,9 @@ from msgspec import Struct, inspect
 from verani.errors import SettingsError
 from verani.settings import NEVER, Settings
 
-from .http.access import is_host_name, is_host_pattern, is_origin, is_proxy
+from .http.listener_names import is_host_name, is_host_pattern
+from .http.origins import is_origin
+from .http.proxies import is_proxy
 
 __all__ = [
     "ADMIN_TOKEN",

@@ -39,9 +39,11 @@ from verani.tracebacks import forget_traceback
 from .connections.connection import Connection
 from .connections.expiry import check_expiry
 from .connections.socket import Socket
-from .http.access import FORWARDING, Client, listed, only, origin_allowed
 from .http.addresses import client, local_address
+from .http.headers import listed, only
+from .http.origins import origin_allowed
 from .http.paths import is_misread
+from .http.proxies import FORWARDING, Client
 
 if TYPE_CHECKING:
     from multidict import MultiMapping

@@ -37,7 +37,8 @@ from .connections.rate import Turns
 from .connections.refusal_log import Refusals
 from .connections.roster import Roster
 from .connections.ticker import Ticker
-from .http.access import Client, public_host_allowed
+from .http.listener_names import public_host_allowed
+from .http.proxies import Client
 from .inputs.attachments import Attachments
 from .inputs.ingress import Ingress
 from .inputs.metrics import Metrics

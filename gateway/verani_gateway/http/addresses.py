@@ -1,6 +1,6 @@
 """Say which addresses a request has: where it came in, from whom, and for whom a trusted proxy speaks.
 
-What an address or a header means is decided in `access`.
+What an address or a header means is decided in `proxies` and `origins`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 
 from aiohttp import web
 
-from .access import UNIX, Client, client_of
+from .proxies import UNIX, Client, client_of
 
 __all__ = ["client", "local_address", "owner_of", "peer_address"]
 

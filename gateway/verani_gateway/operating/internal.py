@@ -19,9 +19,12 @@ from verani.settings import Settings
 from verani_actors.operating.answers import RoomsQuestion
 
 from ..config import ADMIN_TOKEN, RPC_TOKEN, Secrets
-from ..http.access import host_allowed, is_loopback, only, origin_allowed
 from ..http.addresses import local_address
+from ..http.authority import is_loopback
 from ..http.bodies import leaving_bodies, read_body
+from ..http.headers import only
+from ..http.listener_names import host_allowed
+from ..http.origins import origin_allowed
 from ..http.paths import ROOM_IN_PATH
 from .exposition import CONTENT_TYPE
 from .openapi import openapi_document

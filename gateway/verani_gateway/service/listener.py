@@ -22,9 +22,9 @@ from aiohttp.http_exceptions import LineTooLong
 
 from verani.errors import TooLarge
 
-from ..http.access import UNIX
 from ..http.aiohttp_parts import drop_unread, has_failed, is_ended, waits
 from ..http.bodies import LINGER
+from ..http.proxies import UNIX
 
 if TYPE_CHECKING:
     from ..gateway import Gateway

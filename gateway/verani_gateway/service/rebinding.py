@@ -1,8 +1,8 @@
 """Refuse what a page may ask the public listener for under another name than its own: DNS rebinding.
 
 A page of any site may have its own name lead to this machine, and then talks to what listens there as to its own
-origin, from the browser of somebody whom nobody keeps out. What the listener is called is decided in `access`, and who
-may have a WebSocket in `endpoint`: browsers say there whose page it is.
+origin, from the browser of somebody whom nobody keeps out. What the listener is called is decided in
+`listener_names`, and who may have a WebSocket in `endpoint`: browsers say there whose page it is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from aiohttp import hdrs, web
 from verani.errors import Forbidden
 
 from ..endpoint import Endpoint
-from ..http.access import FORWARDING
 from ..http.addresses import client, local_address
+from ..http.proxies import FORWARDING
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware

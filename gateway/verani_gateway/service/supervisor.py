@@ -40,7 +40,7 @@ from verani_actors.upkeep.runtime import DEFAULT_ADMIN_PORT, Plan, Runtime
 from verani_actors.upkeep.start import Stopped, unless_stopped
 
 from ..config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets, check
-from ..http.access import is_loopback
+from ..http.authority import is_loopback
 from ..operating.internal import check_tokens
 from .descendants import adopt_orphans, kill_children, reap
 from .early import stop_signals

@@ -1,0 +1,61 @@
+"""Decide whether a `Host` header names a listener, which is what stops DNS rebinding.
+
+What cannot be parsed is refused.
+"""
+
+from __future__ import annotations
+
+from .authority import (
+    ANY,
+    is_loopback,
+    is_name,
+    is_unspecified,
+    matches,
+    normal_host,
+    parse_address,
+    parse_authority,
+)
+
+__all__ = ["host_allowed", "is_host_name", "is_host_pattern", "public_host_allowed"]
+
+
+def host_allowed(host: str | None, *, bound: tuple[str, ...] = (), extra: tuple[str, ...] = ()) -> bool:
+    """Say whether a `Host` header names this listener: loopback, an address it is bound to, or an extra name.
+
+    That is what stops DNS rebinding, where a site's own name is made to resolve to this machine.
+    The port is not compared: port forwarding changes it.
+    """
+    authority = parse_authority(host) if host else None
+    if authority is None:
+        return False
+    # Browsers send names below localhost nowhere else (RFC 6761 6.3).
+    if ANY in extra or is_loopback(authority.host) or authority.host.endswith(".localhost"):
+        return True
+    names = {normal_host(name) for name in (*extra, *bound)}
+    return any(matches(authority.host, name) for name in names) and not is_unspecified(authority.host)
+
+
+def public_host_allowed(host: str | None, local: str, *, bound: tuple[str, ...], extra: tuple[str, ...]) -> bool:
+    """Say whether a `Host` header may name the public listener, to which a request came at the address `local`.
+
+    With `extra` it must be one of these, loopback or an own address. Without, any name will do, except at loopback:
+    who listens there, and not also everywhere, relies on being reached by this machine only. `bound` are the hosts
+    that are listened on, empty where somebody else knows.
+    """
+    if not extra and not (is_loopback(local) and not any(map(is_unspecified, bound))):
+        return True
+    return host_allowed(host, bound=(*bound, local), extra=extra)
+
+
+def is_host_name(text: str) -> bool:
+    """Say whether `text` may stand in `internal_hosts`: a name or address without scheme and port."""
+    return parse_address(text) is not None or (
+        (authority := parse_authority(text)) is not None and authority.port is None
+    )
+
+
+def is_host_pattern(text: str) -> bool:
+    """Say whether `text` may stand in `public_hosts`: as `is_host_name`, after ``*.`` if it is a name, or ``*``."""
+    if text.startswith("*."):
+        return is_host_name(text[2:]) and is_name(normal_host(text[2:]))
+    return text == ANY or is_host_name(text)
