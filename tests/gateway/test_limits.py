@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.measured import measured
 from tests.raw import close, handshake, until
 from tests.server import Serve
 from verani import Actor, ConnectionMeta, ConnectRequest, Context, Forbidden, VeraniError, define_room
@@ -70,11 +71,11 @@ def test_every_limit_is_a_row_of_the_table_and_every_row_a_setting() -> None:
 
 
 async def test_a_limit_that_did_nothing_yet_is_counted_as_nothing(serve: Serve) -> None:
-    text = exposition((await serve(define_room("chat"))).gateway)
+    samples = measured(exposition((await serve(define_room("chat"))).gateway))
     for name in LIMITS:
-        assert f'verani_limited_total{{setting="{name}"}} 0\n' in text
+        assert samples[f'limited_total{{setting="{name}"}}'] == 0
     for name in ROOM_LIMITS:
-        assert f'verani_room_limited_total{{setting="{name}"}} 0\n' in text
+        assert samples[f'room_limited_total{{setting="{name}"}}'] == 0
 
 
 class Noted(ConnectionMeta):

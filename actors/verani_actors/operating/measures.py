@@ -1,37 +1,53 @@
-"""Name what there is to measure of a room host, and write measures down in Prometheus' text format 0.0.4.
+"""Name what there is to measure of a room host, and render measures for Prometheus.
 
-What gateways measure is named in `verani_gateway.inputs.metrics`; a metric that both have is named here, once.
+What gateways measure is named in `verani_gateway.operating.exposition`; a metric that both have is named here, once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from ..rooms.host import RoomHost
 
-__all__ = ["Family", "host_families", "labelled", "room_states", "rooms_family", "written"]
+__all__ = ["Metric", "counter", "counters", "gauge", "gauges", "host_metrics", "render", "room_states", "rooms_gauges"]
+
+_PREFIX = "verani_"
 
 
-class Family(NamedTuple):
-    """A metric with its samples, by label text; the name goes without the prefix."""
-
-    name: str
-    kind: str
-    text: str
-    samples: Mapping[str, float]
+def counter(name: str, text: str, value: float) -> Metric:
+    """Describe what only ever rises; the name goes without the prefix, and ends in `_total` when rendered."""
+    return CounterMetricFamily(_PREFIX + name, text, value)
 
 
-def labelled(label: str, counts: Mapping[str, int]) -> dict[str, int]:
-    """Label counts; the values are codes, states and settings of bounded sets, never anything that a client chose."""
-    return {f'{{{label}="{value}"}}': counts[value] for value in sorted(counts)}
+def gauge(name: str, text: str, value: float) -> Metric:
+    """Describe what rises and falls; the name goes without the prefix."""
+    return GaugeMetricFamily(_PREFIX + name, text, value)
 
 
-def rooms_family(states: Mapping[str, int]) -> Family:
+def counters(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    """Describe counters that a label tells apart, whose values are of a bounded set: nothing that a client chose."""
+    return _labelled(CounterMetricFamily(_PREFIX + name, text, labels=[label]), counts)
+
+
+def gauges(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    """Describe gauges that a label tells apart; see `counters`."""
+    return _labelled(GaugeMetricFamily(_PREFIX + name, text, labels=[label]), counts)
+
+
+def _labelled(family: CounterMetricFamily | GaugeMetricFamily, counts: Mapping[str, int]) -> Metric:
+    for value in sorted(counts):
+        family.add_metric([value], counts[value])
+    return family
+
+
+def rooms_gauges(states: Mapping[str, int]) -> Metric:
     """Describe rooms that were counted by state."""
-    text = "rooms that are awake, or sleep with connections, by state"
-    return Family("rooms", "gauge", text, labelled("state", states))
+    return gauges("rooms", "rooms that are awake, or sleep with connections, by state", "state", states)
 
 
 def room_states(host: RoomHost) -> Counter[str]:
@@ -39,22 +55,24 @@ def room_states(host: RoomHost) -> Counter[str]:
     return Counter(host.rooms().values()) + Counter(asleep=host.sleeping_count)
 
 
-def host_families(host: RoomHost) -> Iterator[Family]:
-    """Yield how the rooms of a host woke and slept; how many there are is `rooms_family`."""
-    yield Family("wakes_total", "counter", "rooms woken", {"": host.wakes})
-    yield Family("sleeps_total", "counter", "rooms fallen asleep", {"": host.sleeps})
-    limits = labelled("setting", host.limited)
-    yield Family("room_limited_total", "counter", "what limits of rooms did, by setting", limits)
-    yield Family("awake_excess", "gauge", "rooms awake above max_awake_rooms", {"": host.excess})
+def host_metrics(host: RoomHost) -> Iterator[Metric]:
+    """Yield how the rooms of a host woke and slept; how many there are is `rooms_gauges`."""
+    yield counter("wakes", "rooms woken", host.wakes)
+    yield counter("sleeps", "rooms fallen asleep", host.sleeps)
+    yield counters("room_limited", "what limits of rooms did, by setting", "setting", host.limited)
+    yield gauge("awake_excess", "rooms awake above max_awake_rooms", host.excess)
 
 
-def written(families: Iterable[Family]) -> str:
-    """Write families down."""
-    return "".join(line for family in families for line in _lines(family))
+class _Collected(Collector):
+    """Metrics as a registry: nothing is registered, so that no process counts what another gateway in it does."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
-def _lines(family: Family) -> Iterator[str]:
-    name = f"verani_{family.name}"
-    yield f"# HELP {name} {family.text}\n# TYPE {name} {family.kind}\n"
-    for labels, value in family.samples.items():
-        yield f"{name}{labels} {value}\n"
+def render(metrics: Iterable[Metric]) -> str:
+    """Render metrics in Prometheus' text format 0.0.4."""
+    return generate_latest(_Collected(metrics)).decode()

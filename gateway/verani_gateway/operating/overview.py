@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
+from prometheus_client.parser import text_string_to_metric_families
 
 from verani.errors import Conflict, InvalidArguments, NotFound, RoomBusy
 from verani.link.epoch import Epoch, Member
@@ -37,6 +38,7 @@ from verani_actors.operating.answers import (
     gateway_target,
     host_target,
 )
+from verani_actors.operating.measures import Metric, gauge, render
 from verani_actors.rooms.life import RoomStatus
 
 from .exposition import exposition
@@ -549,24 +551,13 @@ async def _each(items: Iterable[_Item]) -> AsyncIterator[_Item]:
 
 
 def merge_metrics(texts: Mapping[tuple[str, str], str], *, missing: Iterable[str] = ()) -> str:
-    """Join expositions, each labelled with its process; a family is described once."""
-    families: dict[str, list[str]] = {}
-    described: dict[str, list[str]] = {}
+    """Join expositions, each labelled with its process; a family is described once, by whoever came first."""
+    families: dict[tuple[str, str], Metric] = {}
     for (kind, id), text in texts.items():
-        label = f'{kind}="{id}"'
-        for line in text.splitlines():
-            if line.startswith("# "):
-                name = line.split(" ", 3)[2]
-                if len(described.setdefault(name, [])) < 2:  # HELP and TYPE, of whoever came first
-                    described[name].append(line)
-                continue
-            name, brace, rest = line.partition("{")
-            if brace:
-                families.setdefault(name, []).append(f"{name}{{{label},{rest}")
-            else:
-                name, _, value = line.partition(" ")
-                families.setdefault(name, []).append(f"{name}{{{label}}} {value}")
-    lines = [line for name, header in described.items() for line in (*header, *families.get(name, []))]
-    lines += ["# HELP verani_missing processes that did not answer", "# TYPE verani_missing gauge"]
-    lines += [f"verani_missing {len(list(missing))}"]
-    return "".join(f"{line}\n" for line in lines)
+        for family in text_string_to_metric_families(text):
+            new = Metric(family.name, family.documentation, family.type)
+            merged = families.setdefault((family.name, family.type), new)
+            for sample in family.samples:
+                merged.add_sample(sample.name, {kind: id, **sample.labels}, sample.value)
+    lost = gauge("missing", "processes that did not answer", len(list(missing)))
+    return render((*families.values(), lost))

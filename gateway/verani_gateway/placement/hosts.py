@@ -49,7 +49,7 @@ from verani.link.messages import (
     Serving,
     Told,
 )
-from verani_actors.operating.measures import Family, labelled
+from verani_actors.operating.measures import Metric, counter, gauge, gauges
 from verani_actors.rooms.life import RoomStatus
 
 from .epoch_file import EpochFile
@@ -518,17 +518,17 @@ class Cluster:
             return None
         return RoomStatus(name, name.partition("/")[0], "awake" if room.awake else "asleep", connections)
 
-    def families(self) -> Iterator[Family]:
+    def measures(self) -> Iterator[Metric]:
         """Yield how the links are, and what became of rooms and inputs that changed their host."""
         links, counts = self.links, self._counts
-        states = labelled("state", Counter(link.state for link in links))
+        states = Counter(link.state for link in links)
         unconfirmed = sum(link.unconfirmed for link in links)
-        yield Family("epoch", "gauge", "number of the epoch that is committed here", {"": self.epoch.number})
-        yield Family("links", "gauge", "links to room hosts, by state", states)
-        yield Family("links_resumed_total", "counter", "broken links that were resumed", {"": counts["resumed"]})
-        yield Family("link_unconfirmed_bytes", "gauge", "bytes that no host has confirmed", {"": unconfirmed})
-        yield Family("moved_rooms_total", "counter", "rooms that went to another host", {"": counts["moved"]})
-        yield Family("replayed_inputs_total", "counter", "inputs sent again or late", {"": counts["replayed"]})
-        yield Family("interrupted_inputs_total", "counter", "inputs that hosts began", {"": counts["interrupted"]})
-        yield Family("quarantined_inputs_total", "counter", "deadly inputs", {"": self.suspects.quarantined})
-        yield Family("foreign_entries_total", "counter", "entries of hosts not the owner", {"": counts["foreign"]})
+        yield gauge("epoch", "number of the epoch that is committed here", self.epoch.number)
+        yield gauges("links", "links to room hosts, by state", "state", states)
+        yield counter("links_resumed", "broken links that were resumed", counts["resumed"])
+        yield gauge("link_unconfirmed_bytes", "bytes that no host has confirmed", unconfirmed)
+        yield counter("moved_rooms", "rooms that went to another host", counts["moved"])
+        yield counter("replayed_inputs", "inputs sent again or late", counts["replayed"])
+        yield counter("interrupted_inputs", "inputs that hosts began", counts["interrupted"])
+        yield counter("quarantined_inputs", "deadly inputs", self.suspects.quarantined)
+        yield counter("foreign_entries", "entries of hosts not the owner", counts["foreign"])

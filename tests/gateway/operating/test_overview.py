@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from tests.measured import measured
 from verani.errors import Conflict, InvalidArguments, NotFound
 from verani.link.epoch import Epoch, Member
 from verani.link.messages import Ask, HostMessage, Told
@@ -315,13 +316,13 @@ async def test_hosts_and_gateways_are_left_turns_while_they_look_at_many_rooms()
 
 async def test_metrics_say_which_process_counts_what() -> None:
     service = Service(hosts=("h-0",), gateways=("a", "b"))
-    lines = (await service.gateways["a"].metrics()).splitlines()
-    assert 'verani_x{gateway="a"} 1' in lines
-    assert 'verani_x{gateway="b"} 1' in lines
-    assert 'verani_wakes_total{host="h-0"} 3' in lines
-    assert 'verani_rooms{host="h-0",state="awake"} 1' in lines
-    assert lines.count("# TYPE verani_x gauge") == 1
-    assert lines[-1] == "verani_missing 0"
+    text = await service.gateways["a"].metrics()
+    samples = measured(text)
+    assert samples['x{gateway="a"}'] == samples['x{gateway="b"}'] == 1
+    assert samples['wakes_total{host="h-0"}'] == 3
+    assert samples['rooms{host="h-0",state="awake"}'] == 1
+    assert samples["missing"] == 0
+    assert text.splitlines().count("# TYPE verani_x gauge") == 1
 
 
 @pytest.mark.parametrize(("target", "drained"), [("host:h-1", ["h-1"]), ("gateway:b", []), ("all", [])])
@@ -469,15 +470,25 @@ async def test_a_gateway_tells_of_rooms_that_are_awake_first_and_of_so_many_only
 
 
 def test_labels_are_added_to_those_there_are() -> None:
-    text = '# HELP verani_y t\n# TYPE verani_y counter\nverani_y{code="1000"} 4\n'
+    text = (
+        "# HELP verani_y t\n# TYPE verani_y gauge\nverani_y 2\n"
+        '# HELP verani_y_total u\n# TYPE verani_y_total counter\nverani_y_total{code="1000"} 4\n'
+    )
     merged = merge_metrics({("gateway", "a"): text, ("gateway", "b"): text}, missing=["h"])
-    assert merged.splitlines()[:4] == [
+    assert measured(merged) == {
+        'y{gateway="a"}': 2,
+        'y{gateway="b"}': 2,
+        'y_total{code="1000",gateway="a"}': 4,
+        'y_total{code="1000",gateway="b"}': 4,
+        "missing": 1,
+    }
+    described = [line for line in merged.splitlines() if line.startswith("# ")]
+    assert described[:4] == [
         "# HELP verani_y t",
-        "# TYPE verani_y counter",
-        'verani_y{gateway="a",code="1000"} 4',
-        'verani_y{gateway="b",code="1000"} 4',
+        "# TYPE verani_y gauge",
+        "# HELP verani_y_total u",
+        "# TYPE verani_y_total counter",
     ]
-    assert merged.endswith("verani_missing 1\n")
 
 
 def test_the_table_of_members_shows_broken_links_and_who_is_missing() -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from tests.measured import measured
 from tests.raw import until
 from verani import CallFailed, HookInterrupted, Interrupted, define_room
 from verani.link.epoch import Death, Epoch, Member
@@ -845,7 +846,7 @@ async def test_what_a_host_says_of_rooms_that_it_does_not_own_is_dropped(service
     await until(lambda: guest.heard == [1, 2])
     cable = service.cable(gateway, stranger.member.id)
     assert not any(isinstance(message, Snapshot) for message in cable.said)
-    assert "verani_foreign_entries_total 1\n" in exposition(gateway)
+    assert measured(exposition(gateway))["foreign_entries_total"] == 1
 
 
 async def test_a_pull_is_answered_once_the_gateway_is_in_its_epoch(service: Service, diary: Diary) -> None:
@@ -1061,7 +1062,7 @@ async def test_what_an_owner_said_in_an_earlier_spell_does_not_count_in_this_one
     cable.mend()
     await until(lambda: guest.heard == [1])
     assert gateway.in_flight == 0
-    assert "verani_foreign_entries_total 1\n" in exposition(gateway)
+    assert measured(exposition(gateway))["foreign_entries_total"] == 1
 
 
 async def test_the_links_and_what_became_of_rooms_can_be_measured(service: Service, diary: Diary) -> None:
@@ -1078,20 +1079,23 @@ async def test_the_links_and_what_became_of_rooms_can_be_measured(service: Servi
     await until(lambda: guest.heard == [1, 2])
     other = next(id for id, process in service.processes.items() if process is not service.owner("chat/a"))
     service.cable(gateway, other).cut()
-    samples = {line for line in exposition(gateway).splitlines() if not line.startswith("#")}
-    assert samples >= {
-        "verani_epoch 2",
-        'verani_links{state="broken"} 1',
-        'verani_links{state="linked"} 1',
-        "verani_links_resumed_total 1",
-        "verani_link_unconfirmed_bytes 0",
-        "verani_moved_rooms_total 1",
-        "verani_replayed_inputs_total 2",
-        "verani_interrupted_inputs_total 1",
-        "verani_quarantined_inputs_total 0",
-        "verani_foreign_entries_total 0",
-        'verani_rooms{state="awake"} 1',
-    }
+    samples = measured(exposition(gateway))
+    assert (
+        samples.items()
+        >= {
+            "epoch": 2,
+            'links{state="broken"}': 1,
+            'links{state="linked"}': 1,
+            "links_resumed_total": 1,
+            "link_unconfirmed_bytes": 0,
+            "moved_rooms_total": 1,
+            "replayed_inputs_total": 2,
+            "interrupted_inputs_total": 1,
+            "quarantined_inputs_total": 0,
+            "foreign_entries_total": 0,
+            'rooms{state="awake"}': 1,
+        }.items()
+    )
 
 
 # --- inputs that kill ----------------------------------------------------------------------------------
@@ -1125,7 +1129,7 @@ async def test_an_input_that_killed_a_host_goes_alone_and_after_the_second_death
     assert diary.seen.count(("waits", 1)) == 2
     (kept,) = cluster(gateway).suspects.listed()
     assert (kept.room, kept.connection, kept.event, kept.number) == ("chat/a", guest.id, "wait", number)
-    assert "verani_quarantined_inputs_total 1\n" in exposition(gateway)
+    assert measured(exposition(gateway))["quarantined_inputs_total"] == 1
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
     assert (guest.in_flight.count, gateway.in_flight) == (0, 0)
     caplog.clear()
