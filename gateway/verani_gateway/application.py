@@ -12,11 +12,12 @@ from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 
 from .config import check
-from .endpoint import Endpoint, asks_for_websocket
+from .endpoint import Endpoint
 from .gateway import Gateway
 from .http.addresses import client
 from .http.aiohttp_parts import check as check_aiohttp
 from .http.bodies import leaving_bodies
+from .http.handshake import asks_for_websocket
 from .http.paths import ROOM_IN_PATH
 
 __all__ = ["GATEWAY", "adopt", "mounted", "setup"]

@@ -32,7 +32,6 @@ from verani.settings import Settings
 from verani.threads import OwnThread
 
 from .config import suggest
-from .connections.congestion import Congestion
 from .inputs.ingress import Ingress
 from .inputs.metrics import Metrics
 
@@ -48,12 +47,10 @@ class Calls:
         self,
         definitions: Iterable[RoomDefinition[Any, Any]],
         ingress: Ingress,
-        congestion: Congestion,
         metrics: Metrics,
     ) -> None:
         self._definitions = {definition.name: definition for definition in definitions}
         self._ingress = ingress
-        self._congestion = congestion
         self._metrics = metrics
         self._settings = Settings()
         self._waiting: dict[int, tuple[_Done, asyncio.TimerHandle]] = {}
@@ -153,7 +150,7 @@ class Calls:
         if len(self._waiting) >= settings.max_rpc_calls:
             self._metrics.limited["max_rpc_calls"] += 1
             raise RoomBusy("as many calls wait as may")
-        if not self._open or self._congestion.holds_up(room):
+        if not self._open or self._ingress.congestion.holds_up(room):
             raise RoomBusy(f"{room} takes no further call now")
         return room
 

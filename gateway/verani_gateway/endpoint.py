@@ -6,17 +6,15 @@ Every refusal is an HTTP status with a short JSON body; nobody is accepted only 
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import HttpVersion11, hdrs, web
-from multidict import CIMultiDict
+from aiohttp import hdrs, web
 
 from verani import frames
 from verani.errors import (
@@ -40,17 +38,16 @@ from .connections.connection import Connection
 from .connections.expiry import check_expiry
 from .connections.socket import Socket
 from .http.addresses import client, local_address
-from .http.headers import listed, only
+from .http.handshake import UpgradeRequired, check_upgrade, cookies, normal, subprotocols
+from .http.headers import only
 from .http.origins import origin_allowed
 from .http.paths import is_misread
 from .http.proxies import FORWARDING, Client
 
 if TYPE_CHECKING:
-    from multidict import MultiMapping
-
     from .gateway import Gateway
 
-__all__ = ["Endpoint", "asks_for_websocket"]
+__all__ = ["Endpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ class Endpoint:
         handshake = _Handshake(request, client(request, gateway.settings.trusted_proxies))
         address = handshake.client.address
         try:
-            _check_upgrade(request)
+            check_upgrade(request)
             self._check_origin(handshake)
             gateway.admission.reserve(address)
         except VeraniError as error:
@@ -94,7 +91,7 @@ class Endpoint:
         await gateway.facilities.turns.take()
         room, meta, attachment, expires_at = await self._identify(handshake)
         meter = held.enter_context(gateway.meters.meter(self._definition, meta.user_id, handshake.client.address))
-        subprotocol = next((name for name in _subprotocols(request) if name in self._definition.subprotocols), None)
+        subprotocol = next((name for name in subprotocols(request) if name in self._definition.subprotocols), None)
         ws = Socket(
             protocols=(subprotocol,) if subprotocol is not None else (),
             autoping=False,
@@ -105,7 +102,7 @@ class Endpoint:
             max_msg_size=gateway.settings.max_frame_bytes + 1,
         )
         try:
-            await ws.prepare(_normal(request, subprotocol))
+            await ws.prepare(normal(request, subprotocol))
             connection = Connection(
                 gateway.facilities, gateway.roster.next_id(), room, meta.client_id, meter, ws, request
             )
@@ -130,7 +127,7 @@ class Endpoint:
         headers = {}
         if isinstance(error, RateLimited | RoomBusy):
             headers["Retry-After"] = str(max(1, round(error.retry_after)))
-        elif isinstance(error, _UpgradeRequired):
+        elif isinstance(error, UpgradeRequired):
             headers = {"Upgrade": "websocket", **error.headers}
         return _response(error.status, error.code, headers, None if error.is_of_call else error.public)
 
@@ -169,7 +166,7 @@ class Endpoint:
         if gateway.is_room_full(name):
             gateway.metrics.limited["max_connections_per_room"] += 1
             raise RoomBusy("the room is full", retry_after=5)
-        if gateway.facilities.congestion.holds_up(name):
+        if gateway.ingress.congestion.holds_up(name):
             # Connects are inputs, too: those of clients that come and go must not pile up before a slow room.
             raise RoomBusy("the room is too slow", retry_after=5)
         if definition.same_client == "reject" and gateway.roster.holds_client(name, meta.client_id):
@@ -242,84 +239,11 @@ def _asked(handshake: _Handshake) -> ConnectRequest:
         room=request.match_info.get("room"),
         query=request.query,
         headers=request.headers,
-        cookies=_cookies(request),
-        subprotocols=_subprotocols(request),
+        cookies=cookies(request),
+        subprotocols=subprotocols(request),
         remote=handshake.client.address,
         app=request.app,
     )
-
-
-class _UpgradeRequired(VeraniError):
-    """A request that is no WebSocket handshake of version 13, and what the answer says about that."""
-
-    code = "upgrade_required"
-    status = 426
-
-    def __init__(self, message: str, **headers: str) -> None:
-        super().__init__(message)
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-
-def _check_upgrade(request: web.Request) -> None:
-    """Refuse what is no WebSocket handshake of version 13 (RFC 6455 4.2, protocol 2)."""
-    headers = request.headers
-    is_upgrade = asks_for_websocket(request) and _names(headers, hdrs.CONNECTION, "upgrade")
-    if not is_upgrade or request.version < HttpVersion11:
-        raise _UpgradeRequired(
-            "expected a WebSocket handshake; does a proxy keep back Upgrade and Connection?",
-            Connection="Upgrade, close",
-        )
-    version = only(headers, hdrs.SEC_WEBSOCKET_VERSION)
-    if version != "13":
-        raise _UpgradeRequired(f"expected Sec-WebSocket-Version 13, got {version!r}", Sec_WebSocket_Version="13")
-    if hdrs.CONTENT_LENGTH in headers or hdrs.TRANSFER_ENCODING in headers:
-        raise InvalidArguments("expected no body")  # it would be frames to one reader and none to another
-    try:
-        key = base64.b64decode(only(headers, hdrs.SEC_WEBSOCKET_KEY) or "", validate=True)
-    except ValueError:  # also for what is no ASCII
-        key = b""
-    if len(key) != 16:
-        raise InvalidArguments("expected Sec-WebSocket-Key to be 16 bytes in base64")
-    only(headers, hdrs.AUTHORIZATION)  # of two, each reader takes the one that it likes
-
-
-def asks_for_websocket(request: web.Request) -> bool:
-    """Tell whether a request is to become a WebSocket; it may be no good handshake."""
-    return _names(request.headers, hdrs.UPGRADE, "websocket")
-
-
-def _names(headers: MultiMapping[str], name: str, element: str) -> bool:
-    return any(each.lower() == element for each in listed(headers, name))
-
-
-def _subprotocols(request: web.Request) -> tuple[str, ...]:
-    return tuple(listed(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL))
-
-
-def _cookies(request: web.Request) -> Mapping[str, str]:
-    """Read the cookies of all lines: what spoke HTTP/2 before may have split them (RFC 9113 8.2.3)."""
-    lines = request.headers.getall(hdrs.COOKIE, [])
-    if len(lines) > 1:
-        request = request.clone(headers={hdrs.COOKIE: _text("; ".join(lines))})
-    return request.cookies
-
-
-def _normal(request: web.Request, subprotocol: str | None) -> web.Request:
-    """Give a handshake as aiohttp reads it: one line, one value, and no subprotocol but the one to be answered."""
-    headers = request.headers
-    if hdrs.SEC_WEBSOCKET_PROTOCOL not in headers and headers[hdrs.UPGRADE].strip().lower() == "websocket":
-        return request
-    normal = CIMultiDict((name, _text(value)) for name, value in headers.items())
-    normal[hdrs.UPGRADE] = "websocket"
-    normal.popall(hdrs.SEC_WEBSOCKET_PROTOCOL, None)
-    if subprotocol is not None:
-        normal[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
-    return request.clone(headers=normal)
-
-
-def _text(value: str) -> str:
-    """Replace bytes that were no UTF-8, which aiohttp reads and does not write."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _response(status: int, code: str, headers: dict[str, str], message: str | None = None) -> web.Response:

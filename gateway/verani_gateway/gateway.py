@@ -24,17 +24,16 @@ from verani_actors.rooms.life import RoomStatus
 
 from .calls import Calls
 from .connections.admission import Admission
-from .connections.closing import RESTART
-from .connections.congestion import Congestion
+from .connections.close_handshake import RESTART
 from .connections.connection import Connection
 from .connections.delivery import Delivery
 from .connections.descriptors import Descriptors
 from .connections.facilities import Facilities
-from .connections.leaving import close_all
+from .connections.leaving import Leaving
 from .connections.meters import Meters
 from .connections.outbox import Writer
 from .connections.rate import Turns
-from .connections.refusal_log import Refusals
+from .connections.refusal_log import RefusalLog
 from .connections.roster import Roster
 from .connections.ticker import Ticker
 from .http.listener_names import public_host_allowed
@@ -78,19 +77,16 @@ class Gateway:
         self.placement: Placement = placement if placement is not None else Embedded()
         self.metrics = Metrics()
         self.descriptors = Descriptors()
-        self.refusals = Refusals(time.monotonic)
+        self.refusals = RefusalLog(time.monotonic)
         # The hosts that the public listener listens on, where it is known here.
         self.bound: tuple[str, ...] = ()
         # What outlives room actors and room hosts; the placement reads and tells it.
         self.attachments = Attachments()
         self.roster = Roster(self.id)
-        # Set when there may be nothing left that a drain waits for.
-        self._progress = asyncio.Event()
-        self.admission = Admission(self.descriptors, self.metrics, self._progress)
-        self._ingress = Ingress(self.attachments, self.metrics)
-        self._congestion = Congestion(self.attachments)
-        self.calls = Calls(self.definitions, self._ingress, self._congestion, self.metrics)
-        self._stop_at: float | None = None
+        self.leaving = Leaving(self.roster.connections)
+        self.admission = Admission(self.descriptors, self.metrics, self.leaving.progress)
+        self.ingress = Ingress(self.attachments, self.metrics)
+        self.calls = Calls(self.definitions, self.ingress, self.metrics)
 
     def configure(self, settings: Settings) -> None:
         """Take the service's settings, unless `setup` was given its own; only before the start."""
@@ -108,22 +104,20 @@ class Gateway:
         loop, settings = asyncio.get_running_loop(), self.settings
         writer = Writer(loop)
         self.admission.limit(settings)
-        self.facilities = Facilities(
-            settings, loop.time, writer, Turns(loop, 2), self.metrics, self._ingress, self._congestion
-        )
+        self.facilities = Facilities(settings, loop.time, writer, Turns(loop, 2), self.metrics, self.ingress)
         self.meters = Meters(settings, loop.time)
         self.delivery = Delivery(
             self.roster,
             self.attachments,
-            self._congestion,
+            self.ingress.congestion,
             writer,
             replied=self.calls.replied,
             answering=self.placement.answering,
-            progress=self._progress,
+            progress=self.leaving.progress,
         )
         self.ticker = Ticker(settings, self.roster.connections, self.meters.sweep)
         await self.placement.start(self)
-        self._ingress.send = self.placement.put
+        self.ingress.send = self.placement.put
         self.ticker.tick()
 
     def opened(self) -> None:
@@ -143,20 +137,11 @@ class Gateway:
         that clients send is read any more, so their close frames are not waited for.
         """
         self.stop_accepting()
-        try:
-            async with asyncio.timeout_at(self._deadline()):
-                await close_all(self.connections, answers=answers)
-                while (self.attachments.rooms and self.has_hosts) or self.connections or self.admission.taken:
-                    self._progress.clear()
-                    await self._progress.wait()
-        except TimeoutError:
-            logger.warning("%d connections were left at the end of the drain", len(self.connections))
+        await self.leaving.drain(self.settings.drain_seconds, self._is_empty, answers=answers)
 
-    def _deadline(self) -> float:
-        """Say when a stop must be over; the first call starts the clock."""
-        if self._stop_at is None:
-            self._stop_at = asyncio.get_running_loop().time() + self.settings.drain_seconds
-        return self._stop_at
+    def _is_empty(self) -> bool:
+        """Tell whether nobody is being admitted, and no room has a connection or an input that a host could take."""
+        return not self.admission.taken and not (self.attachments.rooms and self.has_hosts)
 
     async def stop(self) -> None:
         """Let go of the room hosts and end; connections that are left are aborted.
@@ -166,7 +151,7 @@ class Gateway:
         self.stop_accepting()
         for connection in tuple(self.connections.values()):
             connection.close(*RESTART)
-        await self.placement.stop(max(_LAST_GRACE, self._deadline() - asyncio.get_running_loop().time()))
+        await self.placement.stop(max(_LAST_GRACE, self.leaving.left(self.settings.drain_seconds)))
         self.calls.stop()
         self.ticker.stop()
         self.delivery.drains.stop()
@@ -181,7 +166,7 @@ class Gateway:
         logger.debug("connected", extra={"room": connection.room, "connection": connection.id})
         self.metrics.connections += 1
         self.roster.add(connection)
-        self._ingress.connect(connection.room, connection.id, attachment)
+        self.ingress.connect(connection.room, connection.id, attachment)
         if not self.accepting:  # the drain has begun since the handshake was allowed
             connection.close(*RESTART)
 
@@ -190,7 +175,7 @@ class Gateway:
         logger.debug("disconnected: %d", code, extra={"room": connection.room, "connection": connection.id})
         self.metrics.closed(code)
         self.roster.remove(connection)
-        self._ingress.close(connection.room, connection.id, code, reason)
+        self.ingress.close(connection.room, connection.id, code, reason)
 
     # --- what others ask -------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from tests.listeners import Listen, Running, start_service
 from tests.server import Serve, Server
 from verani.room.definition import RoomDefinition
 from verani.settings import Settings
-from verani_gateway.connections import closing
+from verani_gateway.connections import close_handshake
 from verani_gateway.service.serve import Service
 
 __all__ = ["clean_log", "listen", "serve", "start"]
@@ -24,7 +24,7 @@ __all__ = ["clean_log", "listen", "serve", "start"]
 @pytest.fixture
 async def serve(clean_log: list[str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
     """Return ``await serve(room, ..., setting=...)``; who is closed has less time to close than elsewhere."""
-    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 0.5)
+    monkeypatch.setattr(close_handshake, "CLOSE_TIMEOUT", 0.5)
     servers: list[Server] = []
 
     async def serve(*rooms: RoomDefinition[Any, Any], header_timeout: float = 10.0, **settings: Any) -> Server:

@@ -26,7 +26,7 @@ from tests.server import Serve, Server
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
 from verani.room.request import Identity
-from verani_gateway.connections import closing as closing_module
+from verani_gateway.connections import close_handshake as closing_module
 
 ROOT = Path(__file__).parents[2]
 

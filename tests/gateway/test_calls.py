@@ -513,7 +513,7 @@ async def test_crossing_calls_end_at_the_deadline_for_both(start: Start) -> None
 
 
 async def test_a_full_mailbox_answers_busy_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verani_gateway.connections.congestion.MAX_ROOM_IN_FLIGHT", 4096)
+    monkeypatch.setattr("verani_gateway.inputs.congestion.MAX_ROOM_IN_FLIGHT", 4096)
     running = await start()
     stub = running.gateway.stub("chat", "lobby")
     first = asyncio.create_task(stub.wait())

@@ -15,7 +15,7 @@ from tests.raw import Opcode, RawClient, close, frame, text, until
 from tests.server import Serve, Server
 from verani.room.definition import RoomDefinition, define_room
 from verani.settings import RatePolicy, Settings
-from verani_gateway.connections import keepalive as keepalive_module
+from verani_gateway.connections import liveness as liveness_module
 from verani_gateway.gateway import Gateway
 
 # What the original client waits for a pong before it hangs for ever (protocol 14).
@@ -87,7 +87,7 @@ async def test_under_throttle_every_frame_of_every_flooder_arrives_once_and_in_o
 
 
 async def test_a_flooder_whose_frames_wait_hears_pongs_in_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepalive_module, "UNREAD_PONG", 0.1)
+    monkeypatch.setattr(liveness_module, "UNREAD_PONG", 0.1)
     flooded = Flooded()
     server = await flooded.serve(serve, rate_limit=20, rate_burst=1, ping_interval=0.4)
     client = await server.connect("/flooded/a?userId=ann")
@@ -107,7 +107,7 @@ async def test_a_flooder_whose_frames_wait_hears_pongs_in_time(serve: Serve, mon
 async def test_a_client_that_waits_often_and_never_long_hears_pongs_too(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keepalive_module, "UNREAD_PONG", 0.1)
+    monkeypatch.setattr(liveness_module, "UNREAD_PONG", 0.1)
     room = define_room("slow")
     handled: list[int] = []
 
@@ -134,9 +134,9 @@ async def test_a_client_that_waits_often_and_never_long_hears_pongs_too(
 
 def test_the_pong_of_an_unread_client_comes_before_the_original_client_gives_up() -> None:
     longest_tick = 1.0
-    assert keepalive_module.UNREAD_PONG + longest_tick < ORIGINAL_PATIENCE
+    assert liveness_module.UNREAD_PONG + longest_tick < ORIGINAL_PATIENCE
     # Within its last ping interval it may have heard nothing, either.
-    assert 5 + keepalive_module.UNREAD_PONG <= ORIGINAL_PATIENCE
+    assert 5 + liveness_module.UNREAD_PONG <= ORIGINAL_PATIENCE
 
 
 async def test_a_tick_takes_a_second_at_most(serve: Serve) -> None:

@@ -12,12 +12,12 @@ from tests.raw import Opcode, RawClient, close, frame, handshake, text, until
 from tests.server import Serve, Server
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
-from verani_gateway.connections import closing as closing_module
-from verani_gateway.connections import congestion as congestion_module
-from verani_gateway.connections import keepalive as keepalive_module
+from verani_gateway.connections import close_handshake as closing_module
 from verani_gateway.connections import leaving as leaving_module
+from verani_gateway.connections import liveness as liveness_module
 from verani_gateway.connections.connection import Connection
 from verani_gateway.connections.in_flight import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
+from verani_gateway.inputs import congestion as congestion_module
 
 PING = text('{"type":"ping"}')
 PONG = b'{"type":"pong"}'
@@ -125,7 +125,7 @@ async def test_over_the_limit_of_the_room_or_the_gateway_sockets_are_not_read(
     for client in clients:
         assert [(await client.data())["n"] for _ in range(12)] == list(range(12))
     await until(lambda: attachments.in_flight == 0)
-    assert not server.gateway.facilities.congestion.waiting
+    assert not server.gateway.ingress.congestion.waiting
     for number in range(10):
         assert [n for n, of in gate.handled if of == number] == list(range(12))
 
@@ -140,7 +140,7 @@ async def test_a_congested_connection_that_goes_away_is_forgotten(
     await gate.entered.wait()
     client.reset()
     await until(lambda: not server.gateway.connections)
-    assert not server.gateway.facilities.congestion.waiting
+    assert not server.gateway.ingress.congestion.waiting
     gate.open.set()
     await until(lambda: not server.gateway.attachments.rooms)
 
@@ -217,8 +217,8 @@ async def test_a_throttled_connection_that_is_kicked_does_not_wait_for_its_turn(
 async def test_an_unread_client_of_a_slow_room_gets_pongs_and_in_the_end_1013(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert keepalive_module.UNREAD_PONG == 4.0
-    monkeypatch.setattr(keepalive_module, "UNREAD_PONG", 0.05)
+    assert liveness_module.UNREAD_PONG == 4.0
+    monkeypatch.setattr(liveness_module, "UNREAD_PONG", 0.05)
     gate = Gate()
     server = await serve(gate.room, rate_limit=0, max_unread=0.4)
     client = await server.connect()
@@ -250,7 +250,7 @@ async def test_an_unread_client_is_no_dead_peer(serve: Serve) -> None:
 
 @pytest.mark.threat(14)
 async def test_a_flood_gets_pongs_and_in_the_end_1008(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepalive_module, "UNREAD_PONG", 0.05)
+    monkeypatch.setattr(liveness_module, "UNREAD_PONG", 0.05)
     gate = Gate()
     gate.open.set()
     server = await serve(gate.room, rate_limit=20, rate_burst=1, max_unread=0.4)
@@ -718,7 +718,7 @@ async def test_who_would_wait_longer_than_may_be_is_closed_at_once_and_leaves_no
 async def test_a_client_whose_pings_wait_behind_its_own_frames_hears_that_the_server_lives(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani_gateway.connections.keepalive.UNREAD_PONG", 0.05)
+    monkeypatch.setattr("verani_gateway.connections.liveness.UNREAD_PONG", 0.05)
     server = await serve(define_room("chat"), ping_interval=0.2)
     client = await server.connect()
     only(server)._intake.hold()

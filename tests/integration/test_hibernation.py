@@ -27,7 +27,7 @@ from verani.client import VeraniClient
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
-from verani_gateway.connections.closing import Closing
+from verani_gateway.connections.close_handshake import CloseHandshake
 from verani_gateway.connections.connection import Connection
 from verani_gateway.connections.gate import Gate
 from verani_gateway.connections.in_flight import InFlight
@@ -631,10 +631,10 @@ class Socketless:
         self.heard: list[Any] = []
         self.kicked: list[tuple[int, str]] = []
         self.outbox = cast("Outbox", self)
-        self.closing = cast("Closing", self)
+        self.closing = cast("CloseHandshake", self)
         facilities = gateway.facilities
         gate = Gate(cast("Intake", self))
-        self.in_flight = InFlight(room, facilities.congestion, gate, self.closing, facilities.now)
+        self.in_flight = InFlight(room, facilities.ingress.congestion, gate, self.closing, facilities.now)
         self._gateway = gateway
         attachment = definition.codec(gateway.settings.max_meta_bytes).encode(meta)
         gateway.connected(cast("Connection", self), attachment)
@@ -642,7 +642,7 @@ class Socketless:
     # --- what the test does ---
 
     def send(self, event: str, data: Any) -> None:
-        ingress = self._gateway.facilities.ingress
+        ingress = self._gateway.ingress
         self.in_flight.charge(ingress.frame(self.room, self.id, event, json.dumps(data).encode(), None, None))
 
     def leave(self, code: int = 1000) -> None:

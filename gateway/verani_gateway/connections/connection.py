@@ -26,12 +26,12 @@ from verani.frames import InvalidFrame, NotUtf8, ScannedFrame
 from verani.tracebacks import forget_traceback
 from verani_actors.links.wire import cut_loose
 
-from .closing import Closing
+from .close_handshake import CloseHandshake
 from .expiry import REFRESH, read_token
 from .facilities import Facilities
 from .gate import Gate
 from .in_flight import InFlight
-from .keepalive import Keepalive
+from .liveness import Liveness
 from .outbox import Outbox, control_frame, text_frame
 from .rate import InvalidFrames, Meter
 from .renewal import Renew, Renewal
@@ -82,10 +82,10 @@ class Connection:
         self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
         self._gate = gate = Gate(self._intake)
-        self.closing = Closing(now, writer, self.outbox, transport, gate)
-        self.in_flight = InFlight(room, facilities.congestion, gate, self.closing, now)
-        self.keepalive = Keepalive(settings, self.outbox, now())
-        self.throttle = Throttle(facilities, gate, self.closing, self.keepalive)
+        self.closing = CloseHandshake(now, writer, self.outbox, transport, gate)
+        self.in_flight = InFlight(room, facilities.ingress.congestion, gate, self.closing, now)
+        self.liveness = Liveness(settings, self.outbox, now())
+        self.throttle = Throttle(facilities, gate, self.closing, self.liveness)
         self.renewal: Renewal | None = None
 
     @property
@@ -108,7 +108,7 @@ class Connection:
         return self.closing.sent or ended
 
     async def _read(self) -> tuple[int, str]:
-        closing, keepalive, in_flight, facilities = self.closing, self.keepalive, self.in_flight, self._facilities
+        closing, liveness, in_flight, facilities = self.closing, self.liveness, self.in_flight, self._facilities
         turn = 0
         while True:
             message = await self._ws.receive()
@@ -119,8 +119,8 @@ class Connection:
                 if self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
                     self._intake.hold()
                     await facilities.turns.take()
-            keepalive.seen_at = now = facilities.now()
-            keepalive.pinged_at = None
+            liveness.seen_at = now = facilities.now()
+            liveness.pinged_at = None
             if kind is WSMsgType.CLOSE:
                 return closing.answer(message.data, message.extra or "")
             if kind in _OVER:
@@ -159,7 +159,7 @@ class Connection:
             self.count_invalid(str(error))
             return None
         if frame.type == frames.PING:
-            self.keepalive.pong(self.keepalive.seen_at)
+            self.liveness.pong(self.liveness.seen_at)
             return None
         if frame.type == REFRESH:
             self._refresh(b"null" if frame.data is UNSET else bytes(frame.data))
@@ -169,7 +169,7 @@ class Connection:
     async def _is_within_its_rate(self, frame: ScannedFrame, size: int) -> bool:
         """Meter a frame whose event may have a rate of its own; False if it is not to be handled."""
         meter = self._meter.events.get(frame.type)
-        exceeded = meter.take(self.keepalive.seen_at) if meter is not None else None
+        exceeded = meter.take(self.liveness.seen_at) if meter is not None else None
         if meter is None or exceeded is None:
             return True
         if meter.policy != "drop":
@@ -217,12 +217,12 @@ class Connection:
         if self.renewal is not None:
             self.renewal.tick()
         if self._intake.is_held:
-            self.keepalive.give_sign(now)  # its own pings may wait behind what it sent before
+            self.liveness.give_sign(now)  # its own pings may wait behind what it sent before
         self.throttle.calm_down(now)
         unread_since = self.throttle.since or self.in_flight.since
         if unread_since is not None:
             self._comfort(now, unread_since)
-        elif not self.keepalive.tick(now):
+        elif not self.liveness.tick(now):
             self._facilities.metrics.limited["pong_timeout"] += 1
             logger.debug("peer is gone", extra=self._extra)
             self.closing.abort()
@@ -230,7 +230,7 @@ class Connection:
     def _comfort(self, now: float, unread_since: float) -> None:
         """Tell an unread client that the server lives, but not for ever."""
         if now - unread_since <= self._facilities.settings.max_unread:
-            self.keepalive.give_sign(now)
+            self.liveness.give_sign(now)
             return
         self._facilities.metrics.limited["max_unread"] += 1
         if self.throttle.since is not None:

@@ -30,7 +30,7 @@ from verani.link.messages import (
 )
 
 from ..inputs.attachments import Attachments, RoomInputs
-from .congestion import Congestion
+from ..inputs.congestion import Congestion
 from .drains import Drains
 from .outbox import Run, Writer, text_frame
 from .roster import Roster

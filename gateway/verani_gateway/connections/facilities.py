@@ -9,7 +9,6 @@ from verani.settings import Settings
 
 from ..inputs.ingress import Ingress
 from ..inputs.metrics import Metrics
-from .congestion import Congestion
 from .outbox import Writer
 from .rate import Turns
 
@@ -26,4 +25,3 @@ class Facilities:
     turns: Turns
     metrics: Metrics
     ingress: Ingress
-    congestion: Congestion

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .closing import Closing
-from .congestion import Congestion
+from ..inputs.congestion import Congestion
+from .close_handshake import CloseHandshake
 from .gate import Gate
 
 __all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "InFlight"]
@@ -21,7 +21,7 @@ class InFlight:
     __slots__ = ("_closing", "_congestion", "_gate", "_now", "_room", "bytes", "count", "since")
 
     def __init__(
-        self, room: str, congestion: Congestion, gate: Gate, closing: Closing, now: Callable[[], float]
+        self, room: str, congestion: Congestion, gate: Gate, closing: CloseHandshake, now: Callable[[], float]
     ) -> None:
         self.count = 0
         self.bytes = 0

@@ -14,7 +14,7 @@ from verani_actors.upkeep.logs import printable
 
 from ..inputs.metrics import error_label
 
-__all__ = ["Refusals"]
+__all__ = ["RefusalLog"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def _shown(text: str) -> str:
 
 
 class _Kind:
-    """Refusals of one thing with one error code."""
+    """RefusalLog of one thing with one error code."""
 
     __slots__ = ("hidden", "shown", "since")
 
@@ -42,7 +42,7 @@ class _Kind:
         self.hidden = 0
 
 
-class Refusals:
+class RefusalLog:
     """The refused handshakes of one gateway; `clock` counts seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from verani.errors import VeraniError
 
-from .closing import Closing
+from .close_handshake import CloseHandshake
 from .expiry import REFRESHED, Expiry, expiring_frame
 from .outbox import Outbox, text_frame
 
@@ -34,7 +34,9 @@ class Renewal:
 
     __slots__ = ("__weakref__", "_closing", "_expiry", "_extra", "_outbox", "_renew", "task")
 
-    def __init__(self, at: float, renew: Renew, outbox: Outbox, closing: Closing, *, extra: dict[str, str]) -> None:
+    def __init__(
+        self, at: float, renew: Renew, outbox: Outbox, closing: CloseHandshake, *, extra: dict[str, str]
+    ) -> None:
         """Expire at this time unless `renew` takes a token before; `extra` is for the log."""
         self._expiry: Expiry | None = Expiry(at)
         self._renew = renew

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from .closing import Closing
+from .close_handshake import CloseHandshake
 from .facilities import Facilities
 from .gate import Gate
-from .keepalive import Keepalive
+from .liveness import Liveness
 from .rate import Meter
 
 __all__ = ["TURN", "Throttle"]
@@ -29,9 +29,9 @@ CALM: Final = 1.0
 class Throttle:
     """What happens to one connection that sends more than it may."""
 
-    __slots__ = ("_closing", "_facilities", "_gate", "_keepalive", "_skipped", "_throttled_at", "since")
+    __slots__ = ("_closing", "_facilities", "_gate", "_liveness", "_skipped", "_throttled_at", "since")
 
-    def __init__(self, facilities: Facilities, gate: Gate, closing: Closing, keepalive: Keepalive) -> None:
+    def __init__(self, facilities: Facilities, gate: Gate, closing: CloseHandshake, liveness: Liveness) -> None:
         # Since when frames have had to wait.
         self.since: float | None = None
         self._throttled_at = facilities.now()
@@ -39,7 +39,7 @@ class Throttle:
         self._facilities = facilities
         self._gate = gate
         self._closing = closing
-        self._keepalive = keepalive
+        self._liveness = liveness
 
     async def exceeded(self, meter: Meter, setting: str, size: int) -> bool:
         """Apply the policy to a frame above the rate that `setting` says; False if it is to be dropped."""
@@ -82,7 +82,7 @@ class Throttle:
         """Read what is thrown away anyway no faster than a few frames at a time: reading costs, too."""
         self._skipped += 1
         if self._skipped % SKIP == 0:
-            self._keepalive.give_sign(self._facilities.now())  # its own pings wait, or are refused
+            self._liveness.give_sign(self._facilities.now())  # its own pings wait, or are refused
             await self._gate.pause(GRAIN)
             await self._facilities.turns.take()
 

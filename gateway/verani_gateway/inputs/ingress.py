@@ -1,5 +1,7 @@
 """Take inputs in: number each, keep it until an entry acknowledges it, and send it to the owner of its room.
 
+How many may be in flight is said in `congestion`; whoever sends has asked it.
+
 Invariant: every input is kept in the attachments before it goes to a host.
 """
 
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from verani.link.messages import Call, Close, Connect, Frame, Input
 
 from .attachments import Attachments
+from .congestion import Congestion
 from .metrics import Metrics
 
 __all__ = ["Ingress"]
@@ -21,6 +24,7 @@ class Ingress:
     send: Callable[[Input], None]
 
     def __init__(self, attachments: Attachments, metrics: Metrics) -> None:
+        self.congestion = Congestion(attachments)
         self._attachments = attachments
         self._metrics = metrics
 

@@ -65,7 +65,7 @@ from verani_gateway.placement.link import Link
 from verani_gateway.placement.placement import GatewaySide
 
 if TYPE_CHECKING:
-    from verani_gateway.connections.closing import Closing
+    from verani_gateway.connections.close_handshake import CloseHandshake
     from verani_gateway.connections.connection import Connection
     from verani_gateway.connections.intake import Intake
     from verani_gateway.connections.outbox import Outbox
@@ -231,16 +231,16 @@ class Guest:
         self.acks: dict[int, Any] = {}
         self.kicked: list[tuple[int, str]] = []
         self.outbox = cast("Outbox", self)
-        self.closing = cast("Closing", self)
+        self.closing = cast("CloseHandshake", self)
         facilities = gateway.facilities
         gate = Gate(cast("Intake", self))
-        self.in_flight = InFlight(room, facilities.congestion, gate, self.closing, facilities.now)
+        self.in_flight = InFlight(room, facilities.ingress.congestion, gate, self.closing, facilities.now)
         self._gateway = gateway
         meta = ConnectionMeta(user_id=user, client_id=self.id)
         gateway.connected(cast("Connection", self), definition.codec(16384).encode(meta))
 
     def send(self, event: str, data: Any = None, *, request: int | None = None) -> None:
-        ingress = self._gateway.facilities.ingress
+        ingress = self._gateway.ingress
         self.in_flight.charge(ingress.frame(self.room, self.id, event, json.dumps(data).encode(), None, request))
 
     def leave(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from ..inputs.attachments import Attachments
+from .attachments import Attachments
 
 __all__ = ["MAX_GATEWAY_IN_FLIGHT", "MAX_ROOM_IN_FLIGHT", "Congestion", "Resumable"]
 

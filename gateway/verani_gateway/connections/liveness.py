@@ -9,7 +9,7 @@ from verani.settings import Settings
 
 from .outbox import Outbox, control_frame, text_frame
 
-__all__ = ["UNREAD_PONG", "Keepalive"]
+__all__ = ["UNREAD_PONG", "Liveness"]
 
 # How often an unread client is told that the server lives; the original client gives up after 10 s.
 UNREAD_PONG = 4.0
@@ -18,7 +18,7 @@ _PING: Final = control_frame(9, b"")
 _PONG_FRAME: Final = text_frame(frames.PONG)
 
 
-class Keepalive:
+class Liveness:
     """Pings and pongs of one connection; times are seconds of the loop's clock."""
 
     __slots__ = ("_outbox", "_ping_interval", "_pong_at", "_pong_timeout", "pinged_at", "seen_at")

@@ -15,7 +15,7 @@ from .gate import Gate
 from .intake import Intake
 from .outbox import Outbox, Writer, close_frame
 
-__all__ = ["CLOSE_TIMEOUT", "RESTART", "Closing"]
+__all__ = ["CLOSE_TIMEOUT", "RESTART", "CloseHandshake"]
 
 # With what connections are closed by a process that ends.
 RESTART: Final = 1012, "service restart"
@@ -27,7 +27,7 @@ _NO_STATUS: Final = 1005
 _PEER_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
 
 
-class Closing:
+class CloseHandshake:
     """How one connection ends."""
 
     __slots__ = ("_abort_at", "_gate", "_now", "_outbox", "_transport", "_writer", "heeds", "sent")
