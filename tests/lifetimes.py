@@ -47,7 +47,9 @@ from verani.client.send_queue import SendQueue
 from verani.client.streams import EventStream
 from verani.connect import Service, SyncService
 from verani.engine.audience import Membership
-from verani.engine.engine import Engine, _Origin
+from verani.engine.engine import Engine
+from verani.engine.hook_run import HookRun
+from verani.engine.incarnation import Incarnation
 from verani.link.stream import Stream
 from verani.room.context import Actor, Context, Emitter
 from verani.room.definition import RoomDefinition
@@ -78,8 +80,8 @@ _TESTS: Final = f"{Path(__file__).parent}/"
 
 # What ends before its process does.
 MORTAL: Final = (
-    *(Engine, Actor, Context, Emitter, Session, Membership, _Origin, _Room, RoomActor),
     *(Connection, Outbox, Intake, Socket, Meter, Renewal),
+    *(Engine, Actor, Context, Emitter, Session, Membership, HookRun, Incarnation, _Room, RoomActor),
     *(LinkSession, RemoteLink, Stream, Wire),
     *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),
     *(Inbox, EventStream, SendQueue, Requests, Request, Service, SyncService, RoomStub),
@@ -105,11 +107,11 @@ _LOOKS: Final = 8
 
 
 def _of_engine(engine: Engine[Any, Any]) -> Iterable[object]:
-    members = (*engine.members.sessions.values(), *engine._leaving.values())
-    state = engine._state[0] if engine._state is not None and type(engine._state[0]).__weakrefoffset__ else None
-    actor = getattr(engine, "actor", None)  # it is let go of after the end, which may be told twice
-    sink = engine._sink if isinstance(engine._sink, _Room) else None  # the test kit's is that of all incarnations
-    return (engine, actor, state, sink, *members, *engine._tasks)
+    room = engine.room
+    state = room._state[0] if room._state is not None and type(room._state[0]).__weakrefoffset__ else None
+    actor = getattr(room, "actor", None)  # it is let go of after the end, which may be told twice
+    sink = room.sink if isinstance(room.sink, _Room) else None  # the test kit's is that of all incarnations
+    return (engine, room, engine._hooks, actor, state, sink, *room.roster, *room.tasks._tasks)
 
 
 def _of_connection(gateway: Gateway, connection: Connection, *_: object) -> Iterable[object]:

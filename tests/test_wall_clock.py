@@ -30,7 +30,7 @@ ALLOWED = {
     "verani_gateway.connections.connection.Connection": {"time.time"},
     "verani_gateway.endpoint.Endpoint": {"time.time"},
     # Sessions are in the order in which they came, also across hosts; a step back is made up for.
-    "verani.engine.engine.Engine": {"time.time_ns"},
+    "verani.engine.roster.Roster": {"time.time_ns"},
     # `Retry-After` may be a date.
     "verani.client.handshakes.Handshakes": {"time.time"},
     # Shown to the operator only: when an input was set aside, and when Thespian's system began.

@@ -79,10 +79,15 @@ class Membership(Generic[M]):
     def sort(self) -> None:
         """Put the sessions and every index into first-seen order, after records of several gateways."""
         sessions = sorted(self.sessions.values(), key=lambda session: session.order)
-        for index in (self.sessions, self._users, self._channels, self._audiences):
-            index.clear()
+        self.clear()
         for session in sessions:
             self.add(session)
+
+    def clear(self) -> None:
+        """Take out everybody."""
+        for index in (self.sessions, self._users, self._clients, self._channels, self._audiences):
+            index.clear()
+        self._everybody = None
 
     def move(self, session: Session[M], before: tuple[str, ...], after: tuple[str, ...]) -> None:
         """Follow a change of a session's channels."""

@@ -1,16 +1,14 @@
 """Give hooks their handles: `Context` for one event, `Actor` for the whole room.
 
-Both only translate what the application asks for into the engine's operations. A handle that
+Both only translate what the application asks for into `Operations` of the room. A handle that
 outlived its room or its hook raises `RoomAsleep` in every operation.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from msgspec import UNSET
 
@@ -19,28 +17,21 @@ from ..errors import VeraniError
 from ..frames import Frame
 from ..names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name, is_usable
 from .meta import M
+from .operations import Operations, S, WakeReason
 from .session import Session
 from .stub import RoomStub
 
 if TYPE_CHECKING:
     import asyncio
 
-    from ..engine.engine import Engine
     from .definition import RoomDefinition
     from .methods import Call
 
-if sys.version_info >= (3, 13):
-    from typing import TypeVar
-else:
-    from typing_extensions import TypeVar
+__all__ = ["Actor", "Context", "Emitter", "S", "WakeReason"]
 
-__all__ = ["Actor", "Context", "Emitter", "WakeReason"]
-
-S = TypeVar("S", default=SimpleNamespace)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WakeReason: TypeAlias = Literal["connect", "frame", "close", "call", "crash", "moved"]
 Excluded: TypeAlias = "Session[Any] | str | Iterable[Session[Any] | str] | None"
 
 
@@ -70,14 +61,14 @@ class Actor(Generic[M, S]):
     The counts are the connections that matched.
     """
 
-    def __init__(self, engine: Engine[M, S]) -> None:
-        self._room = engine
+    def __init__(self, room: Operations[M, S]) -> None:
+        self._room = room
 
     def __repr__(self) -> str:
         return f"<Actor {self.name!r}>"
 
     @property
-    def _engine(self) -> Engine[M, S]:
+    def _awake(self) -> Operations[M, S]:
         self._room.check_awake()
         return self._room
 
@@ -94,17 +85,17 @@ class Actor(Generic[M, S]):
     @property
     def state(self) -> S:
         """In-memory state, lost when the room sleeps."""
-        return self._engine.state
+        return self._awake.state
 
     @property
     def wake_reason(self) -> WakeReason:
         """What woke this room: ``connect``, ``frame``, ``close`` or ``call``; ``crash`` or ``moved`` of its owner."""
-        return self._engine.wake_reason
+        return self._awake.wake_reason
 
     @property
     def sessions(self) -> Mapping[str, Session[M]]:
         """The sessions by connection id, oldest first: a snapshot."""
-        return dict(self._engine.members.sessions)
+        return dict(self._awake.members.sessions)
 
     def __iter__(self) -> Iterator[Session[M]]:
         return iter(self.sessions.values())
@@ -124,10 +115,10 @@ class Actor(Generic[M, S]):
         users, clients = _ids("user_ids", user_ids), _ids("client_ids", client_ids)
         frame = frames.event_frame(check_name(channel, "channel"), frames.encode(data))
         excluded = _excluded(except_)
+        outputs = self._awake.outputs
         if users is None and clients is None:
-            return self._engine.send_to_channel(channel, frame, excluded)
-        members = self._engine.members
-        return self._engine.send(members.select(channel, user_ids=users, client_ids=clients, exclude=excluded), frame)
+            return outputs.to_channel(channel, frame, excluded)
+        return outputs.to_selected(channel, frame, user_ids=users, client_ids=clients, exclude=excluded)
 
     def send_to_user(self, user_id: str, channel: str, data: Any) -> int:
         """Send `data`, unchanged, to the user's connections that are in the channel."""
@@ -135,16 +126,15 @@ class Actor(Generic[M, S]):
 
     def emit(self, event: str, data: Any = UNSET) -> int:
         """Emit an event to everybody in the room, whatever their channels."""
-        return self._engine.send_to_all(self._named("default", event, data))
+        return self._awake.outputs.to_all(self._named("default", event, data))
 
     def emit_to_channel(self, channel: str, event: str, data: Any = UNSET) -> int:
         """Emit an event to the whole channel, excluding nobody."""
-        return self._engine.send_to_channel(channel, self._named(channel, event, data), ())
+        return self._awake.outputs.to_channel(channel, self._named(channel, event, data), ())
 
     def emit_to_user(self, user_id: str, event: str, data: Any = UNSET) -> int:
         """Emit an event to all connections of a user, whatever their channels."""
-        frame = self._named("default", event, data)
-        return self._engine.send(self._engine.members.select(None, user_ids=(user_id,)), frame)
+        return self._awake.outputs.to_selected(None, self._named("default", event, data), user_ids=(user_id,))
 
     def _named(self, channel: str, event: str, data: Any) -> bytes:
         if type(event) is not str or not is_usable(event):
@@ -154,26 +144,26 @@ class Actor(Generic[M, S]):
         if event.startswith(RESERVED_PREFIX):
             raise ValueError(f"emit: event names that start with {RESERVED_PREFIX!r} are reserved")
         if event in LIFECYCLE_EVENTS:
-            self._engine.definition.warn_of_collision(event)
+            self._awake.definition.warn_of_collision(event)
         return frames.named_event_frame(channel, event, data)
 
     # --- who is here -----------------------------------------------------------------------------------
 
     def get_session_count(self) -> int:
         """Count the sessions."""
-        return len(self._engine.members.sessions)
+        return len(self._awake.members.sessions)
 
     def get_connected_user_ids(self) -> list[str]:
         """List the users, each once, in first-seen order."""
-        return self._engine.members.user_ids()
+        return self._awake.members.user_ids()
 
     def get_user_sessions(self, user_id: str) -> tuple[Session[M], ...]:
         """Return a user's sessions, oldest first."""
-        return self._engine.members.of_user(user_id)
+        return self._awake.members.of_user(user_id)
 
     def cleanup_stale_sessions(self) -> int:
         """Take out at once the sessions whose close is already queued; `on_disconnect` runs when it is their turn."""
-        return self._engine.cleanup()
+        return self._awake.roster.cleanup()
 
     # --- closing and tasks -----------------------------------------------------------------------------
 
@@ -183,7 +173,7 @@ class Actor(Generic[M, S]):
         False if it is not here. Raises ValueError for a code other than 1000, 1008, 1011 to 1013 or 3000 to 4999
         (the client stays away after 1000 only), or a reason over 123 bytes.
         """
-        return self._engine.kick(session.id if isinstance(session, Session) else session, code, reason)
+        return self._awake.roster.kick(session.id if isinstance(session, Session) else session, code, reason)
 
     def close_user(self, user_id: str, code: int = 1000, reason: str = "") -> int:
         """Kick all sessions of a user, and count them."""
@@ -191,18 +181,18 @@ class Actor(Generic[M, S]):
 
     def keep_awake(self, seconds: float) -> None:
         """Keep the room awake for so many seconds from now, however idle it is; 0 takes that back."""
-        self._engine.keep_awake(seconds)
+        self._awake.tasks.keep_awake(seconds)
 
     def hibernate(self) -> None:
         """Let the room sleep as soon as nothing is going on any more, without waiting to be idle for long."""
-        self._engine.hibernate()
+        self._awake.tasks.hibernate()
 
     def stub(self, definition: RoomDefinition[Any, Any] | str, room_id: str) -> RoomStub:
         """Address another room, to call its methods: ``await ctx.actor.stub(lobby, "eu").broadcast(...)``.
 
         The hook that waits for a call holds this room: a call that comes back to it is refused with `CallCycle`.
         """
-        return RoomStub(self._engine, definition, room_id)
+        return RoomStub(self._awake.calls, definition, room_id)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task of the room: it keeps the room awake; when the service stops, it is cancelled.
@@ -220,7 +210,7 @@ class Actor(Generic[M, S]):
         `RoomAsleep` once the room slept or its event loop has ended, `WrongThread` on the thread of the loop itself,
         `DeadlineExceeded` if the loop has no time for it within `hook_timeout`, TypeError for a function to await.
         """
-        return self._room.from_thread(function, functools.partial(function, *args, **kwargs))  # type: ignore[no-any-return]
+        return self._room.errands.from_thread(function, functools.partial(function, *args, **kwargs))  # type: ignore[no-any-return]
 
 
 class Emitter:
@@ -243,11 +233,11 @@ class Context(Generic[M, S]):
     code, 1006 a lost connection. `call` is the call being handled, seen by middleware and `on_error`; None elsewhere.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_frame", "_session", "actor", "call", "close_code", "close_reason")
+    __slots__ = ("__weakref__", "_frame", "_room", "_session", "actor", "call", "close_code", "close_reason")
 
     def __init__(
         self,
-        engine: Engine[M, S],
+        room: Operations[M, S],
         session: Session[M] | None,
         frame: Frame | None = None,
         close_code: int | None = None,
@@ -255,10 +245,10 @@ class Context(Generic[M, S]):
         *,
         call: Call | None = None,
     ) -> None:
-        self._engine = engine
+        self._room = room
         self._session = session
         self._frame = frame
-        self.actor: Actor[M, S] = engine.actor
+        self.actor: Actor[M, S] = room.actor
         self.close_code = close_code
         self.close_reason = close_reason
         self.call = call
@@ -293,8 +283,7 @@ class Context(Generic[M, S]):
         Outside of the hook, in a spawned task, it is a copy: change it with ``ctx.ws.update``.
         """
         session = self.ws
-        self._engine.touch(session)
-        return session.live_meta if self._engine.in_hook else session.meta
+        return session.live_meta if self._room.metas.touch(session) else session.meta
 
     @property
     def frame(self) -> Frame:
@@ -307,7 +296,7 @@ class Context(Generic[M, S]):
         """Emit an event to this connection, on its first channel."""
         session = self._session or self.ws
         channels = session.live_meta.channels
-        return self._engine.send_to_session(
+        return self._room.outputs.to_session(
             session, self.actor._named(channels[0] if channels else "default", event, data)
         )
 
@@ -318,7 +307,7 @@ class Context(Generic[M, S]):
     def to_channel(self, channel: str) -> Emitter:
         """Aim at a channel, this connection excepted."""
         return Emitter(
-            lambda event, data: self._engine.send_to_channel(
+            lambda event, data: self._room.outputs.to_channel(
                 channel, self.actor._named(channel, event, data), (self.ws.id,)
             )
         )
@@ -328,24 +317,24 @@ class Context(Generic[M, S]):
 
         Raises `Forbidden` where `authorize_channel` says that this client may not.
         """
-        self._engine.check_awake()
+        self._room.check_awake()
         session = self.ws
         check_name(channel, "channel")
-        self._engine.definition.check_channel(self, channel)
+        self._room.definition.check_channel(self, channel)
         session.join(channel)
 
     def leave(self, channel: str) -> None:
         """Leave a channel."""
-        self._engine.check_awake()
+        self._room.check_awake()
         self.ws.leave(channel)
 
     def close(self, code: int = 1000, reason: str = "") -> bool:
         """Kick this connection; see `Actor.close`."""
-        return self._engine.kick(self.ws.id, code, reason)
+        return self._room.roster.kick(self.ws.id, code, reason)
 
     async def drain(self) -> None:
         """Wait until what was sent to this connection has been written to its socket, or the connection is gone.
 
         What a spawned task sends waits for the running hook, and so does its drain: that hook must not wait for it.
         """
-        await self._engine.drain(self.ws)
+        await self._room.drains.drain(self.ws)

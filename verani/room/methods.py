@@ -6,7 +6,6 @@ Running them is the engine's work, carrying calls the gateways'.
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from .. import frames
-from ..errors import Conflict, DefinitionError, InvalidArguments, error_for
+from ..errors import DefinitionError, InvalidArguments, error_for
 from ..link.messages import Outcome
 from ..models import decode_hook, make_decoder
 from ..names import EventName, Name
@@ -29,7 +28,6 @@ __all__ = [
     "CALL_OPTIONS",
     "MAX_TIMEOUT",
     "MIN_TIMEOUT",
-    "Answers",
     "Call",
     "Method",
     "result_of",
@@ -40,10 +38,6 @@ CALL_OPTIONS = ("timeout", "idempotency_key")
 
 # Seconds that a call may be given: no room has its turn sooner than the first, and nobody waits for longer.
 MIN_TIMEOUT, MAX_TIMEOUT = 0.001, 3600.0
-
-# What one awake room remembers of calls with a key, so that a repeated one is not run again.
-_MAX_ANSWERS = 256
-_MAX_ANSWER_BYTES = 256 << 10
 
 
 class Call(Struct, frozen=True):
@@ -206,30 +200,6 @@ def result_of(outcome: Outcome, room: str, method: str) -> bytes:
             text += f", at {outcome.path}"
         raise error_for(outcome.code, f"{room}: {method}: {text}", path=outcome.path, public=outcome.public)
     return outcome.result if outcome.result is not None else b"null"
-
-
-class Answers:
-    """The outcomes of the calls that came with a key, the latest ones; bounded in number and size."""
-
-    def __init__(self) -> None:
-        # With what tells one call from another, so that a key used twice answers nobody with what was not asked.
-        self._answers: OrderedDict[str, tuple[int, Outcome]] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: str, method: str, arguments: bytes) -> Outcome | None:
-        """Return what this call with this key came to, if that is remembered; raises `Conflict` for another call."""
-        call, outcome = self._answers.get(key, (None, None))
-        if call is not None and call != hash((method, arguments)):
-            raise Conflict("this idempotency key is that of another call")
-        return outcome
-
-    def remember(self, key: str, method: str, arguments: bytes, outcome: Outcome) -> None:
-        """Keep an outcome; the oldest ones make room."""
-        self._answers[key] = hash((method, arguments)), outcome
-        self._bytes += len(outcome.result or b"")
-        while len(self._answers) > _MAX_ANSWERS or (self._bytes > _MAX_ANSWER_BYTES and len(self._answers) > 1):
-            _, (_, oldest) = self._answers.popitem(last=False)
-            self._bytes -= len(oldest.result or b"")
 
 
 # --- what every room can do (design section 8) -----------------------------------------------------------

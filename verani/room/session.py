@@ -22,8 +22,8 @@ class SessionOwner(Protocol):
     def check_thread(self) -> None:
         """Raise `WrongThread` in any thread but the room's."""
 
-    def touch(self, session: Session[Any]) -> None:
-        """Make the session part of the running transaction, before it changes."""
+    def touch(self, session: Session[Any]) -> bool:
+        """Make the session part of the running transaction, before it changes; False where no hook is running."""
 
     def moved(self, session: Session[Any], before: tuple[str, ...]) -> None:
         """Follow a change of channels."""

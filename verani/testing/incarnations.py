@@ -15,7 +15,7 @@ from typing import Any, Generic
 
 from ..engine.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken, reason_of
 from ..link.messages import Close
-from ..room.context import Context, S
+from ..room.context import S
 from ..room.definition import RoomDefinition
 from ..room.meta import M
 from ..settings import Settings
@@ -28,16 +28,6 @@ _STILL_TURNS = 50
 
 # Real seconds that hooks and tasks are given for what they do outside of the test; some never end.
 _PATIENCE = 1.0
-
-
-class _WatchedEngine(Engine[M, S]):
-    """An engine that tells about every error besides logging it."""
-
-    watch: Callable[[BaseException], None]
-
-    def _log(self, error: BaseException, context: Context[M, S], name: str = "") -> None:
-        self.watch(error)
-        super()._log(error, context, name)
 
 
 class Incarnations(Generic[M, S]):
@@ -105,7 +95,7 @@ class Incarnations(Generic[M, S]):
             self.active_at = self._clock()
 
     def _incarnate(self) -> Engine[M, S]:
-        engine = _WatchedEngine(
+        return Engine(
             self._definition,
             self._room_id,
             self._gateway,
@@ -113,10 +103,9 @@ class Incarnations(Generic[M, S]):
             post=self.put,
             suspended=self._suspended,
             drowsy=self._drowsy,
+            watch=self._failed,
             clock=self._clock,
         )
-        engine.watch = self._failed
-        return engine
 
     def _let_go(self) -> None:
         engine, self.engine = self.engine, None

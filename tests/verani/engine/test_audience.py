@@ -20,7 +20,8 @@ class Owner:
 
     def check_thread(self) -> None: ...
 
-    def touch(self, session: Session[Any]) -> None: ...
+    def touch(self, session: Session[Any]) -> bool:
+        return False
 
     def settle(self, session: Session[Any]) -> None: ...
 

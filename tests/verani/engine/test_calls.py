@@ -415,7 +415,7 @@ async def test_calls_of_a_room_that_ends_are_interrupted(open_room: OpenRoom) ->
     await lobby.connect("a")
     await lobby.frame("a", "ask aside", "b")
     await lobby.sleep(force=True)
-    assert not lobby.engine._invoked
+    assert not lobby.engine.room.calls._waiting
 
 
 async def test_what_a_call_came_to_is_not_said_of_the_hook_that_made_it(open_room: OpenRoom) -> None:

@@ -182,7 +182,7 @@ async def test_without_on_error_an_error_is_logged_with_its_room_and_connection(
     await lobby.connect("a")
     await lobby.frame("a", "x")
     [record] = caplog.records
-    assert (record.name, record.levelno) == ("verani.engine.engine", logging.ERROR)
+    assert (record.name, record.levelno) == ("verani.engine.hook_log", logging.ERROR)
     assert (record.__dict__["room"], record.__dict__["connection"]) == ("chat/lobby", "a")
 
 
@@ -214,7 +214,7 @@ async def test_an_error_from_outside_the_order_of_inputs_comes_to_on_error_in_it
     lobby = open_room(room)
     lobby.put_connect("a")
     lobby.put_frame("a", "x")
-    lobby.put(HookFailed(RuntimeError("posted"), Context(lobby.engine, None)))
+    lobby.put(HookFailed(RuntimeError("posted"), Context(lobby.engine.room, None)))
     lobby.put_frame("a", "x")
     await lobby.settle()
     assert seen == ["frame", ("posted", 1), "frame"]
@@ -267,7 +267,7 @@ async def test_a_cancellation_by_the_shell_that_tears_the_room_down_propagates_a
         await task
     assert task.cancelled()
     assert seen == []
-    assert lobby.engine.members.sessions["a"].channels == ("default",)
+    assert lobby.engine.room.members.sessions["a"].channels == ("default",)
     assert lobby.engine.busy is None
     assert lobby.suspended == set()
     assert lobby.numbers == [1]  # not processed: the next owner of the room gets it again

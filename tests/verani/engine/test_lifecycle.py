@@ -377,7 +377,7 @@ async def test_a_hook_without_connection_or_frame_says_so(open_room: OpenRoom) -
             seen.append(str(caught.value))
 
     lobby = open_room(room)
-    await lobby.feed(HookFailed(RuntimeError("x"), Context(lobby.engine, None)))
+    await lobby.feed(HookFailed(RuntimeError("x"), Context(lobby.engine.room, None)))
     assert seen == [
         "ctx.ws: this event belongs to no connection",
         "ctx.ws: this event belongs to no connection",

@@ -74,7 +74,7 @@ async def test_emit_spreads_an_object_beside_the_type_and_sends_anything_else_as
 async def test_a_type_in_the_data_of_an_emit_is_an_error_that_names_the_way(open_room: OpenRoom, data: object) -> None:
     lobby = await four(open_room)
     actor = lobby.engine.actor
-    context = Context(lobby.engine, lobby.engine.members.sessions["a"])
+    context = Context(lobby.engine.room, lobby.engine.room.members.sessions["a"])
     emits: list[Callable[[], int]] = [
         lambda: actor.emit("shape", data),
         lambda: actor.emit_to_channel("news", "shape", data),
@@ -443,7 +443,7 @@ async def test_drain_of_a_connection_that_is_gone_returns_at_once(open_room: Ope
 async def test_a_task_that_drains_is_released_when_the_room_ends(open_room: OpenRoom) -> None:
     lobby = open_room(define_room("chat"))
     await lobby.connect("a")
-    context = Context(lobby.engine, lobby.engine.actor.sessions["a"])
+    context = Context(lobby.engine.room, lobby.engine.actor.sessions["a"])
     waiting = asyncio.ensure_future(context.drain())
     await lobby.settle()
     assert not waiting.done()

@@ -254,7 +254,7 @@ async def test_a_thread_that_outlives_its_hook_works_like_a_spawned_task_until_t
     lobby.put_frame("a", "wait")
     await lobby.settle()
     assert await asyncio.to_thread(later, lambda: ctx.actor.emit("later")) == 2
-    await asyncio.to_thread(later, lambda: lobby.engine.members.sessions["b"].update(score=9))
+    await asyncio.to_thread(later, lambda: lobby.engine.room.members.sessions["b"].update(score=9))
     go.set()
     await lobby.settle()
     assert [each["type"] for each in lobby.data("a")] == ["late", "waited", "later"]

@@ -9,9 +9,8 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from verani import Conflict, DefinitionError, InvalidArguments, define_room
-from verani.link.messages import Outcome
-from verani.room.methods import BUILT_IN, Answers, Method
+from verani import DefinitionError, InvalidArguments, define_room
+from verani.room.methods import BUILT_IN, Method
 
 
 class Ban(msgspec.Struct):
@@ -172,33 +171,3 @@ def test_a_method_is_given_once_and_returned_unchanged() -> None:
         room.rpc(ban)
     with pytest.raises(DefinitionError):
         room.rpc(functools.partial(ban, notify=True))
-
-
-def remember(answers: Answers, key: str, result: bytes) -> None:
-    answers.remember(key, "method", b"{}", Outcome(result))
-
-
-def is_remembered(answers: Answers, key: str) -> bool:
-    return answers.get(key, "method", b"{}") is not None
-
-
-def test_what_is_remembered_of_calls_is_bounded_in_number_and_size() -> None:
-    answers = Answers()
-    for number in range(300):
-        remember(answers, f"small {number}", b"1")
-    assert [is_remembered(answers, f"small {number}") for number in (43, 44)] == [False, True]
-    for number in range(10):
-        remember(answers, f"large {number}", b"1" * 100_000)
-    assert [number for number in range(10) if is_remembered(answers, f"large {number}")] == [8, 9]
-    remember(answers, "huge", b"1" * 1_000_000)
-    assert is_remembered(answers, "huge")
-    assert not is_remembered(answers, "large 9")
-
-
-def test_a_key_of_another_call_is_a_conflict() -> None:
-    answers = Answers()
-    answers.remember("key", "method", b"[1]", Outcome(b"1"))
-    assert answers.get("key", "method", b"[1]") == Outcome(b"1")
-    for method, arguments in (("method", b"[2]"), ("other", b"[1]")):
-        with pytest.raises(Conflict):
-            answers.get("key", method, arguments)

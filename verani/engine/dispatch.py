@@ -1,0 +1,123 @@
+"""Bring frames to the handlers of a room, and what those return to the clients that asked."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any, Generic
+
+import msgspec
+
+from .. import frames
+from ..errors import TooLarge
+from ..frames import Frame, InvalidFrame
+from ..link import messages
+from ..names import RESERVED_PREFIX
+from ..room.context import Context
+from ..room.definition import Handler
+from ..room.meta import M
+from ..room.operations import S
+from ..room.session import Session
+from .hooks import Hooks
+from .incarnation import Incarnation
+from .middleware import Middleware
+from .outputs import MAX_OUTPUT_FRAME
+from .refusing import outcome_of, refuse
+
+__all__ = ["Dispatch"]
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatch(Generic[M, S]):
+    """The way of a frame through its room."""
+
+    def __init__(self, room: Incarnation[M, S], hooks: Hooks[M, S], middleware: Middleware[M, S]) -> None:
+        self._room = room
+        self._sink = room.sink
+        self._members = room.members
+        self._definition = room.definition
+        self._hooks = hooks
+        self._middleware = middleware
+
+    async def received(self, gateway: str, event: messages.Frame) -> None:
+        """Take a frame of a member; others were kicked, refused by `on_connect` or are gone, and theirs are dropped."""
+        session = self._members.sessions.get(event.connection)
+        if session is None:
+            return
+        handlers = self._definition.dispatch.get(event.event) or self._definition.handlers_of(event.event)
+        on_message = None if handlers else self._definition.hooks.get("on_message")
+        if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
+            logger.debug("no handler for event %r", event.event, extra=self._room.log.extra(session.id))
+            self._refuse(gateway, event, messages.Outcome(code="not_found"))
+            return
+        try:
+            data = frames.decode_data(event.data)
+            if len(handlers) == 1 and handlers[0].decoder is None:
+                payloads = [data]
+            else:
+                payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
+        except BaseException as error:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
+            await self._misfit(error, session, gateway, event)
+            return
+        context = Context(self._room, session, Frame(event.event, data, event.channel))
+        fail = None if event.request is None else functools.partial(self._failed, gateway, event)
+        run = functools.partial(self._hooks.run, context, gateway=gateway, message=event, fail=fail)
+        if self._middleware.functions:
+            dispatch = functools.partial(self._dispatch, context, handlers, payloads, on_message)
+            outcome = await run(self._middleware.through, context, dispatch)
+        elif len(handlers) == 1:
+            outcome = await run(handlers[0].function, context, payloads[0])
+        else:
+            outcome = await run(self._dispatch, context, handlers, payloads, on_message)
+        if outcome is not None and event.request is not None:
+            await self._answer(gateway, event, context, outcome.value)
+
+    async def _misfit(self, error: BaseException, session: Session[M], gateway: str, event: messages.Frame) -> None:
+        """Refuse a frame whose data no handler can take."""
+        match error:
+            case msgspec.ValidationError():
+                logger.debug(
+                    "payload of %r does not fit: %s", event.event, error, extra=self._room.log.extra(session.id)
+                )
+                self._refuse(gateway, event, messages.Outcome(code="invalid", path=frames.path_of(error)))
+            case InvalidFrame():
+                logger.debug("invalid frame: %s", error, extra=self._room.log.extra(session.id))
+                self._refuse(gateway, event, messages.Outcome(code="invalid", path=error.path))
+                if event.request is None:  # who is answered knows, and has not sent garbage
+                    self._sink.output(gateway, messages.Invalid(session.id), event.number)
+            case _:
+                self._failed(gateway, event, error)
+                await self._hooks.report(error, Context(self._room, session), gateway, event)
+
+    async def _dispatch(
+        self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any
+    ) -> Any:
+        """Run the handlers in order; the first result that is not None is the answer."""
+        if on_message is not None:
+            return await self._middleware.call(on_message, context, context.frame)
+        answer = None
+        for handler, payload in zip(handlers, payloads, strict=True):
+            result = await self._middleware.call(handler.function, context, payload)
+            answer = result if answer is None else answer
+        return answer
+
+    async def _answer(self, gateway: str, event: messages.Frame, context: Context[M, S], result: Any) -> None:
+        assert event.request is not None
+        try:
+            payload = frames.ack_frame(event.request, result)
+            if len(payload) > MAX_OUTPUT_FRAME:
+                raise TooLarge(
+                    f"answer to {event.event!r}: expected at most {MAX_OUTPUT_FRAME} bytes, got {len(payload)}"
+                )
+        except Exception as error:  # whatever an object's own encoding raises  # noqa: BLE001
+            self._failed(gateway, event, error)
+            await self._hooks.report(error, context, gateway, event)
+            return
+        self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
+
+    def _failed(self, gateway: str, event: messages.Frame, error: BaseException) -> None:
+        self._refuse(gateway, event, outcome_of(error))
+
+    def _refuse(self, gateway: str, event: messages.Frame, outcome: messages.Outcome) -> None:
+        refuse(self._sink, gateway, event, outcome)

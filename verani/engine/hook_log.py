@@ -1,0 +1,38 @@
+"""Log what the hooks of a room raise: no text of it reaches a client."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import is_refusal
+from ..room.context import Context
+
+__all__ = ["HookLog"]
+
+logger = logging.getLogger(__name__)
+
+
+class HookLog:
+    """The log of one room's hooks; `watch`, if given, is told every error, too."""
+
+    def __init__(self, room: str, watch: Callable[[BaseException], None] | None = None) -> None:
+        self._room = room
+        self._watch = watch
+
+    def extra(self, connection: str | None) -> dict[str, Any]:
+        """Name the room and a connection, for a log record."""
+        return {"room": self._room, "connection": connection}
+
+    def failed(self, error: BaseException, context: Context[Any, Any], name: str = "") -> None:
+        """Log an error of a hook, by default the one that the context was made for."""
+        if self._watch is not None:
+            self._watch(error)
+        extra = self.extra(context._session.id if context._session is not None else None)
+        extra["hook"] = name or context.hook
+        if is_refusal(error):
+            # Said on purpose, to a client that can make the hook say it as often as it likes.
+            logger.debug("a hook refused: %s: %s", type(error).__name__, error, extra=extra)
+        else:
+            logger.error("a hook of %s failed: %s", self._room, type(error).__name__, exc_info=error, extra=extra)

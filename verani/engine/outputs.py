@@ -1,0 +1,120 @@
+"""Send what a room says to its connections, within the limits of a hook.
+
+Invariant: outputs of the running hook are written to the sink as they occur; outputs of anything else (spawned tasks)
+wait until no hook runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Generic
+
+from ..errors import RoomBusy, TooLarge
+from ..link import messages
+from ..room.meta import M
+from ..room.session import Session
+from .audience import Audience, Membership
+from .hook_run import Turn, running
+from .sink import Sink
+
+__all__ = ["MAX_HOOK_OUTPUT", "MAX_OUTPUT_FRAME", "Outputs"]
+
+# Section 7 of the design: what one hook may output, and what one frame may hold.
+MAX_HOOK_OUTPUT = 16 << 20
+MAX_OUTPUT_FRAME = 1 << 20
+
+# What the shortest frame counts as: who sends it, and to whom, is kept, too.
+_LEAST = 32
+
+
+class Outputs(Generic[M]):
+    """The outputs of a room. While `is_full` says so, what spawned tasks send is refused: nothing else paces them."""
+
+    def __init__(self, turn: Turn, members: Membership[M], sink: Sink, is_full: Callable[[], bool] | None) -> None:
+        self._turn = turn
+        self._members = members
+        self._sink = sink
+        self._is_full = is_full
+        self.between: list[tuple[str, messages.Output]] = []
+        self._between_bytes = 0
+
+    def to_all(self, frame: bytes) -> int:
+        """Send a frame to everybody, and count them."""
+        return self._send(self._members.everybody(), frame)
+
+    def to_channel(self, channel: str, frame: bytes, exclude: tuple[str, ...]) -> int:
+        """Send a frame to everybody in a channel but the excluded; the audience object is reused while it lasts."""
+        self._turn.check_awake()
+        audience = self._members.channel(channel)
+        absent = self._members.count_in(channel, exclude) if exclude else 0
+        self._send(audience, frame, exclude if absent else ())
+        return audience.count - absent
+
+    def to_selected(
+        self,
+        channel: str | None,
+        frame: bytes,
+        *,
+        user_ids: Collection[str] | None = None,
+        client_ids: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+    ) -> int:
+        """Send a frame to those who pass every filter that is given."""
+        audience = self._members.select(channel, user_ids=user_ids, client_ids=client_ids, exclude=exclude)
+        return self._send(audience, frame)
+
+    def to_session(self, session: Session[Any], frame: bytes) -> int:
+        """Send a frame to one connection; 0 if it has left."""
+        self._charge(frame)
+        if session.id not in self._members.sessions:
+            return 0
+        self.put(session.gateway, messages.Deliver((session.id,), frame))
+        return 1
+
+    def _send(self, audience: Audience, frame: bytes, exclude: tuple[str, ...] = ()) -> int:
+        self._charge(frame)
+        for gateway, connections in audience.targets:
+            self.put(gateway, messages.Deliver(connections, frame, exclude))
+        return audience.count
+
+    def _charge(self, frame: bytes) -> None:
+        """Check that the caller may send this frame, and count it; raises `TooLarge` over the limits."""
+        self._turn.check_awake()
+        size = len(frame)
+        if size > MAX_OUTPUT_FRAME:
+            raise TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {size}")
+        current = self._turn.current
+        of_hook = current is not None and current is running.get()
+        name = self._turn.name
+        if not of_hook and self._is_full is not None and self._is_full():
+            raise RoomBusy(f"{name}: its gateways are far behind what it has sent; wait before a task sends more")
+        if current is None:
+            return
+        total = (current.output if of_hook else self._between_bytes) + max(size, _LEAST)
+        if total > MAX_HOOK_OUTPUT:  # what is refused here was not output and does not count
+            raise TooLarge(f"{name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
+        if of_hook:
+            current.output = total
+        else:
+            self._between_bytes = total
+
+    def put(self, gateway: str, output: messages.Output) -> None:
+        """Write now if this is the running hook or none runs; queue the outputs of spawned tasks otherwise."""
+        current = self._turn.current
+        if current is None:
+            self._sink.output(gateway, output, None)
+        elif current is running.get():
+            self._sink.output(gateway, output, current.message.number if current.message is not None else None)
+        else:
+            self.between.append((gateway, output))
+
+    def flush(self) -> None:
+        """Write what spawned tasks have sent while a hook ran."""
+        queued, self.between = self.between, []
+        self._between_bytes = 0
+        for gateway, output in queued:
+            self._sink.output(gateway, output, None)
+
+    def clear(self) -> None:
+        """Drop what is queued."""
+        self.between.clear()
