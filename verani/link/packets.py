@@ -1,0 +1,81 @@
+"""Define what processes send each other: `Hello`, once each, then packets of messages, encoded as msgpack."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from .announcements import Announce, GivenUp, Serving
+from .inputs import InputBatch, Rebuild
+from .outputs import Ended, EntryBatch, Group, Ungroup
+from .questions import Ask, Drained, Invoke, Pull, Replied, Snapshot, Told
+
+__all__ = [
+    "PROTOCOL_VERSIONS",
+    "GatewayMessage",
+    "GatewayPacket",
+    "Hello",
+    "HostMessage",
+    "HostPacket",
+    "decode_gateway_packet",
+    "decode_hello",
+    "decode_host_packet",
+    "encode_message",
+]
+
+# Lowest and highest version of these messages that a process speaks.
+PROTOCOL_VERSIONS = (2, 2)
+
+
+class Hello(Struct, frozen=True, array_like=True, tag="hello"):
+    """Open a link between processes, each side once.
+
+    `sender` is the id of the gateway or host, `incarnation` that of its process. The gateway speaks first: `resumes`
+    is the incarnation of the host whose packets up to `received` it has, empty for a new link. The host answers with
+    the `resumes` it grants, and what it has received; an empty one means that it knows nothing of an earlier link.
+    `wanted` is the incarnation of the host that the gateway means, empty in answers: at an address may be another one
+    by now, which answers who it is and begins nothing.
+    """
+
+    versions: tuple[int, int]
+    build: str
+    sender: str
+    incarnation: str
+    epoch: int = 0
+    features: tuple[str, ...] = ()
+    received: int = 0
+    resumes: str = ""
+    wanted: str = ""
+
+
+GatewayMessage: TypeAlias = InputBatch | Snapshot | Drained | Replied | Rebuild | Ask | Told
+
+
+HostMessage: TypeAlias = (
+    EntryBatch | Pull | Invoke | Announce | GivenUp | Serving | Ask | Told | Group | Ungroup | Ended
+)
+
+
+class GatewayPacket(Struct, frozen=True, array_like=True):
+    """Messages of a gateway; `number` 0 only confirms. `confirmed` is the highest packet received."""
+
+    number: int
+    confirmed: int
+    messages: list[GatewayMessage]
+
+
+class HostPacket(Struct, frozen=True, array_like=True):
+    """The same of a room host."""
+
+    number: int
+    confirmed: int
+    messages: list[HostMessage]
+
+
+# For links between processes; in memory, messages are handed over as they are.
+encode_message = msgspec.msgpack.Encoder().encode
+decode_hello = msgspec.msgpack.Decoder(Hello).decode
+decode_gateway_packet = msgspec.msgpack.Decoder(GatewayPacket).decode
+decode_host_packet = msgspec.msgpack.Decoder(HostPacket).decode
