@@ -23,8 +23,9 @@ from .errors import (
     WrongThread,
 )
 from .frames import Frame
+from .room.authority import public_meta
 from .room.context import Actor, Context
-from .room.definition import RoomDefinition, define_room, public_meta
+from .room.definition import RoomDefinition, define_room
 from .room.meta import ConnectionMeta
 from .room.methods import Call
 from .room.request import ConnectRequest, Identified, Identity, TokenVerifier

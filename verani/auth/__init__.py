@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..room.definition import public_meta
+from ..room.authority import public_meta
 from ..room.request import ConnectRequest, Identity, TokenVerifier
 from .cookie import cookie_auth
 

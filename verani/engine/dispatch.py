@@ -14,7 +14,7 @@ from ..frames import Frame, InvalidFrame
 from ..link import messages
 from ..names import RESERVED_PREFIX
 from ..room.context import Context
-from ..room.definition import Handler
+from ..room.handlers import Handler
 from ..room.meta import M
 from ..room.operations import S
 from ..room.session import Session

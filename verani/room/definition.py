@@ -7,141 +7,37 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import re
-import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Generic, TypeVar, Unpack, overload
 
 import msgspec
 
-from ..errors import DefinitionError, Forbidden, Unauthorized
-from ..frames import PING, Frame
-from ..models import check_plain, make_decoder
+from ..errors import DefinitionError
+from ..frames import PING
+from ..models import check_plain
 from ..names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
 from ..settings import RatePolicy, Settings
-from ..signatures import check_arity, label_of, resolve
-from .context import Actor, Context, S
-from .meta import AttachmentCodec, ConnectionMeta, M, check_names, make_meta
+from ..signatures import check_arity
+from .authority import Authority, public_meta
+from .context import Context, S
+from .handlers import EventRate, Handler
+from .meta import AttachmentCodec, ConnectionMeta, M
 from .methods import BUILT_IN, Method
-from .request import BEARER, ConnectRequest, Identity, MetaMaker, TokenVerifier
+from .options import HOOKS, RATES, RoomOptions, SameClient, check_options, check_subprotocols, is_number
+from .request import ConnectRequest, MetaMaker
 
-__all__ = ["Handler", "RoomDefinition", "SameClient", "define_room", "public_meta", "room_from_request"]
+__all__ = ["RoomDefinition", "define_room"]
 
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SameClient: TypeAlias = Literal["replace", "reject"]
-
-# The hooks that exist, as options of `define_room` and as decorators of the definition, and what each is given.
-HOOKS = MappingProxyType(
-    {
-        "extract_meta": ("request",),
-        "authorize_room": ("meta", "request"),
-        "authorize_channel": ("ctx_or_request", "channel"),
-        "name_from_request": ("request",),
-        "on_wake": ("actor",),
-        "on_connect": ("ctx",),
-        "on_message": ("ctx", "frame"),
-        "on_disconnect": ("ctx",),
-        "on_error": ("error", "ctx"),
-        "on_hibernate": ("actor",),
-        "on_hibernation_restore": ("actor",),
-        "on_startup": (),
-        "on_shutdown": (),
-    }
-)
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 # What other libraries call when somebody comes and goes; here these are hooks.
 _HABITS = frozenset({"connect", "disconnect"})
-
-_PATH = re.compile(r"/[A-Za-z0-9_.~/-]*(?:\{room\})?")
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-# A token of HTTP (RFC 6455 4.1), and never what carries one of a client: it would be sent back.
-_SUBPROTOCOL = re.compile(rf"(?!{re.escape(BEARER)})[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-def public_meta(request: ConnectRequest) -> ConnectionMeta:
-    """Believe what the client says: the default `extract_meta`, for rooms that trust nobody.
-
-    The user id is ``?userId=`` or random, the channels ``?channels=a,b`` or ``default``, the client id is
-    made here. Names that may not pass are refused by the gateway.
-    """
-    channels = tuple(dict.fromkeys(c.strip() for c in request.query.get("channels", "").split(",") if c.strip()))
-    return ConnectionMeta(
-        user_id=request.query.get("userId") or uuid.uuid4().hex,
-        channels=channels or ("default",),
-    )
-
-
-def room_from_request(request: ConnectRequest) -> str:
-    """Name the room: the path's ``{room}``, then ``?room=``, then ``?roomId=``, then ``default``."""
-    return request.room or request.query.get("room") or request.query.get("roomId") or "default"
-
-
-class Handler:
-    """One registered event handler and the decoder for the type its payload is annotated with."""
-
-    __slots__ = ("decoder", "function")
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.decoder = _payload_decoder(function)
-
-
-def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] | None:
-    label = label_of(function)
-    parameter = check_arity(function, label, ("ctx", "data"))[1]
-    try:
-        annotation = resolve(function, {"data": parameter.annotation})["data"]
-        return None if annotation is Any else make_decoder(annotation, label)
-    except (NameError, TypeError) as error:
-        raise DefinitionError(
-            f"{label}: expected the type of {parameter.name!r} to be one that msgspec can decode: {error}"
-        ) from error
-
-
-class EventRate(NamedTuple):
-    """How often one connection may send an event; `burst` and `policy` as `rate_burst` and `rate_policy`."""
-
-    rate: float
-    burst: int | None
-    policy: RatePolicy | None
-
-
-# The settings that a definition may have of its own.
-_RATES = ("rate_limit", "rate_limit_bytes", "rate_burst", "rate_policy")
-
-
-def _check_rates(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    rates = {option: given[option] for option in _RATES if option in given}
-    for option, value in rates.items():
-        match option:
-            case "rate_policy":
-                fits, expected = value in get_args(RatePolicy), f"one of {', '.join(get_args(RatePolicy))}"
-            case "rate_burst":
-                fits, expected = type(value) is int and value >= 1, "a number from 1 up"
-            case _:
-                fits, expected = _is_number(value) and value >= 0, "a number from 0 up, 0 for no limit"
-        if not fits:
-            raise DefinitionError(f"{name}: expected {option}= to be {expected}, got {value!r}")
-    return rates
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_subprotocols(name: str, given: object) -> tuple[str, ...]:
-    names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
-    if not all(isinstance(each, str) and _SUBPROTOCOL.fullmatch(each) for each in names):
-        raise DefinitionError(
-            f"{name}: expected subprotocols= to be names such as 'verani', none of which starts with {BEARER!r}, got"
-            f" {given!r}"
-        )
-    return names
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -159,9 +55,6 @@ class RoomDefinition(Generic[M, S]):
         state: Callable[[], S],
         options: RoomOptions,
     ) -> None:
-        websocket_path = options.get("websocket_path", "/ws")
-        hibernate_after = options.get("hibernate_after", msgspec.UNSET)
-        same_client = options.get("same_client", "replace")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise DefinitionError(
                 f"define_room: expected a name of 1 to 64 letters, digits, '_', '.', '-', got {name!r}"
@@ -170,36 +63,17 @@ class RoomDefinition(Generic[M, S]):
             raise DefinitionError(f"{name}: expected meta= to be a subclass of ConnectionMeta, got {meta!r}")
         if not callable(state):
             raise DefinitionError(f"{name}: expected state= to be a class or a function, got {state!r}")
-        if not isinstance(websocket_path, str) or not _PATH.fullmatch(websocket_path):
-            raise DefinitionError(
-                f"{name}: expected websocket_path= such as '/ws' or '/ws/{{room}}', got {websocket_path!r}"
-            )
-        if same_client not in get_args(SameClient):
-            raise DefinitionError(f"{name}: expected same_client= 'replace' or 'reject', got {same_client!r}")
-        if not (
-            hibernate_after is msgspec.UNSET
-            or hibernate_after is None
-            or (isinstance(hibernate_after, int | float) and hibernate_after > 0)
-        ):
-            raise DefinitionError(
-                f"{name}: expected hibernate_after= more than 0 seconds or None, got {hibernate_after!r}"
-            )
-        min_awake = options.get("min_awake", msgspec.UNSET)
-        if min_awake is not msgspec.UNSET and (type(min_awake) not in (int, float) or not min_awake >= 0):
-            raise DefinitionError(f"{name}: expected min_awake= to be 0 seconds or more, got {min_awake!r}")
-        meta_version = options.get("meta_version", 1)
-        if type(meta_version) is not int or meta_version < 0:
-            raise DefinitionError(f"{name}: expected meta_version= to be a number from 0 up, got {meta_version!r}")
+        check_options(name, options)
         self.name = name
         self.meta = meta
-        self.meta_version = meta_version
+        self.meta_version = options.get("meta_version", 1)
         self.state = state
-        self.websocket_path = websocket_path
-        self.hibernate_after: float | msgspec.UnsetType | None = hibernate_after
-        self.min_awake: float | msgspec.UnsetType = min_awake
-        self.same_client: SameClient = same_client
-        self.subprotocols = _check_subprotocols(name, options.get("subprotocols", ("verani",)))
-        self.rates = _check_rates(name, options)
+        self.websocket_path = options.get("websocket_path", "/ws")
+        self.hibernate_after: float | msgspec.UnsetType | None = options.get("hibernate_after", msgspec.UNSET)
+        self.min_awake: float | msgspec.UnsetType = options.get("min_awake", msgspec.UNSET)
+        self.same_client: SameClient = options.get("same_client", "replace")
+        self.subprotocols = check_subprotocols(name, options.get("subprotocols", ("verani",)))
+        self.rates = {option: value for option, value in options.items() if option in RATES}
         self.event_rates: dict[str, EventRate] = {}
         self.handlers: dict[str, list[Handler]] = {}
         self.middleware: list[Callable[..., Any]] = []
@@ -209,6 +83,7 @@ class RoomDefinition(Generic[M, S]):
         self.dispatch: dict[str, tuple[Handler, ...]] = {}
         self._warned: set[str] = set()
         self._codecs: dict[int, AttachmentCodec[M]] = {}
+        self._authority = Authority(name, meta, self.hooks)
         for hook in HOOKS:
             if (function := options.get(hook)) is not None:
                 self._set_hook(hook, function)  # type: ignore[arg-type]  # a hook by its name in HOOKS
@@ -263,10 +138,12 @@ class RoomDefinition(Generic[M, S]):
             raise DefinitionError(f"{self.name}: expected rate_limit= of define_room for all events, got rate= for '*'")
         if event in self.event_rates:
             raise DefinitionError(f"{self.name}: {event!r} has a rate already; expected one rate= for each event")
-        if not _is_number(rate) or rate <= 0:
+        if not is_number(rate) or rate <= 0:
             raise DefinitionError(f"{self.name}: {event!r}: expected rate= to be more than 0, got {rate!r}")
         given = {"rate_burst": burst, "rate_policy": policy}
-        _check_rates(f"{self.name}: {event!r}", {option: value for option, value in given.items() if value is not None})
+        check_options(
+            f"{self.name}: {event!r}", {option: value for option, value in given.items() if value is not None}
+        )
         self.event_rates[event] = EventRate(float(rate), burst, policy)
 
     def rated(self, settings: Settings) -> Settings:
@@ -463,9 +340,8 @@ class RoomDefinition(Generic[M, S]):
         return codec
 
     async def name_for(self, request: ConnectRequest) -> str:
-        """Run `name_from_request` or its default; the result is not yet validated."""
-        name = self.hooks.get("name_from_request", room_from_request)(request)
-        return await name if inspect.isawaitable(name) else name  # type: ignore[no-any-return]
+        """Name the room of who connects; the result is not yet validated."""
+        return await self._authority.name_for(request)
 
     async def meta_for(self, request: ConnectRequest) -> M:
         """Return the meta alone of what `identify` returns."""
@@ -473,103 +349,16 @@ class RoomDefinition(Generic[M, S]):
         return meta
 
     async def identify(self, request: ConnectRequest) -> tuple[M, float | None]:
-        """Run `extract_meta` or its default, `authorize_room` and `authorize_channel`.
-
-        Returns the meta and when it expires. Raises what the hooks raise, `Forbidden` for a room or channel, and
-        TypeError or `msgspec.ValidationError` for what is no such meta.
-        """
-        meta, expires_at = await self._resolve(self.hooks.get("extract_meta", public_meta)(request))
-        await self._check_room(meta, request)
-        if "authorize_channel" in self.hooks:
-            check_names(meta)
-            for channel in meta.channels:
-                self.check_channel(request, channel)
-        return meta, expires_at
+        """Say who connects, and until when, if they may; see `Authority`."""
+        return await self._authority.identify(request)
 
     async def identify_token(self, token: str, request: ConnectRequest) -> tuple[M, float | None]:
-        """Ask `extract_meta` about a bare token, and `authorize_room` about who it is for.
-
-        Raises `Unauthorized` where `extract_meta` is no `TokenVerifier`, and what `identify` raises.
-        """
-        verifier = self.hooks.get("extract_meta")
-        if not isinstance(verifier, TokenVerifier):
-            raise Unauthorized(f"{self.name}: extract_meta takes no bare tokens")
-        meta, expires_at = await self._resolve(verifier.verify_token(token))
-        await self._check_room(meta, request)
-        return meta, expires_at
-
-    async def _resolve(self, given: Any) -> tuple[M, float | None]:
-        if inspect.isawaitable(given):
-            given = await given
-        if not isinstance(given, Identity):
-            return self._as_meta(given), None
-        expires_at = given.expires_at
-        if expires_at is not None and not (type(expires_at) in (int, float) and math.isfinite(expires_at)):
-            raise TypeError(f"{self.name}.extract_meta: expected expires_at in seconds, got {expires_at!r}")
-        return self._as_meta(given.meta), expires_at
-
-    def _as_meta(self, given: Any) -> M:
-        if isinstance(given, ConnectionMeta | Mapping):
-            return make_meta(self.meta, given)
-        raise TypeError(
-            f"{self.name}.extract_meta: expected a {self.meta.__name__}, a mapping of its fields or an Identity, got"
-            f" {type(given).__name__}"
-        )
-
-    async def _check_room(self, meta: M, request: ConnectRequest) -> None:
-        """Raise `Forbidden` if `authorize_room` says so; everybody may be anywhere without that hook."""
-        authorize = self.hooks.get("authorize_room")
-        if authorize is None:
-            return
-        check_names(meta)
-        allowed = authorize(meta, request)
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
-        if type(allowed) is not bool:  # a forgotten return would let nobody in, and nobody would know why
-            raise TypeError(f"{self.name}.authorize_room: expected True or False, got {type(allowed).__name__}")
-        if not allowed:
-            raise Forbidden(f"room {request.room!r} is not for {meta.user_id!r}")
+        """Say the same of a bare token."""
+        return await self._authority.identify_token(token, request)
 
     def check_channel(self, asker: ConnectRequest | Context[M, S], channel: str) -> None:
-        """Raise `Forbidden` if `authorize_channel` says so; everybody may be anywhere without that hook."""
-        authorize = self.hooks.get("authorize_channel")
-        if authorize is None:
-            return
-        allowed = authorize(asker, channel)
-        if type(allowed) is not bool:  # a forgotten coroutine would be true for everybody
-            if inspect.iscoroutine(allowed):
-                allowed.close()
-            raise TypeError(f"{self.name}.authorize_channel: expected True or False, got {type(allowed).__name__}")
-        if not allowed:
-            raise Forbidden(f"channel {channel!r} is not for this client")
-
-
-class RoomOptions(TypedDict, total=False):
-    """The options of `define_room` besides its types; each hook may come as a decorator instead."""
-
-    meta_version: int
-    websocket_path: str
-    hibernate_after: float | None
-    min_awake: float
-    same_client: SameClient
-    subprotocols: Iterable[str]
-    rate_limit: float
-    rate_limit_bytes: float
-    rate_burst: int
-    rate_policy: RatePolicy
-    extract_meta: Callable[[ConnectRequest], Any]
-    authorize_room: Callable[[Any, ConnectRequest], bool | Awaitable[bool]]
-    authorize_channel: Callable[[Any, str], bool]
-    name_from_request: Callable[[ConnectRequest], Any]
-    on_wake: Callable[[Actor[Any, Any]], Any]
-    on_connect: Callable[[Context[Any, Any]], Any]
-    on_message: Callable[[Context[Any, Any], Frame], Any]
-    on_disconnect: Callable[[Context[Any, Any]], Any]
-    on_error: Callable[[BaseException, Context[Any, Any]], Any]
-    on_hibernate: Callable[[Actor[Any, Any]], Any]
-    on_hibernation_restore: Callable[[Actor[Any, Any]], Any]
-    on_startup: Callable[[], Any]
-    on_shutdown: Callable[[], Any]
+        """Raise `Forbidden` if `authorize_channel` says so."""
+        self._authority.check_channel(asker, channel)
 
 
 @overload

@@ -25,7 +25,8 @@ from verani import (
     define_room,
 )
 from verani.frames import decode_data
-from verani.room.definition import HOOKS, public_meta, room_from_request
+from verani.room.authority import public_meta, room_from_request
+from verani.room.options import HOOKS
 from verani.settings import Settings
 
 
