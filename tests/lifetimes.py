@@ -318,7 +318,8 @@ def _clear_tests() -> None:
                 cell.cell_contents = None
         elif isinstance(thing, RoomDefinition):
             thing.hooks.clear()
-            thing.handlers.clear()
+            thing.handlers._registered.clear()
+            thing.handlers.found.clear()
         elif isinstance(thing, RequestHandler):
             # aiohttp's own: what it could not parse is an exception, whose traceback holds all (not in `verani serve`).
             thing._messages.clear()

@@ -25,7 +25,7 @@ from verani.link.messages import (
     Close,
     Connect,
     Deliver,
-    Frame,
+    FrameInput,
     Invalid,
     Invoke,
     Kick,
@@ -310,7 +310,7 @@ class Room:
         number = self.number()
         body = raw if data is msgspec.UNSET else json.dumps(data).encode()
         room = f"{self.definition.name}/{self.room_id}"
-        frame = Frame(room, number, connection, event, body, channel, request)
+        frame = FrameInput(room, number, connection, event, body, channel, request)
         self.put(frame, self.gateway_of.get(connection, "g1"))
         return number
 

@@ -37,15 +37,16 @@ class Dispatch(Generic[M, S]):
         self._sink = room.sink
         self._members = room.members
         self._definition = room.definition
+        self._handlers = room.definition.handlers
         self._hooks = hooks
         self._middleware = middleware
 
-    async def received(self, gateway: str, event: messages.Frame) -> None:
+    async def received(self, gateway: str, event: messages.FrameInput) -> None:
         """Take a frame of a member; others were kicked, refused by `on_connect` or are gone, and theirs are dropped."""
         session = self._members.sessions.get(event.connection)
         if session is None:
             return
-        handlers = self._definition.dispatch.get(event.event) or self._definition.handlers_of(event.event)
+        handlers = self._handlers.found.get(event.event) or self._handlers.of(event.event)
         on_message = None if handlers else self._definition.hooks.get("on_message")
         if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
             logger.debug("no handler for event %r", event.event, extra=self._room.log.extra(session.id))
@@ -73,7 +74,9 @@ class Dispatch(Generic[M, S]):
         if outcome is not None and event.request is not None:
             await self._answer(gateway, event, context, outcome.value)
 
-    async def _misfit(self, error: BaseException, session: Session[M], gateway: str, event: messages.Frame) -> None:
+    async def _misfit(
+        self, error: BaseException, session: Session[M], gateway: str, event: messages.FrameInput
+    ) -> None:
         """Refuse a frame whose data no handler can take."""
         match error:
             case msgspec.ValidationError():
@@ -102,7 +105,7 @@ class Dispatch(Generic[M, S]):
             answer = result if answer is None else answer
         return answer
 
-    async def _answer(self, gateway: str, event: messages.Frame, context: Context[M, S], result: Any) -> None:
+    async def _answer(self, gateway: str, event: messages.FrameInput, context: Context[M, S], result: Any) -> None:
         assert event.request is not None
         try:
             payload = frames.ack_frame(event.request, result)
@@ -116,8 +119,8 @@ class Dispatch(Generic[M, S]):
             return
         self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
 
-    def _failed(self, gateway: str, event: messages.Frame, error: BaseException) -> None:
+    def _failed(self, gateway: str, event: messages.FrameInput, error: BaseException) -> None:
         self._refuse(gateway, event, outcome_of(error))
 
-    def _refuse(self, gateway: str, event: messages.Frame, outcome: messages.Outcome) -> None:
+    def _refuse(self, gateway: str, event: messages.FrameInput, outcome: messages.Outcome) -> None:
         refuse(self._sink, gateway, event, outcome)

@@ -7,7 +7,7 @@ Invariants:
 - Every input is marked processed exactly once, after everything it caused, however its hook ended.
 - `handle` never raises but for the cancellation of its task by the shell, and no exception of a hook reaches
   a client: the text stays in the log.
-- An input that an earlier owner had visibly begun (`Interrupted`) is not run: its client and `on_error` are told.
+- An input that an earlier owner had visibly begun (`InterruptedInput`) is not run: its client and `on_error` are told.
 - Nothing waits for the garbage collector: after `let_go` no cycle leads through an engine.
 """
 
@@ -24,8 +24,8 @@ from ..room.definition import RoomDefinition
 from ..room.meta import M
 from ..room.operations import S
 from ..settings import Settings
-from .admission import Admission
 from .dispatch import Dispatch
+from .door import Door
 from .events import Attached, Event, HookFailed, Retire, Woken, reason_of
 from .hook_log import HookLog
 from .hooks import CANCEL_GRACE, Abandoned, Hooks
@@ -110,7 +110,7 @@ class Engine(Generic[M, S]):
         )
         middleware = Middleware(definition.middleware, hooks)
         self._waking = Waking(room, hooks)
-        self._admission = Admission(room, hooks)
+        self._door = Door(room, hooks)
         self._dispatch = Dispatch(room, hooks, middleware)
         self._calls = IncomingCalls(room, hooks, middleware, clock)
         self._interruptions = Interruptions(room, hooks)
@@ -129,7 +129,7 @@ class Engine(Generic[M, S]):
         try:
             waking = self._waking
             if waking.is_ready or not isinstance(event, messages.Input) or await waking.wake_for(gateway, event):
-                if type(event) is messages.Frame:
+                if type(event) is messages.FrameInput:
                     await self._dispatch.received(gateway, event)
                 else:
                     await self._take(gateway, event)
@@ -147,20 +147,20 @@ class Engine(Generic[M, S]):
 
     async def _take(self, gateway: str, event: Event) -> None:
         match event:
-            case messages.Frame():
+            case messages.FrameInput():
                 await self._dispatch.received(gateway, event)
             case messages.Connect():
-                await self._admission.connected(gateway, event)
+                await self._door.connected(gateway, event)
             case messages.Close():
-                await self._admission.closed(gateway, event)
-            case messages.Call():
+                await self._door.closed(gateway, event)
+            case messages.CallInput():
                 await self._calls.called(gateway, event)
-            case messages.Interrupted():
+            case messages.InterruptedInput():
                 await self._interruptions.tell(gateway, event.input)
             case Woken():
                 await self._woken(event)
             case Attached():
-                self._admission.restore(event.gateway, event.records)
+                self._door.restore(event.gateway, event.records)
                 self.room.members.sort()
             case HookFailed():
                 await self._hooks.report(event.error, event.context)
@@ -171,7 +171,7 @@ class Engine(Generic[M, S]):
         self._turn.begin()
         self.room.wake_reason = event.reason
         for gateway, records in event.records:
-            self._admission.restore(gateway, records)
+            self._door.restore(gateway, records)
         if len(event.records) > 1:
             self.room.members.sort()
         await self._waking.wake()
@@ -218,7 +218,7 @@ class Engine(Generic[M, S]):
     def busy(self) -> str | None:
         """Name what keeps the room awake although no event waits, or None."""
         if self._turn.current is not None:
-            return "RPC" if isinstance(self._turn.current.message, messages.Call) else "running hook"
+            return "RPC" if isinstance(self._turn.current.message, messages.CallInput) else "running hook"
         return self.room.tasks.busy
 
     @property

@@ -49,9 +49,9 @@ def reason_of(event: Event) -> WakeReason:
             return "connect"
         case messages.Close():
             return "close"
-        case messages.Call():
+        case messages.CallInput():
             return "call"
-        case messages.Interrupted():
+        case messages.InterruptedInput():
             return "crash"
         case _:
             return "frame"

@@ -73,9 +73,9 @@ class HookRun(Struct, eq=False, weakref=True):
         if self.name:
             return self.name
         match self.message:
-            case messages.Frame() as frame:
+            case messages.FrameInput() as frame:
                 return frame.event
-            case messages.Call() as call:
+            case messages.CallInput() as call:
                 return call.method
             case messages.Connect():
                 return "on_connect"

@@ -39,7 +39,7 @@ class IncomingCalls(Generic[M, S]):
         # Made with the first call that has a key: most rooms never get one.
         self._outcomes: Outcomes | None = None
 
-    async def called(self, gateway: str, event: messages.Call) -> None:
+    async def called(self, gateway: str, event: messages.CallInput) -> None:
         """Run a call, or refuse it."""
         reply_with = functools.partial(reply, self._room.sink, gateway, event)
         method = self._room.definition.methods.get(event.method)
@@ -63,7 +63,7 @@ class IncomingCalls(Generic[M, S]):
             return
         await self._run(gateway, event, method, arguments)
 
-    async def _run(self, gateway: str, event: messages.Call, method: Method, arguments: dict[str, Any]) -> None:
+    async def _run(self, gateway: str, event: messages.CallInput, method: Method, arguments: dict[str, Any]) -> None:
         context = Context(self._room, None, call=Call(method.name, arguments))
         run: Callable[[], Any] = functools.partial(method.function, self._room.actor, **arguments)
         if self._middleware.functions:
@@ -82,15 +82,15 @@ class IncomingCalls(Generic[M, S]):
             return
         self._conclude(gateway, event, messages.Outcome(result))
 
-    def _remembered(self, event: messages.Call) -> messages.Outcome | None:
+    def _remembered(self, event: messages.CallInput) -> messages.Outcome | None:
         if event.key is None or self._outcomes is None:
             return None
         return self._outcomes.get(event.key, event.method, event.arguments)
 
-    def _failed(self, gateway: str, event: messages.Call, error: BaseException) -> None:
+    def _failed(self, gateway: str, event: messages.CallInput, error: BaseException) -> None:
         self._conclude(gateway, event, outcome_of(error))
 
-    def _conclude(self, gateway: str, event: messages.Call, outcome: messages.Outcome) -> None:
+    def _conclude(self, gateway: str, event: messages.CallInput, outcome: messages.Outcome) -> None:
         """Remember what a call came to, and answer it."""
         if event.key is not None and outcome.code not in PASSING:
             self._outcomes = self._outcomes or Outcomes()

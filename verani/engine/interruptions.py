@@ -41,7 +41,7 @@ class Interruptions(Generic[M, S]):
         """Answer the client or caller of an input, and return the context that its hook would have had."""
         room = self._room
         match event:
-            case messages.Frame():
+            case messages.FrameInput():
                 session = room.members.sessions.get(event.connection)
                 if session is None:
                     return None  # kicked: nobody waits for the answer
@@ -55,7 +55,7 @@ class Interruptions(Generic[M, S]):
                 if session is None:
                     return None
                 return Context(room, session, close_code=event.code, close_reason=event.reason)
-            case messages.Call():
+            case messages.CallInput():
                 reply(room.sink, gateway, event, _OUTCOME)
                 return Context(room, None, call=Call(event.method, self._arguments_of(event)))
 
@@ -67,7 +67,7 @@ class Interruptions(Generic[M, S]):
             return None
         return Session(metas, gateway, event.connection, meta, event.attachment)
 
-    def _arguments_of(self, event: messages.Call) -> dict[str, Any]:
+    def _arguments_of(self, event: messages.CallInput) -> dict[str, Any]:
         method = self._room.definition.methods.get(event.method)
         try:
             return method.decode(event.arguments) if method is not None else {}
@@ -75,7 +75,7 @@ class Interruptions(Generic[M, S]):
             return {}
 
 
-def _data_of(event: messages.Frame) -> Any:
+def _data_of(event: messages.FrameInput) -> Any:
     try:
         return frames.decode_data(event.data)
     except InvalidFrame:

@@ -61,7 +61,7 @@ class OutgoingCalls:
     def _chain(self, run: HookRun) -> tuple[str, ...]:
         """Name the rooms that wait for what this hook calls."""
         message = run.message
-        return (*(message.chain if isinstance(message, messages.Call) else ()), self._turn.name)
+        return (*(message.chain if isinstance(message, messages.CallInput) else ()), self._turn.name)
 
     def _key(self, run: HookRun) -> str | None:
         """Name the call of a hook by its input and its place among the calls of that hook."""

@@ -42,14 +42,14 @@ def _stay_away(code: str) -> tuple[int, str]:
     return 1000, code.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
 
 
-def refuse(sink: Sink, gateway: str, event: messages.Frame, outcome: messages.Outcome) -> None:
+def refuse(sink: Sink, gateway: str, event: messages.FrameInput, outcome: messages.Outcome) -> None:
     """Answer a request with an error; a frame that asked for no answer gets none."""
     if event.request is not None:
         payload = frames.error_ack_frame(event.request, outcome.code or "failed", outcome.path, outcome.public)
         sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
 
 
-def reply(sink: Sink, gateway: str, event: messages.Call, outcome: messages.Outcome) -> None:
+def reply(sink: Sink, gateway: str, event: messages.CallInput, outcome: messages.Outcome) -> None:
     """Answer a call."""
     sink.output(gateway, messages.Reply(event.number, outcome), event.number)
 

@@ -64,11 +64,11 @@ class Waking(Generic[M, S]):
     def _turn_down(self, gateway: str, event: messages.Input, outcome: messages.Outcome) -> None:
         """Refuse an input of a room that could not wake; no hook runs for it."""
         match event:
-            case messages.Frame():
+            case messages.FrameInput():
                 refuse(self._room.sink, gateway, event, outcome)
             case messages.Connect():
                 turn_away(self._room.sink, gateway, event, *closing_of_wake(outcome))
             case messages.Close():
                 self._room.roster.forget(event.connection)
-            case messages.Call():
+            case messages.CallInput():
                 reply(self._room.sink, gateway, event, outcome)

@@ -12,13 +12,13 @@ from msgspec import Struct
 
 __all__ = [
     "Arrival",
-    "Call",
+    "CallInput",
     "Close",
     "Connect",
-    "Frame",
+    "FrameInput",
     "Input",
     "InputBatch",
-    "Interrupted",
+    "InterruptedInput",
     "Rebuild",
     "TakenCall",
     "kind_of",
@@ -35,7 +35,7 @@ class Connect(Struct, frozen=True, array_like=True, tag="connect"):
     trace: str | None = None
 
 
-class Frame(Struct, frozen=True, array_like=True, tag="frame"):
+class FrameInput(Struct, frozen=True, array_like=True, tag="frame"):
     """A client frame, scanned; `event` is its type, `data` JSON text or None where absent, `request` its `id`."""
 
     room: str
@@ -59,7 +59,7 @@ class Close(Struct, frozen=True, array_like=True, tag="close"):
     trace: str | None = None
 
 
-class Call(Struct, frozen=True, array_like=True, tag="call"):
+class CallInput(Struct, frozen=True, array_like=True, tag="call"):
     """Somebody outside calls a method of the room; answered with `Reply` under this number.
 
     `arguments` is JSON text: an object (by name) or an array (by position). `timeout`: seconds left when it was sent.
@@ -77,13 +77,13 @@ class Call(Struct, frozen=True, array_like=True, tag="call"):
     trace: str | None = None
 
 
-class TakenCall(Call, frozen=True, array_like=True, tag="call"):
+class TakenCall(CallInput, frozen=True, array_like=True, tag="call"):
     """A call at a room host, which never sends it: `expires` is when its time is over, on the clock of the host."""
 
     expires: float = math.inf
 
     @classmethod
-    def of(cls, call: Call, expires: float) -> TakenCall:
+    def of(cls, call: CallInput, expires: float) -> TakenCall:
         """Note the deadline of a call."""
         return cls(
             call.room,
@@ -98,10 +98,10 @@ class TakenCall(Call, frozen=True, array_like=True, tag="call"):
         )
 
 
-Input: TypeAlias = Connect | Frame | Close | Call
+Input: TypeAlias = Connect | FrameInput | Close | CallInput
 
 
-class Interrupted(Struct, frozen=True, array_like=True, tag="interrupted"):
+class InterruptedInput(Struct, frozen=True, array_like=True, tag="interrupted"):
     """An input that the room's last owner had begun, visibly, when it died: it is not run again, the room is told."""
 
     input: Input
@@ -118,7 +118,7 @@ class Interrupted(Struct, frozen=True, array_like=True, tag="interrupted"):
 
 
 # What a batch brings.
-Arrival: TypeAlias = Input | Interrupted
+Arrival: TypeAlias = Input | InterruptedInput
 
 
 def kind_of(arrival: Arrival) -> str:

@@ -15,13 +15,13 @@ from .announcements import (
 )
 from .inputs import (
     Arrival,
-    Call,
+    CallInput,
     Close,
     Connect,
-    Frame,
+    FrameInput,
     Input,
     InputBatch,
-    Interrupted,
+    InterruptedInput,
     Rebuild,
     TakenCall,
     kind_of,
@@ -75,6 +75,7 @@ __all__ = [
     "Ask",
     "Attach",
     "Call",
+    "CallInput",
     "Cast",
     "Close",
     "Connect",
@@ -85,6 +86,7 @@ __all__ = [
     "Entry",
     "EntryBatch",
     "Frame",
+    "FrameInput",
     "GatewayMessage",
     "GatewayPacket",
     "GivenUp",
@@ -96,6 +98,7 @@ __all__ = [
     "Input",
     "InputBatch",
     "Interrupted",
+    "InterruptedInput",
     "Invalid",
     "Invoke",
     "Kick",
@@ -119,3 +122,8 @@ __all__ = [
     "encode_message",
     "kind_of",
 ]
+
+# The names that `verani.room.methods.Call`, `verani.Frame` and `verani.errors.Interrupted` have, too; on their way out.
+Call = CallInput
+Frame = FrameInput
+Interrupted = InterruptedInput

@@ -84,7 +84,7 @@ class Drained(Struct, frozen=True, array_like=True, tag="drained"):
 class Invoke(Struct, frozen=True, array_like=True, tag="invoke"):
     """Ask a gateway to call a method of another room for this one; answered with `Replied`.
 
-    Gateways know which host has which room. The fields from `target` on are those of the `Call` it becomes.
+    Gateways know which host has which room. The fields from `target` on are those of the `CallInput` it becomes.
     """
 
     room: str

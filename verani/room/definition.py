@@ -22,7 +22,7 @@ from ..settings import RatePolicy, Settings
 from ..signatures import check_arity
 from .authority import Authority, public_meta
 from .context import Context, S
-from .handlers import EventRate, Handler
+from .handlers import EventRate, Handlers
 from .meta import AttachmentCodec, ConnectionMeta, M
 from .methods import BUILT_IN, Method
 from .options import HOOKS, RATES, RoomOptions, SameClient, check_options, check_subprotocols, is_number
@@ -75,12 +75,10 @@ class RoomDefinition(Generic[M, S]):
         self.subprotocols = check_subprotocols(name, options.get("subprotocols", ("verani",)))
         self.rates = {option: value for option, value in options.items() if option in RATES}
         self.event_rates: dict[str, EventRate] = {}
-        self.handlers: dict[str, list[Handler]] = {}
+        self.handlers = Handlers()
         self.middleware: list[Callable[..., Any]] = []
         self.methods: dict[str, Method] = dict(BUILT_IN)
         self.hooks: dict[str, Callable[..., Any]] = {}
-        # What `handlers_of` found for names that handlers are registered for.
-        self.dispatch: dict[str, tuple[Handler, ...]] = {}
         self._warned: set[str] = set()
         self._codecs: dict[int, AttachmentCodec[M]] = {}
         self._authority = Authority(name, meta, self.hooks)
@@ -123,8 +121,7 @@ class RoomDefinition(Generic[M, S]):
             )
 
         def register(function: F) -> F:
-            self.handlers.setdefault(event, []).append(Handler(function))
-            self.dispatch.clear()
+            self.handlers.add(event, function)
             return function
 
         return register
@@ -152,22 +149,7 @@ class RoomDefinition(Generic[M, S]):
 
     def off(self, event: str, handler: Callable[..., Any]) -> None:
         """Remove a handler from an event; one that is not registered is ignored."""
-        left = [entry for entry in self.handlers.get(event, []) if entry.function != handler]
-        if left:
-            self.handlers[event] = left
-        else:
-            self.handlers.pop(event, None)
-        self.dispatch.clear()
-
-    def handlers_of(self, event: str) -> tuple[Handler, ...]:
-        """Return what handles an event, in order: its handlers, then those of ``"*"``."""
-        found = self.dispatch.get(event)
-        if found is None:
-            named = self.handlers.get(event, ()) if event != "*" else ()  # clients may send that name, too
-            found = (*named, *self.handlers.get("*", ()))
-            if event in self.handlers:  # other names are the clients' choice, and without end
-                self.dispatch[event] = found
-        return found
+        self.handlers.remove(event, handler)
 
     def use(self, middleware: F) -> F:
         """Wrap every frame that reaches a handler or `on_message`, valid payload included, and every call.

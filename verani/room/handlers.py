@@ -12,7 +12,7 @@ from ..models import make_decoder
 from ..settings import RatePolicy
 from ..signatures import check_arity, label_of, resolve
 
-__all__ = ["EventRate", "Handler"]
+__all__ = ["EventRate", "Handler", "Handlers"]
 
 
 class Handler:
@@ -35,6 +35,39 @@ def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] 
         raise DefinitionError(
             f"{label}: expected the type of {parameter.name!r} to be one that msgspec can decode: {error}"
         ) from error
+
+
+class Handlers:
+    """The handlers of a definition, by event, in registration order; those of ``"*"`` are for every event."""
+
+    def __init__(self) -> None:
+        self._registered: dict[str, list[Handler]] = {}
+        # What `of` found for names that handlers are registered for.
+        self.found: dict[str, tuple[Handler, ...]] = {}
+
+    def add(self, event: str, function: Callable[..., Any]) -> None:
+        """Register a function."""
+        self._registered.setdefault(event, []).append(Handler(function))
+        self.found.clear()
+
+    def remove(self, event: str, function: Callable[..., Any]) -> None:
+        """Forget a function, if it is registered."""
+        left = [entry for entry in self._registered.get(event, []) if entry.function != function]
+        if left:
+            self._registered[event] = left
+        else:
+            self._registered.pop(event, None)
+        self.found.clear()
+
+    def of(self, event: str) -> tuple[Handler, ...]:
+        """Return what handles an event, in order: its handlers, then those of ``"*"``."""
+        found = self.found.get(event)
+        if found is None:
+            named = self._registered.get(event, ()) if event != "*" else ()  # clients may send that name, too
+            found = (*named, *self._registered.get("*", ()))
+            if event in self._registered:  # other names are the clients' choice, and without end
+                self.found[event] = found
+        return found
 
 
 class EventRate(NamedTuple):

@@ -144,8 +144,8 @@ async def test_an_interrupted_call_whose_arguments_no_longer_fit_is_answered_and
     lobby = open_room(room)
     for raw in (b'{"fragile":{"text":"x"}}', b'{"times":"x"}', b"{", b'{"nobody":1}'):
         number = lobby.number()
-        call = messages.Call("chat/lobby", number, "take", raw, 5.0)
-        await lobby.feed(messages.Interrupted(call), "g1")
+        call = messages.CallInput("chat/lobby", number, "take", raw, 5.0)
+        await lobby.feed(messages.InterruptedInput(call), "g1")
         assert lobby.sink.replies[number] == Outcome(code="interrupted")
     assert seen == [(HookInterrupted, "take", {})] * 4
     assert lobby.sink.numbers == [("g1", n) for n in range(1, 5)]

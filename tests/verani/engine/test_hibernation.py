@@ -15,7 +15,7 @@ import pytest
 from tests.verani.conftest import OpenRoom, Room
 from verani import ConnectionMeta, Context, RoomAsleep, RoomDefinition, define_room
 from verani.engine.engine import Event, Retire, Woken
-from verani.link.messages import Close, Connect, Frame, Record
+from verani.link.messages import Close, Connect, FrameInput, Record
 
 ROOM_NAME = "chat/lobby"
 
@@ -356,7 +356,7 @@ class Rush(Room):
         super().__init__(definition)
 
     def put(self, event: Event, gateway: str = "") -> None:
-        if self.retiring and isinstance(event, Connect | Frame | Close):
+        if self.retiring and isinstance(event, Connect | FrameInput | Close):
             self.waiting.append((event, gateway))
         else:
             super().put(event, gateway)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from verani.link.messages import (
-    Call,
+    CallInput,
     Close,
     Deliver,
     Drained,
@@ -248,7 +248,7 @@ def test_what_waits_is_stuck_if_it_is_much_and_nothing_is_confirmed() -> None:
     gateway, host = gateway_stream(0.0), host_stream(0.0)
     gateway.put(said(1), 0.0)
     assert not gateway.is_stuck(1000.0)
-    call: list[GatewayMessage] = [InputBatch([Call("chat/a", 1, "m", bytes(MAX_STALLED), 5.0)])]
+    call: list[GatewayMessage] = [InputBatch([CallInput("chat/a", 1, "m", bytes(MAX_STALLED), 5.0)])]
     gateway.put(call, 1000.0)
     (small, _) = everything(gateway)
     host.take(small, 1000.0)
@@ -258,7 +258,7 @@ def test_what_waits_is_stuck_if_it_is_much_and_nothing_is_confirmed() -> None:
 
 
 def batch_of_inputs(size: int) -> GatewayMessage:
-    return InputBatch([Call("chat/a", number, "m", bytes(size), 5.0) for number in range(6)], 3)
+    return InputBatch([CallInput("chat/a", number, "m", bytes(size), 5.0) for number in range(6)], 3)
 
 
 def batch_of_entries(size: int) -> HostMessage:
@@ -298,7 +298,7 @@ def _pieces(messages: Sequence[Any]) -> list[Any]:
 def test_a_message_that_no_end_would_read_is_not_sent() -> None:
     stream = gateway_stream(0.0)
     with pytest.raises(StreamError):
-        stream.put([InputBatch([Call("chat/a", 1, "m", bytes(MAX_PACKET), 5.0)])], 0.0)
+        stream.put([InputBatch([CallInput("chat/a", 1, "m", bytes(MAX_PACKET), 5.0)])], 0.0)
     stream.put([InputBatch([Close("chat/a", 1, "c", 1000)])], 0.0)
     (data,) = everything(stream)
     assert host_stream(0.0).take(data, 0.0)

@@ -54,7 +54,7 @@ def test_a_definition_has_the_documented_defaults() -> None:
     room = define_room("chat")
     assert (room.name, room.meta, room.state, room.websocket_path) == ("chat", ConnectionMeta, SimpleNamespace, "/ws")
     assert (room.hibernate_after, room.same_client, room.meta_version) == (msgspec.UNSET, "replace", 1)
-    assert (room.hooks, room.handlers, room.middleware) == ({}, {}, [])
+    assert (room.hooks, room.handlers.of("x"), room.middleware) == ({}, (), [])
     assert room.is_public
     assert repr(room) == "<RoomDefinition 'chat'>"
 
@@ -142,7 +142,7 @@ def test_an_option_that_is_none_leaves_the_hook_to_a_decorator() -> None:
 def test_on_returns_the_function_unchanged_and_registers_it_for_each_event() -> None:
     room = define_room("chat")
     assert room.on("a")(room.on("b")(nothing)) is nothing
-    assert [handler.function for handler in (*room.handlers["a"], *room.handlers["b"])] == [nothing, nothing]
+    assert [handler.function for handler in (*room.handlers.of("a"), *room.handlers.of("b"))] == [nothing, nothing]
 
 
 def test_off_removes_a_handler_and_ignores_one_that_is_not_there() -> None:
@@ -150,9 +150,9 @@ def test_off_removes_a_handler_and_ignores_one_that_is_not_there() -> None:
     room.on("a")(nothing)
     room.off("a", print)
     room.off("b", nothing)
-    assert "a" in room.handlers
+    assert room.handlers.of("a")
     room.off("a", nothing)
-    assert "a" not in room.handlers
+    assert not room.handlers.of("a")
 
 
 @pytest.mark.parametrize("event", ["verani.", "verani.expiring", "ping"])
@@ -199,7 +199,7 @@ def test_other_events_are_registered_in_silence(event: str, caplog: pytest.LogCa
 def decoder_of(handler: Callable[..., Any]) -> msgspec.json.Decoder[Any] | None:
     room = define_room("chat")
     room.on("x")(handler)
-    return room.handlers["x"][0].decoder
+    return room.handlers.of("x")[0].decoder
 
 
 def test_the_annotation_of_data_is_its_type_whatever_its_name() -> None:

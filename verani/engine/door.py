@@ -18,7 +18,7 @@ from .hooks import Hooks
 from .incarnation import Incarnation
 from .refusing import closing_of, turn_away
 
-__all__ = ["Admission"]
+__all__ = ["Door"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ _REPLACED = "another connection has this client id"
 _UNREADABLE = "attachment unreadable"
 
 
-class Admission(Generic[M, S]):
-    """The door of a room."""
+class Door(Generic[M, S]):
+    """Where connections come in, come back and go out."""
 
     def __init__(self, room: Incarnation[M, S], hooks: Hooks[M, S]) -> None:
         self._room = room
