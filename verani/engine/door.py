@@ -37,10 +37,10 @@ class Door(Generic[M, S]):
         self._hooks = hooks
 
     def restore(self, gateway: str, records: tuple[messages.Record, ...]) -> None:
-        """Let in those who are here already, by what their gateway has of them; `Membership.sort` is due after it."""
+        """Let in connections that a gateway has had all along; `Membership.sort` is due after several gateways."""
         for record in records:
-            # A gateway that linked again tells of connections that never went away.
-            if record.connection not in self._roster:
+            # A gateway that linked again has records of connections that never left.
+            if not self._roster.has(record.connection):
                 self._restore(gateway, record)
 
     def _restore(self, gateway: str, record: messages.Record) -> None:
@@ -73,7 +73,7 @@ class Door(Generic[M, S]):
             raise
 
     async def connected(self, gateway: str, event: messages.Connect) -> None:
-        """Let in who comes, and run `on_connect`."""
+        """Let a new connection in, and run `on_connect`."""
         try:
             meta = self._decode(event)
         except AttachmentError:
@@ -102,7 +102,7 @@ class Door(Generic[M, S]):
         turn_away(self._sink, gateway, event, *closing_of(error))
 
     async def closed(self, gateway: str, event: messages.Close) -> None:
-        """Take out who is gone, and run `on_disconnect`, but for one that `on_connect` refused."""
+        """Take out a connection that is gone, and run `on_disconnect`, unless `on_connect` refused it."""
         session = self._roster.forget(event.connection)
         hook = self._room.definition.hooks.get("on_disconnect")
         if session is not None and hook is not None:

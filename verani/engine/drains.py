@@ -29,9 +29,9 @@ class Drains:
         self._waiting: dict[int, tuple[str, asyncio.Future[None]]] = {}
 
     async def drain(self, session: Session[Any]) -> None:
-        """Wait for the gateway's word that nothing of what was written to a connection is left to send."""
+        """Wait until the gateway has written everything that was sent to a connection, or the connection is gone."""
         self._turn.check_awake()
-        if session.id not in self._roster:
+        if not self._roster.has(session.id):
             return
         token = next(_tokens)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

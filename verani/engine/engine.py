@@ -7,7 +7,8 @@ Invariants:
 - Every input is marked processed exactly once, after everything it caused, however its hook ended.
 - `handle` never raises but for the cancellation of its task by the shell, and no exception of a hook reaches
   a client: the text stays in the log.
-- An input that an earlier owner had visibly begun (`InterruptedInput`) is not run: its client and `on_error` are told.
+- An input that an earlier owner had visibly begun (`InterruptedInput`) is not run: its client is answered, and
+  `on_error` runs.
 - Nothing waits for the garbage collector: after `let_go` no cycle leads through an engine.
 """
 
@@ -79,8 +80,8 @@ class Engine(Generic[M, S]):
         `post` brings an event back to `handle` in its turn; it is called from the loop the room runs on. The engine
         is in `suspended` while a hook of it awaits: those are the engines to call `expire` of. It puts itself into
         `drowsy` when the application wants the room to sleep. `limited` counts what limits did, by setting.
-        While `is_full` says so, what spawned tasks send is refused: nothing else paces them. `watch` is told what hooks
-        raise, besides the log.
+        While `is_full` says so, what spawned tasks send is refused: nothing else paces them. `watch` gets every
+        error that hooks raise, besides the log.
         """
         limited = limited if limited is not None else Counter()
         self.name = f"{definition.name}/{room_id}"
@@ -156,7 +157,7 @@ class Engine(Generic[M, S]):
             case messages.CallInput():
                 await self._calls.called(gateway, event)
             case messages.InterruptedInput():
-                await self._interruptions.tell(gateway, event.input)
+                await self._interruptions.conclude(gateway, event.input)
             case Woken():
                 await self._woken(event)
             case Attached():

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class HookLog:
-    """The log of one room's hooks; `watch`, if given, is told every error, too."""
+    """The log of one room's hooks; `watch`, if given, gets every error, too."""
 
     def __init__(self, room: str, watch: Callable[[BaseException], None] | None = None) -> None:
         self._room = room

@@ -1,4 +1,4 @@
-"""Tell a room and its clients about inputs whose hooks began at an earlier owner and ended with it: none runs again."""
+"""Answer inputs whose hooks began at an earlier owner and ended with it: they do not run again, `on_error` does."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _OUTCOME = messages.Outcome(code=HookInterrupted.code)
 
 
 class Interruptions(Generic[M, S]):
-    """What becomes of inputs that were interrupted: who waits is answered, and `on_error` runs."""
+    """The interrupted inputs of a room."""
 
     def __init__(self, room: Incarnation[M, S], hooks: Hooks[M, S]) -> None:
         self._room = room
         self._hooks = hooks
 
-    async def tell(self, gateway: str, event: messages.Input) -> None:
-        """Tell of one input, unless its connection is gone meanwhile."""
-        context = self._conclude(gateway, event)
+    async def conclude(self, gateway: str, event: messages.Input) -> None:
+        """Answer one input and run `on_error`, unless its connection is gone meanwhile."""
+        context = self._answer(gateway, event)
         if context is not None:
             kind = messages.kind_of(event)
             error = HookInterrupted(f"a hook of {self._room.name} ({kind}) had begun when the host of the room died")
             await self._hooks.report(error, context, gateway, event)
 
-    def _conclude(self, gateway: str, event: messages.Input) -> Context[M, S] | None:
+    def _answer(self, gateway: str, event: messages.Input) -> Context[M, S] | None:
         """Answer the client or caller of an input, and return the context that its hook would have had."""
         room = self._room
         match event:

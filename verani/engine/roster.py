@@ -1,4 +1,4 @@
-"""Know which connections a room has, with those that it has closed and that wait for their `on_disconnect`.
+"""Know which connections a room has: its members, and connections that it has closed, until their `on_disconnect`.
 
 Invariant: a session is either a member or leaving until its close has had its turn, and then in neither.
 """
@@ -25,7 +25,7 @@ _CLOSE_CODES = frozenset({1000, 1008, 1011, 1012, 1013, *range(3000, 5000)})
 
 
 class Roster(Generic[M]):
-    """The connections of a room; whoever is dismissed is in no audience any more."""
+    """The connections of a room; one that was dismissed is in no audience any more."""
 
     def __init__(self, turn: Turn, members: Membership[M], outputs: Outputs[M]) -> None:
         self._turn = turn
@@ -43,7 +43,8 @@ class Roster(Generic[M]):
     def __len__(self) -> int:
         return len(self._members.sessions) + len(self._leaving)
 
-    def __contains__(self, connection: str) -> bool:
+    def has(self, connection: str) -> bool:
+        """Tell whether a connection is a member or leaving."""
         return connection in self._members.sessions or connection in self._leaving
 
     def by_gateway(self) -> Counter[str]:
@@ -68,7 +69,7 @@ class Roster(Generic[M]):
         self._leaving[session.id] = session
 
     def discard(self, session: Session[M]) -> None:
-        """Take out a session that gets no `on_disconnect`."""
+        """Take out a session without an `on_disconnect`."""
         self._members.remove(session)
         self._leaving.pop(session.id, None)
 
