@@ -17,21 +17,15 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from ssl import SSLContext
 from typing import Protocol
 
-import msgspec
-
-from verani.errors import CallFailed
 from verani.errors import Interrupted as InterruptedError
-from verani.link.epoch import Death, Epoch, Member
+from verani.link.epoch import Epoch, Member
 from verani.link.messages import (
     Announce,
-    Arrival,
     Ask,
-    Call,
     Entry,
     EntryBatch,
     GatewayMessage,
@@ -39,12 +33,9 @@ from verani.link.messages import (
     Heard,
     HostMessage,
     Input,
-    InputBatch,
-    Interrupted,
     Invoke,
     Outcome,
     Pull,
-    Rebuild,
     Replied,
     Serving,
     Told,
@@ -54,58 +45,18 @@ from verani_actors.rooms.life import RoomStatus
 
 from .epoch_file import EpochFile
 from .link import Link
+from .owners import Owners
+from .peers import OpenLink, Peers
 from .placed_rooms import PlacedRoom, PlacedRooms
 from .placement import GatewaySide
-from .remote_link import RemoteLink
 from .suspects import Suspects
 
-__all__ = ["Answering", "Cluster", "OpenLink", "remote_links"]
+__all__ = ["Answering", "Cluster"]
 
 logger = logging.getLogger(__name__)
 
-# Bytes of the inputs that are sent again in one message, unless one input alone has more.
-_BATCH = 1 << 20
-
 # The host ran `on_disconnect` for the connections of a gateway that it heard nothing from.
 _GIVEN_UP = 1012, "the room has lost this connection"
-_FAILED = 1011, "the room has failed"
-
-
-class OpenLink(Protocol):
-    """Make the link to a member; `receive` gets what the host says, `opened` whether a session was resumed."""
-
-    def __call__(
-        self,
-        gateway: GatewaySide,
-        member: Member,
-        receive: Callable[[Link, HostMessage], None],
-        opened: Callable[[Link, bool], None],
-        /,
-    ) -> Link: ...
-
-
-def remote_links(machine: str, ssl: SSLContext | None = None) -> OpenLink:
-    """Make links over WebSockets, for a gateway on this machine; `ssl` is for hosts on others."""
-
-    def open_link(
-        gateway: GatewaySide,
-        member: Member,
-        receive: Callable[[Link, HostMessage], None],
-        opened: Callable[[Link, bool], None],
-    ) -> Link:
-        compression = gateway.settings.link_compression
-        return RemoteLink(
-            gateway.id,
-            gateway.incarnation,
-            member,
-            machine,
-            receive=receive,
-            opened=opened,
-            compression=compression,
-            ssl=ssl,
-        )
-
-    return open_link
 
 
 class Answering(Protocol):
@@ -121,33 +72,19 @@ class Answering(Protocol):
         """Take note that a host is a member no more."""
 
 
-class _Peer:
-    """A member of the epoch."""
-
-    __slots__ = ("link", "opened", "serves_until")
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        # Whether it was ever reached.
-        self.opened = False
-        # By its own word, on this loop's clock.
-        self.serves_until = float("-inf")
-
-
 class Cluster:
     """The room hosts of a service, as one gateway sees them; see `verani_gateway.placement.placement.Placement`."""
 
+    put: Callable[[Input], None]
+
     def __init__(self, open_link: OpenLink, *, epochs: EpochFile | None = None) -> None:
         """Take epochs from hosts, from `epochs`, and from whoever calls `commit`."""
-        self.epoch = Epoch()
         # Who answers hosts about this gateway, and takes their answers.
         self.overview: Answering | None = None
-        self._open_link = open_link
         self._epochs = epochs
-        self._peers: dict[str, _Peer] = {}
+        self._peers = Peers(open_link)
         # Those of an epoch that is not committed here.
         self._pulls: list[tuple[Link, Pull]] = []
-        self._ending: set[asyncio.Task[None]] = set()
         self._ready = False
         self._stopped = False
         self._counts: Counter[str] = Counter()
@@ -159,6 +96,10 @@ class Cluster:
         self._rooms = PlacedRooms(gateway.attachments)
         self._now = asyncio.get_running_loop().time
         self.suspects = Suspects(gateway.id, clock=self._now, wall_clock=time.time)
+        self._peers.start(gateway, self._receive, self._opened)
+        self._owners = Owners(gateway, self._rooms, self._peers, self.suspects, self._counts)
+        # The owners' own: every input passes here.
+        self.put = self._owners.put
         if self._epochs is not None:
             self._epochs.start(self.commit)
 
@@ -167,42 +108,33 @@ class Cluster:
         self._stopped = True
         if self._epochs is not None:
             self._epochs.stop()
-        links = self.links
-        self._peers.clear()
         for room in self._rooms.every():
             room.owner = None
-        try:
-            async with asyncio.timeout(grace):
-                await asyncio.gather(*self._ending, *(link.close() for link in links))
-        except TimeoutError:
-            logger.warning("some room hosts did not take their leave within %g s", grace)
-            for link in links:
-                link.close_now()
+        await self._peers.stop(grace)
 
     @property
-    def has_hosts(self) -> bool:
-        """Whether a member of the epoch is linked."""
-        return any(link.state == "linked" for link in self.links)
-
-    @property
-    def serves(self) -> bool:
-        """Whether every member of the epoch is linked and has a lease, so that no room has to wait for its host."""
-        now = self._now()
-        peers = self._peers.values()
-        return bool(peers) and all(peer.link.state == "linked" and now < peer.serves_until for peer in peers)
-
-    def ask(self, member: Member, ask: Ask) -> bool:
-        """Send a question to a host; False where it cannot be reached now."""
-        peer = self._peers.get(member.incarnation)
-        if peer is None or peer.link.state != "linked":
-            return False
-        peer.link.send(ask)
-        return True
+    def epoch(self) -> Epoch:
+        """Give the epoch in force."""
+        return self._peers.epoch
 
     @property
     def links(self) -> list[Link]:
         """List the links to the members of the epoch."""
-        return [peer.link for peer in self._peers.values()]
+        return self._peers.links
+
+    @property
+    def has_hosts(self) -> bool:
+        """Whether a member of the epoch is linked."""
+        return self._peers.has_hosts
+
+    @property
+    def serves(self) -> bool:
+        """Whether no room has to wait for its host."""
+        return self._peers.serves
+
+    def ask(self, member: Member, ask: Ask) -> bool:
+        """Send a question to a host; False where it cannot be reached now."""
+        return self._peers.ask(member, ask)
 
     # --- epochs ----------------------------------------------------------------------------------------
 
@@ -211,11 +143,13 @@ class Cluster:
         if epoch.number <= self.epoch.number or self._stopped:
             return
         logger.info("epoch %d: room hosts %s", epoch.number, ", ".join(each.id for each in epoch.members) or "none")
-        before, self.epoch = self.epoch, epoch
-        self._relink()
+        before = self.epoch
+        for member in self._peers.commit(epoch):
+            if self.overview is not None:
+                self.overview.lost(member.id)
         if before.number:
             for death in epoch.deaths:
-                self._judge(death)
+                self._owners.judge(death)
         else:
             self.suspects.ignore(epoch.deaths)
         joined = {member.id for member in epoch.members} - {member.id for member in before.members}
@@ -224,178 +158,40 @@ class Cluster:
         # Without a new member, rooms whose owner is still there stay with it.
         rooms = self._rooms.every()
         everything = skipped or bool(joined)
-        self._place(
-            (room for room in rooms if everything or room.owner is None or self._peer(room.owner) is None),
+        self._owners.place(
+            (room for room in rooms if everything or room.owner is None or self._peers.at(room.owner) is None),
             before=before.number,
             again=skipped,
         )
         pulls, self._pulls = self._pulls, []
         for link, pull in pulls:
-            if self._peer(link) is not None:
+            if self._peers.at(link) is not None:
                 self._pull(link, pull)
         self._look_ready()
 
-    def _relink(self) -> None:
-        members = {member.incarnation: member for member in self.epoch.members}
-        for incarnation in self._peers.keys() - members.keys():
-            link = self._peers.pop(incarnation).link
-            link.close_now()
-            self._end(link)
-            if self.overview is not None:
-                self.overview.lost(link.member.id)
-        for link in self.links:
-            link.epoch = self.epoch.number
-        for incarnation in members.keys() - self._peers.keys():
-            link = self._open_link(self._gateway, members[incarnation], self._receive, self._opened)
-            link.epoch = self.epoch.number
-            self._peers[incarnation] = _Peer(link)
-            link.start()
-
-    def _end(self, link: Link) -> None:
-        """Wait, in the background, for what a closed link leaves behind."""
-        task = asyncio.create_task(link.close())
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
-
-    def _place(self, rooms: Iterable[PlacedRoom], *, before: int | None = None, again: bool = False) -> None:
-        """Give rooms to their owners, as far as these can be reached, with all their unprocessed inputs.
-
-        In the epoch `before`, those that move were not theirs; None for owners that have only now been reached. Those
-        that stay with their owner are given to it only with `again`.
-        """
-        placed: list[PlacedRoom] = []
-        for room in rooms:
-            owner = self._link_to(room.name)
-            if owner is room.owner and not again:
-                continue
-            if owner is not room.owner:
-                # An owner may have had the room once before, and left words of that time on their way.
-                room.pull_after = before
-            room.owner = owner
-            if owner is not None:
-                self._hand_over(room, owner)
-                placed.append(room)
-        self._send_again((room, 0) for room in placed)
-
-    def _hand_over(self, room: PlacedRoom, owner: Link) -> None:
-        """Have a room that was awake at its last owner wake at this one."""
-        last, room.last_owner = room.last_owner, owner.member.incarnation
-        if last not in ("", room.last_owner):
-            self._counts["moved"] += 1
-        if last and room.awake:
-            owner.send(Rebuild(room.name, "moved" if last in self._peers else "crash", self.epoch.number))
-
-    def _link_to(self, room: str) -> Link | None:
-        """Find the link to the owner of a room, None if it cannot take inputs yet."""
-        member = self.epoch.owner(room)
-        peer = self._peers.get(member.incarnation) if member is not None else None
-        return peer.link if peer is not None and peer.opened else None
-
-    def _peer(self, link: Link) -> _Peer | None:
-        """Find the member at the other end; None for a link that is closed."""
-        peer = self._peers.get(link.member.incarnation)
-        return peer if peer is not None and peer.link is link else None
-
     def _look_ready(self) -> None:
-        if not self._ready and self._peers and all(peer.opened for peer in self._peers.values()):
+        if not self._ready and self._peers.are_reached:
             self._ready = True
             self._gateway.opened()
-
-    # --- inputs ----------------------------------------------------------------------------------------
-
-    def put(self, input: Input) -> None:
-        """Send an input to the owner of its room, in its turn."""
-        room = self._rooms[input.room]
-        owner = room.owner
-        if owner is None:
-            owner = self._link_to(room.name)
-            if owner is None:
-                return
-            # It is new: what had to wait for its owner was given to it as soon as that was there.
-            room.owner, room.last_owner = owner, owner.member.incarnation
-        if room.waits_after is None:
-            owner.put(input)
-
-    def _send_again(self, rooms: Iterable[tuple[PlacedRoom, int]]) -> None:
-        """Send what is unprocessed of each room after a number, though its owner may have some of it."""
-        batches: dict[Link, list[Arrival]] = {}
-        sizes: Counter[Link] = Counter()
-        for room, number in rooms:
-            link = room.owner
-            if link is None:
-                continue
-            for arrival, size in self._due(room, number):
-                sizes[link] += size
-                if sizes[link] > _BATCH and link in batches:
-                    self._send_batch(link, batches.pop(link))
-                    sizes[link] = size
-                batches.setdefault(link, []).append(arrival)
-        for link, batch in batches.items():
-            self._send_batch(link, batch)
-
-    def _send_batch(self, link: Link, batch: list[Arrival]) -> None:
-        self._counts["replayed"] += len(batch)
-        link.send(InputBatch(batch, self.epoch.number, again=True))
-
-    def _due(self, room: PlacedRoom, number: int) -> Iterator[tuple[Arrival, int]]:
-        """Yield, with their sizes, what is unprocessed after a number, but nothing after an input that goes alone."""
-        alone = self.suspects.of(room.name)
-        room.waits_after = None
-        for input, size in room.inputs.unprocessed:
-            if input.number <= number:
-                continue
-            if type(input) is Call:
-                input = msgspec.structs.replace(input, timeout=self._gateway.calls.left(input.number))
-            if input.number == room.begun:
-                self._counts["interrupted"] += 1
-                yield Interrupted(input), size
-            else:
-                yield input, size
-            if input.number in alone:
-                room.waits_after = input.number
-                return
-
-    # --- suspects --------------------------------------------------------------------------------------
-
-    def _judge(self, death: Death) -> None:
-        """Do what a death demands, before the room goes to its next owner."""
-        verdict = self.suspects.judge(death)
-        room = self._rooms.find(death.room)
-        if room is None or all(input.number != death.number for input, _ in room.inputs.unprocessed):
-            self.suspects.settle(death.room, death.number)  # it was processed and is past
-        match verdict:
-            case "failed" if room is not None:
-                self._gateway.delivery.forget(room.inputs, *_FAILED, CallFailed.code)
-            case "quarantine" if room is not None:
-                if (kept := self._gateway.delivery.set_aside(room.inputs, death.number)) is not None:
-                    self.suspects.keep(*kept)
-
-    def _settle(self, room: PlacedRoom, processed: int) -> None:
-        """Let the inputs go that waited for one that is processed."""
-        for number in tuple(self.suspects.of(room.name)):
-            if number <= processed:
-                self.suspects.settle(room.name, number)
-        if room.waits_after is not None and room.waits_after <= processed and room.owner is not None:
-            self._send_again([(room, room.waits_after)])
 
     # --- what hosts say --------------------------------------------------------------------------------
 
     def _opened(self, link: Link, resumed: bool) -> None:
-        peer = self._peer(link)
+        peer = self._peers.at(link)
         if peer is None:
             return
         if resumed:
             self._counts["resumed"] += 1
         elif not peer.opened:
             peer.opened = True
-            self._place(room for room in self._rooms.every() if room.owner is None)
+            self._owners.place(room for room in self._rooms.every() if room.owner is None)
             self._look_ready()
         else:  # what was under way is lost
             self._pulls = [(other, pull) for other, pull in self._pulls if other is not link]
-            self._send_again((room, 0) for room in self._rooms.every() if room.owner is link)
+            self._owners.send_again((room, 0) for room in self._rooms.every() if room.owner is link)
 
     def _receive(self, link: Link, message: HostMessage) -> None:
-        peer = self._peer(link)
+        peer = self._peers.at(link)
         if peer is None:
             return
         match message:
@@ -462,7 +258,7 @@ class Cluster:
                 acknowledged.append((room, entry.processed))
         self._gateway.delivery.apply(applied)
         for room, processed in acknowledged:
-            self._settle(room, processed)
+            self._owners.settle(room, processed)
 
     def _disown(self, entries: list[Entry]) -> None:
         """End the connections of rooms whose entries were applied in part, or not: what they were is not known."""
@@ -475,7 +271,7 @@ class Cluster:
             self._pulls.append((link, pull))
             return
         room = self._rooms.find(pull.room)
-        owner = room.owner if room is not None and room.owner is not None else self._link_to(pull.room)
+        owner = room.owner if room is not None and room.owner is not None else self._peers.owner(pull.room)
         if owner is not link:
             return
         heard = None
@@ -498,7 +294,7 @@ class Cluster:
         self._answer(link, Replied(invoke.room, invoke.token, outcome))
 
     def _answer(self, link: Link, message: GatewayMessage) -> None:
-        if self._peer(link) is not None:
+        if self._peers.at(link) is not None:
             link.send(message)
 
     # --- what there is to know -------------------------------------------------------------------------

@@ -36,7 +36,8 @@ from ..config import Secrets
 from ..gateway import Gateway
 from ..operating.overview import Overview, answer
 from ..placement.epoch_file import EpochFile
-from ..placement.hosts import Cluster, remote_links
+from ..placement.hosts import Cluster
+from ..placement.peers import remote_links
 from .gateway_logs import set_up_logging
 from .keeper import ASIDE, BEATS, DRAINED, LEAVE, NO, READY, RESTART, STOP, WAITING, YES
 from .loading import load_application
