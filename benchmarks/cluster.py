@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 
 from verani_actors.operating.answers import HostStatus
-from verani_gateway.operating.overview import ServiceStatus
+from verani_gateway.operating.service_answers import ServiceStatus
 
 __all__ = ["Cluster"]
 

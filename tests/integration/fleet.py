@@ -29,7 +29,7 @@ from tests.netns import Machine, Network
 from tests.shapes.service import Node
 from verani.link.epoch import Epoch, Member
 from verani_actors.operating.answers import GatewayStatus, HostStatus
-from verani_gateway.operating.overview import ServiceStatus
+from verani_gateway.operating.service_answers import ServiceStatus
 
 __all__ = ["PATIENCE", "Crowd", "Fleet", "Heard", "Talker"]
 

@@ -122,7 +122,7 @@ class Replied(Struct, frozen=True, array_like=True, tag="replied"):
 class Ask(Struct, frozen=True, array_like=True, tag="ask"):
     """Ask the other process about itself, or, as `relay`, a host to ask all other gateways too; answered with `Told`.
 
-    `topic` and `argument` are the questions of `verani_gateway.operating.overview`.
+    `topic` and `argument` are the questions of `verani_gateway.operating.inquiry`.
     """
 
     token: int

@@ -1,7 +1,7 @@
 """Answer what operators ask of a room host, and pass it on to the gateways that the asker has no link to.
 
 An answer is JSON; what the processes say is put together by the gateway that was asked
-(`verani_gateway.operating.overview`). Nothing here waits: answers leave over the links like everything else.
+(`verani_gateway.operating.inquiry`). Nothing here waits: answers leave over the links like everything else.
 
 Invariants:
 - An answer is far smaller than a link can bear (`verani.link.stream`): it holds up to `MAX_ROOMS` rooms and `MAX_NAMES`

@@ -19,7 +19,7 @@ from verani.errors import SettingsError
 from verani_actors.operating.answers import ALL, GatewayStatus, HostStatus, gateway_target, host_target
 
 from ..config import Secrets
-from ..operating.overview import ServiceStatus
+from ..operating.service_answers import ServiceStatus
 from .rooms import CLEAR, PERIOD, ServiceError, ask, columns, session
 
 __all__ = ["check_restart", "check_target", "drain", "members_table", "restart", "show_cluster"]

@@ -20,7 +20,7 @@ from verani.errors import VeraniError
 from verani_actors.rooms.life import RoomStatus
 
 from ..config import Secrets
-from ..operating.overview import CUT
+from ..operating.service_answers import CUT
 
 __all__ = [
     "CLEAR",

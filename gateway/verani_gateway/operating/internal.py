@@ -26,10 +26,11 @@ from ..http.headers import only
 from ..http.listener_names import host_allowed
 from ..http.origins import origin_allowed
 from ..http.paths import ROOM_IN_PATH
+from .alone import Alone
 from .exposition import CONTENT_TYPE
 from .openapi import openapi_document
-from .overview import CUT, Alone, Answers
 from .rpc import RPC_PATH, RpcEndpoint, error_response
+from .service_answers import CUT, Answers
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware

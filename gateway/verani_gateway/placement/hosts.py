@@ -60,7 +60,7 @@ _GIVEN_UP = 1012, "the room has lost this connection"
 
 
 class Answering(Protocol):
-    """What is given the questions and answers of hosts about the service; see `verani_gateway.operating.overview`."""
+    """What is given the questions and answers of hosts about the service; see `verani_gateway.operating.inquiry`."""
 
     def asked(self, ask: Ask) -> Told:
         """Answer a question."""
@@ -80,7 +80,7 @@ class Cluster:
     def __init__(self, open_link: OpenLink, *, epochs: EpochFile | None = None) -> None:
         """Take epochs from hosts, from `epochs`, and from whoever calls `commit`."""
         # Who answers hosts about this gateway, and takes their answers.
-        self.overview: Answering | None = None
+        self.inquiry: Answering | None = None
         self._epochs = epochs
         self._peers = Peers(open_link)
         # Those of an epoch that is not committed here.
@@ -145,8 +145,8 @@ class Cluster:
         logger.info("epoch %d: room hosts %s", epoch.number, ", ".join(each.id for each in epoch.members) or "none")
         before = self.epoch
         for member in self._peers.commit(epoch):
-            if self.overview is not None:
-                self.overview.lost(member.id)
+            if self.inquiry is not None:
+                self.inquiry.lost(member.id)
         if before.number:
             for death in epoch.deaths:
                 self._owners.judge(death)
@@ -212,11 +212,11 @@ class Cluster:
             case Serving(seconds):
                 peer.serves_until = self._now() + seconds
             case Ask():
-                if self.overview is not None:
-                    link.send(self.overview.asked(message))
+                if self.inquiry is not None:
+                    link.send(self.inquiry.asked(message))
             case Told():
-                if self.overview is not None:
-                    self.overview.told(message)
+                if self.inquiry is not None:
+                    self.inquiry.told(message)
 
     def _give_up(self, link: Link, given_up: GivenUp) -> None:
         """End the connections for which the host has run `on_disconnect`, and those that may have missed something."""

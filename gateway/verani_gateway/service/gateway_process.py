@@ -34,7 +34,9 @@ from verani_actors.upkeep.start import Stopped, unless_stopped
 from ..application import GATEWAY
 from ..config import Secrets
 from ..gateway import Gateway
-from ..operating.overview import Overview, answer
+from ..operating.inquiry import Inquiry
+from ..operating.overview import Overview
+from ..operating.own_answers import answer
 from ..placement.epoch_file import EpochFile
 from ..placement.hosts import Cluster
 from ..placement.peers import remote_links
@@ -75,7 +77,7 @@ def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> int:
     name_process(gateway_target(gateway.id))
     gateway.place(cluster)
     process = _Process(runtime, plan, gateway, cluster)
-    cluster.overview = process.overview
+    cluster.inquiry = process.inquiry
     service = Service(application, plan.settings, secrets, answers=process.overview, sockets=sockets)
     return run_loop(process.serve(service), fastest_loop)
 
@@ -84,7 +86,8 @@ class _Process:
     """One gateway process: what it says of itself, and how it ends."""
 
     def __init__(self, runtime: Runtime, plan: Plan, gateway: Gateway, cluster: Cluster) -> None:
-        self.overview = Overview(gateway.id, cluster, self._answer, ready=self._is_ready)
+        self.inquiry = Inquiry(gateway.id, cluster, self._answer)
+        self.overview = Overview(gateway.id, cluster, self.inquiry, ready=self._is_ready)
         self._runtime = runtime
         self._plan = plan
         self._check = CodeCheck(plan)

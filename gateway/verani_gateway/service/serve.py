@@ -24,7 +24,7 @@ from ..application import GATEWAY
 from ..config import Secrets, check
 from ..http.authority import is_loopback
 from ..operating.internal import check_tokens, internal_application
-from ..operating.overview import Answers
+from ..operating.service_answers import Answers
 from .listener import Listener
 from .loading import Served, served_by
 from .loop import fastest_loop, run_loop

@@ -18,8 +18,9 @@ from verani_gateway.application import setup
 from verani_gateway.cli.rooms import show_rooms
 from verani_gateway.config import Secrets
 from verani_gateway.gateway import Gateway
+from verani_gateway.operating.alone import Alone
 from verani_gateway.operating.internal import check_tokens, internal_application
-from verani_gateway.operating.overview import Alone, Listing
+from verani_gateway.operating.service_answers import Listing
 
 Client = TestClient[web.Request, web.Application]
 Open = Callable[..., Awaitable[Client]]

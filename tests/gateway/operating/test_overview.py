@@ -34,7 +34,11 @@ from verani_actors.upkeep.runtime import Plan
 from verani_gateway.cli.members import check_target, members_table
 from verani_gateway.gateway import Gateway
 from verani_gateway.inputs.attachments import RoomInputs
-from verani_gateway.operating.overview import Overview, ServiceStatus, answer, merge_metrics, merge_rooms
+from verani_gateway.operating.inquiry import Inquiry
+from verani_gateway.operating.merging import merge_metrics, merge_rooms
+from verani_gateway.operating.overview import Overview
+from verani_gateway.operating.own_answers import answer
+from verani_gateway.operating.service_answers import ServiceStatus
 
 Answer = Callable[[str, str], bytes]
 
@@ -87,9 +91,9 @@ class Service:
         self.unlinked: set[str] = set()
         self.asked: list[tuple[str, str, str]] = []
         patience = 0.5 if silent else 1e9
+        self.inquiries = {id: Inquiry(id, _Links(self, id), self._answer(id), patience=patience) for id in gateways}
         self.gateways = {
-            id: Overview(id, _Links(self, id), self._answer(id), ready=lambda: True, patience=patience)
-            for id in gateways
+            id: Overview(id, _Links(self, id), inquiry, ready=lambda: True) for id, inquiry in self.inquiries.items()
         }
         for host in self.hosts.values():
             for id in gateways:
@@ -120,9 +124,9 @@ class Service:
     def _arrive(self, host: FakeHost, id: str, message: HostMessage) -> None:
         match message:
             case Told():
-                self.gateways[id].told(message)
+                self.inquiries[id].told(message)
             case Ask() if id not in self.silent:
-                host.overview.told(self.gateways[id].asked(message))
+                host.overview.told(self.inquiries[id].asked(message))
             case _:
                 pass
 
@@ -181,12 +185,12 @@ async def test_a_gateway_that_reaches_no_host_answers_for_itself() -> None:
 @pytest.mark.parametrize("leaving", ["h-0", "h-1"])
 async def test_nobody_waits_for_a_host_that_has_left(leaving: str, caplog: pytest.LogCaptureFixture) -> None:
     service = Service(hosts=("h-0", "h-1"), gateways=("a", "b"), silent=(leaving,))
-    service.gateways["a"]._patience = 1e9
+    service.inquiries["a"]._patience = 1e9
     asking = asyncio.create_task(service.gateways["a"].cluster())
     for _ in range(10):
         await asyncio.sleep(0)
     assert not asking.done()
-    service.gateways["a"].lost(leaving)
+    service.inquiries["a"].lost(leaving)
     assert (await asking).missing == [leaving]
     assert caplog.messages == []
 
@@ -194,8 +198,8 @@ async def test_nobody_waits_for_a_host_that_has_left(leaving: str, caplog: pytes
 @pytest.mark.parametrize("topic", ["cluster", "rooms", "metrics"])
 async def test_nobody_waits_for_a_gateway_that_has_left(topic: str, caplog: pytest.LogCaptureFixture) -> None:
     service = Service(hosts=("h-0", "h-1"), gateways=("a", "b", "c"), silent=("b",))
-    service.gateways["a"]._patience = 1e9
-    asking = asyncio.create_task(service.gateways["a"].collect(topic, '{"state":null,"limit":9}'))
+    service.inquiries["a"]._patience = 1e9
+    asking = asyncio.create_task(service.inquiries["a"].collect(topic, '{"state":null,"limit":9}'))
     for _ in range(10):
         await asyncio.sleep(0)
     assert not asking.done()
@@ -209,7 +213,7 @@ async def test_nobody_waits_for_a_gateway_that_has_left(topic: str, caplog: pyte
 
 async def test_an_answer_to_an_old_question_is_dropped() -> None:
     service = Service(hosts=("h-0",), gateways=("a",))
-    service.gateways["a"].told(Told(99, "h-0", b"{}"))
+    service.inquiries["a"].told(Told(99, "h-0", b"{}"))
     assert (await service.gateways["a"].cluster()).missing == []
 
 

@@ -961,7 +961,7 @@ async def test_questions_of_hosts_are_answered_over_their_link(service: Service)
 
     process = service.processes["m-0"]
     process.host.gateways[gateway.id](Ask(3, "rooms"))
-    cluster(gateway).overview = Answers()
+    cluster(gateway).inquiry = Answers()
     process.host.gateways[gateway.id](Ask(4, "rooms"))
     process.host.gateways[gateway.id](Told(5, "m-0", b"2"))
     cable = service.cable(gateway, "m-0")

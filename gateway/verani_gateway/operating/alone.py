@@ -1,0 +1,87 @@
+"""Answer for a service that is one process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from verani.errors import NotFound
+from verani_actors.operating.answers import SLICE, GatewayStatus, RoomsQuestion
+from verani_actors.rooms.life import RoomStatus
+
+from ..gateway import Gateway
+from .exposition import exposition
+from .service_answers import Listing, ServiceStatus, check_target
+
+__all__ = ["Alone"]
+
+
+class Alone:
+    """The one gateway of a service, with the rooms in its own process."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    @property
+    def ready(self) -> bool:
+        """Ask the gateway."""
+        return self._gateway.serves
+
+    async def rooms(self, question: RoomsQuestion) -> Listing:
+        """List all rooms: there is no link that they would have to pass."""
+        return Listing(self._rooms(question), cut=False)
+
+    async def _rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
+        left = question.limit
+        for number, name in enumerate(self._gateway.room_names()):
+            if left == 0:
+                return
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+            status = self._gateway.room(name)
+            if status is not None and question.state in (None, status.state):
+                yield status
+                left = None if left is None else left - 1
+
+    async def room(self, name: str) -> RoomStatus | None:
+        """Explain one room."""
+        return self._gateway.room(name)
+
+    async def metrics(self) -> str:
+        """Write down the counters of gateway and host together, without labels."""
+        return exposition(self._gateway)
+
+    async def cluster(self) -> ServiceStatus:
+        """Describe the one process."""
+        gateway = self._gateway
+        status = GatewayStatus(
+            id=gateway.id,
+            machine="",
+            pid=os.getpid(),
+            epoch=0,
+            connections=len(gateway.connections),
+            links={},
+            draining=not gateway.accepting,
+        )
+        return ServiceStatus(0, "", [], [status], [])
+
+    async def quarantine(self) -> list[msgspec.Raw]:
+        """Say that there is nothing: what kills the room host kills its gateway too."""
+        return []
+
+    async def drain(self, target: str) -> None:
+        """Refuse: the one process is drained by stopping it."""
+        check_target(target)
+        raise NotFound("the service is one process; SIGTERM drains it")
+
+    async def check(self, target: str) -> None:
+        """Refuse, as `restart` does."""
+        await self.restart(target)
+
+    async def restart(self, target: str) -> None:
+        """Refuse: nobody would be there meanwhile."""
+        check_target(target)
+        raise NotFound("the service is one process, which whoever started it starts anew; --hosts makes it several")
