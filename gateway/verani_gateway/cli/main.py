@@ -125,7 +125,8 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
         logger.warning("unknown environment variable, ignored: %s", named)
     leader = parsed.leader if parsed.command == "join" else ""
     if leader or settings.hosts or settings.gateways != 1:
-        from ..service.supervisor import leader_address, supervise
+        from ..service.shape import leader_address
+        from ..service.supervisor import supervise
 
         leader = leader_address(leader) if leader else ""
         return supervise(parsed.targets, settings, secrets, leader=leader, until_eof=parsed.until_eof)

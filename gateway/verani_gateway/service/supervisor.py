@@ -24,7 +24,6 @@ import shutil
 import signal
 import socket
 import sys
-from asyncio.subprocess import PIPE
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,31 +31,30 @@ from typing import Final
 
 import msgspec
 
-from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_actors.processes.admin_port import resolve
 from verani_actors.processes.starter import ENDED
-from verani_actors.upkeep.runtime import DEFAULT_ADMIN_PORT, Plan, Runtime
+from verani_actors.upkeep.runtime import Plan, Runtime
 from verani_actors.upkeep.start import Stopped, unless_stopped
 
-from ..config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets, check
+from ..config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets
 from ..http.authority import is_loopback
-from ..operating.internal import check_tokens
 from .descendants import adopt_orphans, kill_children, reap
 from .early import stop_signals
 from .folder import runtime_folder
-from .keeper import BEATS, DRAINED, NO, READY, RESTART, STOP, WAITING, YES, Keeper, ending
+from .import_check import check_imports, command
+from .keeper import BEATS, DRAINED, NO, READY, RESTART, STOP, WAITING, YES, Keeper
 from .loading import Served
 from .loop import run_loop
 from .serve import announce, at_end_of_input
+from .shape import check_shape
 from .sockets import Sockets, take, unix_url, urls
 
-__all__ = ["check_shape", "leader_address", "supervise"]
+__all__ = ["supervise"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds that importing the targets may take, and that a gateway which is to take another's place may take to be ready.
-_IMPORT_PATIENCE: Final = 30.0
+# Seconds that a gateway which is to take another's place may take to be ready.
 _REPLACEMENT_PATIENCE: Final = 60.0
 
 # How much longer than its drain a process may take to stop before it is killed.
@@ -72,40 +70,6 @@ _FRESHEN: Final = 3600.0
 
 # How often the runtime folder is looked at for the first epoch.
 _LOOK: Final = 0.02
-
-_decode_served = msgspec.json.Decoder(list[Served]).decode
-
-
-def check_shape(settings: Settings, secrets: Secrets, *, leader: str) -> None:
-    """Refuse what cannot work before anything starts; raises `SettingsError`."""
-    check(settings)
-    if settings.gateways:
-        check_tokens(settings, secrets)
-    if not settings.hosts and not leader:
-        raise SettingsError(
-            f"hosts 0 keeps the rooms in the one gateway process: expected --hosts of at least 1 with"
-            f" --gateways {settings.gateways}"
-        )
-    if not settings.hosts and not settings.gateways:
-        raise SettingsError("expected --hosts or --gateways of at least 1, got 0 of both")
-    if (leader or not is_loopback(settings.advertise)) and secrets.cluster_secret is None:
-        raise SettingsError(f"a service on several machines needs one secret: expected {CLUSTER_SECRET} to be set")
-    if leader and is_loopback(settings.advertise):
-        raise SettingsError(
-            f"the other machines cannot reach this one at {settings.advertise}: expected --advertise with an address"
-            " that they can reach"
-        )
-
-
-def leader_address(text: str) -> str:
-    """Read HOST or HOST:PORT, the port being that of the leader's actor system; raises `SettingsError`."""
-    host, separator, port = text.rpartition(":")
-    if not separator or text.endswith("]"):
-        host, port = text, str(DEFAULT_ADMIN_PORT)
-    bare = host.removeprefix("[").removesuffix("]")
-    if not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise SettingsError(f"expected the leader as HOST or HOST:PORT, got {text!r}")
-    return f"{host}:{port}"
 
 
 def supervise(
@@ -181,7 +145,7 @@ class _Supervisor:
             self._settings, self._sockets = await take(self._settings, held)
         # In a thread: a name server may take many seconds to say nothing.
         self._address = await asyncio.to_thread(resolve, self._settings.advertise)
-        return await self._check_imports()
+        return await check_imports(self._targets)
 
     def _on_signal(self, number: signal.Signals) -> None:
         """Stop at the first signal; end everything at the second."""
@@ -191,30 +155,6 @@ class _Supervisor:
                 shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(128 + number)
         self._stop.set()
-
-    # --- before the start ------------------------------------------------------------------------------
-
-    async def _check_imports(self) -> tuple[int, list[Served]]:
-        """Have the targets imported elsewhere; returns an exit code, 0 if all is well, and what they serve."""
-        process = await asyncio.create_subprocess_exec(
-            *_command("definitions", *self._targets), stdout=PIPE, stdin=asyncio.subprocess.DEVNULL, process_group=0
-        )
-        try:
-            async with asyncio.timeout(_IMPORT_PATIENCE):
-                output, _ = await process.communicate()
-        except TimeoutError:
-            raise SettingsError(
-                f"importing {', '.join(self._targets)} did not end within {_IMPORT_PATIENCE:g} s"
-            ) from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode in (1, 2):  # it has said why
-            return process.returncode, []
-        if process.returncode != 0:
-            raise SettingsError(f"importing {', '.join(self._targets)} ended with {ending(process.returncode or 0)}")
-        return 0, _decode_served(output)
 
     def _plan(self, served: Sequence[Served]) -> Plan:
         settings = self._settings
@@ -226,7 +166,7 @@ class _Supervisor:
             address=self._address,
             leader=self._leader,
             listeners=(_descriptors(self._sockets.public), _descriptors(self._sockets.internal)),
-            check=tuple(_command("definitions", *self._targets)),
+            check=tuple(command("definitions", *self._targets)),
         )
 
     # --- serving ---------------------------------------------------------------------------------------
@@ -328,7 +268,7 @@ class _Supervisor:
 
         keeper = Keeper(
             f"gateway process {number + 1}",
-            _command("gateway", str(runtime.folder), *self._targets),
+            command("gateway", str(runtime.folder), *self._targets),
             self._environ,
             heard=heard,
             last=DRAINED,
@@ -441,7 +381,3 @@ class _Supervisor:
 
 def _descriptors(sockets: Sequence[socket.socket]) -> tuple[int, ...]:
     return tuple(each.fileno() for each in sockets)
-
-
-def _command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "verani_gateway", *words]

@@ -18,15 +18,10 @@ import aiohttp
 import pytest
 
 from tests.gateway.started import Service, Start
-from verani.errors import SettingsError
-from verani.settings import Settings
-from verani_gateway.config import Secrets
 from verani_gateway.service.keeper import READY, Keeper
-from verani_gateway.service.supervisor import check_shape, leader_address
 
 # A loaded machine may take seconds to import everything; nothing waits this long when all is well.
 PATIENCE = 60
-SECRET = "0123456789abcdef"
 
 
 async def _echo(ws: aiohttp.ClientWebSocketResponse) -> int:
@@ -492,39 +487,6 @@ async def test_wrong_use_is_one_sentence(start: Start, arguments: list[str], exp
     (line,) = service.lines
     assert line.startswith("verani: error: ")
     assert expected in line
-
-
-def test_machines_need_one_secret_and_an_address_that_others_reach() -> None:
-    loopback, reachable = Settings(hosts=1), Settings(hosts=1, advertise="10.0.0.1")
-    check_shape(loopback, Secrets(), leader="")
-    check_shape(reachable, Secrets(cluster_secret=SECRET), leader="")
-    check_shape(reachable, Secrets(cluster_secret=SECRET), leader="10.0.0.2:8100")
-    check_shape(Settings(advertise="10.0.0.1"), Secrets(cluster_secret=SECRET), leader="10.0.0.2:8100")
-    with pytest.raises(SettingsError, match="expected VERANI_CLUSTER_SECRET to be set"):
-        check_shape(reachable, Secrets(), leader="")
-    with pytest.raises(SettingsError, match="expected --advertise with an address"):
-        check_shape(loopback, Secrets(cluster_secret=SECRET), leader="10.0.0.2:8100")
-    with pytest.raises(SettingsError, match="got 0 of both"):
-        check_shape(Settings(gateways=0), Secrets(cluster_secret=SECRET), leader="10.0.0.2:8100")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("10.0.0.1", "10.0.0.1:8100"),
-        ("leader.internal:9000", "leader.internal:9000"),
-        ("[fd00::1]", "[fd00::1]:8100"),
-        ("[fd00::1]:9000", "[fd00::1]:9000"),
-    ],
-)
-def test_a_leader_has_a_default_port(text: str, expected: str) -> None:
-    assert leader_address(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", ":8100", "leader:", "leader:0", "leader:65536", "leader:x", "fd00::1"])
-def test_what_is_no_leader_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="expected the leader as HOST or HOST:PORT"):
-        leader_address(text)
 
 
 @pytest.mark.threat(47)
