@@ -30,7 +30,6 @@ from .measures import host_metrics, render, room_states, rooms_gauges
 __all__ = [
     "ALL",
     "GatewayStatus",
-    "Hosting",
     "HostOverview",
     "HostStatus",
     "MAX_NAMES",
@@ -40,6 +39,7 @@ __all__ = [
     "RoomsHeld",
     "RoomsQuestion",
     "RoomsTold",
+    "OperatedHost",
     "Topic",
     "answer",
     "gateway_target",
@@ -143,7 +143,7 @@ def gateway_target(id: str) -> str:
     return f"gateway:{id}"
 
 
-class Hosting(Protocol):
+class OperatedHost(Protocol):
     """The process around a room host, as operators see it (`verani_actors.processes.host_process`)."""
 
     @property
@@ -163,10 +163,10 @@ class Hosting(Protocol):
 class HostOverview:
     """The host's end: give it every `Ask` and `Told` that comes over a link, and tell it of gateways that are gone."""
 
-    def __init__(self, id: str, host: RoomHost, hosting: Hosting) -> None:
+    def __init__(self, id: str, host: RoomHost, process: OperatedHost) -> None:
         self._id = id
         self._host = host
-        self._hosting = hosting
+        self._process = process
         self._tokens = count(1)
         # Of each question that was passed on: who asked, its token there, and the gateways that still owe an answer.
         self._relayed: OrderedDict[int, tuple[str, int, set[str]]] = OrderedDict()
@@ -202,7 +202,7 @@ class HostOverview:
                 owing.discard(name)
                 self._send(gateway, Told(token, name, b""))
         if self._ends and not self._host.gateways:
-            self._hosting.drain("")
+            self._process.drain("")
 
     def _go_on(self, gateway: str, token: int, others: tuple[str, ...], answering: Iterator[bytes | None]) -> None:
         if (body := next(answering)) is not None:
@@ -219,12 +219,12 @@ class HostOverview:
             case "restart" | "check" | "checked" if argument == host_target(self._id):
                 yield self._restart(topic)
             case _:
-                yield answer(topic, argument, self._host, self._hosting.status)
+                yield answer(topic, argument, self._host, self._process.status)
 
     def _drain(self, target: str) -> bytes:
         kind, _, id = target.partition(":")
         if kind == "host":
-            self._hosting.drain(id)
+            self._process.drain(id)
         elif kind == ALL:
             self._ends = True
             self.unlinked()
@@ -233,11 +233,11 @@ class HostOverview:
     def _restart(self, topic: str) -> bytes:
         match topic:
             case "check":
-                self._hosting.check.begin()
+                self._process.check.begin()
             case "checked":
-                return msgspec.json.encode(self._hosting.check.verdict)
+                return msgspec.json.encode(self._process.check.verdict)
             case _:
-                self._hosting.restart()
+                self._process.restart()
         return b"true"
 
     def _send(self, gateway: str, message: HostMessage) -> None:

@@ -44,6 +44,7 @@ from thespian.system.transport.streamBuffer import ReceiveBuffer, ackDataErrPack
 
 from verani.errors import VeraniError
 
+from ..membership.control import REGISTRAR
 from ..upkeep.logs import is_no_banner
 from ..upkeep.refusals import Refusals
 from .environment import MAX_PENDING_TRANSMITS
@@ -189,7 +190,7 @@ class Admin(multiprocCommon.MultiProcAdmin):
             return True
         if not isinstance(envelope.message, Parcel):
             return super().handleIncoming(envelope)
-        if envelope.message.sender == "registrar":
+        if envelope.message.sender == REGISTRAR:
             self._registrar = envelope.sender
         elif self._registrar is not None:
             self._send_intent(TransmitIntent(self._registrar, envelope.message))

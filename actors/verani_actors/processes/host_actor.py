@@ -24,13 +24,13 @@ from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
 
 from verani.errors import VeraniError
 
-from ..membership.control import Control, StopHost
+from ..membership.control import REGISTRAR, Control, StopHost, host_name, launcher_name
 from ..upkeep.exit import EXIT_GRACE, end_in
 from ..upkeep.runtime import Runtime
 from ..upkeep.start import START_GRACE
 from . import hardened
 from .control_actor import ControlActor
-from .host_process import Hosting
+from .host_process import HostProcess
 from .parcel import Parcel
 
 __all__ = ["RoomHostActor"]
@@ -48,7 +48,7 @@ class RoomHostActor(ControlActor):
         super().__init__(requirements)
         self._id: str = requirements["id"]
         self._incarnation: str = requirements["incarnation"]
-        self._name = f"host:{self._incarnation}"
+        self._name = host_name(self._incarnation)
         # Whether its end was asked for by the service, or is due as its loop has ended.
         self._is_told_to_stop = self._is_over = False
         self._runtime = runtime = Runtime(requirements["folder"])
@@ -63,13 +63,15 @@ class RoomHostActor(ControlActor):
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
         self._ringer.setblocking(False)
-        self._hosting = Hosting(self._plan, runtime, self._id, self._incarnation, hardened.cluster_secret(), self._post)
+        self._host = HostProcess(
+            self._plan, runtime, self._id, self._incarnation, hardened.cluster_secret(), self._post
+        )
         self._loop = _new_loop()
         self._thread: threading.Thread | None = None
 
     def received(self, parcel: Parcel, message: Control, sender: ActorAddress) -> None:
         self._addresses.update(parcel.addresses)
-        if parcel.sender.startswith("host:") or parcel.sender == "registrar":
+        if parcel.sender == REGISTRAR or parcel.sender.startswith(host_name("")):
             self._addresses[parcel.sender] = sender
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="verani-host", daemon=True)
@@ -77,8 +79,8 @@ class RoomHostActor(ControlActor):
         if isinstance(message, StopHost):
             self._is_told_to_stop = True
             self._stop()
-        elif not parcel.sender.startswith("launcher:"):
-            self._call(self._hosting.receive, parcel.sender, message)
+        elif not parcel.sender.startswith(launcher_name("")):
+            self._call(self._host.receive, parcel.sender, message)
 
     def readable(self) -> None:
         with suppress(BlockingIOError):
@@ -105,8 +107,8 @@ class RoomHostActor(ControlActor):
             self._thread.join(EXIT_GRACE)
 
     def _stop(self) -> None:
-        self._call(self._hosting.stop)
-        if not self._hosting.has_started:  # a module or a hook may block, and nobody is served
+        self._call(self._host.stop)
+        if not self._host.has_started:  # a module or a hook may block, and nobody is served
             end_in(START_GRACE, 0)
 
     def watched(self) -> ThespianWatch:
@@ -128,7 +130,7 @@ class RoomHostActor(ControlActor):
     def _run(self) -> None:
         """Run the loop; a None in the outbox tells the other thread that it is over."""
         try:
-            _run(self._loop, self._hosting.run())
+            _run(self._loop, self._host.run())
         except VeraniError as error:
             logger.error("host %s cannot run: %s", self._id, error)
         except Exception:  # the bottom of a thread: it ends the process, and is told why

@@ -18,7 +18,20 @@ from thespian.actors import ActorAddress
 
 from verani.link.epoch import Epoch
 
-from ..membership.control import Beaten, Commit, Control, Gone, Offer, Publish, Refused, StopHost, Welcome
+from ..membership.control import (
+    REGISTRAR,
+    Beaten,
+    Commit,
+    Control,
+    Gone,
+    Offer,
+    Publish,
+    Refused,
+    StopHost,
+    Welcome,
+    host_name,
+    launcher_name,
+)
 from ..membership.registrar import Registrar
 from ..upkeep.runtime import Runtime
 from .control_actor import ControlActor
@@ -55,7 +68,7 @@ class RegistrarActor(ControlActor):
         # The last epoch, while it could not be written.
         self._unwritten: Epoch | None = None
         self._machine = plan.machine
-        self._launcher = f"launcher:{plan.machine}"
+        self._launcher = launcher_name(plan.machine)
         self._core = Registrar(
             plan.machine,
             plan.settings.lease,
@@ -71,16 +84,16 @@ class RegistrarActor(ControlActor):
     def received(self, parcel: Parcel, message: Control, sender: ActorAddress) -> None:
         now = time.monotonic()
         address = parcel.addresses.get(parcel.sender, sender)
-        if parcel.sender == "launcher:" and isinstance(message, Welcome):
+        if parcel.sender == launcher_name("") and isinstance(message, Welcome):
             return self._start(address)
         if isinstance(message, Offer) and (reason := self._core.refusal(message, now)) is not None:
-            self.send(address, Parcel("registrar", Refused(reason)))
+            self.send(address, Parcel(REGISTRAR, Refused(reason)))
             return None
         letters = self._core.receive(parcel.sender, message, now)
         if not isinstance(message, Gone):
             self._parties[parcel.sender] = _Party(address, now)
         if isinstance(message, Offer):
-            self.send(address, Parcel("registrar", Welcome(self._machine)))
+            self.send(address, Parcel(REGISTRAR, Welcome(self._machine)))
         self._carry_out(letters)
         return None
 
@@ -94,7 +107,7 @@ class RegistrarActor(ControlActor):
 
     def _start(self, admin: ActorAddress) -> None:
         """Make the registrar known to the Admin of its machine, as often as the launcher asks for it."""
-        self.send(admin, Parcel("registrar", Welcome(self._machine)))
+        self.send(admin, Parcel(REGISTRAR, Welcome(self._machine)))
         if not self._started:
             self._started = True
             self.wakeupAfter(_TICK)
@@ -112,6 +125,9 @@ class RegistrarActor(ControlActor):
             self._written = epoch.number
             self._unwritten = None
 
+    def _addresses_of_hosts(self) -> dict[str, ActorAddress]:
+        return {name: each.address for name, each in self._parties.items() if name.startswith(host_name(""))}
+
     def _carry_out(self, messages: Iterable[tuple[str, Control]]) -> None:
         hosts: dict[str, ActorAddress] | None = None
         for destination, message in messages:
@@ -127,6 +143,8 @@ class RegistrarActor(ControlActor):
             if isinstance(message, Beaten | Commit):
                 # Hosts speak to each other when they have lost the registrar.
                 if hosts is None:
-                    hosts = {name: each.address for name, each in self._parties.items() if name.startswith("host:")}
+                    hosts = {
+                        name: each.address for name, each in self._parties.items() if name.startswith(host_name(""))
+                    }
                 addresses = hosts
-            self.send(party.address, Parcel("registrar", message, addresses))
+            self.send(party.address, Parcel(REGISTRAR, message, addresses))

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 256
 
 
-class Handler(Protocol):
+class MessageHandler(Protocol):
     """What a drain task does with the messages of its actor (`verani_actors.system.dispatch`)."""
 
     idle_waiters: list[asyncio.Future[None]]
@@ -58,7 +58,7 @@ class BusyActors:
 
     def start(
         self,
-        handler: Handler,
+        handler: MessageHandler,
         ref: ActorRef,
         envelope: Envelope | None,
         awaitable: Awaitable[object] | None,
@@ -115,7 +115,7 @@ class BusyActors:
 
     async def _drain(
         self,
-        handler: Handler,
+        handler: MessageHandler,
         ref: ActorRef,
         generation: int,
         envelope: Envelope | None,

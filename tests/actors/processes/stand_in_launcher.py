@@ -29,7 +29,7 @@ from verani_actors.membership.control import Beat, Beaten, Commit, Control, Drai
 from verani_actors.upkeep.runtime import Plan, Runtime
 
 
-class Hosting:
+class HostProcess:
     """Has no rooms, but keeps its membership."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Hosting:
 
 
 module = ModuleType("verani_actors.processes.host_process")
-module.Hosting = Hosting  # type: ignore[attr-defined]  # a module made here
+module.HostProcess = HostProcess  # type: ignore[attr-defined]  # a module made here
 sys.modules["verani_actors.processes.host_process"] = module
 
 from verani_actors.processes.launcher import main  # noqa: E402
