@@ -1,14 +1,13 @@
 """A room without actors or sockets: the engine, fed one event at a time, with every effect recorded.
 
-`Room` feeds its engine the way `verani_actors.rooms.room_actor.RoomActor` does: one event after the other, failures
-posted behind what waits, and a new task for the rest once a hook was abandoned. Time moves only by `pass_time`.
+`Room` feeds its engine by a `Mailbox`: one event after the other, failures posted behind what waits, and a new task
+for the rest once a hook was abandoned. Time moves only by `pass_time`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,10 @@ import pytest
 from hypothesis import settings
 
 from verani import ConnectionMeta, RoomDefinition, Settings
-from verani.engine.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken
+from verani.engine.engine import Engine
+from verani.engine.events import Event, HookFailed, Retire, Woken
+from verani.engine.hooks import CANCEL_GRACE
+from verani.engine.mailbox import Mailbox
 from verani.link.messages import (
     Attach,
     Close,
@@ -142,9 +144,7 @@ class Room:
         self.gateway_of: dict[str, str] = {}
         self.posted: list[HookFailed] = []
         self._number = 0
-        self._mail: deque[tuple[Event, str]] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self.abandoned: list[asyncio.Task[None]] = []
+        self.mail: Mailbox[tuple[Event, str]] = Mailbox(self._handle)
         self.engine = self._incarnate()
 
     # --- life ------------------------------------------------------------------------------------------
@@ -198,42 +198,34 @@ class Room:
 
     def put(self, event: Event, gateway: str = "") -> None:
         """Hand over an event without waiting for it."""
-        self._mail.append((event, gateway))
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._work())
+        self.mail.put((event, gateway))
 
     async def feed(self, event: Event, gateway: str = "") -> None:
         self.put(event, gateway)
         await self.settle()
 
-    async def _work(self) -> None:
-        while self._mail:
-            event, gateway = self._mail.popleft()
-            if not await self.engine.handle(event, gateway):
-                return
+    async def _handle(self, item: tuple[Event, str]) -> bool:
+        return await self.engine.handle(*item)
 
     async def settle(self) -> None:
         """Let run what can run; raises what `handle` raised."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
-            if self._task is not None and self._task.done() and not self.engine.busy:
+            if self.mail.worker is not None and self.mail.worker.done() and not self.engine.busy:
                 break
-        if self._task is not None and self._task.done():
-            self._task.result()
+        self.mail.check()
 
     async def finish(self) -> None:
         """Wait in real time until everything that was put is handled."""
-        assert self._task is not None
-        await self._task
+        assert self.mail.worker is not None
+        await self.mail.worker
 
     async def pass_time(self, seconds: float) -> bool:
         """Move the clock and check the budget, as the host's timer does; True if a hook was abandoned."""
         self.clock.now += seconds
         expired = self.engine in self.suspended and self.engine.expire()
         if expired:
-            assert self._task is not None
-            self.abandoned.append(self._task)
-            self._task = asyncio.get_running_loop().create_task(self._work())
+            self.mail.resume()
         await self.settle()
         return expired
 
@@ -244,14 +236,14 @@ class Room:
 
     def cancel(self) -> asyncio.Task[None]:
         """Cancel the task that runs `handle`, as a shell that shuts down does."""
-        assert self._task is not None
-        self._task.cancel()
-        task, self._task = self._task, None
+        task, self.mail.worker = self.mail.worker, None
+        assert task is not None
+        task.cancel()
         return task
 
     async def end(self) -> None:
         self.engine.end()
-        for task in [self._task, *self.abandoned]:
+        for task in [self.mail.worker, *self.mail.abandoned]:
             while task is not None and not task.done():
                 task.cancel()
                 await asyncio.sleep(0)

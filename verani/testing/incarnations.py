@@ -1,19 +1,21 @@
 """Run the engines of one room, one after the other: its events in order, its sleep and waking.
 
 Invariants:
-- One event is handled after the other, as in a room host; only `_work` calls the engine.
+- One event is handled after the other, as in a room host; only `_handle` calls `Engine.handle`.
 - A room is torn down only when nothing waits and nothing runs, and wakes with the next input.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Generic
 
-from ..engine.engine import CANCEL_GRACE, Engine, Event, HookFailed, Retire, Woken, reason_of
+from ..engine.engine import Engine
+from ..engine.events import Event, HookFailed, Retire, Woken, reason_of
+from ..engine.hooks import CANCEL_GRACE
+from ..engine.mailbox import Mailbox
 from ..link.messages import Close
 from ..room.context import S
 from ..room.definition import RoomDefinition
@@ -59,40 +61,35 @@ class Incarnations(Generic[M, S]):
         self._handles = handles
         self._suspended: set[Engine[Any, Any]] = set()
         self._drowsy: set[Engine[Any, Any]] = set()
-        self._mail: deque[Event] = deque()
-        self._worker: asyncio.Task[None] | None = None
-        self._abandoned: list[asyncio.Task[None]] = []
+        self._mail: Mailbox[Event] = Mailbox(self._handle)
         self._retiring = False
 
     def put(self, event: Event) -> None:
         """Queue an event; it wakes the room where that sleeps."""
         if isinstance(event, Close) and self.engine is not None:
             self.engine.note_close(event.connection)
-        self._mail.append(event)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._mail.put(event)
 
-    async def _work(self) -> None:
-        while self._mail:
-            event = self._mail.popleft()
-            if self.engine is None:
-                if isinstance(event, HookFailed):  # of a task that outlived its room
-                    self._failed(event.error)
-                    continue
-                self._mail.appendleft(event)
-                self.engine = self._incarnate()
-                for waiting in self._mail:
-                    if isinstance(waiting, Close):
-                        self.engine.note_close(waiting.connection)
-                event = Woken(((StandInGateway.ID, self._gateway.records()),), reason_of(event))
-            self._handles(event)
-            self._retiring = isinstance(event, Retire)
-            if not await self.engine.handle(event, StandInGateway.ID):
-                return  # its hook was abandoned, and `_expire` has started another worker
-            if self._retiring:
-                self._retiring = False
-                self._let_go()
-            self.active_at = self._clock()
+    async def _handle(self, event: Event) -> bool:
+        if self.engine is None:
+            if isinstance(event, HookFailed):  # of a task that outlived its room
+                self._failed(event.error)
+                return True
+            self._mail.put_back(event)
+            self.engine = self._incarnate()
+            for waiting in self._mail:
+                if isinstance(waiting, Close):
+                    self.engine.note_close(waiting.connection)
+            event = Woken(((StandInGateway.ID, self._gateway.records()),), reason_of(event))
+        self._handles(event)
+        self._retiring = isinstance(event, Retire)
+        if not await self.engine.handle(event, StandInGateway.ID):
+            return False
+        if self._retiring:
+            self._retiring = False
+            self._let_go()
+        self.active_at = self._clock()
+        return True
 
     def _incarnate(self) -> Engine[M, S]:
         return Engine(
@@ -126,7 +123,7 @@ class Incarnations(Generic[M, S]):
     @property
     def is_quiet(self) -> bool:
         """True if no hook runs and no event waits."""
-        return not self._mail and (self._worker is None or self._worker.done())
+        return self._mail.is_quiet
 
     def kept_awake_by(self) -> str | None:
         """Name what keeps the awake room from sleeping, or None."""
@@ -144,16 +141,12 @@ class Incarnations(Generic[M, S]):
             await asyncio.sleep(0)
             if self.is_quiet and (self.engine is None or self.engine.busy in (None, "keep_awake")):
                 break
-        if self._worker is not None and self._worker.done():
-            with suppress(asyncio.CancelledError):
-                self._worker.result()
+        with suppress(asyncio.CancelledError):
+            self._mail.check()
 
     async def until_quiet(self, *, patience: float | None = None) -> None:
         """Wait in real time until no hook runs and no event waits; not longer than `patience`, if given."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while self._worker is not None and not self._worker.done():
-                    await asyncio.wait((self._worker,))
+        await self._mail.until_quiet(patience=patience)
 
     async def be_patient(self) -> None:
         """Settle, and give the hooks that wait for something real the time for it."""
@@ -175,19 +168,17 @@ class Incarnations(Generic[M, S]):
         engine = self.engine
         if engine is None or engine not in self._suspended or not engine.expire():
             return
-        assert self._worker is not None
-        self._abandoned.append(self._worker)
         if self._retiring:
             self._retiring = False
             self._let_go()
-        self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._mail.resume()
 
     async def end(self, carried: Iterable[asyncio.Task[None]]) -> None:
         """Cancel what runs, and the calls that are carried for the room; nobody is told."""
         if self.engine is not None:
             self.engine.end()
-        for task in (self._worker, *self._abandoned, *carried):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait((task,), timeout=_PATIENCE)
+        await self._mail.end(patience=_PATIENCE)
+        for task in carried:
+            task.cancel()
+            await asyncio.wait((task,), timeout=_PATIENCE)
         self._let_go()

@@ -40,9 +40,9 @@ def stubborn() -> Stubborn:
 
 async def release(lobby: Room, stubborn: Stubborn) -> None:
     stubborn.released.set()
-    await asyncio.wait(lobby.abandoned)
+    await asyncio.wait(lobby.mail.abandoned)
     await lobby.settle()
-    for task in lobby.abandoned:
+    for task in lobby.mail.abandoned:
         task.result()
 
 

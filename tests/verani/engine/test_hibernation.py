@@ -363,7 +363,7 @@ class Rush(Room):
 
     @property
     def in_hand(self) -> bool:
-        return bool(self._mail) or (self._task is not None and not self._task.done())
+        return not self.mail.is_quiet
 
     def tear_down(self) -> None:
         if self.retiring or self.in_hand or self.engine.busy is not None:

@@ -125,7 +125,7 @@ async def test_what_a_task_sent_meanwhile_leaves_when_the_hook_is_abandoned(stag
     await stage.lobby.abandon_hook()
     assert stage.lobby.data("b") == ["tick"]
     released.set()
-    await asyncio.wait(stage.lobby.abandoned)
+    await asyncio.wait(stage.lobby.mail.abandoned)
 
 
 async def test_a_change_of_a_task_while_no_hook_runs_is_committed_at_once(stage: Stage) -> None:
