@@ -67,11 +67,11 @@ class Endpoint:
         try:
             check_upgrade(request)
             self._check_origin(handshake)
-            gateway.admission.reserve(address)
+            gateway.entrance.reserve(address)
         except VeraniError as error:
             return self._refuse(error, handshake)
         with ExitStack() as held:
-            held.callback(gateway.admission.release, address)
+            held.callback(gateway.entrance.release, address)
             try:
                 ws, connection = await self._admit(handshake, held)
             except VeraniError as error:
@@ -90,7 +90,9 @@ class Endpoint:
         gateway, request = self._gateway, handshake.request
         await gateway.facilities.turns.take()
         room, meta, attachment, expires_at = await self._identify(handshake)
-        meter = held.enter_context(gateway.meters.meter(self._definition, meta.user_id, handshake.client.address))
+        meter = held.enter_context(
+            gateway.facilities.meters.meter(self._definition, meta.user_id, handshake.client.address)
+        )
         subprotocol = next((name for name in subprotocols(request) if name in self._definition.subprotocols), None)
         ws = Socket(
             protocols=(subprotocol,) if subprotocol is not None else (),
@@ -163,15 +165,13 @@ class Endpoint:
         check_expiry(expires_at, time.time())
         name = f"{definition.name}/{room_id}"
         attachment = self._check_meta(meta)
-        if gateway.is_room_full(name):
-            gateway.metrics.limited["max_connections_per_room"] += 1
-            raise RoomBusy("the room is full", retry_after=5)
+        gateway.entrance.check_room(name)
         if gateway.ingress.congestion.holds_up(name):
             # Connects are inputs, too: those of clients that come and go must not pile up before a slow room.
             raise RoomBusy("the room is too slow", retry_after=5)
         if definition.same_client == "reject" and gateway.roster.holds_client(name, meta.client_id):
             raise Conflict("another connection has this client id")
-        gateway.admission.check_open()
+        gateway.entrance.check_open()
         return name, meta, attachment, expires_at
 
     async def _renew(self, handshake: _Handshake, user_id: str, token: str) -> float | None:
@@ -190,11 +190,11 @@ class Endpoint:
         gateway = self._gateway
         try:
             async with asyncio.timeout(gateway.settings.hook_timeout) as scope:
-                gateway.admission.identifying.add(scope)
+                gateway.entrance.identifying.add(scope)
                 try:
                     yield
                 finally:
-                    gateway.admission.identifying.discard(scope)
+                    gateway.entrance.identifying.discard(scope)
         except VeraniError:
             raise
         except BaseException as error:

@@ -23,11 +23,10 @@ from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.life import RoomStatus
 
 from .calls import Calls
-from .connections.admission import Admission
 from .connections.close_handshake import RESTART
 from .connections.connection import Connection
 from .connections.delivery import Delivery
-from .connections.descriptors import Descriptors
+from .connections.entrance import Entrance
 from .connections.facilities import Facilities
 from .connections.leaving import Leaving
 from .connections.meters import Meters
@@ -56,7 +55,6 @@ class Gateway:
 
     # From the start on.
     facilities: Facilities
-    meters: Meters
     delivery: Delivery
     ticker: Ticker
 
@@ -76,7 +74,6 @@ class Gateway:
         self.incarnation = secrets.token_hex(8)
         self.placement: Placement = placement if placement is not None else Embedded()
         self.metrics = Metrics()
-        self.descriptors = Descriptors()
         self.refusals = RefusalLog(time.monotonic)
         # The hosts that the public listener listens on, where it is known here.
         self.bound: tuple[str, ...] = ()
@@ -84,7 +81,7 @@ class Gateway:
         self.attachments = Attachments()
         self.roster = Roster(self.id)
         self.leaving = Leaving(self.roster.connections)
-        self.admission = Admission(self.descriptors, self.metrics, self.leaving.progress)
+        self.entrance = Entrance(self.attachments, self.metrics, self.leaving.progress)
         self.ingress = Ingress(self.attachments, self.metrics)
         self.calls = Calls(self.definitions, self.ingress, self.metrics)
 
@@ -103,9 +100,9 @@ class Gateway:
         """Find the room hosts, and take connections as soon as they can be reached."""
         loop, settings = asyncio.get_running_loop(), self.settings
         writer = Writer(loop)
-        self.admission.limit(settings)
-        self.facilities = Facilities(settings, loop.time, writer, Turns(loop, 2), self.metrics, self.ingress)
-        self.meters = Meters(settings, loop.time)
+        self.entrance.limit(settings)
+        meters = Meters(settings, loop.time)
+        self.facilities = Facilities(settings, loop.time, writer, Turns(loop, 2), meters, self.metrics, self.ingress)
         self.delivery = Delivery(
             self.roster,
             self.attachments,
@@ -115,20 +112,20 @@ class Gateway:
             answering=self.placement.answering,
             progress=self.leaving.progress,
         )
-        self.ticker = Ticker(settings, self.roster.connections, self.meters.sweep)
+        self.ticker = Ticker(settings, self.roster.connections, meters.sweep)
         await self.placement.start(self)
         self.ingress.send = self.placement.put
         self.ticker.tick()
 
     def opened(self) -> None:
         """Take connections and calls from now on: the placement reaches its hosts."""
-        self.admission.open()
+        self.entrance.open()
         if self.accepting:
             self.calls.open(self.settings)
 
     def stop_accepting(self) -> None:
         """Refuse new connections with 503 from now on, also those that the application is still identifying."""
-        self.admission.close()
+        self.entrance.close()
 
     async def drain(self, *, answers: bool = True) -> None:
         """Close all connections with 1012, in batches; return when their `on_disconnect` has run.
@@ -141,7 +138,7 @@ class Gateway:
 
     def _is_empty(self) -> bool:
         """Tell whether nobody is being admitted, and no room has a connection or an input that a host could take."""
-        return not self.admission.taken and not (self.attachments.rooms and self.has_hosts)
+        return not self.entrance.taken and not (self.attachments.rooms and self.has_hosts)
 
     async def stop(self) -> None:
         """Let go of the room hosts and end; connections that are left are aborted.
@@ -187,7 +184,7 @@ class Gateway:
     @property
     def accepting(self) -> bool:
         """Whether connections and calls are taken."""
-        return self.admission.is_open
+        return self.entrance.is_open
 
     @property
     def has_hosts(self) -> bool:
@@ -234,12 +231,6 @@ class Gateway:
     def stub(self, definition: RoomDefinition[Any, Any] | str, room_id: str) -> RoomStub:
         """Address a room from this process: ``await request.app[GATEWAY].stub(chat, "lobby").broadcast(...)``."""
         return RoomStub(self.calls, definition, room_id)
-
-    def is_room_full(self, room: str) -> bool:
-        """True if this room takes no further connection."""
-        limit = self.settings.max_connections_per_room
-        held = self.attachments.rooms.get(room)
-        return bool(limit) and held is not None and len(held.records) >= limit
 
     def answers_to(self, client: Client, local: str) -> bool:
         """Tell whether what a client asks for may be a name of the public listener, where it came in at an address."""

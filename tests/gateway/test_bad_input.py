@@ -1033,7 +1033,7 @@ async def test_a_reset_in_every_phase_leaves_no_trace(serve: Serve) -> None:
         closing.send(close(1000))
         closing.reset()
         await until(lambda: len(server.gateway.connections) == 1)
-        await until(lambda: server.gateway.admission.taken == 1)
+        await until(lambda: server.gateway.entrance.taken == 1)
 
 
 async def test_a_client_that_leaves_while_it_is_identified_never_connects(serve: Serve) -> None:
@@ -1049,13 +1049,13 @@ async def test_a_client_that_leaves_while_it_is_identified_never_connects(serve:
     client = await server.tcp()
     client.writer.write(handshake())
     await asked.wait()
-    assert server.gateway.admission.taken == 1, "an open handshake counts towards the caps"
+    assert server.gateway.entrance.taken == 1, "an open handshake counts towards the caps"
     client.reset()
     http = server.runner.server
     assert http is not None
     await until(lambda: all(each.transport is None for each in http.connections))
     goes_on.set()
-    await until(lambda: server.gateway.admission.taken == 0)
+    await until(lambda: server.gateway.entrance.taken == 0)
     assert (connects, server.gateway.rooms()) == ([], [])
 
 

@@ -711,7 +711,7 @@ async def test_who_would_wait_longer_than_may_be_is_closed_at_once_and_leaves_no
         await client.end()
     await until(lambda: not server.gateway.connections)
     now = server.gateway.facilities.now()
-    bucket = server.gateway.meters.shared["rate_limit_per_address"].acquire("127.0.0.1", now)
+    bucket = server.gateway.facilities.meters.shared["rate_limit_per_address"].acquire("127.0.0.1", now)
     assert bucket.reserve(now) <= 3 + 1
 
 

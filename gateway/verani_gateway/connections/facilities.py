@@ -9,6 +9,7 @@ from verani.settings import Settings
 
 from ..inputs.ingress import Ingress
 from ..inputs.metrics import Metrics
+from .meters import Meters
 from .outbox import Writer
 from .rate import Turns
 
@@ -23,5 +24,6 @@ class Facilities:
     now: Callable[[], float]
     writer: Writer
     turns: Turns
+    meters: Meters
     metrics: Metrics
     ingress: Ingress

@@ -40,7 +40,7 @@ def size_of(input: Input) -> int:
             return _INPUT_OVERHEAD
 
 
-class _Kept:
+class _HeldConnection:
     __slots__ = ("attachment", "closing", "connected", "order", "refused")
 
     def __init__(self, attachment: bytes) -> None:
@@ -58,7 +58,7 @@ class RoomInputs:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.records: dict[str, _Kept] = {}
+        self.records: dict[str, _HeldConnection] = {}
         # With what `size_of` weighs each at.
         self.unprocessed: deque[tuple[Input, int]] = deque()
         # Bytes of the unprocessed inputs, as `size_of` weighs them.
@@ -93,7 +93,7 @@ class Attachments:
         if room is None:
             room = self.rooms[input.room] = RoomInputs(input.room)
         if isinstance(input, Connect):
-            room.records[input.connection] = _Kept(input.attachment)
+            room.records[input.connection] = _HeldConnection(input.attachment)
         size = size_of(input)
         room.unprocessed.append((input, size))
         room.in_flight += size

@@ -137,7 +137,7 @@ class _Protocol(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, unless it would cost a descriptor that is needed for other things."""
         super().connection_made(transport)
-        if not self._gateway.descriptors.take(internal=self._internal):
+        if not self._gateway.entrance.descriptors.take(internal=self._internal):
             self._count("max_connections")
             assert self.transport is not None
             self.transport.abort()
@@ -180,7 +180,7 @@ class _Protocol(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
-        self._gateway.descriptors.give_back()
+        self._gateway.entrance.descriptors.give_back()
         if self._refused is not None:
             self._refused.cancel()
         super().connection_lost(exc)

@@ -1,8 +1,8 @@
-"""Decide whether one more connection is taken: whether any is, how many there may be, and how many of an address.
+"""Decide whether one more connection is taken: whether any is, how many there may be, of one address and in one room.
 
 Invariants:
 - A handshake counts from the moment it is allowed, so that those that are being identified cannot exceed a cap.
-- Once admission is closed it stays so, and no handshake waits for the application any longer.
+- Once the entrance is closed it stays so, and no handshake waits for the application any longer.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from verani.errors import RateLimited, RoomBusy
 from verani.settings import Settings
 
 from ..http.addresses import owner_of
+from ..inputs.attachments import Attachments
 from ..inputs.metrics import Metrics
 from .descriptors import Descriptors
 from .tally import Tally
 
-__all__ = ["Admission"]
+__all__ = ["Entrance"]
 
 
-class Admission:
+class Entrance:
     """Who may come to one gateway; `progress` is set when a place was given back."""
 
-    def __init__(self, descriptors: Descriptors, metrics: Metrics, progress: asyncio.Event) -> None:
+    def __init__(self, attachments: Attachments, metrics: Metrics, progress: asyncio.Event) -> None:
         self.is_open = False
+        self.descriptors = Descriptors()
         # The time limits of the handshakes that wait for `extract_meta` and the like.
         self.identifying: set[asyncio.Timeout] = set()
         # Places taken: connections, and handshakes that may become some.
@@ -32,16 +34,18 @@ class Admission:
         self._is_closed = False
         self._most: int | None = None
         self._most_per_address = 0
+        self._most_per_room = 0
         self._addresses: Tally[str] = Tally()
-        self._descriptors = descriptors
+        self._attachments = attachments
         self._metrics = metrics
         self._progress = progress
 
     def limit(self, settings: Settings) -> None:
         """Take no more connections than the settings say, or where they say nothing, than there are descriptors for."""
         most = settings.max_connections
-        self._most = self._descriptors.websockets if most is None else most or None
+        self._most = self.descriptors.websockets if most is None else most or None
         self._most_per_address = settings.max_connections_per_address
+        self._most_per_room = settings.max_connections_per_room
 
     def open(self) -> None:
         """Take connections from now on, unless it is too late."""
@@ -58,6 +62,13 @@ class Admission:
         """Raise `RoomBusy` unless connections are taken."""
         if not self.is_open:
             raise RoomBusy("the service is going down", retry_after=1)
+
+    def check_room(self, room: str) -> None:
+        """Raise `RoomBusy` if this room takes no further connection."""
+        held = self._attachments.rooms.get(room)
+        if self._most_per_room and held is not None and len(held.records) >= self._most_per_room:
+            self._metrics.limited["max_connections_per_room"] += 1
+            raise RoomBusy("the room is full", retry_after=5)
 
     def reserve(self, address: str | None) -> None:
         """Take a place for a handshake from this address; raises `RoomBusy` or `RateLimited` where there is none."""
