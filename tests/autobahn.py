@@ -88,7 +88,7 @@ async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     )
     await ws.prepare(request)
     ws.echo = connection = EchoConnection(
-        gateway.facilities, gateway.roster.next_id(), "unused", "", Meter(()), ws, request
+        gateway.facilities, gateway.open_connections.next_id(), "unused", "", Meter(()), ws, request
     )
     gateway.connections[connection.id] = connection  # for its keepalive and time-outs
     try:

@@ -106,7 +106,7 @@ class Endpoint:
         try:
             await ws.prepare(normal(request, subprotocol))
             connection = Connection(
-                gateway.facilities, gateway.roster.next_id(), room, meta.client_id, meter, ws, request
+                gateway.facilities, gateway.open_connections.next_id(), room, meta.client_id, meter, ws, request
             )
         except ConnectionResetError:
             return ws, None
@@ -169,7 +169,7 @@ class Endpoint:
         if gateway.ingress.congestion.holds_up(name):
             # Connects are inputs, too: those of clients that come and go must not pile up before a slow room.
             raise RoomBusy("the room is too slow", retry_after=5)
-        if definition.same_client == "reject" and gateway.roster.holds_client(name, meta.client_id):
+        if definition.same_client == "reject" and gateway.open_connections.holds_client(name, meta.client_id):
             raise Conflict("another connection has this client id")
         gateway.entrance.check_open()
         return name, meta, attachment, expires_at

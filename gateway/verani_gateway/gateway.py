@@ -30,10 +30,10 @@ from .connections.entrance import Entrance
 from .connections.facilities import Facilities
 from .connections.leaving import Leaving
 from .connections.meters import Meters
+from .connections.open_connections import OpenConnections
 from .connections.outbox import Writer
 from .connections.rate import Turns
 from .connections.refusal_log import RefusalLog
-from .connections.roster import Roster
 from .connections.ticker import Ticker
 from .http.listener_names import public_host_allowed
 from .http.proxies import Client
@@ -79,8 +79,8 @@ class Gateway:
         self.bound: tuple[str, ...] = ()
         # What outlives room actors and room hosts; the placement reads and tells it.
         self.attachments = Attachments()
-        self.roster = Roster(self.id)
-        self.leaving = Leaving(self.roster.connections)
+        self.open_connections = OpenConnections(self.id)
+        self.leaving = Leaving(self.open_connections.connections)
         self.entrance = Entrance(self.attachments, self.metrics, self.leaving.progress)
         self.ingress = Ingress(self.attachments, self.metrics)
         self.calls = Calls(self.definitions, self.ingress, self.metrics)
@@ -104,7 +104,7 @@ class Gateway:
         meters = Meters(settings, loop.time)
         self.facilities = Facilities(settings, loop.time, writer, Turns(loop, 2), meters, self.metrics, self.ingress)
         self.delivery = Delivery(
-            self.roster,
+            self.open_connections,
             self.attachments,
             self.ingress.congestion,
             writer,
@@ -112,7 +112,7 @@ class Gateway:
             answering=self.placement.answering,
             progress=self.leaving.progress,
         )
-        self.ticker = Ticker(settings, self.roster.connections, meters.sweep)
+        self.ticker = Ticker(settings, self.open_connections.connections, meters.sweep)
         await self.placement.start(self)
         self.ingress.send = self.placement.put
         self.ticker.tick()
@@ -151,7 +151,7 @@ class Gateway:
         await self.placement.stop(max(_LAST_GRACE, self.leaving.left(self.settings.drain_seconds)))
         self.calls.stop()
         self.ticker.stop()
-        self.delivery.drains.stop()
+        self.delivery.emptying.stop()
         for connection in tuple(self.connections.values()):
             connection.closing.abort()
         self.facilities.writer.close()
@@ -162,7 +162,7 @@ class Gateway:
         """Announce a connection to its room."""
         logger.debug("connected", extra={"room": connection.room, "connection": connection.id})
         self.metrics.connections += 1
-        self.roster.add(connection)
+        self.open_connections.add(connection)
         self.ingress.connect(connection.room, connection.id, attachment)
         if not self.accepting:  # the drain has begun since the handshake was allowed
             connection.close(*RESTART)
@@ -171,7 +171,7 @@ class Gateway:
         """Announce the end of a connection to its room."""
         logger.debug("disconnected: %d", code, extra={"room": connection.room, "connection": connection.id})
         self.metrics.closed(code)
-        self.roster.remove(connection)
+        self.open_connections.remove(connection)
         self.ingress.close(connection.room, connection.id, code, reason)
 
     # --- what others ask -------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Gateway:
     @property
     def connections(self) -> dict[str, Connection]:
         """The open connections, by their ids."""
-        return self.roster.connections
+        return self.open_connections.connections
 
     @property
     def accepting(self) -> bool:

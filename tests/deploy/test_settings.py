@@ -16,7 +16,7 @@ from verani.settings import Settings
 from verani_actors.upkeep.runtime import DEFAULT_ADMIN_PORT
 from verani_gateway.cli.main import main
 from verani_gateway.config import SETTINGS, load, unknown_variables
-from verani_gateway.http.authority import is_loopback
+from verani_gateway.http.host_port import is_loopback
 from verani_gateway.service.sockets import internal_port
 
 if TYPE_CHECKING:

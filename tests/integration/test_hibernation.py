@@ -625,7 +625,7 @@ class Socketless:
     unsent = 0
 
     def __init__(self, gateway: Gateway, definition: Room, room: str, meta: ConnectionMeta) -> None:
-        self.id = gateway.roster.next_id()
+        self.id = gateway.open_connections.next_id()
         self.room = room
         self.client_id = meta.client_id
         self.heard: list[Any] = []

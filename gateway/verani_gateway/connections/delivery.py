@@ -31,9 +31,9 @@ from verani.link.messages import (
 
 from ..inputs.attachments import Attachments, RoomInputs
 from ..inputs.congestion import Congestion
-from .drains import Drains
+from .emptying import Emptying
+from .open_connections import OpenConnections
 from .outbox import Run, Writer, text_frame
-from .roster import Roster
 
 __all__ = ["Delivery"]
 
@@ -47,7 +47,7 @@ class Delivery:
 
     def __init__(
         self,
-        roster: Roster,
+        present: OpenConnections,
         attachments: Attachments,
         congestion: Congestion,
         writer: Writer,
@@ -56,15 +56,15 @@ class Delivery:
         answering: Callable[[str], Callable[[GatewayMessage], None]],
         progress: asyncio.Event,
     ) -> None:
-        self._connections = roster.connections
-        self._outboxes = roster.outboxes
+        self._connections = present.connections
+        self._outboxes = present.outboxes
         self._attachments = attachments
         self._congestion = congestion
         self._writer = writer
         self._replied = replied
         self._answering = answering
         self._progress = progress
-        self.drains = Drains(roster.outboxes)
+        self.emptying = Emptying(present.outboxes)
         # The broadcasts of the entry being applied that are still being joined.
         self._run: Run | None = None
 
@@ -119,7 +119,7 @@ class Delivery:
                 if (connection := self._connections.get(output.connection)) is not None:
                     connection.count_invalid("the room could not decode its data")
             case Drain():
-                self.drains.wait(room.name, output, self._answering(room.name))
+                self.emptying.wait(room.name, output, self._answering(room.name))
             case Cast():
                 raise AssertionError("the ends of links read them")
 

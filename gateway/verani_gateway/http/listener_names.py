@@ -5,7 +5,7 @@ What cannot be parsed is refused.
 
 from __future__ import annotations
 
-from .authority import (
+from .host_port import (
     ANY,
     is_loopback,
     is_name,
@@ -13,7 +13,7 @@ from .authority import (
     matches,
     normal_host,
     parse_address,
-    parse_authority,
+    parse_host_port,
 )
 
 __all__ = ["host_allowed", "is_host_name", "is_host_pattern", "public_host_allowed"]
@@ -25,14 +25,14 @@ def host_allowed(host: str | None, *, bound: tuple[str, ...] = (), extra: tuple[
     That is what stops DNS rebinding, where a site's own name is made to resolve to this machine.
     The port is not compared: port forwarding changes it.
     """
-    authority = parse_authority(host) if host else None
-    if authority is None:
+    host_port = parse_host_port(host) if host else None
+    if host_port is None:
         return False
     # Browsers send names below localhost nowhere else (RFC 6761 6.3).
-    if ANY in extra or is_loopback(authority.host) or authority.host.endswith(".localhost"):
+    if ANY in extra or is_loopback(host_port.host) or host_port.host.endswith(".localhost"):
         return True
     names = {normal_host(name) for name in (*extra, *bound)}
-    return any(matches(authority.host, name) for name in names) and not is_unspecified(authority.host)
+    return any(matches(host_port.host, name) for name in names) and not is_unspecified(host_port.host)
 
 
 def public_host_allowed(host: str | None, local: str, *, bound: tuple[str, ...], extra: tuple[str, ...]) -> bool:
@@ -50,7 +50,7 @@ def public_host_allowed(host: str | None, local: str, *, bound: tuple[str, ...],
 def is_host_name(text: str) -> bool:
     """Say whether `text` may stand in `internal_hosts`: a name or address without scheme and port."""
     return parse_address(text) is not None or (
-        (authority := parse_authority(text)) is not None and authority.port is None
+        (host_port := parse_host_port(text)) is not None and host_port.port is None
     )
 
 

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from .authority import ANY, is_name, matches, parse_authority
+from .host_port import ANY, is_name, matches, parse_host_port
 
 __all__ = ["is_origin", "origin_allowed"]
 
@@ -58,10 +58,10 @@ def _parse_origin(text: str) -> WebOrigin | None:
         return None
     if rest in ("", ".") and scheme not in _DEFAULT_PORTS:  # file:// has no host
         return WebOrigin(scheme, "", None)
-    authority = parse_authority(rest)
-    if authority is None:
+    host_port = parse_host_port(rest)
+    if host_port is None:
         return None
-    return WebOrigin(scheme, authority.host, authority.port or _DEFAULT_PORTS.get(scheme))
+    return WebOrigin(scheme, host_port.host, host_port.port or _DEFAULT_PORTS.get(scheme))
 
 
 def _parse_entry(text: str) -> WebOrigin | None:

@@ -13,8 +13,8 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import islice, starmap, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
-from .authority import Address, parse_address, parse_authority
 from .headers import listed
+from .host_port import Address, parse_address, parse_host_port
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
@@ -81,7 +81,7 @@ def client_of(peer: str | None, headers: MultiMapping[str], trusted: tuple[str, 
         told = Client(
             address=str(address) if address is not None else told.address,
             scheme=_HTTP_SCHEMES.get(claim.scheme.lower(), told.scheme),
-            host=claim.host if parse_authority(claim.host) is not None else told.host,
+            host=claim.host if parse_host_port(claim.host) is not None else told.host,
             is_told=True,
         )
         if not _is_in(address, networks):

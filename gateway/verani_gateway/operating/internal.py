@@ -20,9 +20,9 @@ from verani_actors.operating.answers import RoomsQuestion
 
 from ..config import ADMIN_TOKEN, RPC_TOKEN, Secrets
 from ..http.addresses import local_address
-from ..http.authority import is_loopback
 from ..http.bodies import leaving_bodies, read_body
 from ..http.headers import only
+from ..http.host_port import is_loopback
 from ..http.listener_names import host_allowed
 from ..http.origins import origin_allowed
 from ..http.paths import ROOM_IN_PATH

@@ -22,7 +22,7 @@ from verani_actors.upkeep.start import Stopped, unless_stopped
 
 from ..application import GATEWAY
 from ..config import Secrets, check
-from ..http.authority import is_loopback
+from ..http.host_port import is_loopback
 from ..operating.internal import check_tokens, internal_application
 from ..operating.service_answers import Answers
 from .listener import Listener

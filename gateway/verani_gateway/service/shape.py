@@ -7,7 +7,7 @@ from verani.settings import Settings
 from verani_actors.upkeep.runtime import DEFAULT_ADMIN_PORT
 
 from ..config import CLUSTER_SECRET, Secrets, check
-from ..http.authority import is_loopback
+from ..http.host_port import is_loopback
 from ..operating.internal import check_tokens
 
 __all__ = ["check_shape", "leader_address"]

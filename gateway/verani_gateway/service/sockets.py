@@ -22,7 +22,7 @@ import msgspec
 from verani.errors import VeraniError
 from verani.settings import Settings
 
-from ..http.authority import is_unspecified
+from ..http.host_port import is_unspecified
 from .listener import BACKLOG
 
 __all__ = [

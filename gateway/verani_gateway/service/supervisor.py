@@ -38,7 +38,7 @@ from verani_actors.upkeep.runtime import Plan, Runtime
 from verani_actors.upkeep.start import Stopped, unless_stopped
 
 from ..config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets
-from ..http.authority import is_loopback
+from ..http.host_port import is_loopback
 from .descendants import adopt_orphans, kill_children, reap
 from .early import stop_signals
 from .folder import runtime_folder

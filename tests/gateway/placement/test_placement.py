@@ -224,7 +224,7 @@ class Guest:
     is_sent = False
 
     def __init__(self, gateway: Gateway, definition: Room, room: str, user: str = "ada") -> None:
-        self.id = gateway.roster.next_id()
+        self.id = gateway.open_connections.next_id()
         self.room = room
         self.client_id = self.id
         self.heard: list[Any] = []

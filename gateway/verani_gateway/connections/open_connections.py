@@ -6,10 +6,10 @@ from .connection import Connection
 from .outbox import Outbox
 from .tally import Tally
 
-__all__ = ["Roster"]
+__all__ = ["OpenConnections"]
 
 
-class Roster:
+class OpenConnections:
     """The connections of one gateway, whose id is the prefix of theirs."""
 
     def __init__(self, gateway: str) -> None:

@@ -13,35 +13,35 @@ from typing import NamedTuple
 __all__ = [
     "ANY",
     "Address",
-    "Authority",
+    "HostPort",
     "is_loopback",
     "is_name",
     "is_unspecified",
     "matches",
     "normal_host",
     "parse_address",
-    "parse_authority",
+    "parse_host_port",
 ]
 
 # The entry of `allowed_origins` and `public_hosts` that switches the check off.
 ANY = "*"
 
 # `fullmatch` only: `$` would let a trailing newline pass. User info, paths and empty ports never match.
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
+_HOST_PORT = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 Address = IPv4Address | IPv6Address
 
 
-class Authority(NamedTuple):
+class HostPort(NamedTuple):
     """A host and the port that was named with it."""
 
     host: str
     port: int | None
 
 
-def parse_authority(text: str) -> Authority | None:
+def parse_host_port(text: str) -> HostPort | None:
     # Lower-casing turns some letters outside ASCII (the Kelvin sign) into letters inside it.
-    match = _AUTHORITY.fullmatch(text.lower()) if text.isascii() else None
+    match = _HOST_PORT.fullmatch(text.lower()) if text.isascii() else None
     if match is None:
         return None
     host, port = match[1], int(match[2]) if match[2] else None
@@ -49,9 +49,9 @@ def parse_authority(text: str) -> Authority | None:
         return None
     if not host.startswith("["):
         host = host.removesuffix(".")  # the root, which a name may be spelled with
-        return Authority(host, port) if all(host.split(".")) else None
+        return HostPort(host, port) if all(host.split(".")) else None
     address = parse_address(host[1:-1])
-    return None if address is None else Authority(normal_host(host), port)
+    return None if address is None else HostPort(normal_host(host), port)
 
 
 def is_name(host: str) -> bool:
@@ -60,7 +60,7 @@ def is_name(host: str) -> bool:
 
 
 def normal_host(host: str) -> str:
-    """Spell a host as `parse_authority` does, a pattern as `matches` takes it.
+    """Spell a host as `parse_host_port` does, a pattern as `matches` takes it.
 
     Lower case, without the last dot, an IPv6 address in brackets and shortest form.
     """

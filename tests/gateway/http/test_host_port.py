@@ -2,7 +2,7 @@
 
 import pytest
 
-from verani_gateway.http.authority import is_loopback
+from verani_gateway.http.host_port import is_loopback
 
 
 @pytest.mark.parametrize(

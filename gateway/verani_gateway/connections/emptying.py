@@ -10,14 +10,14 @@ from verani.link.messages import Drain, Drained, GatewayMessage
 
 from .outbox import Outbox
 
-__all__ = ["Drains"]
+__all__ = ["Emptying"]
 
 # How often a socket is looked at, in seconds; asyncio tells nobody when a transport runs empty but its protocol, which
 # is aiohttp's.
 _LOOK: Final = 0.05
 
 
-class Drains:
+class Emptying:
     """The hooks that wait at one gateway; it looks only while any does."""
 
     def __init__(self, outboxes: Mapping[str, Outbox]) -> None:
