@@ -19,7 +19,7 @@ from verani import ConnectionMeta, Settings, define_room
 from verani.link.messages import (
     Connect,
     EntryBatch,
-    Frame,
+    FrameInput,
     HostMessage,
     Input,
     InputBatch,
@@ -64,8 +64,8 @@ class SyntheticGateway:
     def fill(self, name: str) -> list[Input]:
         return [Connect(name, self.number(), f"{name}-{m}", attachment(name, m)) for m in range(self.members)]
 
-    def frame(self, name: str, event: str) -> Frame:
-        return Frame(name, self.number(), f"{name}-0", event)
+    def frame(self, name: str, event: str) -> FrameInput:
+        return FrameInput(name, self.number(), f"{name}-0", event)
 
     async def ask(self, name: str, event: str) -> None:
         """Send a frame and wait until it is acknowledged."""

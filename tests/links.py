@@ -6,7 +6,16 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from verani.link.messages import Call, Deliver, Entry, EntryBatch, Frame, GatewayMessage, HostMessage, InputBatch
+from verani.link.messages import (
+    CallInput,
+    Deliver,
+    Entry,
+    EntryBatch,
+    FrameInput,
+    GatewayMessage,
+    HostMessage,
+    InputBatch,
+)
 from verani_actors.links.flow import Flow
 
 __all__ = ["FakeHost", "Proxy", "call", "frame"]
@@ -134,9 +143,9 @@ class Proxy:
             await asyncio.wait(self._tasks)
 
 
-def frame(number: int, room: str = "chat/a", data: bytes = b"1") -> Frame:
-    return Frame(room, number, "c", "n", data)
+def frame(number: int, room: str = "chat/a", data: bytes = b"1") -> FrameInput:
+    return FrameInput(room, number, "c", "n", data)
 
 
-def call(number: int, size: int, room: str = "chat/a") -> Call:
-    return Call(room, number, "m", bytes(size), 5.0)
+def call(number: int, size: int, room: str = "chat/a") -> CallInput:
+    return CallInput(room, number, "m", bytes(size), 5.0)

@@ -13,9 +13,10 @@ from typing import Any, Generic
 
 import msgspec
 
-from ..engine.engine import Engine, Event
+from ..engine.engine import Engine
+from ..engine.events import Event
 from ..frames import ScannedFrame
-from ..link.messages import Close, Connect, Frame, Input, Invoke, Outcome, TakenCall
+from ..link.messages import Close, Connect, FrameInput, Input, Invoke, Outcome, TakenCall
 from ..room.context import S
 from ..room.definition import RoomDefinition
 from ..room.meta import M
@@ -81,7 +82,7 @@ class RoomRunner(Generic[M, S]):
         """Take a frame of a client."""
         data = None if frame.data is msgspec.UNSET else bytes(frame.data)
         number = self._next_number()
-        self._put_input(Frame(self.name, number, client.id, frame.type, data, frame.channel, frame.id))
+        self._put_input(FrameInput(self.name, number, client.id, frame.type, data, frame.channel, frame.id))
 
     def close(self, client: HarnessClient, code: int, reason: str) -> None:
         """End a connection, from either side; its close is the last input it has."""

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from verani.errors import Interrupted
 from verani.frames import error_ack_frame
 from verani.link.messages import (
-    Call,
+    CallInput,
     Cast,
     Connect,
     Deliver,
     Drain,
     Entry,
-    Frame,
+    FrameInput,
     GatewayMessage,
     Input,
     Invalid,
@@ -89,7 +89,7 @@ class Delivery:
         for attach in entry.attachments:
             self._attachments.attach(room, attach)
         for input, size in self._attachments.acknowledge(room, entry):
-            if isinstance(input, Frame):
+            if isinstance(input, FrameInput):
                 connection = self._connections.get(input.connection)
                 if connection is not None:
                     connection.in_flight.release(size)
@@ -164,14 +164,14 @@ class Delivery:
 
     def _interrupt(self, input: Input, size: int, outcome: str) -> None:
         """Tell who sent an input that it will not be handled."""
-        if isinstance(input, Call):
+        if isinstance(input, CallInput):
             self._replied(Reply(input.number, Outcome(code=outcome)))
             return
         connection = self._connections.get(input.connection)
         if connection is None:
             return
         match input:
-            case Frame():
+            case FrameInput():
                 if input.request is not None:
                     connection.outbox.put(text_frame(error_ack_frame(input.request, outcome)))
                 connection.in_flight.release(size)

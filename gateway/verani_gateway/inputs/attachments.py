@@ -16,7 +16,20 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from verani.link.messages import Attach, Call, Close, Connect, Entry, Frame, Heard, Input, Kick, Record, Seat, Snapshot
+from verani.link.messages import (
+    Attach,
+    CallInput,
+    Close,
+    Connect,
+    Entry,
+    FrameInput,
+    Heard,
+    Input,
+    Kick,
+    Record,
+    Seat,
+    Snapshot,
+)
 
 __all__ = ["Attachments", "RoomInputs", "SNAPSHOT_CHUNK", "size_of"]
 
@@ -30,11 +43,11 @@ _INPUT_OVERHEAD = 128
 def size_of(input: Input) -> int:
     """Weigh an input for the in-flight limits, in bytes."""
     match input:
-        case Frame():
+        case FrameInput():
             return _INPUT_OVERHEAD + len(input.event) + len(input.data or b"")
         case Connect():
             return _INPUT_OVERHEAD + len(input.attachment)
-        case Call():
+        case CallInput():
             return _INPUT_OVERHEAD + len(input.method) + len(input.arguments)
         case Close():
             return _INPUT_OVERHEAD
@@ -146,7 +159,7 @@ class Attachments:
         lost: str | None = None
         for input, size in room.unprocessed:
             if input.number == number or (
-                lost is not None and not isinstance(input, Call) and input.connection == lost
+                lost is not None and not isinstance(input, CallInput) and input.connection == lost
             ):
                 taken.append((input, size))
                 if isinstance(input, Connect):

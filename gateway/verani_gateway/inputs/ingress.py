@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from verani.link.messages import Call, Close, Connect, Frame, Input
+from verani.link.messages import CallInput, Close, Connect, FrameInput, Input
 
 from .attachments import Attachments
 from .congestion import Congestion
@@ -42,7 +42,7 @@ class Ingress:
         self, room: str, connection: str, event: str, data: bytes | None, channel: str | None, request: int | None
     ) -> int:
         """Send a client's frame to its room; return its size, which is in flight until the room has processed it."""
-        frame = Frame(room, self._attachments.next_number(), connection, event, data, channel, request)
+        frame = FrameInput(room, self._attachments.next_number(), connection, event, data, channel, request)
         self._metrics.frames += 1
         size = self._attachments.add(frame)
         self.send(frame)
@@ -53,7 +53,7 @@ class Ingress:
     ) -> int:
         """Send a call to its room and return its number, which its `Reply` has."""
         number = self._attachments.next_number()
-        self._put(Call(room, number, method, arguments, timeout, key, chain))
+        self._put(CallInput(room, number, method, arguments, timeout, key, chain))
         return number
 
     def _put(self, input: Input) -> None:

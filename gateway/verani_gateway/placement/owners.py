@@ -13,7 +13,7 @@ import msgspec
 
 from verani.errors import CallFailed
 from verani.link.epoch import Death
-from verani.link.messages import Arrival, Call, Input, InputBatch, Interrupted, Rebuild
+from verani.link.messages import Arrival, CallInput, Input, InputBatch, InterruptedInput, Rebuild
 
 from .link import Link
 from .peers import Peers
@@ -110,11 +110,11 @@ class Owners:
         for input, size in room.inputs.unprocessed:
             if input.number <= number:
                 continue
-            if type(input) is Call:
+            if type(input) is CallInput:
                 input = msgspec.structs.replace(input, timeout=self._gateway.calls.left(input.number))
             if input.number == room.begun:
                 self._counts["interrupted"] += 1
-                yield Interrupted(input), size
+                yield InterruptedInput(input), size
             else:
                 yield input, size
             if input.number in alone:

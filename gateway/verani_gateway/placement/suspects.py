@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 
 from verani.link.epoch import Death
-from verani.link.messages import Call, Close, Connect, Frame, Input
+from verani.link.messages import CallInput, Close, Connect, FrameInput, Input
 
 __all__ = ["Quarantined", "Suspects", "Verdict"]
 
@@ -152,9 +152,9 @@ class Suspects:
 
 def _describe(input: Input) -> tuple[str, str]:
     match input:
-        case Frame():
+        case FrameInput():
             return input.connection, input.event
-        case Call():
+        case CallInput():
             return "", input.method
         case Connect():
             return input.connection, "connect"

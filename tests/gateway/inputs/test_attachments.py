@@ -7,12 +7,12 @@ from typing import TypeVar
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verani.link.messages import Attach, Call, Close, Connect, Entry, Frame, Input, Kick, Record
+from verani.link.messages import Attach, CallInput, Close, Connect, Entry, FrameInput, Input, Kick, Record
 from verani_gateway.inputs.attachments import SNAPSHOT_CHUNK, Attachments, size_of
 
 ROOM = "chat/a"
 
-AnInput = TypeVar("AnInput", Connect, Frame, Close, Call)
+AnInput = TypeVar("AnInput", Connect, FrameInput, Close, CallInput)
 
 
 class Desk:
@@ -24,14 +24,14 @@ class Desk:
     def connect(self, connection: str, attachment: bytes = b"first", room: str = ROOM) -> Connect:
         return self._add(Connect(room, self.attachments.next_number(), connection, attachment))
 
-    def frame(self, connection: str, data: bytes | None = b"1") -> Frame:
-        return self._add(Frame(ROOM, self.attachments.next_number(), connection, "n", data))
+    def frame(self, connection: str, data: bytes | None = b"1") -> FrameInput:
+        return self._add(FrameInput(ROOM, self.attachments.next_number(), connection, "n", data))
 
     def close(self, connection: str, room: str = ROOM) -> Close:
         return self._add(Close(room, self.attachments.next_number(), connection, 1000))
 
-    def call(self) -> Call:
-        return self._add(Call(ROOM, self.attachments.next_number(), "m", b"[]", 1.0))
+    def call(self) -> CallInput:
+        return self._add(CallInput(ROOM, self.attachments.next_number(), "m", b"[]", 1.0))
 
     def _add(self, input: AnInput) -> AnInput:
         self.attachments.add(input)
@@ -141,9 +141,9 @@ def test_a_room_with_unprocessed_inputs_is_kept_although_nobody_is_there() -> No
 
 
 def test_the_weight_of_inputs_is_what_their_payloads_hold_and_something_for_themselves() -> None:
-    small = size_of(Frame(ROOM, 1, "c", "", None))
+    small = size_of(FrameInput(ROOM, 1, "c", "", None))
     assert small > 0, "empty frames count too"
-    assert size_of(Frame(ROOM, 1, "c", "n" * 10, b"x" * 90)) == small + 100
+    assert size_of(FrameInput(ROOM, 1, "c", "n" * 10, b"x" * 90)) == small + 100
     assert size_of(Connect(ROOM, 1, "c", b"x" * 100)) == small + 100
     assert size_of(Close(ROOM, 1, "c", 1000)) == small
 

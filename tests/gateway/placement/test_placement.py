@@ -28,7 +28,7 @@ from verani.link.messages import (
     Announce,
     Arrival,
     Ask,
-    Call,
+    CallInput,
     Deliver,
     Entry,
     EntryBatch,
@@ -813,7 +813,7 @@ async def test_a_call_that_is_sent_again_has_only_the_time_that_is_left(service:
         for message in service.cable(gateway, "m-1").said
         if isinstance(message, InputBatch) and message.again
         for input in message.inputs
-        if isinstance(input, Call)
+        if isinstance(input, CallInput)
     ]
     assert 0 < again.timeout < 5.0
 

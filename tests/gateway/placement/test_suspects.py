@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from verani.link.epoch import Death
-from verani.link.messages import Call, Close, Connect, Frame, Input
+from verani.link.messages import CallInput, Close, Connect, FrameInput, Input
 from verani_gateway.placement.suspects import Suspects, Verdict
 
 ROOM = "chat/a"
@@ -81,10 +81,10 @@ def test_deaths_that_lie_apart_do_not_add_up() -> None:
 def test_what_is_set_aside_is_listed_without_its_payload() -> None:
     court = Court()
     inputs: list[Input] = [
-        Frame(ROOM, 1, "c1", "draw", b"secret"),
+        FrameInput(ROOM, 1, "c1", "draw", b"secret"),
         Connect(ROOM, 2, "c2", b"secret"),
         Close(ROOM, 3, "c3", 1000),
-        Call(ROOM, 4, "kick", b"secret", 1.0),
+        CallInput(ROOM, 4, "kick", b"secret", 1.0),
     ]
     for input in inputs:
         court.suspects.keep(input, 200)
@@ -103,9 +103,9 @@ def test_what_is_set_aside_is_listed_without_its_payload() -> None:
 def test_what_is_set_aside_is_bounded_in_number_and_in_bytes() -> None:
     court = Court()
     for number in range(150):
-        court.suspects.keep(Frame(ROOM, number, "c", "n"), 10)
+        court.suspects.keep(FrameInput(ROOM, number, "c", "n"), 10)
     assert [each.number for each in court.suspects.listed()] == list(range(50, 150))
-    court.suspects.keep(Frame(ROOM, 200, "c", "n"), 1 << 20)
+    court.suspects.keep(FrameInput(ROOM, 200, "c", "n"), 1 << 20)
     assert [each.number for each in court.suspects.listed()] == [200]
-    court.suspects.keep(Frame(ROOM, 201, "c", "n"), 2 << 20)
+    court.suspects.keep(FrameInput(ROOM, 201, "c", "n"), 2 << 20)
     assert court.suspects.listed() == []

@@ -12,7 +12,7 @@ import pytest
 
 from tests.verani.conftest import OpenRoom, Room, Sent
 from verani import Context, TooLarge, define_room
-from verani.engine.engine import MAX_HOOK_OUTPUT, MAX_OUTPUT_FRAME
+from verani.engine.outputs import MAX_HOOK_OUTPUT, MAX_OUTPUT_FRAME
 from verani.link.messages import Deliver, Drain
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.verani.conftest import Attached, OpenRoom, Room, Sent
 from verani import ConnectionMeta, Context, RoomBusy, TooLarge, VeraniError, define_room
-from verani.engine.engine import MAX_HOOK_OUTPUT, MAX_OUTPUT_FRAME
+from verani.engine.outputs import MAX_HOOK_OUTPUT, MAX_OUTPUT_FRAME
 
 
 class Player(ConnectionMeta, kw_only=True):
