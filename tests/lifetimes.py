@@ -68,6 +68,7 @@ from verani_gateway.connections.rate import Meter
 from verani_gateway.connections.renewal import Renewal
 from verani_gateway.connections.socket import Socket
 from verani_gateway.gateway import Gateway
+from verani_gateway.placement.host_session import HostSession
 from verani_gateway.placement.remote_link import RemoteLink
 
 __all__ = ["Lifetimes", "clear_frames", "survivors", "watch_service"]
@@ -82,7 +83,7 @@ _TESTS: Final = f"{Path(__file__).parent}/"
 MORTAL: Final = (
     *(Connection, Outbox, Intake, Socket, Meter, Renewal),
     *(Engine, Actor, Context, Emitter, Session, Membership, HookRun, Incarnation, _Room, RoomActor),
-    *(LinkSession, RemoteLink, Stream, Wire),
+    *(LinkSession, HostSession, RemoteLink, Stream, Wire),
     *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),
     *(Inbox, EventStream, SendQueue, Requests, Request, Service, SyncService, RoomStub),
     # aiohttp's, which hold ours. A transport of asyncio's is a cycle by itself, but it drops what it knows at its end.
@@ -133,7 +134,7 @@ def _of_session(links: LinkServer, session: Any, **_: object) -> Iterable[object
 
 
 def _of_link(link: RemoteLink) -> Iterable[object]:
-    return (link, link._stream, link._wire, link._task)
+    return (link, link._session, link._session.stream, link._session.wire, link._task)
 
 
 def _of_client(client: VeraniClient, *_: object) -> Iterable[object]:

@@ -3,7 +3,6 @@
 What the host says is the gateway's to act on, and so is what becomes of its inputs when a session is lost.
 
 Invariants:
-- While the connection is broken, what is put is kept for the session; it is sent once the host grants the session back.
 - `opened(link, False)` begins a session: what was put before it is gone, what is put from it on is sent.
 - What the gateway fails on ends the session: the host gives it up and says so in the next one. Nothing is taken by half
   in silence.
@@ -32,14 +31,15 @@ from verani.link.messages import (
     GivenUp,
     Hello,
     HostMessage,
-    InputBatch,
     decode_hello,
     encode_message,
 )
-from verani.link.stream import MAX_STALLED, STALLED_AFTER, Stream, StreamError, gateway_stream
+from verani.link.stream import Stream, StreamError
 from verani.version import __version__
 from verani_actors.links.wire import LINK_PATH, MAX_MESSAGE, ClientSocket, Wire, WireError
 from verani_actors.upkeep.refusals import Refusals
+
+from .host_session import HostSession
 
 __all__ = ["RemoteLink", "delay_after"]
 
@@ -94,15 +94,10 @@ class RemoteLink:
         self._ssl = ssl
         self._random = random
         self._loop = asyncio.get_running_loop()
-        self._epoch = 0
-        self._stream: Stream[GatewayMessage, HostMessage] | None = None
-        # The first packet of the session was taken.
-        self._begun = False
-        self._wire: Wire | None = None
-        self._inputs: list[Arrival] = []
-        self._outgoing: list[GatewayMessage] = []
-        self._flushing: asyncio.Handle | None = None
-        self._stall: asyncio.TimerHandle | None = None
+        self._session = HostSession(self._about())
+        # The session's own: every input passes here.
+        self.put: Callable[[Arrival], None] = self._session.put
+        self.send: Callable[[GatewayMessage], None] = self._session.send
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         # Times that the session went on over a new connection, and what connections were ended for.
@@ -118,109 +113,43 @@ class RemoteLink:
     async def close(self) -> None:
         """Send what waits, as far as the socket takes it at once, and end the link."""
         if not self._closed:
-            self._flush()
+            self._session.flush()
             self._end()
         if self._task is not None:
             await asyncio.wait([self._task])
 
     def close_now(self) -> None:
         """End the link; nothing more is sent or received. `close` still waits for its task."""
-        if self._wire is not None:
-            self._wire.abort()
+        if self._session.wire is not None:
+            self._session.wire.abort()
         self._end()
 
     def _end(self) -> None:
         self._closed = True
-        self._forget()
-        for timer in (self._flushing, self._stall):
-            if timer is not None:
-                timer.cancel()
+        self._session.end()
         if self._task is not None:
             self._task.cancel()
 
     @property
     def state(self) -> Literal["connecting", "linked", "broken"]:
         """Tell whether a session has not begun yet, goes on, or waits for a connection; a closed link is broken."""
-        if not self._begun and not self._closed:
+        if not self._session.begun and not self._closed:
             return "connecting"
-        return "linked" if self._wire is not None else "broken"
+        return "linked" if self._session.wire is not None else "broken"
 
     @property
     def unconfirmed(self) -> int:
         """Bytes that the host has not confirmed."""
-        return 0 if self._stream is None else self._stream.unconfirmed
-
-    # --- sending ---------------------------------------------------------------------------------------
+        return 0 if self._session.stream is None else self._session.stream.unconfirmed
 
     @property
     def epoch(self) -> int:
         """Number of the epoch in which inputs are put; those that wait keep theirs."""
-        return self._epoch
+        return self._session.epoch
 
     @epoch.setter
     def epoch(self, number: int) -> None:
-        if number != self._epoch:
-            self._gather()
-            self._epoch = number
-
-    def put(self, arrival: Arrival) -> None:
-        """Send an input at the end of the tick; dropped before a session has begun."""
-        if self._begun:
-            self._inputs.append(arrival)
-            if self._flushing is None:
-                self._flushing = self._loop.call_soon(self._flush)
-
-    def send(self, message: GatewayMessage) -> None:
-        """Send anything but inputs, after the inputs that wait; dropped before a session has begun."""
-        if self._begun:
-            self._gather()
-            self._outgoing.append(message)
-            if self._flushing is None:
-                self._flushing = self._loop.call_soon(self._flush)
-
-    def _gather(self) -> None:
-        if self._inputs:
-            inputs, self._inputs = self._inputs, []
-            self._outgoing.append(InputBatch(inputs, self._epoch))
-
-    def _flush(self) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
-        self._gather()
-        stream = self._stream
-        if stream is None or not self._outgoing or self._closed:
-            return
-        messages, self._outgoing = self._outgoing, []
-        try:
-            stream.put(messages, self._loop.time())
-        except StreamError as error:
-            logger.error("link begun anew: %s", error, extra=self._about())
-            self._forget()
-            if self._wire is not None:
-                self._wire.abort()
-            return
-        if self._wire is not None:
-            self._wire.flush()
-        if stream.unconfirmed > MAX_STALLED and self._stall is None:
-            self._stall = self._loop.call_later(STALLED_AFTER, self._check_stall)
-
-    def _check_stall(self) -> None:
-        self._stall = None
-        stream = self._stream
-        if stream is None or stream.unconfirmed <= MAX_STALLED:
-            return
-        if self._wire is not None and stream.is_stuck(self._loop.time()):
-            logger.warning("link broken: the host takes nothing", extra=self._about())
-            self._wire.abort()
-        self._stall = self._loop.call_later(STALLED_AFTER, self._check_stall)
-
-    def _forget(self) -> None:
-        """End the session: what waits belongs to it."""
-        self._stream = None
-        self._begun = False
-        self._inputs.clear()
-        self._outgoing.clear()
+        self._session.epoch = number
 
     # --- connections -----------------------------------------------------------------------------------
 
@@ -236,9 +165,9 @@ class RemoteLink:
                     await self._connect(session)
                 except StreamError as error:
                     self.refusals.add("what came is no packet of this link", f"{self.member.id}: {error}")
-                    self._forget()
+                    self._session.forget()
                 except _Unhandled:
-                    self._forget()
+                    self._session.forget()
                 except aiohttp.ClientSSLError as error:
                     self.refusals.add("the TLS handshake failed", f"{self.member.id}: {error}")
                 except (aiohttp.ClientError, OSError, TimeoutError, WireError) as error:
@@ -272,10 +201,10 @@ class RemoteLink:
 
     async def _greet(self, ws: aiohttp.ClientWebSocketResponse[Any]) -> Hello:
         """Exchange the hellos; raises WireError if these two cannot be linked."""
-        stream = self._stream
+        stream = self._session.stream
         resumes, received = ("", 0) if stream is None else (self.member.incarnation, stream.received)
         ours, wanted = self._incarnation, self.member.incarnation
-        mine = Hello(PROTOCOL_VERSIONS, __version__, self._gateway_id, ours, self._epoch, (), received, resumes, wanted)
+        mine = Hello(PROTOCOL_VERSIONS, __version__, self._gateway_id, ours, self.epoch, (), received, resumes, wanted)
         await ws.send_bytes(encode_message(mine))
         try:
             hello = decode_hello(await ws.receive_bytes())
@@ -292,33 +221,32 @@ class RemoteLink:
 
     async def _keep(self, ws: aiohttp.ClientWebSocketResponse[Any], hello: Hello) -> None:
         """Have the session go over this connection until it ends."""
-        now = self._loop.time()
-        if self._stream is not None and hello.resumes:
-            self._stream.resume(hello.received, now)
+        session, resumed = self._session, False
+        if session.stream is not None and hello.resumes:
+            session.resume(hello.received)
             self.resumed += 1
-            resumed = self._begun
+            resumed = session.begun
         else:
-            self._forget()
-            self._stream = gateway_stream(now)
-            resumed = False
-        wire = self._wire = Wire(ws, self._stream)
+            session.renew()
+        assert session.stream is not None
+        wire = session.wire = Wire(ws, session.stream)
         try:
             wire.open()
             if resumed:
                 self._call(self._opened, True)
-            await self._pump(wire, self._stream)
+            await self._pump(wire, session.stream)
         finally:
-            self._wire = None
+            session.wire = None
             await wire.close()
 
     async def _pump(self, wire: Wire, stream: Stream[GatewayMessage, HostMessage]) -> None:
-        while self._stream is stream and (data := await wire.read()) is not None:
+        while self._session.stream is stream and (data := await wire.read()) is not None:
             messages = stream.take(data, self._loop.time())
-            if not self._begun and stream.received:
+            if not self._session.begun and stream.received:
                 messages = self._begin(messages)
             for message in messages:
                 self._call(self._receive, message)
-            self._flush()
+            self._session.flush()
             wire.took()
 
     def _begin(self, messages: Sequence[HostMessage]) -> Sequence[HostMessage]:
@@ -326,7 +254,7 @@ class RemoteLink:
         lost = [message for message in messages if isinstance(message, GivenUp)]
         for message in lost:
             self._call(self._receive, message)
-        self._begun = not self._closed
+        self._session.begun = not self._closed
         self._call(self._opened, False)
         return [message for message in messages if not isinstance(message, GivenUp)]
 

@@ -35,7 +35,7 @@ from verani.settings import Settings
 from verani_actors.links.link_server import LinkServer
 from verani_actors.links.tls import client_context, server_context
 from verani_actors.rooms.host import RoomHost
-from verani_gateway.placement import remote_link
+from verani_gateway.placement import host_session, remote_link
 from verani_gateway.placement.remote_link import RemoteLink
 
 
@@ -420,8 +420,8 @@ async def test_a_link_that_takes_nothing_is_connected_again_and_goes_on(
 ) -> None:
     monkeypatch.setattr("verani.link.stream.MAX_STALLED", 1 << 20)
     monkeypatch.setattr("verani.link.stream.STALLED_AFTER", 0.05)
-    monkeypatch.setattr(remote_link, "MAX_STALLED", 1 << 20)
-    monkeypatch.setattr(remote_link, "STALLED_AFTER", 0.05)
+    monkeypatch.setattr(host_session, "MAX_STALLED", 1 << 20)
+    monkeypatch.setattr(host_session, "STALLED_AFTER", 0.05)
     host = FakeHost()
     _, member = await world.host(host)
     proxy, through = await world.proxy(member)
