@@ -1,6 +1,6 @@
-"""Define what registrar, launchers and room hosts say to each other: control only, never frames.
+"""Define the messages between registrar, launchers and room hosts: control only, never frames.
 
-Thespian carries these messages (`verani_actors.processes`); who has which address is its business. All are tagged
+Thespian carries these messages (`verani_actors.processes`), and knows the addresses. All are tagged
 structs whose fields are only ever appended. Each party has a name, by which messages say where they come from and go:
 `registrar`, `launcher:<machine>` or `host:<incarnation>`.
 
@@ -60,10 +60,10 @@ def launcher_name(machine: str) -> str:
 
 
 class Offer(Struct, frozen=True, tag="offer"):
-    """A machine offers to run this many hosts; said at the start, after `Welcome`, and again every second.
+    """A machine offers to run this many hosts; sent at the start, after `Welcome`, and again every second.
 
-    `service` tells one start of `verani serve` or `verani join` there from the next. `epoch` is the one that was last
-    published there: gateways take none but higher numbers, also from a service that was started anew. `definitions` are
+    `service` is another one after each start of `verani serve` or `verani join` there. `epoch` is the one that was last
+    published there: gateways accept only higher numbers, also from a service that was started anew. `definitions` are
     the addresses of the room definitions that its hosts serve.
     """
 
@@ -119,7 +119,7 @@ class Publish(Struct, frozen=True, tag="publish"):
 
 
 class Beat(Struct, frozen=True, tag="beat"):
-    """A host lives; its first one asks to be a member.
+    """The heartbeat of a host; the first one asks to be a member.
 
     `sent` is its own monotonic clock, in seconds. `epoch` is the one it committed, from which a new registrar learns
     what the last one knew; `prepared` the highest number it prepared; `vouched` how many seconds ago it vouched last;
@@ -164,7 +164,7 @@ class Commit(Struct, frozen=True, tag="commit"):
 class DrainHost(Struct, frozen=True, tag="drain_host"):
     """Somebody wants this host, or with an empty id every host, to give up its rooms and end.
 
-    With `again`, which the host itself says, repeatedly, it is to be started anew then.
+    With `again`, which only the host itself sends, repeatedly, it is to be started anew then.
     """
 
     id: str = ""

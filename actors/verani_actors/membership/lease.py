@@ -2,7 +2,7 @@
 
 A lease is checked, never waited for: whoever is about to write asks `serves` first, so a process that was stopped
 finds its lease ended when it runs on. The clock must run on while the process is stopped, and should while the machine
-sleeps (`CLOCK_BOOTTIME`). Nothing here sends; what the messages are is told by `verani_actors.membership.control`.
+sleeps (`CLOCK_BOOTTIME`). Nothing here sends; the messages are those of `verani_actors.membership.control`.
 
 Why no two members serve a room. "When the registrar (R) commits an epoch k without an unreachable host H, H serves no
 more." R's memory survives it (see `verani_actors.membership.registrar`) and clocks run equally fast but for R's margin.

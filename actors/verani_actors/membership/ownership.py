@@ -17,12 +17,12 @@ from verani.link.epoch import Epoch
 
 __all__ = ["Ownership", "Share"]
 
-# Epochs remembered; inputs that are under way for longer than so many changes take do not exist.
+# Epochs that are remembered: no input is in flight for longer than so many changes take.
 _HISTORY: Final = 64
 
 
 class Ownership:
-    """Of a host that is alone: every room is its own."""
+    """The ownership of a host that is alone: every room is its own."""
 
     # Number of the committed epoch.
     epoch = 0
@@ -37,15 +37,15 @@ class Ownership:
 
 
 class Share(Ownership):
-    """Of a member: what rendezvous hashing gives it."""
+    """The ownership of a member: its share of the rooms, by rendezvous hashing."""
 
     def __init__(self, incarnation: str) -> None:
         self.committed = Epoch()
         self._incarnation = incarnation
-        # Those that are newer than the committed one, in order.
+        # Prepared epochs that are newer than the committed one, in order.
         self._prepared: list[Epoch] = []
         self._history: deque[Epoch] = deque(maxlen=_HISTORY)
-        # Answers of `since`, which hashes once for each epoch; as long as nothing changes.
+        # Results of `since`, which hashes once for each epoch; every change clears them.
         self._since: dict[str, int] = {}
 
     @property

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from ..upkeep.lifeline import Announcements, Birth
+from ..upkeep.lifeline import Announcements, ChildProcess
 
 __all__ = ["ADMIN", "Children"]
 
@@ -26,13 +26,13 @@ _SURELY: Final = 3
 class Children:
     """The processes of the actor system; the first that is forked is its Admin. Each is probed once a `period`."""
 
-    def __init__(self, births: Announcements, period: float) -> None:
-        self._births = births
+    def __init__(self, announcements: Announcements, period: float) -> None:
+        self._announcements = announcements
         self.period = period
-        self._running: dict[int, Birth] = {}
+        self._running: dict[int, ChildProcess] = {}
         # Names that were given up before a process had claimed them.
         self._unwanted: set[str] = set()
-        self.admin: Birth | None = None
+        self.admin: ChildProcess | None = None
 
     def __len__(self) -> int:
         return len(self._running)
@@ -40,34 +40,34 @@ class Children:
     @property
     def descriptors(self) -> list[int]:
         """What to watch: one is readable once there is a new process, the others once theirs have ended."""
-        return [self._births.descriptor, *self._running]
+        return [self._announcements.descriptor, *self._running]
 
-    def named(self, name: str) -> Birth | None:
+    def named(self, name: str) -> ChildProcess | None:
         """Find the process that has claimed this name last."""
         return next((each for each in reversed(self._running.values()) if each.name == name), None)
 
-    def take_births(self) -> None:
+    def take_announced(self) -> None:
         """Take in what new processes have announced."""
-        for birth in self._births.take():
+        for child in self._announcements.take():
             # A process without a name has just been forked, whoever had its pid before.
-            known = next((each for each in self._running.values() if each.pid == birth.pid), None)
-            if birth.name and known is not None:
-                known.name = birth.name
-                birth.close()
-            elif birth.is_watched:
-                self._running[birth.descriptor] = birth
-                self.admin = self.admin or birth
+            known = next((each for each in self._running.values() if each.pid == child.pid), None)
+            if child.name and known is not None:
+                known.name = child.name
+                child.close()
+            elif child.is_watched:
+                self._running[child.descriptor] = child
+                self.admin = self.admin or child
             else:
                 # Its end would go unnoticed, and another of its name be started beside it.
-                logger.error("process %d cannot be watched, as too many files are open: killing it", birth.pid)
-                birth.kill()
-            if birth.name in self._unwanted:
-                (known or birth).kill()
+                logger.error("process %d cannot be watched, as too many files are open: killing it", child.pid)
+                child.kill()
+            if child.name in self._unwanted:
+                (known or child).kill()
 
-    def ended(self, ready: Iterable[int]) -> Iterator[Birth]:
+    def ended(self, ready: Iterable[int]) -> Iterator[ChildProcess]:
         """Yield the processes that have ended, by the descriptors that are readable."""
-        # Births first: a process may have said its name and died since.
-        self.take_births()
+        # Announcements first: a process may have said its name and died since.
+        self.take_announced()
         for descriptor in ready:
             if (process := self._running.pop(descriptor, None)) is not None:
                 process.close()
@@ -77,7 +77,7 @@ class Children:
         """Kill the process of this name, should it ever claim it."""
         self._unwanted.add(name)
 
-    def probed(self, process: Birth, what: str, patience: float) -> None:
+    def probed(self, process: ChildProcess, what: str, patience: float) -> None:
         """Count a probe that is sent; kill the process first if those of so many seconds were not answered."""
         if process.unanswered * self.period >= patience:
             self._kill_hung(process, what)
@@ -96,7 +96,7 @@ class Children:
 
     def kill_all(self, patience: float) -> None:
         """Kill whatever runs, and wait at most so many seconds until it has ended."""
-        self.take_births()
+        self.take_announced()
         waiting = select.poll()
         for descriptor, process in self._running.items():
             process.kill()
@@ -107,7 +107,7 @@ class Children:
                 waiting.unregister(descriptor)
                 self._running.pop(descriptor).close()
 
-    def _kill_hung(self, process: Birth, what: str) -> None:
+    def _kill_hung(self, process: ChildProcess, what: str) -> None:
         logger.error("%s, process %d, hangs: killing it", what, process.pid)
         process.unanswered = 0
         process.kill()

@@ -8,7 +8,7 @@ it logs to a file in the temporary folder, and its children outlive it. Here:
 2. Messages are bounded, and a malformed one costs its sender the connection, nothing else.
 3. Sockets are bound to the advertised address only.
 4. Every process logs through the handlers of the launcher's root logger; there is no file, and floods are cut. What is
-   refused is counted, and told once a minute.
+   refused is counted, and logged once a minute.
 5. The Admin is a child of the launcher (no double fork), so that it can be tied to it
    (`verani_actors.upkeep.lifeline`).
 6. The Admin passes control messages on to the registrar, so one fixed address finds it from every machine. It answers

@@ -36,7 +36,7 @@ from ..upkeep.start import Stopped, unless_stopped
 from ..upkeep.watchdog import Watchdog
 from .host_membership import BEATS, HostMembership
 from .pulse import Pulse
-from .slot import Slot
+from .running_hook import RunningHook
 
 __all__ = ["HostProcess"]
 
@@ -91,11 +91,11 @@ class HostProcess:
         """
         settings = self._plan.settings
         definitions = self._load()
-        slot = Slot(self._runtime.slot(self._incarnation), self._incarnation)
+        marker = RunningHook(self._runtime.running_hook(self._incarnation), self._incarnation)
         watchdog = Watchdog(
             settings.hook_blocked, self._die_of_a_blocking_hook, self._pulse.repeat, period=settings.lease / BEATS
         )
-        self._host = RoomHost(definitions, settings, ownership=self._standing.share, marker=slot, watchdog=watchdog)
+        self._host = RoomHost(definitions, settings, ownership=self._standing.share, marker=marker, watchdog=watchdog)
         self._overview = HostOverview(self._id, self._host, self)
         self._links = LinkServer(
             self._host,
@@ -112,7 +112,7 @@ class HostProcess:
         try:
             await unless_stopped(self._stopping, self._host.start())
         except Stopped:
-            slot.close()
+            marker.close()
             return
         self.has_started = True
         try:
@@ -131,7 +131,7 @@ class HostProcess:
             running.cancel()
         finally:
             await self._end()
-            slot.close()
+            marker.close()
 
     def _load(self) -> list[RoomDefinition[Any, Any]]:
         import_from_source(self._plan.directory)

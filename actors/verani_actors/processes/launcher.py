@@ -82,7 +82,7 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
     from .launcher_loop import Launcher
 
     hardened.harden(secret)
-    births = tie_children()
+    announcements = tie_children()
     capabilities = {"Admin Port": port, "Verani Machine": plan.machine}
     leader = Leader(plan.leader) if plan.leader else None
     if leader is not None:
@@ -92,7 +92,7 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
     except ActorSystemException as error:
         raise VeraniError(f"the actor system did not start at {address}:{port}: {error}") from error
     held.close()
-    children = Children(births, plan.settings.lease / _PROBES)
+    children = Children(announcements, plan.settings.lease / _PROBES)
     plane = ControlPlane(base, system, children, launcher_name(plan.machine), runtime.folder)
     return Launcher(runtime, plan, plane, children, port, leader).run()
 

@@ -27,7 +27,7 @@ from ..membership.control import (
     launcher_name,
 )
 from ..upkeep.exit import EXIT_GRACE
-from ..upkeep.lifeline import Birth
+from ..upkeep.lifeline import ChildProcess
 from ..upkeep.refusals import Refusals
 from ..upkeep.runtime import Plan, Runtime
 from .children import ADMIN, Children
@@ -80,7 +80,7 @@ class Launcher:
     def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         self._requests.take()
-        self._children.take_births()
+        self._children.take_announced()
         while not (self._requests.count or self._starter.is_gone or self._has_failed or self._ended):
             now = time.monotonic()
             if now >= self._next_probe:
@@ -118,7 +118,7 @@ class Launcher:
             case _:
                 pass  # nothing, or Thespian's own news
 
-    def _died(self, process: Birth) -> None:
+    def _died(self, process: ChildProcess) -> None:
         if process is self._children.admin:
             logger.error("the actor system has lost its Admin, process %d", process.pid)
             self._failed = True

@@ -1,6 +1,8 @@
-"""Know where the leader's machine is, which may come back with another address under the same name.
+"""Know the address of the leader: the machine that runs the registrar, by the name that `verani join` was given.
 
-Who talks to it is no business of this module.
+The leader may come back with another address under the same name.
+
+Nothing is sent here.
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ from verani.link.epoch import Death
 
 from ..membership.control import REGISTRAR, Gone, StopHost, Welcome
 from ..membership.lease import MARGIN
-from ..upkeep.lifeline import Birth
+from ..upkeep.lifeline import ChildProcess
 from ..upkeep.runtime import Plan, Runtime
 from .children import Children
 from .control_plane import ControlPlane
 from .published import PublishedEpoch
 from .registrar_contact import RegistrarContact
-from .slot import read_slot
+from .running_hook import read_running_hook
 
 __all__ = ["LocalHost", "LocalHosts"]
 
@@ -95,7 +95,7 @@ class LocalHosts:
             self._children.give_up(incarnation)
         else:
             host = self._running[id] = LocalHost(id, incarnation, address)
-            self._children.take_births()
+            self._children.take_announced()
             self._introduce(host)
 
     def stop_process(self, id: str, incarnation: str) -> None:
@@ -143,7 +143,7 @@ class LocalHosts:
             elif process is not None and host.kill_at is not None and now >= host.kill_at:
                 process.kill()
 
-    def died(self, process: Birth) -> None:
+    def died(self, process: ChildProcess) -> None:
         """Take note that a process has ended, if it was a host's."""
         host = next((each for each in self._running.values() if each.incarnation == process.name), None)
         if host is None:
@@ -173,12 +173,12 @@ class LocalHosts:
 
 def _read_death(runtime: Runtime, incarnation: str) -> Death | None:
     """Read what a dead host was doing, if it died of that, and remove its files."""
-    note, slot = runtime.death_note(incarnation), runtime.slot(incarnation)
+    note, running_hook = runtime.death_note(incarnation), runtime.running_hook(incarnation)
     try:
-        death = read_slot(slot) if note.stat().st_size > 0 else None
+        death = read_running_hook(running_hook) if note.stat().st_size > 0 else None
     except OSError:
         death = None
-    for path in (note, slot, Path(runtime.socket(incarnation)), runtime.farewell(incarnation)):
+    for path in (note, running_hook, Path(runtime.socket(incarnation)), runtime.farewell(incarnation)):
         with suppress(OSError):
             path.unlink()
     return death

@@ -1,4 +1,4 @@
-"""Carry control messages between actors.
+"""Pack control messages for Thespian: a parcel is one message, which only our own code can read.
 
 Thespian pickles whatever is sent and writes `str()` of it to logs and status reports. So what it gets to see is an
 object of this class: bytes of our own format, and a text that tells nothing.

@@ -8,7 +8,7 @@ blocks; it loads no sources and joins no convention. It is not thread-safe: anot
 `receiveMessage` may return an awaitable. Then that actor's next message waits in its mailbox while other
 actors go on.
 
-Invariants (those of messages are in `dispatch`, those of awaitables in `busy_actors`): every operation is O(1) in the
+Invariants (those of messages are in `run_queue`, those of awaitables in `busy_actors`): every operation is O(1) in the
 number of actors, children and names (a wakeup: O(log n) of the pending wakeups); an actor that is gone leaves no entry
 in any table.
 
@@ -62,9 +62,9 @@ from thespian.actors import (
 )
 from thespian.system.utilis import actualActorClass
 
-from .directory import Directory
-from .dispatch import ATTEMPTS, Dispatch
+from .actor_directory import ActorDirectory
 from .reference import EXTERNAL, NO_SOURCES, SYSTEM, ActorRef, Envelope, UnsupportedCall
+from .run_queue import ATTEMPTS, RunQueue
 
 __all__ = ["AsyncioSystemBase", "UnsupportedCall"]
 
@@ -100,11 +100,11 @@ class AsyncioSystemBase:
         self, loop: asyncio.AbstractEventLoop | None = None, *, capabilities: Mapping[str, Any] | None = None
     ) -> None:
         self._loop = loop or asyncio.get_running_loop()
-        self._directory = Directory()
-        self._dispatch = Dispatch(self._loop, self._directory)
+        self._directory = ActorDirectory()
+        self._run_queue = RunQueue(self._loop, self._directory)
         # Handles what is queued now, not in the loop's next pass; for callbacks of the loop, never for actors. On the
         # way of every frame, hence not a method that calls this one.
-        self.run = self._dispatch.run
+        self.run = self._run_queue.run
         self.capabilities: dict[str, Any] = {
             **(capabilities or {}),
             "Python Version": tuple(sys.version_info),
@@ -143,9 +143,9 @@ class AsyncioSystemBase:
 
     def tell(self, address: ActorAddress, message: object) -> None:
         """Send from outside the system; what the actor sends back is dropped (see `request`)."""
-        if self._dispatch.closed:
+        if self._run_queue.closed:
             self._refuse_if_unable(None)
-        self._dispatch.enqueue(Envelope(address, EXTERNAL, message, ATTEMPTS))
+        self._run_queue.enqueue(Envelope(address, EXTERNAL, message, ATTEMPTS))
 
     async def request(self, address: ActorAddress, message: object, timeout: float | None = 5.0) -> Any:
         """Send from an address of its own; return the first message sent there, be it a `PoisonMessage`.
@@ -157,11 +157,11 @@ class AsyncioSystemBase:
         inbox = self._directory.reserve(self, None, None)
         self._directory.enter(inbox, _Inbox(answer))
         try:
-            self._dispatch.post(address, inbox.address, message)
+            self._run_queue.post(address, inbox.address, message)
             async with asyncio.timeout(timeout):
                 return await answer
         finally:
-            self._dispatch.exit(inbox, recursive=True)
+            self._run_queue.exit(inbox, recursive=True)
             del answer  # it may hold an exception, whose traceback holds this frame
 
     def ask(self, address: ActorAddress, message: object, timeout: object = None) -> Any:
@@ -193,9 +193,9 @@ class AsyncioSystemBase:
         a task that only the loop cancels counts as one failed message. Cancelled awaitables end in later
         passes of the loop; `await closed()` waits for them.
         """
-        if self._dispatch.closed:
+        if self._run_queue.closed:
             return
-        self._dispatch.close()
+        self._run_queue.close()
         for ref in self._directory.live.values():
             if isinstance(ref.instance, _Inbox):
                 ref.instance.refuse()
@@ -204,10 +204,10 @@ class AsyncioSystemBase:
     # What actors call, by way of their `ActorRef`
 
     def _post(self, receiver: ActorAddress, sender: ActorAddress, message: object) -> None:
-        self._dispatch.post(receiver, sender, message)
+        self._run_queue.post(receiver, sender, message)
 
     def _wake_after(self, ref: ActorRef, period: timedelta | float, payload: object) -> None:
-        self._dispatch.wake_after(ref, period, payload)
+        self._run_queue.wake_after(ref, period, payload)
 
     def _shutdown_soon(self) -> None:
         self._loop.call_soon(self.shutdown)  # not now: an actor asks for it, inside its own call
@@ -215,9 +215,9 @@ class AsyncioSystemBase:
     def _handleDeadLetters(self, address: ActorAddress, enable: bool) -> None:
         ref = self._directory.find(address)
         if ref is not None and enable:
-            self._dispatch.dead_letters.handlers[ref.key] = ref
+            self._run_queue.dead_letters.handlers[ref.key] = ref
         else:
-            self._dispatch.dead_letters.handlers.pop(address.actorAddressString, None)
+            self._run_queue.dead_letters.handlers.pop(address.actorAddressString, None)
 
     def _create_child(
         self,
@@ -239,7 +239,7 @@ class AsyncioSystemBase:
             raise  # as simpleSystemBase: the creator learns at once that the class does not exist
         except BaseException:  # the class is the user's, and its creator learns it from the message
             logger.error("actor could not be created: %s", ref.key, exc_info=True)
-            self._dispatch.post(parent.address, SYSTEM, ChildActorExited(ref.address))
+            self._run_queue.post(parent.address, SYSTEM, ChildActorExited(ref.address))
         return ref.address
 
     # Watching over actors
@@ -256,7 +256,7 @@ class AsyncioSystemBase:
         counts as handled. Return False if nothing is awaited for this actor.
         """
         ref = self._directory.find(address)
-        return ref is not None and self._dispatch.abandon(ref)
+        return ref is not None and self._run_queue.abandon(ref)
 
     def kill(self, address: ActorAddress) -> None:
         """End an actor now: what is awaited for it is cancelled, what waits for it becomes dead letters.
@@ -266,25 +266,25 @@ class AsyncioSystemBase:
         task = self.running_task(address)
         ref = self._directory.find(address)
         if ref is not None:
-            self._dispatch.exit(ref, recursive=True)
+            self._run_queue.exit(ref, recursive=True)
         if task is not None:
             task.cancel()
 
     async def idle(self) -> None:
         """Wait until no message is queued and no actor busy; later wakeups and abandoned tasks do not count."""
-        await self._dispatch.idle()
+        await self._run_queue.idle()
 
     async def closed(self, timeout: float | None = None) -> int:
         """Wait, after `shutdown`, until the last cancelled or abandoned task has ended, or `timeout` seconds.
 
         Returns how many are left: those that ignore their cancellation.
         """
-        return await self._dispatch.busy.ended(timeout)
+        return await self._run_queue.busy.ended(timeout)
 
     # Creation
 
     def _refuse_if_unable(self, source_hash: str | None) -> None:
-        if self._dispatch.closed:
+        if self._run_queue.closed:
             raise ActorSystemFailure("the actor system is shut down")
         if source_hash is not None:
             raise UnsupportedCall("createActor with sourceHash", NO_SOURCES)

@@ -31,7 +31,7 @@ BATCH: Final = 256
 
 
 class MessageHandler(Protocol):
-    """What a drain task does with the messages of its actor (`verani_actors.system.dispatch`)."""
+    """What a drain task does with the messages of its actor (`verani_actors.system.run_queue`)."""
 
     idle_waiters: list[asyncio.Future[None]]
 

@@ -1,6 +1,7 @@
-"""Import what users write from its source, however alike two versions of it may look.
+"""Import the modules of users from their source, never from what was compiled before.
 
-Python takes what it has compiled before for a source file's of the same size and the same second.
+Python takes a compiled file for that of any source of the same size and the same second: after a quick edit it would
+run the code of before.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["import_from_source"]
 
 
 class _FreshLoader(SourceFileLoader):
-    """Neither reads nor writes what was compiled before."""
+    """Neither reads nor writes compiled files."""
 
     def path_stats(self, path: str) -> Mapping[str, Any]:
         raise OSError("whether a compiled file is of this version is not asked")

@@ -1,4 +1,4 @@
-"""Tie the processes of an actor system to each other: none outlives its parent, and the launcher knows each of them.
+"""Tie child processes to their parents: the kernel kills each with its parent, and the launcher knows all of them.
 
 Every process that is forked below the launcher asks the kernel to be killed with its parent, and sends the launcher
 its pidfd. That is done in the child, before any other code of it runs. Linux only; it knows nothing of Thespian.
@@ -18,7 +18,7 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["Announcements", "Birth", "claim", "die_with_parent", "tie_children"]
+__all__ = ["Announcements", "ChildProcess", "claim", "die_with_parent", "tie_children"]
 
 # prctl(2)
 _PR_SET_PDEATHSIG: Final = 1
@@ -29,7 +29,7 @@ _NONE: Final = -1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-class Birth:
+class ChildProcess:
     """A process that was forked below the launcher; it has a name once it has claimed one."""
 
     def __init__(self, pid: int, descriptor: int, name: str) -> None:
@@ -77,16 +77,16 @@ class Announcements:
         self._reader = reader
         self.descriptor = reader.fileno()
 
-    def take(self) -> list[Birth]:
+    def take(self) -> list[ChildProcess]:
         """Return what has come; a process comes once when it is forked, and again when it claims its name."""
-        births: list[Birth] = []
+        announcements: list[ChildProcess] = []
         while True:
             try:
                 content, descriptors, _, _ = socket.recv_fds(self._reader, _LONGEST_NAME, 1)
             except BlockingIOError:
-                return births
+                return announcements
             pid, _, name = content.decode().partition(" ")
-            births.append(Birth(int(pid), descriptors[0] if descriptors else _NONE, name))
+            announcements.append(ChildProcess(int(pid), descriptors[0] if descriptors else _NONE, name))
 
 
 def tie_children() -> Announcements:
@@ -95,7 +95,7 @@ def tie_children() -> Announcements:
     reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader.setblocking(False)
     _tie = _Tie(reader, writer)
-    os.register_at_fork(before=_before_fork, after_in_child=_born)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
     return Announcements(reader)
 
 
@@ -124,7 +124,7 @@ def _before_fork() -> None:
         _tie.parent = os.getpid()
 
 
-def _born() -> None:
+def _after_fork() -> None:
     if _tie is None:
         return
     die_with_parent(_tie.parent)

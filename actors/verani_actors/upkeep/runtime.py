@@ -126,7 +126,7 @@ class Runtime:
         """Path of the Unix socket on which a host takes links."""
         return str(self.folder / f"{incarnation}.sock")
 
-    def slot(self, incarnation: str) -> Path:
+    def running_hook(self, incarnation: str) -> Path:
         """File in which a host keeps the input whose hook runs now."""
         return self.folder / f"{incarnation}.slot"
 

@@ -15,7 +15,7 @@ import pytest
 from tests.actors.processes.launched import Launched, until
 from tests.ports import free_port
 from verani.link.epoch import Death
-from verani_actors.processes.slot import Slot
+from verani_actors.processes.running_hook import RunningHook
 
 Launch = Callable[..., Launched]
 
@@ -193,8 +193,8 @@ def test_the_secret_is_in_the_environment_of_no_code_of_the_user(launch: Launch)
 def test_a_host_that_its_hook_has_killed_is_published_with_its_death(launch: Launch) -> None:
     launched = launch()
     host = launched.epoch(1).members[0]
-    slot = Slot(launched.runtime.slot(host.incarnation), host.incarnation)
-    slot.enter("chat/lobby", "gateway", 7)
+    running_hook = RunningHook(launched.runtime.running_hook(host.incarnation), host.incarnation)
+    running_hook.enter("chat/lobby", "gateway", 7)
     os.kill(host.pid, signal.SIGSEGV)
     assert until(lambda: launched.runtime.read_epoch().deaths) == (Death(host.incarnation, "chat/lobby", "gateway", 7),)
     assert "in a hook of chat/lobby" in launched.log
@@ -203,7 +203,7 @@ def test_a_host_that_its_hook_has_killed_is_published_with_its_death(launch: Lau
 def test_a_host_that_was_killed_from_outside_has_no_death(launch: Launch) -> None:
     launched = launch()
     host = launched.epoch(1).members[0]
-    Slot(launched.runtime.slot(host.incarnation), host.incarnation).enter("chat/lobby", "gateway", 7)
+    RunningHook(launched.runtime.running_hook(host.incarnation), host.incarnation).enter("chat/lobby", "gateway", 7)
     os.kill(host.pid, signal.SIGKILL)
     assert launched.epoch(1, after=2).deaths == ()
 

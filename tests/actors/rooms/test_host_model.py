@@ -273,7 +273,7 @@ class Hibernation(RuleBasedStateMachine):
             while quiet < _QUIET:
                 await asyncio.sleep(0)
                 assert self.host._base is not None
-                quiet = 0 if self.host._base._dispatch.queue or self.host._flush is not None else quiet + 1
+                quiet = 0 if self.host._base._run_queue.messages or self.host._flush is not None else quiet + 1
 
         self.loop.run_until_complete(run())
 

@@ -252,7 +252,7 @@ async def test_a_flood_lets_the_loop_go_on(base: AsyncioSystemBase) -> None:
 
     def watch() -> None:
         seen.append((len(sync_actor.seen), len(async_actor.seen)))
-        if base._dispatch.queue or base._dispatch.busy.running:
+        if base._run_queue.messages or base._run_queue.busy.running:
             loop.call_soon(watch)
 
     opened = asyncio.Event()
@@ -441,7 +441,7 @@ async def test_an_abandoned_awaitable_goes_on_alone_and_the_actor_with_its_mailb
     base.tell(address, "three")
     await base.idle()
     assert log[-1] == "three"
-    assert not base._dispatch.busy.abandoned
+    assert not base._run_queue.busy.abandoned
 
 
 async def test_an_abandoned_task_never_touches_the_mailbox_again(base: AsyncioSystemBase) -> None:
@@ -634,7 +634,7 @@ async def test_every_dead_letter_handler_gets_each_dead_letter(base: AsyncioSyst
     base.tell(gone, 3)
     await base.idle()
     assert (first, second) == ([1], [1, 2])
-    assert not base._dispatch.dead_letters.handlers
+    assert not base._run_queue.dead_letters.handlers
 
 
 async def test_a_dead_letter_names_the_address_object(base: AsyncioSystemBase) -> None:
@@ -719,9 +719,9 @@ async def test_a_dead_actor_cannot_create_or_be_woken(base: AsyncioSystemBase) -
     actor.wakeupAfter(0)
     actor.wakeupAfter(10)
     actor.handleDeadLetters()
-    assert not base._dispatch.wakeups
-    assert not base._dispatch.dead_letters.handlers
-    assert not base._dispatch.queue
+    assert not base._run_queue.wakeups
+    assert not base._run_queue.dead_letters.handlers
+    assert not base._run_queue.messages
 
 
 async def test_an_address_is_never_used_again(base: AsyncioSystemBase) -> None:
@@ -911,7 +911,7 @@ async def test_an_answer_after_the_timeout_becomes_a_dead_letter(base: AsyncioSy
     assert letters == ["late"]
 
 
-async def test_a_dispatcher_may_have_awaitable_methods(base: AsyncioSystemBase) -> None:
+async def test_a_run_queueer_may_have_awaitable_methods(base: AsyncioSystemBase) -> None:
     class Dispatcher(ActorTypeDispatcher):
         async def receiveMsg_str(self, msg: str, sender: ActorAddress) -> None:
             await asyncio.sleep(0)
@@ -951,7 +951,7 @@ async def test_shutdown_cancels_what_is_awaited_or_abandoned_and_leaves_no_task(
     assert asyncio.all_tasks() - {request} == before
     assert set(log) == {"never", "cancelled"}
     assert log.count("cancelled") >= 4
-    assert not any((base._directory.live, base._dispatch.busy.running, base._dispatch.queue))
+    assert not any((base._directory.live, base._run_queue.busy.running, base._run_queue.messages))
     with pytest.raises(ActorSystemFailure):
         await request
     with pytest.raises(ActorSystemFailure):
@@ -1051,13 +1051,13 @@ async def test_twenty_thousand_actors_leave_nothing_behind(base: AsyncioSystemBa
     for table in (
         base._directory.live,
         base._directory.names,
-        base._dispatch.dead_letters.handlers,
-        base._dispatch.busy.running,
-        base._dispatch.busy.abandoned,
+        base._run_queue.dead_letters.handlers,
+        base._run_queue.busy.running,
+        base._run_queue.busy.abandoned,
     ):
         assert not table
-    assert len(base._dispatch.wakeups) == 0
-    assert len(base._dispatch.wakeups._heap) <= SLACK + 2
+    assert len(base._run_queue.wakeups) == 0
+    assert len(base._run_queue.wakeups._heap) <= SLACK + 2
     assert grown < count / 10, "one block per ten actors would be a leak"
 
 

@@ -1,4 +1,4 @@
-"""Keep on disk what a host is doing at this very moment, so that whoever finds it dead knows which hook it died in.
+"""Keep in a file which hook a host runs at this moment, so that whoever finds it dead knows what it died of.
 
 The file is mapped into memory: writing costs no system call, and what was written outlives the process. Whether a hook
 killed the host at all is said by the death note (see `verani_actors.upkeep.runtime`), not here.
@@ -17,7 +17,7 @@ import msgspec
 
 from verani.link.epoch import Death
 
-__all__ = ["Slot", "read_slot"]
+__all__ = ["RunningHook", "read_running_hook"]
 
 # A room's name (128 bytes for its id, 128 for its definition at most) and a gateway's id fit.
 _SIZE: Final = 512
@@ -26,7 +26,7 @@ _LENGTH: Final = 2
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Slot:
+class RunningHook:
     """The mark of one host process; written by its loop's thread only."""
 
     def __init__(self, path: Path, incarnation: str) -> None:
@@ -56,7 +56,7 @@ class Slot:
         self._memory.close()
 
 
-def read_slot(path: Path) -> Death | None:
+def read_running_hook(path: Path) -> Death | None:
     """Read what a dead host was doing, None for nothing; a file that is missing or damaged is nothing, too."""
     try:
         content = path.read_bytes()

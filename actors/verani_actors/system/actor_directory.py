@@ -12,10 +12,10 @@ from thespian.actors import Actor, ActorAddress
 
 from .reference import ActorRef, Address, Base
 
-__all__ = ["Directory"]
+__all__ = ["ActorDirectory"]
 
 
-class Directory:
+class ActorDirectory:
     """The live actors; `live` is by the string of the address, `names` has those that were given a global name."""
 
     def __init__(self) -> None:

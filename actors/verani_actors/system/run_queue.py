@@ -23,13 +23,13 @@ from typing import Final
 
 from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited, PoisonMessage, WakeupMessage
 
+from .actor_directory import ActorDirectory
 from .busy_actors import BATCH, BusyActors
 from .dead_letters import DeadLetters
-from .directory import Directory
 from .reference import SYSTEM, ActorRef, Envelope
 from .wakeups import Wakeups
 
-__all__ = ["Dispatch"]
+__all__ = ["RunQueue"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +38,17 @@ ATTEMPTS: Final = 3
 POISON_ATTEMPTS: Final = 2
 
 
-class Dispatch:
+class RunQueue:
     """The messages of the actors in `directory`, from when they are sent until they are handled or dropped."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, directory: Directory) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, directory: ActorDirectory) -> None:
         self._loop = loop
         self._directory = directory
         # Ticks run in a context of their own, or actors would see the context variables of who sent first.
         self._context = contextvars.copy_context()
         self._next_tick: asyncio.Handle | None = None
         self.idle_waiters: list[asyncio.Future[None]] = []
-        self.queue: deque[Envelope] = deque()
+        self.messages: deque[Envelope] = deque()
         self.busy = BusyActors(loop)
         self.dead_letters = DeadLetters()
         self.wakeups = Wakeups(loop, self._wake)
@@ -64,7 +64,7 @@ class Dispatch:
             return  # what a cancelled awaitable still sends
         if self._next_tick is None:
             self._next_tick = self._loop.call_soon(self._tick, context=self._context)
-        self.queue.append(envelope)
+        self.messages.append(envelope)
 
     def wake_after(self, ref: ActorRef, period: timedelta | float, payload: object) -> None:
         """Send an actor a wakeup once a period is over."""
@@ -77,14 +77,14 @@ class Dispatch:
 
     async def idle(self) -> None:
         """Wait until no message is queued and no actor busy."""
-        while self.queue or self.busy.running:
+        while self.messages or self.busy.running:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self.idle_waiters.append(waiter)
             await waiter
 
     def rest(self) -> None:
         """Wake whoever waits for `idle`, if there is nothing left to do."""
-        if not self.queue and not self.busy.running:
+        if not self.messages and not self.busy.running:
             waiters, self.idle_waiters = self.idle_waiters, []
             for waiter in waiters:
                 if not waiter.done():
@@ -93,11 +93,11 @@ class Dispatch:
     def close(self) -> None:
         """Drop every message and cancel every awaitable; nothing is handled any more."""
         self.closed = True
-        dropped = len(self.queue) + sum(len(ref.mailbox or ()) for ref in self.busy.running)
+        dropped = len(self.messages) + sum(len(ref.mailbox or ()) for ref in self.busy.running)
         if dropped:
             logger.warning("messages dropped at shutdown: %s", dropped)
         self.busy.cancel_all()
-        self.queue.clear()
+        self.messages.clear()
         self.wakeups.clear()
         self.dead_letters.handlers.clear()
         self.rest()
@@ -140,7 +140,7 @@ class Dispatch:
             self._context.run(self._tick)
 
     def _tick(self) -> None:
-        queue, live = self.queue, self._directory.live
+        queue, live = self.messages, self._directory.live
         try:
             for _ in range(min(len(queue), BATCH)):
                 if not queue:
