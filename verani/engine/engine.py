@@ -25,11 +25,10 @@ from ..room.definition import RoomDefinition
 from ..room.meta import M
 from ..room.operations import S
 from ..settings import Settings
-from .dispatch import Dispatch
 from .door import Door
-from .events import Attached, Event, HookFailed, Retire, Woken, reason_of
+from .frame_dispatch import FrameDispatch
 from .hook_log import HookLog
-from .hooks import CANCEL_GRACE, Abandoned, Hooks
+from .hooks import CANCEL_GRACE, HookAbandoned, Hooks
 from .incarnation import Incarnation
 from .incoming_calls import IncomingCalls
 from .interruptions import Interruptions
@@ -37,6 +36,7 @@ from .listed import Listed
 from .marking import Marker
 from .middleware import Middleware
 from .outputs import MAX_HOOK_OUTPUT, MAX_OUTPUT_FRAME
+from .room_events import Attached, Event, HookFailed, Retire, Woken, reason_of
 from .sink import Sink
 from .waking import Waking
 
@@ -112,7 +112,7 @@ class Engine(Generic[M, S]):
         middleware = Middleware(definition.middleware, hooks)
         self._waking = Waking(room, hooks)
         self._door = Door(room, hooks)
-        self._dispatch = Dispatch(room, hooks, middleware)
+        self._dispatch = FrameDispatch(room, hooks, middleware)
         self._calls = IncomingCalls(room, hooks, middleware, clock)
         self._interruptions = Interruptions(room, hooks)
 
@@ -135,7 +135,7 @@ class Engine(Generic[M, S]):
                 else:
                     await self._take(gateway, event)
             finished = True
-        except Abandoned:
+        except HookAbandoned:
             return False
         except BaseException as error:
             # Our own bug, which the actor logs and the gateway must not wait for, or the end of this room.

@@ -3,7 +3,7 @@
 Invariants:
 - At most one transaction is open. It is committed after its hook returned, or rolled back, and closed with the run.
 - What a hook raised stays in the log: `run` never raises but for the cancellation of its task by the shell, and for
-  `Abandoned`.
+  `HookAbandoned`.
 - A hook that ignores its cancellation is abandoned by `expire`: its run is disarmed, and the coroutine that waits for
   it touches nothing more.
 - An exception is no local variable of a function that its own traceback shows when that function returns.
@@ -27,19 +27,19 @@ from ..link import messages
 from ..room.context import Context
 from ..room.meta import M
 from ..room.operations import S
-from .events import HookFailed
 from .hook_run import HookRun, running
 from .incarnation import Incarnation
 from .listed import Listed
 from .marking import Marker, marked, noted
+from .room_events import HookFailed
 
-__all__ = ["CANCEL_GRACE", "Abandoned", "Hooks", "Returned"]
+__all__ = ["CANCEL_GRACE", "HookAbandoned", "Hooks", "Returned"]
 
 # How long a hook that was cancelled may take to end before it is abandoned, in seconds.
 CANCEL_GRACE = 1.0
 
 
-class Abandoned(BaseException):
+class HookAbandoned(BaseException):
     """Unwinds whatever ran a hook that was abandoned: the room went on without it."""
 
 
@@ -114,16 +114,16 @@ class Hooks(Generic[M, S]):
                 self._suspended.add()
                 result = await result
                 if not run.armed:
-                    raise Abandoned
+                    raise HookAbandoned
             if run.touched:
                 self._room.metas.commit(run)
-        except Abandoned:
+        except HookAbandoned:
             raise
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a hook must not end the process
             if isinstance(error, GeneratorExit) and run.task is not None:
                 raise  # this very coroutine is being closed
             if not run.armed:
-                raise Abandoned from None
+                raise HookAbandoned from None
             self._room.metas.roll_back(run)
             if isinstance(error, asyncio.CancelledError):
                 if not turn.awake:

@@ -23,13 +23,13 @@ from ..settings import Settings
 from .audience import Membership
 from .drains import Drains
 from .errands import Errands
-from .events import HookFailed
 from .hook_log import HookLog
 from .hook_run import Turn, running
 from .listed import Listed
 from .marking import Marker
 from .outgoing_calls import OutgoingCalls
 from .outputs import Outputs
+from .room_events import HookFailed
 from .roster import Roster
 from .sink import Sink
 from .tasks import Tasks

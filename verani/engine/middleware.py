@@ -11,7 +11,7 @@ from ..room.context import Context
 from ..room.meta import M
 from ..room.operations import S
 from .hook_run import running
-from .hooks import Abandoned, Hooks
+from .hooks import HookAbandoned, Hooks
 
 __all__ = ["Middleware"]
 
@@ -34,7 +34,7 @@ class Middleware(Generic[M, S]):
         """Call the next function of a hook run, unless the time of the whole is over."""
         run = running.get()
         if run is not None and not run.armed:
-            raise Abandoned
+            raise HookAbandoned
         if run is not None and run.cancelled_at is not None:
             raise self._hooks.timeout(run)
         result = function(*arguments)

@@ -13,10 +13,10 @@ from typing import Any
 
 from ..errors import VeraniError
 from ..room.context import Context
-from .events import HookFailed
 from .hook_log import HookLog
 from .hook_run import HookRun, Turn, running
 from .listed import Listed
+from .room_events import HookFailed
 
 __all__ = ["Tasks"]
 

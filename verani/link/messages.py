@@ -13,20 +13,7 @@ from .announcements import (
     GivenUp,
     Serving,
 )
-from .inputs import (
-    Arrival,
-    CallInput,
-    Close,
-    Connect,
-    FrameInput,
-    Input,
-    InputBatch,
-    InterruptedInput,
-    Rebuild,
-    TakenCall,
-    kind_of,
-)
-from .outputs import (
+from .entries import (
     Attach,
     Cast,
     Deliver,
@@ -41,6 +28,19 @@ from .outputs import (
     Reply,
     Seat,
     Ungroup,
+)
+from .inputs import (
+    Arrival,
+    CallInput,
+    Close,
+    Connect,
+    FrameInput,
+    Input,
+    InputBatch,
+    InterruptedInput,
+    Rebuild,
+    TakenCall,
+    kind_of,
 )
 from .packets import (
     PROTOCOL_VERSIONS,

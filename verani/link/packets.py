@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from .announcements import Announce, GivenUp, Serving
+from .entries import Ended, EntryBatch, Group, Ungroup
 from .inputs import InputBatch, Rebuild
-from .outputs import Ended, EntryBatch, Group, Ungroup
 from .questions import Ask, Drained, Invoke, Pull, Replied, Snapshot, Told
 
 __all__ = [

@@ -22,7 +22,7 @@ else:
     from typing_extensions import TypeVar
 
 __all__ = [
-    "Directory",
+    "Attendance",
     "Doorkeeper",
     "Drainer",
     "ErrandRunner",
@@ -38,7 +38,7 @@ S = TypeVar("S", default=SimpleNamespace)
 WakeReason: TypeAlias = Literal["connect", "frame", "close", "call", "crash", "moved"]
 
 
-class Directory(Protocol[M]):
+class Attendance(Protocol[M]):
     """Who is in the room."""
 
     @property
@@ -124,7 +124,7 @@ class Operations(Protocol[M, S]):
     @property
     def wake_reason(self) -> WakeReason: ...
     @property
-    def members(self) -> Directory[M]: ...
+    def members(self) -> Attendance[M]: ...
     @property
     def outputs(self) -> Sender: ...
     @property

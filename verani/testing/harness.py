@@ -15,7 +15,7 @@ from typing import Any, Generic, Self
 import msgspec
 
 from .. import frames
-from ..engine.events import Event
+from ..engine.room_events import Event
 from ..errors import RoomAsleep, RoomBusy, VeraniError, is_refusal
 from ..frames import ScannedFrame
 from ..names import ROOM_ID, room_id_of

@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import Any, Generic
 
 from ..engine.engine import Engine
-from ..engine.events import Event, HookFailed, Retire, Woken, reason_of
 from ..engine.hooks import CANCEL_GRACE
 from ..engine.mailbox import Mailbox
+from ..engine.room_events import Event, HookFailed, Retire, Woken, reason_of
 from ..link.messages import Close
 from ..room.context import S
 from ..room.definition import RoomDefinition

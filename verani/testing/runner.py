@@ -14,7 +14,7 @@ from typing import Any, Generic
 import msgspec
 
 from ..engine.engine import Engine
-from ..engine.events import Event
+from ..engine.room_events import Event
 from ..frames import ScannedFrame
 from ..link.messages import Close, Connect, FrameInput, Input, Invoke, Outcome, TakenCall
 from ..room.context import S

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 from unittest import mock
 
-from ..engine.events import Event, Retire, Woken
+from ..engine.room_events import Event, Retire, Woken
 from ..room.definition import RoomDefinition
 from ..settings import Settings
 from .harness import RoomHarness, Step

@@ -21,7 +21,7 @@ from verani import (
     RoomDefinition,
     define_room,
 )
-from verani.engine.events import Attached
+from verani.engine.room_events import Attached
 from verani.errors import HookInterrupted, NotFound
 from verani.link import messages
 from verani.link.messages import Deliver, Outcome, Record, Reply

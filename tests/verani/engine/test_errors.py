@@ -13,7 +13,7 @@ import pytest
 
 from tests.verani.conftest import OpenRoom, Room
 from verani import Context, RoomDefinition, define_room
-from verani.engine.events import HookFailed
+from verani.engine.room_events import HookFailed
 from verani.errors import REFUSALS
 from verani.link.messages import Invalid
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.verani.conftest import OpenRoom, Room
 from verani import ConnectionMeta, Context, RoomAsleep, RoomDefinition, define_room
-from verani.engine.events import Event, Retire, Woken
+from verani.engine.room_events import Event, Retire, Woken
 from verani.link.messages import Close, Connect, FrameInput, Record
 
 ROOM_NAME = "chat/lobby"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.verani.conftest import Attached, OpenRoom, Processed, Sent
 from verani import ConnectionMeta, Context, Forbidden, Session, VeraniError, define_room
-from verani.engine.events import HookFailed
+from verani.engine.room_events import HookFailed
 from verani.errors import REFUSALS
 from verani.link.messages import Kick
 

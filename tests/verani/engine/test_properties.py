@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.verani.conftest import Attached, Effect, Processed, Room, Sent
 from verani import ConnectionMeta, Context, RoomDefinition, define_room
-from verani.engine.events import Woken
+from verani.engine.room_events import Woken
 from verani.link.messages import Deliver, Kick
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.verani.conftest import OpenRoom
 from verani import NotFound, RoomBusy, RoomDefinition, define_room
-from verani.engine.events import Woken
+from verani.engine.room_events import Woken
 from verani.link.messages import Outcome
 
 BUSY = b'{"type":"ack","id":7,"error":{"code":"busy"}}'

@@ -24,12 +24,12 @@ from .middleware import Middleware
 from .outputs import MAX_OUTPUT_FRAME
 from .refusing import outcome_of, refuse
 
-__all__ = ["Dispatch"]
+__all__ = ["FrameDispatch"]
 
 logger = logging.getLogger(__name__)
 
 
-class Dispatch(Generic[M, S]):
+class FrameDispatch(Generic[M, S]):
     """The way of a frame through its room."""
 
     def __init__(self, room: Incarnation[M, S], hooks: Hooks[M, S], middleware: Middleware[M, S]) -> None:
