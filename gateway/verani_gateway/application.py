@@ -67,17 +67,17 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
         assert route.resource is not None, "it was added with a path"
         gateway.resources[room.name] = route.resource
     _add_health(app)
-    _tell_of_strays(app, gateway)
+    _log_strays(app, gateway)
     app.cleanup_ctx.append(_run)
     # Before aiohttp waits for its handlers to end, or open WebSockets would hold up the stop.
     app.on_shutdown.append(_drain)
     return gateway
 
 
-def _tell_of_strays(app: web.Application, gateway: Gateway) -> None:
-    """Have handshakes logged for paths where nothing is: browsers keep that, too, from whoever mistyped one."""
+def _log_strays(app: web.Application, gateway: Gateway) -> None:
+    """Log handshakes at paths where nothing is mounted: browsers do not say that a path is mistyped."""
 
-    async def tell(request: web.Request, _: web.StreamResponse) -> None:
+    async def log(request: web.Request, _: web.StreamResponse) -> None:
         is_stray = request.match_info.http_exception is not None and request.match_info.apps[-1] is app
         if is_stray and asks_for_websocket(request):
             paths = ", ".join(sorted(resource.canonical for resource in gateway.resources.values()))
@@ -85,7 +85,7 @@ def _tell_of_strays(app: web.Application, gateway: Gateway) -> None:
             peer = client(request, gateway.settings.trusted_proxies)
             gateway.refusals.log("a handshake", error, path=request.path, remote=peer.address)
 
-    app.on_response_prepare.append(tell)
+    app.on_response_prepare.append(log)
 
 
 def mounted(app: web.Application) -> list[Gateway]:
@@ -98,12 +98,12 @@ def mounted(app: web.Application) -> list[Gateway]:
 
 
 def adopt(app: web.Application) -> Gateway:
-    """Make an application that is to be served the one of its only gateway, which a sub-application may have."""
+    """Prepare an application for being served with its only gateway, which a sub-application may have."""
     (gateway,) = mounted(app)
     if GATEWAY not in app:
         app[GATEWAY] = gateway
         app.middlewares.insert(0, leaving_bodies(gateway))
-        _tell_of_strays(app, gateway)
+        _log_strays(app, gateway)
         _add_health(app)
     return gateway
 

@@ -86,11 +86,11 @@ class Calls:
             done(Outcome(code=error.code, message=str(error), public=error.public))
 
     def replied(self, reply: Reply) -> None:
-        """Take an outcome; one that comes too late is nobody's any more."""
+        """Pass an outcome to its caller; an outcome after the deadline is dropped."""
         self._end(reply.call, reply.outcome)
 
     def left(self, number: int) -> float:
-        """Say how many seconds a call has left, 0 if nobody waits for it any more."""
+        """Say how many seconds a call has left, 0 if its caller does not wait any more."""
         _, timer = self._waiting.get(number, (None, None))
         return 0.0 if timer is None else max(0.0, timer.when() - asyncio.get_running_loop().time())
 

@@ -224,7 +224,7 @@ class Endpoint:
 
 @dataclasses.dataclass(slots=True)
 class _Handshake:
-    """A request that wants to become a connection, from whom, and to which room once that has been named."""
+    """A request for a WebSocket: its client, and its room once the application has named it."""
 
     request: web.Request
     client: Client

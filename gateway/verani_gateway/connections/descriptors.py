@@ -19,7 +19,7 @@ _SPARE: Final = 64
 
 
 class Descriptors:
-    """Those that this process may open, and how many its HTTP connections have taken."""
+    """How many file descriptors this process may open, and how many its HTTP connections use."""
 
     def __init__(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -35,8 +35,7 @@ class Descriptors:
     def take(self, *, internal: bool) -> bool:
         """Count a connection; False if it has to be closed at once. Either way `give_back` follows when it is.
 
-        A quarter of what is spared is for clients that are told why they cannot stay, another one for the internal
-        listener.
+        A quarter of the reserve is for clients whose refusal is answered, another quarter for the internal listener.
         """
         self._taken += 1
         kept = self._spare // 2 if internal else self._spare * 3 // 4

@@ -41,6 +41,6 @@ class Emptying:
         self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look) if self._waiting else None
 
     def stop(self) -> None:
-        """Answer nobody any more."""
+        """Stop looking; hooks that still wait get no answer."""
         if self._timer is not None:
             self._timer.cancel()

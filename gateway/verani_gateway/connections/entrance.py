@@ -1,4 +1,4 @@
-"""Decide whether one more connection is taken: whether any is, how many there may be, of one address and in one room.
+"""Limit connections: whether any are accepted, how many in all, from one address and in one room.
 
 Invariants:
 - A handshake counts from the moment it is allowed, so that those that are being identified cannot exceed a cap.
@@ -22,7 +22,7 @@ __all__ = ["Entrance"]
 
 
 class Entrance:
-    """Who may come to one gateway; `progress` is set when a place was given back."""
+    """The limits of one gateway; `progress` is set when a place is free again."""
 
     def __init__(self, attachments: Attachments, metrics: Metrics, progress: asyncio.Event) -> None:
         self.is_open = False

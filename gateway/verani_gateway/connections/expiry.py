@@ -1,6 +1,6 @@
 """Say what is due for a connection whose identity expires, by the wall clock (protocol 19).
 
-Who may have more time is the end point's business, and what is sent the connection's.
+The endpoint decides who may renew an identity, the connection sends what is due.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _decode_refresh = msgspec.json.Decoder(_Refresh).decode
 
 
 def read_token(data: bytes) -> str:
-    """Read the data of a refresh; raises `msgspec.DecodeError` for what is none."""
+    """Read the token in the data of a refresh; raises `msgspec.DecodeError` if there is none."""
     return _decode_refresh(data).token
 
 

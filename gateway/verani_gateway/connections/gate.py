@@ -10,7 +10,7 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """What the reader of a connection waits at; nobody else does."""
+    """The one place where the reader of a connection waits, and nothing else does."""
 
     __slots__ = ("_intake", "stopped")
 

@@ -1,8 +1,8 @@
 """Take little from a socket at a time, whatever the event loop would take, and nothing while enough of it waits.
 
 Loops read up to 256 KiB at once, or as often in a row, and aiohttp parses all of it in one go: thousands of small
-frames that everybody else waits for. What is done with what is read remains aiohttp's business, but for one thing: it
-takes frames that are not masked, which RFC 6455 5.1 forbids.
+frames that everybody else waits for. aiohttp parses what is read, with one exception: it accepts frames that are not
+masked, which RFC 6455 5.1 forbids.
 
 Invariants:
 - Pieces that complete no message, of a large frame or of endless fragments, cost a turn each, and a frame that is not
@@ -89,7 +89,7 @@ class Intake(asyncio.BufferedProtocol):
         self._turns = turns
         self._limit = 2 * max_frame_bytes + _SMALL
         self._endless = endless
-        # Of the last frame: what is read at once is as large as fits frames of its size.
+        # The size of the last frame, which decides how much is read at once.
         self.last_size = 0
         # Whether the socket is left alone.
         self.is_held = False

@@ -16,7 +16,7 @@ __all__ = ["Meters"]
 
 
 class Meters:
-    """The shared buckets of one gateway, of those settings that are on; `now` counts seconds."""
+    """The shared buckets of one gateway, for each setting that is on; `now` counts seconds."""
 
     def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
         self._settings = settings
@@ -51,7 +51,7 @@ class Meters:
             yield Meter(frames, sized, policy=settings.rate_policy, events=_event_meters(definition, settings, now))
 
     def sweep(self, now: float) -> None:
-        """Forget the shared buckets that nobody needs; call it now and then."""
+        """Drop the shared buckets that are not needed; call it now and then."""
         for shared in self.shared.values():
             shared.sweep(now)
 

@@ -207,7 +207,7 @@ class Run:
 
 
 class Writer:
-    """Flush all outboxes of a gateway once per tick, those that hold nothing but what is for many in slices."""
+    """Flush all outboxes of a gateway once per tick; outboxes that hold only broadcasts to many, in slices."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -3,8 +3,9 @@
 Time is passed in, in seconds of any monotonic clock. What happens beyond the limit is the connection's choice.
 
 Invariants:
-- A shared bucket outlives its last connection until it is full again, so that coming back makes nobody new.
-- There is a shared bucket for everybody who is connected, or was within the time a bucket takes to fill: no more.
+- A shared bucket outlives its last connection until it is full again, so that reconnecting does not refill it.
+- Shared buckets are bounded: one for each user, or address, that is connected or was within the time a bucket takes to
+  fill.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class TokenBucket:
         return max(0.0, -self._tokens / self._rate)
 
     def is_full(self, now: float) -> bool:
-        """True if nothing would be forgotten with this bucket."""
+        """True if a new bucket would be equal to this one."""
         return self._tokens + (now - self._at) * self._rate >= self._burst
 
     def span(self, seconds: float) -> float:
@@ -70,7 +71,7 @@ class TokenBucket:
 
     @property
     def used(self) -> float:
-        """Tokens taken that have not come back."""
+        """Tokens that were taken and are not refilled yet."""
         return self._burst - self._tokens
 
 
@@ -82,7 +83,7 @@ class SharedBuckets:
         self._burst = burst
         self._buckets: dict[str, TokenBucket] = {}
         self._users: dict[str, int] = {}
-        # Those that nobody uses and that are not known to be full.
+        # Buckets that no connection uses and that may not be full yet.
         self._idle: set[str] = set()
 
     def __len__(self) -> int:
@@ -105,7 +106,7 @@ class SharedBuckets:
             self._idle.add(key)
 
     def sweep(self, now: float) -> None:
-        """Forget the buckets that nobody uses and that are full; call it now and then."""
+        """Drop the buckets that no connection uses and that are full; call it now and then."""
         for key in [key for key in self._idle if self._buckets[key].is_full(now)]:
             self._idle.discard(key)
             del self._buckets[key]
@@ -146,7 +147,7 @@ class Meter:
         return max(bucket.reserve(now, size if is_sized else 1) for _, bucket, is_sized in self._buckets)
 
     def give_back(self, size: int = 0) -> None:
-        """Undo a `reserve` that nobody waits for any more."""
+        """Undo a `reserve` whose connection does not wait any more."""
         for _, bucket, is_sized in self._buckets:
             bucket.give_back(size if is_sized else 1)
 
@@ -156,14 +157,14 @@ class Meter:
 
     @property
     def used(self) -> float:
-        """Frames taken that have not come back, of the bucket that has lost most; 0 without a rate."""
+        """Tokens of frames that are not refilled yet, of the emptiest bucket; 0 without a rate."""
         return max((bucket.used for bucket in self._frames), default=0.0)
 
 
 class Turns:
     """Let connections that have much to read take turns, a few in each pass of the event loop.
 
-    Whoever reads little never waits for those that read much longer than such a pass takes.
+    A connection that reads little waits for about one pass at most, however much others read.
     """
 
     __slots__ = ("_free", "_loop", "_per_pass", "_running", "_waiting")

@@ -1,4 +1,4 @@
-"""Log who was refused at the handshake and why, which browsers tell nobody: a page sees 1006.
+"""Log refused handshakes and their reasons, which browsers hide: a page sees nothing but 1006.
 
 Whatever clients do, the log grows by no more than `_SHOWN` lines a minute for each definition and error code.
 """
@@ -18,11 +18,11 @@ __all__ = ["RefusalLog"]
 
 logger = logging.getLogger(__name__)
 
-# What is shown of one kind in so many seconds, the rest is counted.
+# Lines for each kind within a period, in seconds; further ones are counted.
 _SHOWN: Final = 10
 _PERIOD: Final = 60.0
 
-# What is shown of a path and a reason, which may hold what a client sent.
+# Characters of a path or a reason, which may hold what a client sent.
 _LONGEST: Final = 300
 
 

@@ -1,7 +1,7 @@
 """Hold a connection to the rates of its frames: slow it down, drop what is too much, or close it, as the policy says.
 
-Invariant: whoever sends much takes turns with others who do: reading and refusing cost, too, and a quiet client must
-not wait for it.
+Invariant: connections that send much take turns: reading and refusing cost time, too, and a quiet client must not wait
+for it.
 """
 
 from __future__ import annotations

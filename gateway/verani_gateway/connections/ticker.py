@@ -1,4 +1,4 @@
-"""Do now and then what is due for connections, a few at a time: sockets wait for no more than these.
+"""Tick all connections periodically, a slice in each pass of the loop, so that sockets never wait for all of them.
 
 Invariant: nothing that goes wrong for one connection ends the ticks of the others.
 """

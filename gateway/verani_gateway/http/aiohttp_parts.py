@@ -1,4 +1,4 @@
-"""Gather what is used of aiohttp that it does not promise to keep; nothing else may name its private parts.
+"""Wrap the private parts of aiohttp that are used here; no other module names them.
 
 `check` says at the start, in one sentence, that one of them is gone, instead of failing with the first client.
 """
@@ -55,7 +55,7 @@ class AiohttpError(VeraniError):
 
 
 class Queue(Protocol):
-    """aiohttp's queue of the messages of one WebSocket; it shows to nobody how much there is."""
+    """aiohttp's queue of the messages of one WebSocket, whose size is private."""
 
     _size: int
 

@@ -1,7 +1,7 @@
-"""Read the bodies of requests that want one, and leave those that nobody asked for.
+"""Read request bodies where a handler wants one, and discard those that no handler has read.
 
-aiohttp goes on reading, and inflating, what its handlers have left unread; that costs whoever sends it nearly nothing
-and everybody else seconds.
+aiohttp goes on reading, and inflating, what its handlers have left unread; that costs the sender nearly nothing and
+everybody else seconds.
 
 Invariants:
 - Once the handler of a request has returned, not a byte of its body is parsed or inflated. Some of it is taken and

@@ -29,7 +29,7 @@ _X_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host")
 # The headers in which proxies tell what they saw.
 FORWARDING = (*_X_FORWARDED, "Forwarded")
 
-# A longer chain is none: whoever wants to keep this process busy pretends it.
+# A longer chain is read no further: it is made up to keep this process busy.
 _MOST_PROXIES = 32
 
 # An address, an IPv6 one in brackets where a port follows; a port may be obfuscated (RFC 7239 6).

@@ -1,8 +1,8 @@
-"""Say which rooms have more inputs in flight than they may, and resume who waits for them.
+"""Limit the inputs in flight of a room and of a gateway, and resume connections that wait for them.
 
 Invariants:
-- Whoever waits is resumed when its room has processed an input, or any room has after the whole gateway was full.
-- Nobody is kept here who waits no more.
+- A waiter is resumed when its room has processed an input, or when any room has after the whole gateway was full.
+- A waiter that waits no more is not kept.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Congestion:
                 del self.waiting[room]
 
     def ease(self, rooms: Iterable[str], *, was_full: bool = False) -> None:
-        """Resume whoever waits for rooms that have made progress; for any room, if the gateway `was_full` before."""
+        """Resume the waiters of rooms that have made progress; of all rooms, if the gateway `was_full` before."""
         if self.waiting and not self.is_full:
             for room in tuple(self.waiting) if was_full else rooms:
                 for waiter in tuple(self.waiting.get(room, ())):

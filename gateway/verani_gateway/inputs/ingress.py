@@ -1,6 +1,6 @@
 """Take inputs in: number each, keep it until an entry acknowledges it, and send it to the owner of its room.
 
-How many may be in flight is said in `congestion`; whoever sends has asked it.
+`congestion` limits how many may be in flight; senders ask it first.
 
 Invariant: every input is kept in the attachments before it goes to a host.
 """
