@@ -61,12 +61,17 @@ from verani_actors.links.wire import Wire
 from verani_actors.rooms.host import _Room
 from verani_actors.rooms.room_actor import RoomActor
 from verani_gateway.calls import Calls
+from verani_gateway.connections.close_handshake import CloseHandshake
 from verani_gateway.connections.connection import Connection
+from verani_gateway.connections.gate import Gate
+from verani_gateway.connections.in_flight import InFlight
 from verani_gateway.connections.intake import Intake
+from verani_gateway.connections.liveness import Liveness
 from verani_gateway.connections.outbox import Outbox
 from verani_gateway.connections.rate import Meter
 from verani_gateway.connections.renewal import Renewal
 from verani_gateway.connections.socket import Socket
+from verani_gateway.connections.throttle import Throttle
 from verani_gateway.gateway import Gateway
 from verani_gateway.placement.host_session import HostSession
 from verani_gateway.placement.remote_link import RemoteLink
@@ -81,7 +86,7 @@ _TESTS: Final = f"{Path(__file__).parent}/"
 
 # What ends before its process does.
 MORTAL: Final = (
-    *(Connection, Outbox, Intake, Socket, Meter, Renewal),
+    *(Connection, Outbox, Intake, Socket, Meter, Renewal, CloseHandshake, Gate, InFlight, Liveness, Throttle),
     *(Engine, Actor, Context, Emitter, Session, Membership, HookRun, Incarnation, _Room, RoomActor),
     *(LinkSession, HostSession, RemoteLink, Stream, Wire),
     *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),
@@ -138,10 +143,10 @@ def _of_link(link: RemoteLink) -> Iterable[object]:
 
 
 def _of_client(client: VeraniClient, *_: object) -> Iterable[object]:
-    reconnector, exchange = client._reconnector, client._exchange
-    connection = reconnector.connection
+    # The rest belongs to the client itself, whose attributes may be read after its end.
+    connection = client._reconnector.connection
     used = () if connection is None else (connection, connection.ws, connection._renewal)
-    return (*used, reconnector, exchange, exchange.inbox, client._life, *exchange.requests._open.values())
+    return (*used, *client._exchange.requests._open.values())
 
 
 def _of_service(service: Service) -> Iterable[object]:
