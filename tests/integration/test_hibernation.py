@@ -758,7 +758,7 @@ async def test_thousands_of_sleeps_and_wakes_leave_no_memory_task_actor_or_name_
     before, blocks, at = census(gateway), sys.getallocatedblocks(), wakes
     await cycles(2 * quarter)
     after, grown = census(gateway), sys.getallocatedblocks() - blocks
-    assert {"RoomHost._rooms", "AsyncioSystemBase._actors", "AsyncioSystemBase._names"} <= {*before}
+    assert {"RoomHost._rooms", "ActorDirectory.live", "ActorDirectory.names"} <= {*before}
     assert after == before
     assert grown < (wakes - at) / 10, "one block per ten cycles would be a leak"
     assert sleeps >= wakes >= 4 * quarter
