@@ -58,7 +58,7 @@ from verani.room.stub import RoomStub
 from verani_actors.links.link_server import LinkServer
 from verani_actors.links.link_server import _Session as LinkSession
 from verani_actors.links.wire import Wire
-from verani_actors.rooms.host import _Room
+from verani_actors.rooms.hosted_room import HostedRoom
 from verani_actors.rooms.room_actor import RoomActor
 from verani_gateway.calls import Calls
 from verani_gateway.connections.close_handshake import CloseHandshake
@@ -87,7 +87,7 @@ _TESTS: Final = f"{Path(__file__).parent}/"
 # What ends before its process does.
 MORTAL: Final = (
     *(Connection, Outbox, Intake, Socket, Meter, Renewal, CloseHandshake, Gate, InFlight, Liveness, Throttle),
-    *(Engine, Actor, Context, Emitter, Session, Membership, HookRun, Incarnation, _Room, RoomActor),
+    *(Engine, Actor, Context, Emitter, Session, Membership, HookRun, Incarnation, HostedRoom, RoomActor),
     *(LinkSession, HostSession, RemoteLink, Stream, Wire),
     *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),
     *(Inbox, EventStream, SendQueue, Requests, Request, Service, SyncService, RoomStub),
@@ -116,7 +116,7 @@ def _of_engine(engine: Engine[Any, Any]) -> Iterable[object]:
     room = engine.room
     state = room._state[0] if room._state is not None and type(room._state[0]).__weakrefoffset__ else None
     actor = getattr(room, "actor", None)  # it is let go of after the end, which may be told twice
-    sink = room.sink if isinstance(room.sink, _Room) else None  # the test kit's is that of all incarnations
+    sink = room.sink if isinstance(room.sink, HostedRoom) else None  # the test kit's is that of all incarnations
     return (engine, room, engine._hooks, actor, state, sink, *room.roster, *room.tasks._tasks)
 
 

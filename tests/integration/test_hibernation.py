@@ -749,8 +749,8 @@ async def test_thousands_of_sleeps_and_wakes_leave_no_memory_task_actor_or_name_
             for guest in guests:
                 guest.heard.clear()
             await until(lambda: not gateway.host.rooms())
-        assert gateway.host._base is not None
-        await gateway.host._base.idle()
+        assert gateway.host.actors.base is not None
+        await gateway.host.actors.base.idle()
         gc.collect()
 
     quarter = max(10, SOAK_CYCLES // 4)
@@ -758,7 +758,7 @@ async def test_thousands_of_sleeps_and_wakes_leave_no_memory_task_actor_or_name_
     before, blocks, at = census(gateway), sys.getallocatedblocks(), wakes
     await cycles(2 * quarter)
     after, grown = census(gateway), sys.getallocatedblocks() - blocks
-    assert {"RoomHost._rooms", "ActorDirectory.live", "ActorDirectory.names"} <= {*before}
+    assert {"RoomDirectory.rooms", "ActorDirectory.live", "ActorDirectory.names"} <= {*before}
     assert after == before
     assert grown < (wakes - at) / 10, "one block per ten cycles would be a leak"
     assert sleeps >= wakes >= 4 * quarter

@@ -67,7 +67,8 @@ class Flow:
     """All rooms of a host, and all gateways that are linked to it."""
 
     def __init__(self) -> None:
-        self._links: dict[str, _Ahead] = {}
+        # By gateway; a room is held by none if there is none.
+        self.links: dict[str, _Ahead] = {}
         self._held: dict[str, asyncio.Future[None]] = {}
 
     # --- what links tell -------------------------------------------------------------------------------
@@ -81,9 +82,9 @@ class Flow:
                     weights[entry.room] = weights.get(entry.room, 0) + weight_of(entry)
         if not weights:
             return
-        ahead = self._links.get(gateway)
+        ahead = self.links.get(gateway)
         if ahead is None:
-            ahead = self._links[gateway] = _Ahead()
+            ahead = self.links[gateway] = _Ahead()
         ahead.packets.append((number, weights))
         for room, weight in weights.items():
             ahead.rooms[room] = ahead.rooms.get(room, 0) + weight
@@ -91,7 +92,7 @@ class Flow:
 
     def confirmed(self, gateway: str, number: int) -> None:
         """Note that a gateway has everything up to this packet."""
-        ahead = self._links.get(gateway)
+        ahead = self.links.get(gateway)
         if ahead is None:
             return
         packets, was_far = ahead.packets, ahead.total > LINK_AHEAD
@@ -111,7 +112,7 @@ class Flow:
 
     def lost(self, gateway: str) -> None:
         """Forget a gateway that is not waited for any more."""
-        self._links.pop(gateway, None)
+        self.links.pop(gateway, None)
         self._release(tuple(self._held))
 
     def _release(self, rooms: Iterable[str]) -> None:
@@ -125,11 +126,11 @@ class Flow:
 
     def ahead(self, room: str) -> int:
         """Say how far a room is ahead of the gateway that is most behind it."""
-        return max((ahead.rooms.get(room, 0) for ahead in self._links.values()), default=0)
+        return max((ahead.rooms.get(room, 0) for ahead in self.links.values()), default=0)
 
     def is_held(self, room: str) -> bool:
         """True if the room is to handle no further input for the time being."""
-        for ahead in self._links.values():
+        for ahead in self.links.values():
             weight = ahead.rooms.get(room, 0)
             if weight > ROOM_AHEAD or (weight and ahead.total > LINK_AHEAD):
                 return True
@@ -137,14 +138,14 @@ class Flow:
 
     def holds(self, gateway: str) -> bool:
         """True if a room is held for this gateway."""
-        ahead = self._links.get(gateway)
+        ahead = self.links.get(gateway)
         return ahead is not None and (
             ahead.total > LINK_AHEAD or any(weight > ROOM_AHEAD for weight in ahead.rooms.values())
         )
 
     def hold(self, room: str) -> Awaitable[None] | None:
         """Return what a room has to wait for before it handles its next input, None if it need not wait."""
-        return self.wait(room) if self._links and self.is_held(room) else None
+        return self.wait(room) if self.is_held(room) else None
 
     async def wait(self, room: str) -> None:
         """Return when the room is not held any more; one task waits for a room."""

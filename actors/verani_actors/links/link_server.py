@@ -98,8 +98,9 @@ class HostEnd(Protocol):
     # Is told what leaves, and what gateways confirm.
     flow: Flow
 
-    # How often rooms woke.
-    wakes: int
+    @property
+    def wakes(self) -> int:
+        """How often rooms woke."""
 
     def longest_wait(self, gateway: str) -> float:
         """Say for how many seconds a wake has waited for the records of a gateway; 0 if none does."""

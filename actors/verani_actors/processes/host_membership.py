@@ -86,7 +86,7 @@ class HostMembership:
         try:
             while True:
                 epoch = await self._preparations.get()
-                await self._host.release(self._plan.settings.drain_seconds)
+                await self._host.moving.release(self._plan.settings.drain_seconds)
                 await self._links.confirmed(self._plan.settings.link_grace)
                 self._said = epoch.number
                 self._say_prepared()
@@ -157,8 +157,8 @@ class HostMembership:
         if not self._standing.share.commit(epoch):
             return
         logger.debug("epoch %d is committed, with %d hosts", epoch.number, len(epoch.members))
-        self._host.abandon()
-        self._host.keep()
+        self._host.moving.abandon()
+        self._host.moving.keep()
         if self._standing.is_member and not was_member:
             self._settle(gateways)
         if not self._standing.is_member:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from verani.room.context import WakeReason
+
 __all__ = ["RoomLife", "RoomStatus"]
 
 
@@ -43,7 +45,7 @@ class RoomLife:
     def __init__(self, now: float) -> None:
         # When the room woke or fell asleep last.
         self.since = now
-        self.woken_by: str | None = None
+        self.woken_by: WakeReason | None = None
         self.wake_seconds: float | None = None
         self.cycles = 0
         self.awake_seconds = 0.0
@@ -55,7 +57,7 @@ class RoomLife:
         """How many connections the room has that sleeps."""
         return sum(self.gateways.values())
 
-    def wakes(self, now: float, woken_by: str) -> None:
+    def wakes(self, now: float, woken_by: WakeReason) -> None:
         """Note that a wake begins."""
         self.since, self.woken_by, self.wake_seconds = now, woken_by, None
 

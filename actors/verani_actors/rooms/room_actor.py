@@ -20,7 +20,9 @@ from thespian.actors import Actor, ActorAddress, ActorExitRequest
 from verani.engine.engine import Attached, Engine, HookFailed, Retire, Woken
 from verani.link.messages import Arrival
 
-__all__ = ["Abandoned", "Deliver", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
+from ..links.flow import Flow
+
+__all__ = ["Abandoned", "HandleInputs", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +33,17 @@ _TURN = 0.005
 class Open(Struct, frozen=True):
     """Wake the room; its first message.
 
-    `start` makes the engine, `done` is called when the room is awake; `hold` returns what is to be awaited before the
-    next input, if anything.
+    `start` makes the engine, `done` is called when the room is awake; `flow` is asked what is to be awaited before the
+    next input.
     """
 
     start: Callable[[], Engine[Any, Any]]
     woken: Woken
     done: Callable[[], None]
-    hold: Callable[[], Awaitable[None] | None]
+    flow: Flow
 
 
-class Deliver(Struct, frozen=True):
+class HandleInputs(Struct, frozen=True):
     """Handle these inputs of a gateway, in order."""
 
     gateway: str
@@ -84,12 +86,12 @@ class RoomActor(Actor):
         self._inputs: deque[tuple[str, Arrival]] = deque()
         self._retiring_for: ActorAddress | None = None
         self._opening: Callable[[], None] | None = None
-        self._hold: Callable[[], Awaitable[None] | None] | None = None
+        self._flow: Flow | None = None
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> Awaitable[None] | None:
         """Answer with an awaitable, so that the next message waits, while other rooms go on."""
         match message:
-            case Deliver():
+            case HandleInputs():
                 self._inputs.extend(zip(repeat(message.gateway), message.inputs, strict=False))
                 return self._work()
             case Open():
@@ -111,7 +113,7 @@ class RoomActor(Actor):
     async def _open(self, message: Open) -> None:
         self._engine = message.start()
         self._opening = message.done
-        self._hold = message.hold
+        self._flow = message.flow
         if await self._engine.handle(message.woken):
             self._opened()
 
@@ -123,14 +125,15 @@ class RoomActor(Actor):
     async def _work(self) -> None:
         engine = self._engine
         assert engine is not None, "Open is a room's first message"
-        assert self._hold is not None
+        flow = self._flow
+        assert flow is not None
         loop = asyncio.get_running_loop()
         since = loop.time()
         while self._inputs:
             if loop.time() - since > _TURN:
                 await asyncio.sleep(0)
                 since = loop.time()
-            if (held := self._hold()) is not None:
+            if flow.links and (held := flow.hold(engine.name)) is not None:
                 await held
                 since = loop.time()
             gateway, input = self._inputs.popleft()

@@ -97,9 +97,9 @@ async def test_an_actor_that_was_killed_has_not_slept(start: Start) -> None:
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: "chat/a" in gateway.processed)
-    address = host._rooms["chat/a"].address
+    address = host.directory.rooms["chat/a"].address
     assert address is not None
-    host._tell(address, ActorExitRequest())
+    host.actors.tell(address, ActorExitRequest())
     await until(lambda: not host.rooms())
     assert (known(host.status("chat/a", 1)).cycles, host.sleeps) == (0, 0)
 
@@ -119,10 +119,10 @@ async def test_snapshots_that_nobody_asked_for_are_not_kept(start: Start) -> Non
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: "chat/a" in gateway.processed)
-    room = host._rooms["chat/a"]
+    room = host.directory.rooms["chat/a"]
     for _ in range(100):
-        gateway.say(Snapshot("chat/a", room.incarnation, [Record("x", b"")]))
-    assert not room.records
+        gateway.say(Snapshot("chat/a", room.pulled.incarnation, [Record("x", b"")]))
+    assert not room.pulled.records
 
 
 async def test_a_gateway_that_links_again_takes_nobody_away(start: Start) -> None:
@@ -134,7 +134,7 @@ async def test_a_gateway_that_links_again_takes_nobody_away(start: Start) -> Non
     host.link("g1", gateway._take)
     gateway.put(gateway.frame("c", 1))
     await until(lambda: recorder.numbers == [1])
-    assert list(host._rooms["chat/a"].engine.actor.sessions) == ["c"]  # type: ignore[union-attr]
+    assert list(host.directory.rooms["chat/a"].engine.actor.sessions) == ["c"]  # type: ignore[union-attr]
     assert not gateway.outputs
 
 

@@ -77,10 +77,10 @@ async def host(start: Start) -> RoomHost:
 
 
 def ask(host: RoomHost, *calls: Ask) -> None:
-    assert host._system is not None
-    program = host._system.createActor(Program, globalName="program")
+    assert host.actors._system is not None
+    program = host.actors._system.createActor(Program, globalName="program")
     for call in calls:
-        host._tell(program, call)
+        host.actors.tell(program, call)
 
 
 async def answer() -> Any:
@@ -132,7 +132,7 @@ async def test_a_call_whose_gateway_is_lost_is_interrupted(host: RoomHost, linke
         FakeGateway(host, id="another")
     host.unlink("g1")
     assert (await answer()).code == "interrupted"
-    assert host._calls == {}
+    assert host.calls._carried == {}
 
 
 async def test_calls_of_one_actor_run_side_by_side(host: RoomHost) -> None:
@@ -167,7 +167,7 @@ async def test_a_call_that_cannot_be_carried_is_refused_once_and_the_next_one_is
 ) -> None:
     CarryingGateway(host)
     with monkeypatch.context() as failing:
-        failing.setattr(host, "call", lambda *_, **__: 1 / 0)
+        failing.setattr(host.calls, "call", lambda *_, **__: 1 / 0)
         ask(host, Ask("chat/a", "add", [1, 2], reference="r"))
         refused = await answer()
     assert (refused.code, refused.reference) == ("failed", "r")

@@ -57,7 +57,7 @@ async def test_the_cap_is_soft_and_spares_rooms_that_are_busy_or_never_sleep(sta
     gateway.put(gateway.connect(never, "n", room="never/a"))
     await until(lambda: "never/a" in gateway.processed and "busy/a" in gateway.processed)
     clock.now += 20
-    assert list(host.retire_idle()) == []
+    assert list(host.sleeping.retire_idle()) == []
     assert set(host.rooms()) == {"busy/a", "never/a"}
     gate.set()
     await until(lambda: set(host.rooms()) == {"never/a"})
@@ -78,7 +78,7 @@ async def test_rooms_that_take_their_time_to_fall_asleep_count_as_gone_so_no_oth
     clock.now += 1
     await until(lambda: [*host.rooms().values()].count("retiring") == 2)
     for _ in range(3):  # what the manager does at each of its turns
-        assert list(host.retire_idle()) == []
+        assert list(host.sleeping.retire_idle()) == []
     gate.set()
     await until(lambda: len(host.rooms()) == 3)
     assert set(host.rooms().values()) == {"awake"}
@@ -92,7 +92,7 @@ async def test_a_definition_may_keep_its_rooms_awake_for_longer(start: Start) ->
         gateway.put(gateway.connect(recorder.room, f"c{n}", room=f"chat/{n}"))
     await until(lambda: len(gateway.processed) == 2)
     clock.now += 29
-    assert list(host.retire_idle()) == []
+    assert list(host.sleeping.retire_idle()) == []
     assert len(host.rooms()) == 2
     clock.now += 2
     await until(lambda: len(host.rooms()) == 1)
@@ -116,12 +116,12 @@ async def test_a_room_that_keeps_itself_awake_does_not_sleep_until_then(start: S
     gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="stay"))
     await until(lambda: gateway.processed.get("chat/a") == 2)
     clock.now += 29
-    assert list(host.retire_idle()) == []
+    assert list(host.sleeping.retire_idle()) == []
     status = host.status("chat/a", 1)
     assert status is not None
     assert (status.state, status.kept_awake_by) == ("awake", "keep_awake")
     clock.now += 2
-    await until(lambda: not host._idle.due(clock.now - 0.1) or not host.rooms())
+    await until(lambda: not host.sleeping._idle.due(clock.now - 0.1) or not host.rooms())
     clock.now += 1
     await until(lambda: not host.rooms())
 
@@ -132,15 +132,15 @@ async def test_what_comes_while_a_room_is_asked_to_sleep_and_stays_is_delivered_
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: "chat/a" in gateway.processed)
-    engine = host._rooms["chat/a"].engine
+    engine = host.directory.rooms["chat/a"].engine
     assert engine is not None
     engine.actor.hibernate()
-    assert len(list(host.retire_idle())) == 1
+    assert len(list(host.sleeping.retire_idle())) == 1
     assert host.rooms() == {"chat/a": "retiring"}
     task = engine.actor.spawn(_until(gate))  # it has begun something since
     gateway.put(gateway.frame("c", 1), gateway.frame("c", 2))
     assert recorder.numbers == []
-    host.stayed("chat/a")  # what its answer leads to
+    host.sleeping.stayed("chat/a")  # what its answer leads to
     gateway.put(gateway.frame("c", 3))
     await until(lambda: recorder.numbers == [1, 2, 3])
     assert host.rooms() == {"chat/a": "awake"}
@@ -182,7 +182,7 @@ async def test_a_wake_waits_for_every_gateway_so_that_nobody_misses_what_others_
     first.put(first.frame("a", 1), first.frame("a", 0, event="all"))
     await until(lambda: len(second.pulls) == 2)
     now[0] += 3600.0
-    await until(lambda: list(host.retire_idle()) == [])
+    await until(lambda: list(host.sleeping.retire_idle()) == [])
     assert (host.rooms(), recorder.seen) == ({"chat/a": "waking"}, [])
     assert (host.longest_wait("g1"), host.longest_wait("g2")) == (0.0, 3600.0)
     second.answer(second.pulls[-1])
@@ -214,13 +214,13 @@ async def test_a_gateway_that_links_while_a_room_falls_asleep_and_stays_is_asked
     first = FakeGateway(host, id="g1")
     first.put(first.connect(recorder.room, "a"))
     await until(lambda: "chat/a" in first.processed)
-    engine = host._rooms["chat/a"].engine
+    engine = host.directory.rooms["chat/a"].engine
     assert engine is not None
     engine.actor.hibernate()
-    assert len(list(host.retire_idle())) == 1
+    assert len(list(host.sleeping.retire_idle())) == 1
     second = FakeGateway(host, id="g2")
     assert [pull.room for pull in second.pulls] == ["chat/a"]
-    host.stayed("chat/a")
+    host.sleeping.stayed("chat/a")
     engine.actor.keep_awake(60)
     second.put(second.connect(recorder.room, "b"), second.frame("b", 1))
     await until(lambda: recorder.numbers == [1])
@@ -403,7 +403,7 @@ async def test_keep_awake_wants_a_number_of_seconds(start: Start, seconds: float
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: "chat/a" in gateway.processed)
-    engine = host._rooms["chat/a"].engine
+    engine = host.directory.rooms["chat/a"].engine
     assert engine is not None
     with pytest.raises(error):
         engine.actor.keep_awake(seconds)
@@ -447,7 +447,7 @@ async def test_links_learn_that_an_incarnation_is_over_after_all_it_said_and_so_
     await until(lambda: gateway.processed.get("chat/a", 0) >= gateway._number)
     gateway.put(gateway.call("get_session_count"))
     await until(lambda: gateway.replies)
-    engine = host._rooms["chat/a"].engine
+    engine = host.directory.rooms["chat/a"].engine
     assert engine is not None
     engine.actor.hibernate()
     await until(lambda: gateway.messages[-1] == Ended(["chat/a"]))
@@ -458,14 +458,14 @@ async def test_rooms_fall_asleep_though_a_look_for_idle_ones_has_failed(
 ) -> None:
     recorder = Recorder(hibernate_after=0.01)
     host = await start(recorder.room, min_awake=0.001)
-    retire_idle, failures = host.retire_idle, iter([RuntimeError("on purpose")] * 3)
+    retire_idle, failures = host.sleeping.retire_idle, iter([RuntimeError("on purpose")] * 3)
 
     def failing() -> Any:
         if (error := next(failures, None)) is not None:
             raise error
         return retire_idle()
 
-    monkeypatch.setattr(host, "retire_idle", failing)
+    monkeypatch.setattr(host.sleeping, "retire_idle", failing)
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: host.sleeps == 1)
@@ -478,14 +478,14 @@ async def test_rooms_that_were_marked_before_a_look_failed_fall_asleep_all_the_s
 ) -> None:
     recorder = Recorder(hibernate_after=0.05)
     host = await start(recorder.room, min_awake=0.001)
-    retire_idle = host.retire_idle
+    retire_idle = host.sleeping.retire_idle
 
     def failing() -> Any:
         for address in retire_idle():
             yield address
             raise RuntimeError("on purpose")
 
-    monkeypatch.setattr(host, "retire_idle", failing)
+    monkeypatch.setattr(host.sleeping, "retire_idle", failing)
     gateway = FakeGateway(host)
     for n in range(5):
         gateway.put(gateway.connect(recorder.room, f"c{n}", f"chat/{n}"))

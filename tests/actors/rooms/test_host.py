@@ -26,7 +26,8 @@ from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
 from verani_actors.links.flow import ROOM_AHEAD
-from verani_actors.rooms.host import MAX_PENDING, RoomHost
+from verani_actors.rooms.entries import MAX_PENDING
+from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.room_actor import Sleep
 
 # --- waking --------------------------------------------------------------------------------------------------
@@ -93,8 +94,8 @@ async def test_inputs_of_an_unknown_definition_close_the_connection_and_are_ackn
 
 async def _sleep(host: RoomHost, room: str = "chat/a") -> None:
     """Put a room to sleep as if it had been idle."""
-    await until(lambda: not host._rooms[room].handed)
-    engine = host._rooms[room].engine
+    await until(lambda: not host.directory.rooms[room].in_flight)
+    engine = host.directory.rooms[room].engine
     assert engine is not None
     engine.actor.hibernate()
     await until(lambda: room not in host.rooms())
@@ -192,14 +193,14 @@ async def test_a_running_hook_and_a_spawned_task_keep_a_room_awake(
 
     recorder.room.on_hibernate(lambda actor: recorder.seen.append("hibernate"))
     host = await start(recorder.room)
-    retire_idle = host.retire_idle
+    retire_idle = host.sleeping.retire_idle
 
     def counted() -> Any:
         nonlocal looks
         looks += 1
         return retire_idle()
 
-    monkeypatch.setattr(host, "retire_idle", counted)
+    monkeypatch.setattr(host.sleeping, "retire_idle", counted)
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="slow"))
     await until(lambda: looks >= 12)
@@ -218,10 +219,10 @@ async def test_a_room_that_has_something_to_do_after_all_stays_and_gets_what_cam
     gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="spawn"))
     await until(lambda: gateway.processed.get("chat/a") == 2)
     # As if the task had begun after the manager chose this room.
-    base, manager = host._base, host._manager
+    base, manager = host.actors.base, host.actors._manager
     assert base is not None
     assert manager is not None
-    base._post(host._retire(host._rooms["chat/a"]), manager, Sleep())
+    base._post(host.sleeping._retire(host.directory.rooms["chat/a"]), manager, Sleep())
     assert host.rooms() == {"chat/a": "retiring"}
     gateway.put(gateway.frame("c", 1), gateway.frame("c", 2))
     await until(lambda: 2 in recorder.seen)
@@ -294,14 +295,14 @@ async def test_a_room_actor_that_is_killed_leaves_its_inputs_to_the_next_incarna
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 1))
     await until(lambda: "held" in recorder.seen)
-    address = host._rooms["chat/a"].address
+    address = host.directory.rooms["chat/a"].address
     assert address is not None
-    host._tell(address, ActorExitRequest())
+    host.actors.tell(address, ActorExitRequest())
     gateway.put(gateway.frame("c", 2), gateway.frame("c", 3))
     recorder.gate.set()
     await until(lambda: 3 in recorder.seen)
     assert recorder.seen == [("connect", 1), "held", 1, ("restore", 1, "crash"), 2, 3]
-    assert host._rooms["chat/a"].address != address
+    assert host.directory.rooms["chat/a"].address != address
     await until(lambda: gateway.processed["chat/a"] == 4)
     gateway.put(gateway.frame("c", 4))
     await until(lambda: 4 in recorder.seen)
@@ -313,9 +314,9 @@ async def test_an_idle_room_actor_that_is_killed_wakes_with_the_next_input(start
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: recorder.seen)
-    address = host._rooms["chat/a"].address
+    address = host.directory.rooms["chat/a"].address
     assert address is not None
-    host._tell(address, ActorExitRequest())
+    host.actors.tell(address, ActorExitRequest())
     await until(lambda: host.rooms() == {})
     gateway.put(gateway.frame("c", 1))
     await until(lambda: 1 in recorder.seen)
@@ -342,7 +343,7 @@ async def test_a_hook_that_died_runs_again_unless_it_had_shown_an_effect(start: 
         gateway.connect(recorder.room, "c"), gateway.frame("c", 5, event="slow", request=7), gateway.frame("c", 2)
     )
     await until(lambda: "slow" in recorder.seen)
-    base, room = host._base, host._rooms["chat/a"]
+    base, room = host.actors.base, host.directory.rooms["chat/a"]
     assert base is not None
     assert room.engine is not None
     assert room.address is not None
@@ -373,9 +374,9 @@ async def test_what_a_room_left_is_applied_before_its_gateway_answers_the_next_i
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="join"))
     await entered.wait()
-    address = host._rooms["chat/a"].address
+    address = host.directory.rooms["chat/a"].address
     assert address is not None
-    host._tell(address, ActorExitRequest())
+    host.actors.tell(address, ActorExitRequest())
     gateway.put(gateway.frame("c", 0, event="where"))
 
     def receive() -> None:
@@ -415,7 +416,7 @@ async def test_an_abandoned_hook_is_acknowledged_once_and_the_room_goes_on(
     await until(lambda: gateway.processed["chat/a"] == 4)
     assert recorder.seen == [("connect", 1), 1, 2]
     assert errors == ["HookTimeout"]
-    assert not host._rooms["chat/a"].handed
+    assert not host.directory.rooms["chat/a"].in_flight
     ends.set()
 
 
@@ -472,9 +473,9 @@ async def test_a_message_that_no_room_knows_is_ignored(start: Start, caplog: pyt
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: recorder.seen)
-    address = host._rooms["chat/a"].address
+    address = host.directory.rooms["chat/a"].address
     assert address is not None
-    host._tell(address, "hello")
+    host.actors.tell(address, "hello")
     gateway.put(gateway.frame("c", 1))
     await until(lambda: 1 in recorder.seen)
     assert "unexpected message str for a room" in caplog.messages
@@ -602,7 +603,7 @@ async def test_a_room_that_is_far_ahead_of_a_gateway_handles_nothing_more_until_
     gateway.put(gateway.frame("a", 1), gateway.frame("a", 2))
     gateway.put(gateway.frame("b", 3, room="chat/b"))
     await until(lambda: recorder.numbers == [3])
-    assert list(host.retire_idle()) == [], "it has something to do"
+    assert list(host.sleeping.retire_idle()) == [], "it has something to do"
     host.flow.confirmed("g2", 1)
     await until(lambda: recorder.numbers == [3, 1, 2])
 

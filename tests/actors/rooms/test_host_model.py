@@ -272,8 +272,7 @@ class Hibernation(RuleBasedStateMachine):
             quiet = 0
             while quiet < _QUIET:
                 await asyncio.sleep(0)
-                assert self.host._base is not None
-                quiet = 0 if self.host._base._run_queue.messages or self.host._flush is not None else quiet + 1
+                quiet = 0 if self.host.actors.base._run_queue.messages or not self.host.entries.is_empty else quiet + 1
 
         self.loop.run_until_complete(run())
 
@@ -537,14 +536,14 @@ class Hibernation(RuleBasedStateMachine):
         assert self.host.rooms() == {}
         assert self.host.known_rooms() == [], "a room without connections is forgotten"
         assert all(not gateway.held.get(ROOM) for gateway in self.gateways.values())
-        assert not self.host.pending
-        assert not self.host._working
+        assert not self.host.entries.pending
+        assert not self.host.entries.working
 
     def end(self) -> None:
         """Stop the host, whatever state it is in."""
         try:
             self.real.night.set()
-            self.host._rooms.clear()
+            self.host.directory.rooms.clear()
             self.loop.run_until_complete(self.host.stop(1.0))
         finally:
             self.loop.close()

@@ -16,6 +16,7 @@ from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
 from verani_actors.membership.ownership import Share
 from verani_actors.rooms.host import RoomHost
+from verani_actors.rooms.hosted_room import RoomChange
 
 
 def share_of(host: RoomHost) -> Share:
@@ -50,7 +51,7 @@ async def test_release_finishes_what_is_in_hand_and_refuses_what_comes_later(sta
     gateway.put(gateway.connect(recorder.room, "c", THEIRS), gateway.frame("c", 1, room=THEIRS))
     await until(lambda: "held" in recorder.seen)
     share_of(host).prepare(epoch(2, "a", "b"))
-    releasing = asyncio.create_task(host.release(10.0))
+    releasing = asyncio.create_task(host.moving.release(10.0))
     await until(lambda: host.rooms() == {THEIRS: "moving"})
     gateway.put(gateway.frame("c", 2, room=THEIRS))
     recorder.gate.set()
@@ -70,7 +71,7 @@ async def test_release_leaves_the_rooms_that_stay_alone(start: Start) -> None:
     gateway.put(gateway.connect(recorder.room, "c", OURS), gateway.connect(recorder.room, "d", THEIRS))
     await until(lambda: len(gateway.processed) == 2)
     share_of(host).prepare(epoch(2, "a", "b"))
-    await host.release(10.0)
+    await host.moving.release(10.0)
     assert host.rooms() == {OURS: "awake"}
     gateway.put(gateway.frame("c", 5, room=OURS))
     await until(lambda: 5 in recorder.seen)
@@ -93,7 +94,7 @@ async def test_release_ends_the_tasks_of_rooms_and_runs_on_hibernate(start: Star
     gateway.put(gateway.connect(recorder.room, "c", THEIRS), gateway.frame("c", 0, event="spawn", room=THEIRS))
     await until(lambda: gateway.processed.get(THEIRS) == 2)
     share_of(host).prepare(epoch(2, "a", "b"))
-    await host.release(10.0)
+    await host.moving.release(10.0)
     assert ended == ["task", "hibernate"]
 
 
@@ -106,7 +107,7 @@ async def test_a_room_that_does_not_end_in_time_is_torn_down_and_its_input_left_
     gateway.put(gateway.connect(recorder.room, "c", THEIRS), gateway.frame("c", 1, room=THEIRS))
     await until(lambda: "held" in recorder.seen)
     share_of(host).prepare(epoch(2, "a", "b"))
-    await host.release(0.05)
+    await host.moving.release(0.05)
     await until(lambda: host.rooms() == {})
     assert gateway.processed[THEIRS] == 1
     assert [input.number for input in gateway.unprocessed] == [2]
@@ -121,13 +122,13 @@ async def test_a_move_that_is_taken_back_keeps_the_room_and_takes_what_was_refus
     gateway.put(gateway.connect(recorder.room, "c", THEIRS), gateway.frame("c", 1, room=THEIRS))
     await until(lambda: "held" in recorder.seen)
     share_of(host).prepare(epoch(2, "a", "b"))
-    releasing = asyncio.create_task(host.release(10.0))
+    releasing = asyncio.create_task(host.moving.release(10.0))
     await until(lambda: host.rooms() == {THEIRS: "moving"})
     refused = gateway.frame("c", 2, room=THEIRS)
     gateway.put(refused)
     share_of(host).commit(epoch(3, "a"))
-    host.abandon()
-    host.keep()
+    host.moving.abandon()
+    host.moving.keep()
     await releasing
     assert host.rooms() == {THEIRS: "awake"}
     gateway.say(InputBatch([refused], 3, True))
@@ -146,10 +147,10 @@ async def test_what_waited_for_a_room_whose_move_is_taken_back_is_taken_when_it_
     gateway.put(*inputs)
     await until(lambda: gateway.pulls)
     share_of(host).prepare(epoch(2, "a", "b"))
-    releasing = asyncio.create_task(host.release(10.0))
+    releasing = asyncio.create_task(host.moving.release(10.0))
     await asyncio.sleep(0)
     share_of(host).commit(epoch(3, "a"))
-    host.keep()
+    host.moving.keep()
     gateway.say(InputBatch([*inputs], 3, True))
     gateway.answer(gateway.pulls[0])
     await releasing
@@ -170,10 +171,10 @@ async def test_a_room_that_fell_asleep_for_a_move_that_is_taken_back_wakes_again
     gateway.put(gateway.connect(recorder.room, "c", THEIRS))
     await until(lambda: gateway.processed)
     share_of(host).prepare(epoch(2, "a", "b"))
-    releasing = asyncio.create_task(host.release(10.0))
+    releasing = asyncio.create_task(host.moving.release(10.0))
     await until(lambda: "sleeps" in recorder.seen)
     share_of(host).commit(epoch(3, "a"))
-    host.keep()
+    host.moving.keep()
     gateway.say(Rebuild(THEIRS, "moved", 3))
     gate.set()
     await releasing
@@ -204,7 +205,7 @@ async def test_nothing_leaves_a_room_that_is_torn_down_whatever_its_hook_still_d
     )
     await entered.wait()
     share_of(host).prepare(epoch(2, "a", "b"))
-    await host.release(0.01)
+    await host.moving.release(0.01)
     await ended.wait()
     for _ in range(10):
         await asyncio.sleep(0)
@@ -220,7 +221,7 @@ async def test_a_waking_room_that_moves_wakes_first_and_handles_nothing(start: S
     gateway.put(gateway.connect(recorder.room, "c", THEIRS))
     await until(lambda: gateway.pulls)
     share_of(host).prepare(epoch(2, "a", "b"))
-    releasing = asyncio.create_task(host.release(10.0))
+    releasing = asyncio.create_task(host.moving.release(10.0))
     await asyncio.sleep(0)
     gateway.answer(gateway.pulls[0])
     await releasing
@@ -240,12 +241,47 @@ async def test_a_host_that_lost_its_place_drops_everything_at_once(start: Start)
         ctx.emit("said")
         # As if the news came in this very tick, before anything has left.
         share_of(host).commit(epoch(2, "b"))
-        host.abandon()
+        host.moving.abandon()
 
     gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="say"), gateway.frame("c", 2))
     await until(lambda: host.rooms() == {} and share_of(host).epoch == 2)
     assert gateway.texts() == [], "the next owner will say it"
     assert recorder.numbers == []
+
+
+async def test_a_room_that_is_given_up_before_it_has_an_actor_ends_with_it(start: Start) -> None:
+    recorder = Recorder()
+    host = await owner_of_all(start, recorder)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    assert host.rooms() == {"chat/a": "waking"}
+    share_of(host).commit(epoch(2, "b"))
+    host.moving.abandon()
+    await until(lambda: host.rooms() == {})
+    assert (recorder.seen, gateway.pulls) == ([], [])
+
+
+async def test_of_an_input_in_hand_at_a_room_that_is_given_up_nothing_is_said(start: Start) -> None:
+    recorder = Recorder()
+    entered = asyncio.Event()
+
+    @recorder.room.on("say")
+    async def say(ctx: Any, data: Any) -> None:
+        ctx.emit("said")
+        share_of(host).commit(epoch(2, "b"))
+        host.moving.abandon()
+        entered.set()
+        await asyncio.Event().wait()
+
+    host = await owner_of_all(start, recorder)
+    gateway = FakeGateway(host)
+    gateway.put(gateway.connect(recorder.room, "c"))
+    await until(lambda: gateway.processed)
+    before = len(gateway.entries)
+    gateway.put(gateway.frame("c", 0, event="say"))
+    await entered.wait()
+    await until(lambda: host.rooms() == {})
+    assert gateway.entries[before:] == [], "what the next owner is to run has not begun"
 
 
 async def test_a_room_that_was_awake_elsewhere_is_rebuilt_without_an_input(start: Start) -> None:
@@ -254,8 +290,8 @@ async def test_a_room_that_was_awake_elsewhere_is_rebuilt_without_an_input(start
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
     await until(lambda: gateway.processed)
-    host._rooms["chat/a"].moving = True
-    host._base.kill(host._rooms["chat/a"].address)  # type: ignore[union-attr, arg-type]  # both are there
+    host.directory.rooms["chat/a"].enter(RoomChange.RELEASED)
+    host.actors.base.kill(host.directory.rooms["chat/a"].address)  # type: ignore[arg-type]  # it is there
     await until(lambda: host.rooms() == {})
     recorder.seen.clear()
     gateway.say(Rebuild("chat/a", "moved", 1))
@@ -492,7 +528,7 @@ async def test_a_call_carried_by_a_gateway_that_is_lost_is_interrupted(start: St
     host = await start(recorder.room)
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="call"))
-    await until(lambda: bool(host._rooms["chat/a"].carried) if "chat/a" in host._rooms else False)
+    await until(lambda: "chat/a" in host.calls._carried)
     if linked:
         FakeGateway(host, id="another")
     host.unlink("g1")
@@ -529,7 +565,7 @@ async def test_rooms_of_a_new_member_do_not_wait_for_gateways_that_do_not_come(s
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c", OURS))
     await until(lambda: OURS in gateway.processed)
-    assert not host.is_settling
+    assert host._waking._settling is None
 
 
 async def test_connections_that_a_room_went_on_without_are_closed_and_left_by_their_hooks(start: Start) -> None:
@@ -561,6 +597,6 @@ async def test_a_room_that_sleeps_is_no_room_of_this_host_once_an_epoch_has_move
     gateway.put(gateway.connect(recorder.room, "c", OURS), gateway.connect(recorder.room, "d", THEIRS))
     await until(lambda: host.sleeping_count == 2)
     share_of(host).commit(epoch(2, "a", "b"))
-    host.abandon()
+    host.moving.abandon()
     assert (host.known_rooms(), host.sleeping_count) == ([OURS], 1)
     assert host.status(THEIRS) is None

@@ -150,10 +150,10 @@ class Storm:
 
     def _kill(self, *, cut: bool) -> None:
         """Kill a room actor: after the hook that runs, or in the midst of it."""
-        alive = [room for room in self.host._rooms.values() if room.address is not None]
+        alive = [room for room in self.host.directory.rooms.values() if room.address is not None]
         busy = [room for room in alive if room.engine is not None and room.engine.busy == "running hook"]
         if cut and busy:
-            room, base = self.chance.choice(busy), self.host._base
+            room, base = self.chance.choice(busy), self.host.actors.base
             assert base is not None
             assert room.address is not None
             assert room.engine is not None
@@ -164,7 +164,7 @@ class Storm:
         elif alive:
             room = self.chance.choice(alive)
             assert room.address is not None
-            self.host._tell(room.address, ActorExitRequest())
+            self.host.actors.tell(room.address, ActorExitRequest())
             self.kills += 1
 
     async def _calm(self, loop: VirtualTimeLoop) -> None:
@@ -182,9 +182,9 @@ class Storm:
 
     def _check(self, sent: dict[str, list[int]]) -> None:
         host = self.host
-        assert (host.rooms(), host.known_rooms(), host.pending, host._working) == ({}, [], {}, 0)
-        assert not host._by_address
-        assert not host._idle._timeouts
+        assert (host.rooms(), host.known_rooms(), host.entries.pending, host.entries.working) == ({}, [], {}, 0)
+        assert not host._incarnations._by_address
+        assert not host.sleeping._idle._timeouts
         for gateway in self.gateways:
             assert gateway.unprocessed == []
             assert not any(gateway.held.values()), "every record ends"

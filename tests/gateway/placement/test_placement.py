@@ -86,7 +86,7 @@ class Process:
     def commit(self, epoch: Epoch) -> None:
         """Do what a host does when the registrar says so."""
         if self.alive and self.share.commit(epoch):
-            self.host.abandon()
+            self.host.moving.abandon()
             for link in self.links:
                 link.pump()
 
@@ -329,7 +329,7 @@ class Service:
         for process in self.processes.values():
             process.share.prepare(epoch)
         for process in self.processes.values():
-            await process.host.release(1.0)
+            await process.host.moving.release(1.0)
         await asyncio.sleep(0)  # entries are with the gateways before
         for process in self.processes.values():
             for cable in process.links:
@@ -774,7 +774,7 @@ async def test_a_room_that_its_host_had_let_go_for_an_epoch_that_never_came_gets
     await until(lambda: guest.heard == [1])
     process = service.processes["m-0"]
     assert process.share.prepare(Epoch(2, "m", (Member("m-9", "x", "m", 0, ""),)))
-    await process.host.release(1.0)
+    await process.host.moving.release(1.0)
     guest.send("say", 2)
     await until(lambda: not service.cable(gateway, "m-0").unconfirmed)
     assert process.host.rooms() == {}

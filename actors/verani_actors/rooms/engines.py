@@ -1,0 +1,98 @@
+"""Make the engines of a host's rooms, and hold their hooks to the time that they may take.
+
+Invariant: an engine is looked at only while a hook of it awaits; one whose hook is abandoned goes on with what waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from verani.engine.engine import Engine, HookFailed, Marker
+from verani.link.messages import Close
+from verani.settings import Settings
+
+from ..links.flow import MAX_AHEAD, Flow
+from .actor_system import RoomActors
+from .hosted_room import HostedRoom
+from .room_actor import Abandoned
+
+__all__ = ["LOOK", "Engines"]
+
+# How often hooks are checked against their time budget, in seconds, at most.
+LOOK: Final = 0.25
+
+
+class Engines:
+    """The engines of the rooms that are awake."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        rooms: Mapping[str, HostedRoom],
+        actors: RoomActors,
+        *,
+        drowsy: set[Engine[Any, Any]],
+        limited: Counter[str],
+        flow: Flow,
+        marker: Marker | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """Make engines that put themselves into `drowsy` when they want to sleep; `limited` counts what limits did."""
+        self._settings = settings
+        self._rooms = rooms
+        self._actors = actors
+        self._drowsy = drowsy
+        self._limited = limited
+        self._flow = flow
+        self._marker = marker
+        self._clock = clock
+        self._suspended: set[Engine[Any, Any]] = set()
+        self._period = min(LOOK, settings.hook_timeout / 4)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to look at hooks that await."""
+        self._look()
+
+    def stop(self) -> None:
+        """Look at them no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def make(self, room: HostedRoom, post: Callable[[HookFailed], None]) -> Engine[Any, Any]:
+        """Give a room its engine, which knows of the closes that it will get."""
+        engine = room.engine = Engine(
+            room.definition,
+            room.name.partition("/")[2],
+            room,
+            settings=self._settings,
+            post=post,
+            suspended=self._suspended,
+            drowsy=self._drowsy,
+            marker=self._marker,
+            limited=self._limited,
+            is_full=partial(_is_full, self._flow, room.name),
+            clock=self._clock,
+        )
+        for _, arrival in room.in_flight:
+            if isinstance(arrival, Close):
+                engine.note_close(arrival.connection)
+        return engine
+
+    def _look(self) -> None:
+        # First, so that nothing that goes wrong below ends the budgets of all.
+        self._timer = asyncio.get_running_loop().call_later(self._period, self._look)
+        for engine in tuple(self._suspended):
+            room = self._rooms.get(engine.name)
+            if engine.expire() and room is not None and room.engine is engine:
+                assert room.address is not None
+                self._actors.base.abandon(room.address)
+                self._actors.tell(room.address, Abandoned())
+
+
+def _is_full(flow: Flow, room: str) -> bool:
+    return flow.ahead(room) > MAX_AHEAD

@@ -1,0 +1,81 @@
+"""Part with the rooms that another host is to have, and keep those that are this host's again.
+
+Invariants:
+- A room that moves takes nothing more, and what waits for it is not acknowledged: its gateways send it to the owner.
+- Of a room that is abandoned nothing leaves from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..membership.ownership import Ownership
+from .actor_system import RoomActors
+from .directory import RoomDirectory
+from .entries import Entries
+from .hosted_room import HostedRoom, RoomChange, RoomState
+from .sleeping import Sleeping
+
+__all__ = ["Moving"]
+
+logger = logging.getLogger(__name__)
+
+
+class Moving:
+    """Compares the rooms of a host with what it owns."""
+
+    def __init__(
+        self,
+        directory: RoomDirectory,
+        ownership: Ownership,
+        *,
+        entries: Entries,
+        sleeping: Sleeping,
+        actors: RoomActors,
+    ) -> None:
+        self._directory = directory
+        self._rooms = directory.rooms
+        self._ownership = ownership
+        self._entries = entries
+        self._sleeping = sleeping
+        self._actors = actors
+
+    async def release(self, grace: float) -> None:
+        """Put the rooms to sleep that this host does not own any more, and return when they are gone.
+
+        What their actors have in hand is finished, the tasks they spawned are cancelled. After `grace` seconds those
+        that are left are torn down, and what they had not finished is left to their next owner.
+        """
+        for room in self._rooms.values():
+            if not room.state.moves and not self._ownership.owns(room.name):
+                self._move(room, RoomChange.RELEASED)
+        try:
+            await self._sleeping.put_to_sleep(lambda: any(room.state.moves for room in self._rooms.values()), grace)
+        except TimeoutError:
+            self.abandon()
+        self._entries.flush()
+
+    def keep(self) -> None:
+        """Take back what was to move and is this host's again, now that an epoch says so."""
+        for room in self._rooms.values():
+            if room.state.moves and self._ownership.owns(room.name):
+                room.enter(RoomChange.KEPT)
+                self._sleeping.mark_active(room)
+        self._sleeping.changed.set()
+
+    def abandon(self) -> None:
+        """Tear down at once the rooms that this host does not own any more; nothing of them leaves from now on."""
+        for room in tuple(self._rooms.values()):
+            if not self._ownership.owns(room.name) and room.state is not RoomState.GONE:
+                logger.debug("room is given up", extra={"room": room.name})
+                self._move(room, RoomChange.ABANDONED)
+                self._entries.drop(room)
+                room.end()
+                if room.address is not None:  # else it is killed when it is there
+                    self._actors.base.kill(room.address)
+        self._directory.forget_sleeping(lambda name, life: not self._ownership.owns(name))
+
+    def _move(self, room: HostedRoom, change: RoomChange) -> None:
+        room.drop_waiting()
+        self._sleeping.forget(room)
+        room.enter(change)
