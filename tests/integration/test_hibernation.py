@@ -500,7 +500,7 @@ class RawMember(Member):
         while (received := await self.raw.receive()).opcode != Opcode.CLOSE:
             if received.opcode == Opcode.PING:
                 self.raw.send(frame(Opcode.PONG, received.payload))
-            else:
+            elif received.payload != b'{"type":"pong"}':  # as while the gateway does not read on
                 self.take(json.loads(received.payload)["data"])
 
     def burst(self, count: int) -> None:

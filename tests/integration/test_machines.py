@@ -59,7 +59,7 @@ async def fleet(started: Fleet) -> AsyncIterator[Fleet]:
 def started_pair(reason: str) -> Iterator[Fleet]:
     if reason:
         pytest.skip(reason)
-    with Fleet.run(TARGETS, TWO, spare=1) as fleet:
+    with Fleet.run(TARGETS, TWO, spare=2) as fleet:
         yield fleet
 
 
@@ -307,6 +307,17 @@ async def test_of_two_machines_the_registrar_s_goes_on_and_the_other_falls_silen
         assert crowd.hosts("west") == [[members["west"].pid, members["east"].pid, successor.pid]] * 3
 
 
+async def test_a_machine_that_serves_other_rooms_is_refused_with_a_reason(pair: Fleet) -> None:
+    stranger = pair.begin("stranger", targets=["tests.integration.delivery_room:desk"])
+    assert await asyncio.to_thread(stranger.process.wait, PATIENCE) == 1
+    pair.nodes.pop("stranger").stop()
+    assert any(
+        "refuses this machine: it serves tests.integration.delivery_room:desk" in line for line in stranger.lines
+    )
+    assert any("machine stranger at" in line and "is refused" in line for line in pair.nodes["east"].lines)
+    await pair.whole(*TWO)
+
+
 async def test_machines_that_join_drain_and_leave_under_load_cost_no_frame_and_no_answer(pair: Fleet) -> None:
     storm = Storm(f"{pair.nodes['east'].public}/ws", rooms=100, frames_per_second=1000.0)
     await storm.start()
@@ -331,17 +342,3 @@ async def test_one_command_ends_every_machine_also_those_without_a_gateway() -> 
             await fleet.drain("--all", "east")
             codes = [await asyncio.to_thread(node.process.wait, PATIENCE) for node in fleet.nodes.values()]
             assert codes == [0, 0], fleet.log()
-
-
-async def test_a_machine_that_serves_other_rooms_is_refused_with_a_reason() -> None:
-    with Fleet.run(TARGETS, ("east",), spare=1) as fleet:
-        async with fleet.visited():
-            stranger = fleet.begin("west", targets=["tests.integration.delivery_room:desk"])
-            assert await asyncio.to_thread(stranger.process.wait, PATIENCE) == 1
-            fleet.nodes.pop("west").stop()
-            assert any(
-                "refuses this machine: it serves tests.integration.delivery_room:desk" in line
-                for line in stranger.lines
-            )
-            assert any("machine west at" in line and "is refused" in line for line in fleet.nodes["east"].lines)
-            assert [each.id for each in (await fleet.status("east")).members] == ["east-0"]
