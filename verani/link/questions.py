@@ -56,7 +56,7 @@ class Heard(Struct, frozen=True, array_like=True):
     owner: str
     epoch: int
     seq: int
-    others: tuple[Said, ...] = ()
+    others: tuple[Said, ...] | None = None
 
 
 class Snapshot(Struct, frozen=True, array_like=True, tag="snapshot"):

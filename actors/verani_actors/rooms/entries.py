@@ -51,7 +51,9 @@ class Entries:
 
     def __init__(self, gateways: Mapping[str, Callable[[HostMessage], None]]) -> None:
         """Gather for `gateways`, which are linked, by what carries messages to them."""
-        self._gateways = gateways
+        self.gateways = gateways
+        # Whether there is, or was, more than one gateway to tell of others.
+        self.speaks_of_others = False
         # By gateway, then by the name of the room.
         self.pending: dict[str, dict[str, Entry]] = {}
         self._speakers: dict[str, Speaker] = {}
@@ -86,7 +88,8 @@ class Entries:
         if entry is None:
             self._seq += 1
             room.reach.told[gateway] = self._seq
-            entry = entries[room.name] = Entry(room.name, seq=self._seq)
+            room.reach.owed.setdefault(gateway, 0)
+            entry = entries[room.name] = Entry(room.name, seq=self._seq, others=())
             self._speakers[room.name] = room
         return entry
 
@@ -108,12 +111,15 @@ class Entries:
         return entry
 
     def acknowledge(self, gateway: str, room: Speaker, number: int, *, is_last: bool) -> None:
-        """Say that a room has processed an input; when no room has any left, entries do not wait for the next tick."""
-        entry = self.pending.get(gateway, _NOTHING).get(room.name) or self.entry(gateway, room)
-        entry.processed = number
+        """Say that a room has processed an input; when no room has any left, entries do not wait for the next tick.
+
+        A gateway that was given up is told nothing.
+        """
+        if gateway in self.gateways:
+            entry = self.pending.get(gateway, _NOTHING).get(room.name) or self.entry(gateway, room)
+            entry.processed = room.reach.acknowledged[gateway] = number
         self.working -= is_last
-        if (is_last and not self.working) or self.weight > MAX_PENDING:
-            assert self._flushing is not None
+        if self._flushing is not None and ((is_last and not self.working) or self.weight > MAX_PENDING):
             self._flushing.cancel()
             self._send()
 
@@ -127,7 +133,7 @@ class Entries:
     def over(self, room: Speaker) -> None:
         """Have the links learn that this incarnation is over."""
         self.begun.discard(room)
-        for gateway in room.reach.told.keys() & self._gateways.keys():
+        for gateway in room.reach.told.keys() & self.gateways.keys():
             self._over.setdefault(gateway, []).append(room.name)
             self._schedule()
 
@@ -170,10 +176,11 @@ class Entries:
         pending, self.pending = self.pending, {}
         speakers, self._speakers = self._speakers, {}
         self.weight, self._before = 0, None
-        if len(self._gateways) > 1:
+        self.speaks_of_others |= len(self.gateways) > 1
+        if self.speaks_of_others:
             _add_reach(pending, speakers.values())
         for gateway, entries in pending.items():
-            send = self._gateways.get(gateway)
+            send = self.gateways.get(gateway)
             if send is not None:
                 send(EntryBatch(list(entries.values())))
         if self._over:
@@ -182,7 +189,7 @@ class Entries:
     def _send_ended(self) -> None:
         ended, self._over = self._over, {}
         for gateway, rooms in ended.items():
-            if (send := self._gateways.get(gateway)) is not None:
+            if (send := self.gateways.get(gateway)) is not None:
                 send(Ended(rooms))
 
     def _mark_begun(self) -> None:
@@ -196,7 +203,7 @@ class Entries:
 def _add_reach(pending: Mapping[str, Mapping[str, Entry]], rooms: Iterable[Speaker]) -> None:
     """Write into the entries of a tick what their rooms have said to other gateways, now that all of it is there."""
     for room in rooms:
-        if room.reach.owed:
-            for gateway, entries in pending.items():
-                if (entry := entries.get(room.name)) is not None:
-                    entry.others = room.reach.said_to_others(gateway)
+        others = room.reach.said()
+        for entries in pending.values():
+            if (entry := entries.get(room.name)) is not None:
+                entry.others = others

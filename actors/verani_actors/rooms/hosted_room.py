@@ -225,7 +225,7 @@ class HostedRoom:
             had |= self._close_all(self.engine, gateway)
         # Should it come back, it sends again what it has not heard the end of, and waits for that.
         self.taken.pop(gateway, None)
-        self.reach.lose(gateway)
+        self.reach.lose(gateway, self._entries.gateways)
         return had
 
     def _close_all(self, engine: Engine[Any, Any], gateway: str) -> bool:
@@ -255,9 +255,9 @@ class HostedRoom:
     # --- effects ---------------------------------------------------------------------------------------
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
-        if self.state is RoomState.GONE:
-            return
         entries = self._entries
+        if self.state is RoomState.GONE or gateway not in entries.gateways:
+            return
         entry = entries.add(gateway, self, output)
         if cause is None or self.reach.shared or self.in_flight[0][0] != gateway:
             self._note_reach(gateway, entry.seq, cause)
@@ -268,7 +268,7 @@ class HostedRoom:
             entries.flush()
 
     def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
-        if self.state is RoomState.GONE:
+        if self.state is RoomState.GONE or gateway not in self._entries.gateways:
             return
         # What a hook commits leaves together: `processed` is the next occasion to send it.
         entry = self._entries.add_attachment(gateway, self, attach)
@@ -279,7 +279,8 @@ class HostedRoom:
             self._entries.begun.add(self)
 
     def _note_reach(self, gateway: str, seq: int, cause: int | None) -> None:
-        self.reach.note(gateway, seq, cause, self.in_flight[0][0] if cause is not None else None)
+        origin = self.in_flight[0][0] if cause is not None else None
+        self.reach.note(gateway, seq, cause, origin if origin in self._entries.gateways else None)
 
     def invoke(self, invoke: Invoke) -> None:
         if self.engine is not None:

@@ -33,7 +33,7 @@ class Pulled:
         self.records: dict[str, list[Record]] = {}
         # What gateways have heard of earlier owners; and their last inputs of which others have seen something.
         self.heard: dict[str, Heard] = {}
-        self._seen: dict[str, int] = {}
+        self.seen: dict[str, int] = {}
 
     def take(self, gateway: str, snapshot: Snapshot) -> bool:
         """Take a chunk; True if it was the last one of a gateway that was asked."""
@@ -45,14 +45,13 @@ class Pulled:
     def settle_hearsay(self) -> dict[str, Heard]:
         """Return what gateways have heard, and mark from now on what others have seen."""
         heard, self.heard = self.heard, {}
-        self._seen = seen_of(heard)
+        self.seen = seen_of(heard)
         return heard
 
     def as_seen(self, gateway: str, arrival: Arrival) -> Arrival:
         """Mark an input that an earlier owner had begun, or processed, for others to see: it is not run again."""
-        if arrival.number > self._seen.get(gateway, 0) or isinstance(arrival, Interrupted):
-            return arrival
-        return Interrupted(arrival)
+        is_seen = 0 < arrival.number <= self.seen.get(gateway, 0)
+        return Interrupted(arrival) if is_seen and not isinstance(arrival, Interrupted) else arrival
 
     def all_held(self) -> list[tuple[str, Arrival]]:
         """List the inputs that wait for late records."""
@@ -69,6 +68,4 @@ class Pulled:
         had |= bool(self.records.pop(gateway, None)) or gateway in self.expected or gateway in self.late
         self.late.discard(gateway)
         self.expected.discard(gateway)
-        self.heard.pop(gateway, None)
-        self._seen.pop(gateway, None)
         return had

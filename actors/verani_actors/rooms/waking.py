@@ -114,7 +114,6 @@ class Waking:
         had = room.lose(gateway)
         if was_expected:
             self._open_if_complete(room)
-            room.pulled.lose(gateway)  # others may have spoken of its inputs
         return had
 
     # --- records ---------------------------------------------------------------------------------------
@@ -170,7 +169,9 @@ class Waking:
         missed = [Kick(each.connection, *_MISSED) for each in records if not each.closing]
         if missed:
             logger.warning("%d connections missed what a room has said", len(missed), extra={"room": room.name})
-            self._entries.entry(gateway, room).outputs += missed
+            entry = self._entries.entry(gateway, room)
+            entry.outputs += missed
+            room.reach.owed[gateway] = entry.seq
 
     # --- opening ---------------------------------------------------------------------------------------
 
@@ -197,6 +198,8 @@ class Waking:
     def _settle_hearsay(self, room: HostedRoom) -> None:
         """Close the connections that have missed what an earlier owner said."""
         heard = room.pulled.settle_hearsay()
+        room.reach.begin((gateway for gateway, found in room.pulled.records.items() if found), room.pulled.seen)
+        self._entries.speaks_of_others |= bool(room.reach.shared)
         for gateway in who_missed(heard):
             self._close_out(room, gateway, room.pulled.records.get(gateway, ()))
         room.waiting = [(gateway, room.pulled.as_seen(gateway, arrival)) for gateway, arrival in room.waiting]

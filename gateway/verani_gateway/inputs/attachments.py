@@ -13,8 +13,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from verani.link.messages import (
     Attach,
@@ -86,11 +85,11 @@ class Attachments:
         self._number = 0
         # Bytes of all unprocessed inputs.
         self.in_flight = 0
-        self._beside: list[dict[str, Any]] = []
+        self._forgotten: list[Callable[[str], None]] = []
 
-    def keep_beside(self, table: dict[str, Any]) -> None:
-        """Take out of this table, whose keys are the names of rooms, whatever is forgotten here."""
-        self._beside.append(table)
+    def when_forgotten(self, forget: Callable[[str], None]) -> None:
+        """Call `forget` with the name of each room that is forgotten here."""
+        self._forgotten.append(forget)
 
     def next_number(self) -> int:
         """Draw the number of the next input."""
@@ -185,8 +184,8 @@ class Attachments:
 
     def _remove(self, room: RoomInputs) -> None:
         self.rooms.pop(room.name, None)
-        for table in self._beside:
-            table.pop(room.name, None)
+        for forget in self._forgotten:
+            forget(room.name)
 
     def _drop(self, room: RoomInputs, inputs: list[tuple[Input, int]]) -> None:
         size = sum(size for _, size in inputs)

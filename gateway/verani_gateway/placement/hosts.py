@@ -274,14 +274,12 @@ class Cluster:
         owner = room.owner if room is not None and room.owner is not None else self._peers.owner(pull.room)
         if owner is not link:
             return
-        heard = None
         if room is not None:
             if room.pull_after is not None and pull.epoch <= room.pull_after:
                 return
             room.pull_after = None
             room.awake = True
-            heard = room.heard
-        for snapshot in self._attachments.snapshots(pull.room, pull.incarnation, heard):
+        for snapshot in self._attachments.snapshots(pull.room, pull.incarnation, self._rooms.heard_of(pull.room)):
             link.send(snapshot)
 
     def answering(self, room: str) -> Callable[[GatewayMessage], None]:

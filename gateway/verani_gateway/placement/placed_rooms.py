@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Final
 
 from verani.link.messages import Heard
 
@@ -10,6 +12,9 @@ from ..inputs.attachments import Attachments, RoomInputs
 from .link import Link
 
 __all__ = ["PlacedRoom", "PlacedRooms"]
+
+# Of so many rooms that nobody is in any more it is kept what was heard of them.
+_LEFT: Final = 1024
 
 
 class PlacedRoom:
@@ -45,11 +50,27 @@ class PlacedRooms(dict[str, PlacedRoom]):
 
     def __init__(self, attachments: Attachments) -> None:
         self._attachments = attachments
-        attachments.keep_beside(self)
+        # What was heard of rooms that were forgotten: others may have missed it.
+        self._left: OrderedDict[str, Heard] = OrderedDict()
+        attachments.when_forgotten(self.forget)
 
     def __missing__(self, name: str) -> PlacedRoom:
         room = self[name] = PlacedRoom(self._attachments.rooms[name])
+        room.heard = self._left.pop(name, None)
         return room
+
+    def forget(self, name: str) -> None:
+        """Forget a room but for what was heard of it."""
+        room = self.pop(name, None)
+        if room is not None and room.heard is not None and room.heard.others:
+            self._left[name] = room.heard
+            if len(self._left) > _LEFT:
+                self._left.popitem(last=False)
+
+    def heard_of(self, name: str) -> Heard | None:
+        """Give what was heard last of a room, also of one that was forgotten lately."""
+        room = self.find(name)
+        return room.heard if room is not None else self._left.get(name)
 
     def find(self, name: str) -> PlacedRoom | None:
         """Give a room; None for one that the gateway has forgotten."""
