@@ -142,6 +142,9 @@ class Storm:
         now = time.perf_counter()
         expected = [len(room.sent) + 1 for room in self._rooms]
         while any(room.settled < count for room, count in zip(self._rooms, expected, strict=True)):
+            # Nobody answers them any more, and nobody was to be closed.
+            closed = [wrong for number, room in enumerate(self._rooms) for wrong in _closed(number, room)]
+            assert not closed, closed
             await asyncio.sleep(0.005)
         return [room.answered_after(now) - now for room in self._rooms]
 
@@ -165,7 +168,7 @@ class Storm:
         return wrong
 
     def _judge(self, number: int, room: _Room) -> list[str]:
-        wrong = [f"room {number}: closed with {m.closed}" for m in (room.sender, room.listener) if m.closed is not None]
+        wrong = _closed(number, room)
         expected = list(range(len(room.sent)))
         if room.kind == "fast":
             for member in (room.sender, room.listener):
@@ -179,6 +182,10 @@ class Storm:
     def interrupted(self) -> int:
         """How many frames were interrupted."""
         return sum(len(room.sender.heard["interrupted"]) for room in self._rooms)
+
+
+def _closed(number: int, room: _Room) -> list[str]:
+    return [f"room {number}: closed with {m.closed}" for m in (room.sender, room.listener) if m.closed is not None]
 
 
 def _differences(where: str, expected: list[int], heard: list[int]) -> list[str]:
