@@ -13,7 +13,7 @@ from verani import RoomDefinition, Settings, define_room
 from verani_gateway.application import setup
 from verani_gateway.config import Secrets
 from verani_gateway.gateway import Gateway
-from verani_gateway.service.serve import Service
+from verani_gateway.service.listeners import Listeners
 
 __all__ = ["ADMIN", "RPC", "Listen", "Running", "start_service"]
 
@@ -55,13 +55,13 @@ Listen = Callable[..., Awaitable[Running]]
 
 async def start_service(
     application: web.Application | None = None, room: RoomDefinition[Any, Any] | None = None, **settings: Any
-) -> tuple[Service, Running]:
+) -> tuple[Listeners, Running]:
     """Serve a room, of an application with routes of its own or of none, with both tokens."""
     application = application if application is not None else web.Application()
     gateway = setup(application, room if room is not None else define_room("chat", websocket_path="/ws/{room}"))
     given = Settings(**{"port": 0, "internal_port": 0, "drain_seconds": 1.0, **settings})
     gateway.configure(given)
-    service = Service(application, given, Secrets(rpc_token=RPC, admin_token=ADMIN))
+    service = Listeners(application, given, Secrets(rpc_token=RPC, admin_token=ADMIN))
     await service.start()
     public, internal = (int(url.rpartition(":")[2]) for url in (service.public_urls[0], service.internal_urls[0]))
     return service, Running(gateway, public, internal)

@@ -18,7 +18,7 @@ from verani.settings import Settings
 
 from .application import adopt, mounted, setup
 from .config import Secrets
-from .service.serve import Service
+from .service.listeners import Listeners
 
 __all__ = ["serving"]
 
@@ -30,12 +30,12 @@ async def serving(
     """Serve while the block runs; give the URLs of the public and of the internal listener."""
     loopback = {"host": "127.0.0.1", "port": 0, "internal_host": "127.0.0.1", "internal_port": 0, "unix_socket": None}
     settings = msgspec.structs.replace(settings, **loopback)
-    service = Service(_application(targets, settings), settings, Secrets())
-    await service.start()
+    listeners = Listeners(_application(targets, settings), settings, Secrets())
+    await listeners.start()
     try:
-        yield service.public_urls[0], service.internal_urls[0]
+        yield listeners.public_urls[0], listeners.internal_urls[0]
     finally:
-        await service.stop()
+        await listeners.stop()
 
 
 def _application(

@@ -16,7 +16,7 @@ from tests.server import Serve, Server
 from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 from verani_gateway.connections import close_handshake
-from verani_gateway.service.serve import Service
+from verani_gateway.service.listeners import Listeners
 
 __all__ = ["clean_log", "listen", "serve", "start"]
 
@@ -39,7 +39,7 @@ async def serve(clean_log: list[str], monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 @pytest.fixture
 async def listen(clean_log: list[str]) -> AsyncIterator[Listen]:
-    services: list[tuple[Service, Running]] = []
+    services: list[tuple[Listeners, Running]] = []
 
     async def listen(application: web.Application | None = None, **options: Any) -> Running:
         services.append(await start_service(application, **options))

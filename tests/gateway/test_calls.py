@@ -36,7 +36,7 @@ from verani.connect import Service as RemoteService
 from verani_gateway.application import GATEWAY, setup
 from verani_gateway.config import Secrets
 from verani_gateway.gateway import Gateway
-from verani_gateway.service.serve import Service
+from verani_gateway.service.listeners import Listeners
 
 TOKEN = "rpc-token-of-the-test"
 
@@ -104,7 +104,7 @@ class Running:
     gateway: Gateway
     public: str
     internal: str
-    service: Service
+    service: Listeners
 
     def remote(self, token: str | None = TOKEN, **options: Any) -> RemoteService:
         return connect(self.internal, token=token, **options)
@@ -136,7 +136,7 @@ Start = Callable[..., Awaitable[Running]]
 
 @pytest.fixture
 async def start(clean_log: list[str]) -> AsyncIterator[Start]:
-    services: list[Service] = []
+    services: list[Listeners] = []
     clean_log += ["a hook of", "did not go to sleep"]
 
     async def start(*more: RoomDefinition[Any, Any], token: str | None = TOKEN, **settings: Any) -> Running:
@@ -145,7 +145,7 @@ async def start(clean_log: list[str]) -> AsyncIterator[Start]:
         gateway = setup(app, room, *more)
         given = Settings(port=0, internal_port=0, drain_seconds=1.0, **settings)
         gateway.configure(given)
-        service = Service(app, given, Secrets(rpc_token=token, admin_token=None))
+        service = Listeners(app, given, Secrets(rpc_token=token, admin_token=None))
         await service.start()
         services.append(service)
         return Running(room, held, gateway, service.public_urls[0], service.internal_urls[0], service)
@@ -474,7 +474,7 @@ async def test_a_call_is_tried_again_while_nobody_listens(start: Start, unused_t
         app = web.Application()
         setup(app, a_room())
         settings = Settings(port=0, internal_port=unused_tcp_port)
-        late = Service(app, settings, Secrets(rpc_token=TOKEN, admin_token=None))
+        late = Listeners(app, settings, Secrets(rpc_token=TOKEN, admin_token=None))
         await late.start()
         assert await patient == 0
         await late.stop()

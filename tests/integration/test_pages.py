@@ -16,7 +16,7 @@ from verani import Settings, define_room
 from verani.auth import jwt_auth
 from verani_gateway.application import setup
 from verani_gateway.config import Secrets
-from verani_gateway.service.serve import Service
+from verani_gateway.service.listeners import Listeners
 
 pytestmark = pytest.mark.browser
 
@@ -70,7 +70,7 @@ async def site() -> AsyncIterator[Site]:
     application.router.add_get("/", page)
     settings = Settings(port=0, internal_port=0, drain_seconds=1.0, public_hosts=("app.test",))
     setup(application, room).configure(settings)
-    service = Service(application, settings, Secrets())
+    service = Listeners(application, settings, Secrets())
     path = chromium()
     await service.start()
     try:

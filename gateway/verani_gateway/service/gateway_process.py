@@ -42,9 +42,10 @@ from ..placement.hosts import Cluster
 from ..placement.peers import remote_links
 from .gateway_logs import set_up_logging
 from .keeper import ASIDE, BEATS, DRAINED, LEAVE, NO, READY, RESTART, STOP, WAITING, YES
+from .listeners import Listeners
 from .loading import load_application
 from .loop import fastest_loop, run_loop
-from .serve import Service, at_end_of_input
+from .serve import at_end_of_input
 from .signals import stopping
 from .sockets import Sockets
 
@@ -78,8 +79,8 @@ def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> int:
     gateway.place(cluster)
     process = _Process(runtime, plan, gateway, cluster)
     cluster.inquiry = process.inquiry
-    service = Service(application, plan.settings, secrets, answers=process.overview, sockets=sockets)
-    return run_loop(process.serve(service), fastest_loop)
+    listeners = Listeners(application, plan.settings, secrets, answers=process.overview, sockets=sockets)
+    return run_loop(process.serve(listeners), fastest_loop)
 
 
 class _Process:
@@ -106,7 +107,7 @@ class _Process:
         self._restarting = False
         self._problem = ""
 
-    async def serve(self, service: Service) -> int:
+    async def serve(self, listeners: Listeners) -> int:
         """Serve until told to stop, by a signal, the end of standard input or an operator; return the exit code."""
         with stopping(self._stop.set) as signals:
             os.set_blocking(sys.stdin.fileno(), False)  # for who hangs at its other end
@@ -114,12 +115,12 @@ class _Process:
             # One that comes later has nothing to say to operators and callers before it reaches the hosts.
             comes_later = self._runtime.served_file.exists()
             try:
-                await unless_stopped(self._stop, self._start(service, comes_later))
+                await unless_stopped(self._stop, self._start(listeners, comes_later))
             except Stopped:
                 return 0
             signals.started()
             quieten_collector()
-            telling = asyncio.create_task(self._listen_and_tell(service, comes_later))
+            telling = asyncio.create_task(self._listen_and_tell(listeners, comes_later))
             stopped = asyncio.create_task(self._stop.wait())
             await asyncio.wait((telling, stopped), return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
@@ -127,25 +128,25 @@ class _Process:
                 telling.result()  # the port could not be listened on
             if self._listens and (self._told or self._leaves):
                 self._listens = False
-                await service.leave(internal=self._leaves)
-            await service.stop()
+                await listeners.leave(internal=self._leaves)
+            await listeners.stop()
             telling.cancel()
             _tell(ENDING)
         return DRAINED if self._drained else 0
 
-    async def _start(self, service: Service, comes_later: bool) -> None:
-        await service.set_up()
+    async def _start(self, listeners: Listeners, comes_later: bool) -> None:
+        await listeners.set_up()
         if not comes_later:
-            await service.open_internal()
+            await listeners.open_internal()
 
-    async def _listen_and_tell(self, service: Service, comes_later: bool) -> None:
+    async def _listen_and_tell(self, listeners: Listeners, comes_later: bool) -> None:
         """Listen as soon as the gateway takes connections, and say all the time what it does."""
         while not self._gateway.accepting:
             _tell(ASIDE)
             await asyncio.sleep(_LOOK)
-        await service.open_public()
+        await listeners.open_public()
         if comes_later:
-            await service.open_internal()
+            await listeners.open_internal()
         self._listens = True
         logger.info("takes connections")
         while True:

@@ -47,10 +47,10 @@ def supervise(arguments: Sequence[str], settings: Settings) -> int:
     # watchfiles logs every change at INFO too.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     command = [sys.executable, "-m", "verani_gateway", *(word for word in arguments if word != "--reload")]
-    return asyncio.run(_Supervisor([*command, "--until-eof"], settings.drain_seconds + _STOP_GRACE).run())
+    return asyncio.run(_Reloader([*command, "--until-eof"], settings.drain_seconds + _STOP_GRACE).run())
 
 
-class _Supervisor:
+class _Reloader:
     """One child at a time, from one change to the next."""
 
     def __init__(self, command: Sequence[str], patience: float) -> None:

@@ -25,7 +25,7 @@ from verani.settings import Settings
 from verani_gateway.application import setup
 from verani_gateway.cli.main import main
 from verani_gateway.config import SETTINGS, Secrets
-from verani_gateway.service import serve, sockets
+from verani_gateway.service import listeners, serve, sockets
 from verani_gateway.service.gateway_logs import Formatter
 
 ROOT = Path(__file__).parents[3]
@@ -596,7 +596,7 @@ async def test_a_service_that_fails_to_start_frees_its_ports() -> None:
         port = free.getsockname()[1]
     settings = Settings(port=port, internal_port=0)
     with pytest.raises(RuntimeError, match="no database"):
-        await serve.Service(application, settings, Secrets()).start()
+        await listeners.Listeners(application, settings, Secrets()).start()
     socket.create_server(("127.0.0.1", port)).close()
 
 
@@ -614,10 +614,10 @@ async def test_a_connection_without_a_whole_header_is_closed(sent: bytes) -> Non
     await service.stop()
 
 
-async def _started(**settings: Any) -> serve.Service:
+async def _started(**settings: Any) -> listeners.Listeners:
     application = web.Application()
     setup(application, define_room("chat"))
-    service = serve.Service(application, Settings(port=0, **settings), Secrets())
+    service = listeners.Listeners(application, Settings(port=0, **settings), Secrets())
     await service.start()
     return service
 

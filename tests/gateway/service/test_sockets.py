@@ -24,7 +24,7 @@ from tests.raw import KEY
 from verani import ConnectRequest, Settings, define_room
 from verani_gateway.application import GATEWAY, adopt, setup
 from verani_gateway.config import Secrets
-from verani_gateway.service.serve import Service
+from verani_gateway.service.listeners import Listeners
 from verani_gateway.service.sockets import ListenError, listen_publicly, listen_unix, port_of, take
 
 has_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 that takes IPv4, too")
@@ -34,14 +34,14 @@ PATIENCE = 60
 
 
 @asynccontextmanager
-async def served(application: web.Application | None = None, **settings: Any) -> AsyncIterator[Service]:
+async def served(application: web.Application | None = None, **settings: Any) -> AsyncIterator[Listeners]:
     """Serve a room of which clients see who they are, as `verani serve` does in one process."""
     application = application if application is not None else web.Application()
     room = define_room("chat", websocket_path="/ws/{room}")
     room.on_connect(lambda ctx: ctx.emit("you", {"id": ctx.meta.user_id}))
     given = Settings(**{"port": 0, "internal_port": 0, "drain_seconds": 1.0, **settings})
     setup(application, room).configure(given)
-    service = Service(application, given, Secrets("rpc", "admin"))
+    service = Listeners(application, given, Secrets("rpc", "admin"))
     await service.start()
     try:
         yield service
@@ -451,7 +451,7 @@ async def test_a_stray_handshake_to_an_application_with_rooms_in_a_part_of_it_is
     outer.add_subapp("/rooms", inner)
     settings = Settings(port=0, internal_port=0, drain_seconds=1.0)
     adopt(outer).configure(settings)
-    service = Service(outer, settings, Secrets())
+    service = Listeners(outer, settings, Secrets())
     await service.start()
     try:
         for path in ("/ws", "/rooms/wss"):
