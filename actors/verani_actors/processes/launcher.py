@@ -12,6 +12,7 @@ start it again.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m verani_actors.processes.launcher RUNTIME_FOLDER", file=sys.stderr)  # noqa: T201
         return 2
+    gc.freeze()  # what is imported stays: processes that are forked from here share it, and look for no garbage in it
     # Before anything of the user's can run, and before anything is forked.
     secret = os.environ.pop(SECRET, "")
     runtime = Runtime(arguments[0])
