@@ -39,6 +39,9 @@ RECONNECTED_WITHIN = 30_000
 
 TEN_MINUTES = 600  # s
 
+# The size of a window, in pixels.
+WIDTH, HEIGHT = 1100, 760
+
 
 def chromium() -> str:
     """Find the browser or skip; with VERANI_TEST_BROWSER=required its absence is a failure."""
@@ -112,10 +115,8 @@ async def visit(browser: Browser) -> AsyncIterator[Open]:
     """Return ``await visit(server, name=...)``, which opens the page in a window of its own and waits for its state."""
     windows: list[Window] = []
 
-    async def open_page(
-        server: Server, *, width: int = 1100, height: int = 760, scheme: Scheme = "light", **query: str
-    ) -> Window:
-        context = await browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    async def open_page(server: Server, **query: str) -> Window:
+        context = await browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         window = Window(await context.new_page())
         windows.append(window)
         await window.page.goto(f"{server.url}/?{urlencode(query)}")
@@ -442,20 +443,16 @@ async def route_sockets(window: Window, *, answer: bool = False) -> list[WebSock
     return sockets
 
 
-SIZES: tuple[tuple[int, Scheme], ...] = ((1100, "light"), (1100, "dark"), (390, "light"), (390, "dark"))
+SIZES: tuple[tuple[int, Scheme], ...] = ((WIDTH, "light"), (WIDTH, "dark"), (390, "light"), (390, "dark"))
 
 
 async def test_the_page_fits_its_window(serve: Serve, visit: Open) -> None:
     server = await serve(APP)
     channels = "general,random"
-    windows = {
-        (width, scheme): await visit(server, name="ann", channels=channels, width=width, scheme=scheme)
-        for width, scheme in SIZES
-    }
+    ann = await visit(server, name="ann", channels=channels)
     bob = await visit(server, name="bob", channels=channels)
     zoe = await visit(server, name="Zoe", channels=channels)
     passer_by = await visit(server, name="Maximiliane von und zu Hohenstein")
-    ann = windows[SIZES[0]]
     await ann.sees_people("ann (you)", "bob", "Maximiliane von und zu Hohenstein", "Zoe")
     texts = [
         "Good morning! Is the new release out?",
@@ -468,11 +465,13 @@ async def test_the_page_fits_its_window(serve: Serve, visit: Open) -> None:
     await zoe.reads(*texts[:2])
     await zoe.says(texts[2], channel="random")
     await passer_by.page.close()
-    for (width, scheme), window in windows.items():
-        await window.reads(*texts)
-        await window.sees_people("ann (you)", "bob", "Zoe")
-        await window.says("x" * 501)
-        await expect(window.page.get_by_role("alert")).not_to_be_empty()
-        await window.page.get_by_label("Message", exact=True).fill("")
-        assert await window.page.evaluate("document.documentElement.scrollWidth") <= width
-        await save_screenshot(window, "chat" if (width, scheme) == SIZES[0] else f"chat-{width}-{scheme}")
+    for width, scheme in SIZES:
+        await ann.page.set_viewport_size({"width": width, "height": HEIGHT})
+        await ann.page.emulate_media(color_scheme=scheme)
+        await ann.reads(*texts)
+        await ann.sees_people("ann (you)", "bob", "Zoe")
+        await ann.says("x" * 501)
+        await expect(ann.page.get_by_role("alert")).not_to_be_empty()
+        await ann.page.get_by_label("Message", exact=True).fill("")
+        assert await ann.page.evaluate("document.documentElement.scrollWidth") <= width
+        await save_screenshot(ann, "chat" if (width, scheme) == SIZES[0] else f"chat-{width}-{scheme}")
