@@ -35,22 +35,16 @@ from .interruptions import Interruptions
 from .listed import Listed
 from .marking import Marker
 from .middleware import Middleware
-from .outputs import MAX_HOOK_OUTPUT, MAX_OUTPUT_FRAME
 from .room_events import Attached, Event, HookFailed, Retire, Woken, reason_of
 from .sink import Sink
 from .waking import Waking
 
 __all__ = [
-    "CANCEL_GRACE",
-    "MAX_HOOK_OUTPUT",
-    "MAX_OUTPUT_FRAME",
     "Attached",
     "Engine",
-    "Event",
     "HookFailed",
     "Marker",
     "Retire",
-    "Sink",
     "Woken",
     "reason_of",
 ]
