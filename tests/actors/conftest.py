@@ -12,7 +12,7 @@ import pytest
 from tests.judged import lifetimes, pytest_runtest_call, settled  # noqa: F401
 from verani.link.messages import (
     Attach,
-    Call,
+    CallInput,
     Close,
     Connect,
     Deliver,
@@ -20,7 +20,7 @@ from verani.link.messages import (
     Drained,
     Entry,
     EntryBatch,
-    Frame,
+    FrameInput,
     GatewayMessage,
     GatewayPacket,
     HostMessage,
@@ -112,14 +112,14 @@ class FakeGateway:
 
     def frame(
         self, connection: str, data: Any, *, event: str = "n", room: str = "chat/a", request: int | None = None
-    ) -> Frame:
-        return Frame(room, self.number(), connection, event, str(data).encode(), request=request)
+    ) -> FrameInput:
+        return FrameInput(room, self.number(), connection, event, str(data).encode(), request=request)
 
     def close(self, connection: str, room: str = "chat/a", code: int = 1000, reason: str = "bye") -> Close:
         return Close(room, self.number(), connection, code, reason)
 
-    def call(self, method: str, arguments: Any = (), room: str = "chat/a", timeout: float = 60.0) -> Call:
-        return Call(room, self.number(), method, json.dumps(arguments).encode(), timeout)
+    def call(self, method: str, arguments: Any = (), room: str = "chat/a", timeout: float = 60.0) -> CallInput:
+        return CallInput(room, self.number(), method, json.dumps(arguments).encode(), timeout)
 
     def records(self, room: str = "chat/a") -> list[Record]:
         """List the records of a room as of its last processed input."""

@@ -35,19 +35,11 @@ from .interruptions import Interruptions
 from .listed import Listed
 from .marking import Marker
 from .middleware import Middleware
-from .room_events import Attached, Event, HookFailed, Retire, Woken, reason_of
+from .room_events import Attached, Event, HookFailed, Retire, Woken
 from .sink import Sink
 from .waking import Waking
 
-__all__ = [
-    "Attached",
-    "Engine",
-    "HookFailed",
-    "Marker",
-    "Retire",
-    "Woken",
-    "reason_of",
-]
+__all__ = ["Engine"]
 
 
 class Engine(Generic[M, S]):

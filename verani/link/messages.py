@@ -74,7 +74,6 @@ __all__ = [
     "Arrival",
     "Ask",
     "Attach",
-    "Call",
     "CallInput",
     "Cast",
     "Close",
@@ -85,7 +84,6 @@ __all__ = [
     "Ended",
     "Entry",
     "EntryBatch",
-    "Frame",
     "FrameInput",
     "GatewayMessage",
     "GatewayPacket",
@@ -97,7 +95,6 @@ __all__ = [
     "HostPacket",
     "Input",
     "InputBatch",
-    "Interrupted",
     "InterruptedInput",
     "Invalid",
     "Invoke",
@@ -122,8 +119,3 @@ __all__ = [
     "encode_message",
     "kind_of",
 ]
-
-# The names that `verani.room.methods.Call`, `verani.Frame` and `verani.errors.Interrupted` have, too; on their way out.
-Call = CallInput
-Frame = FrameInput
-Interrupted = InterruptedInput

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from verani.engine.engine import Engine, HookFailed, Marker
+from verani.engine.engine import Engine
+from verani.engine.marking import Marker
+from verani.engine.room_events import HookFailed
 from verani.link.messages import Close
 from verani.settings import Settings
 

@@ -17,16 +17,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from verani.engine.engine import Marker, reason_of
+from verani.engine.marking import Marker
+from verani.engine.room_events import reason_of
 from verani.link.messages import (
     Arrival,
-    Call,
+    CallInput,
     Connect,
     Drained,
     GatewayMessage,
     HostMessage,
     InputBatch,
-    Interrupted,
+    InterruptedInput,
     Kick,
     Outcome,
     Output,
@@ -270,7 +271,7 @@ class RoomHost:
         if batch.again or batch.epoch != self.ownership.epoch:
             inputs = self._not_taken(gateway, batch)
         for input in inputs:
-            if type(input) is Call:
+            if type(input) is CallInput:
                 input = TakenCall.of(input, self._clock() + input.timeout)
             room = self.directory.rooms.get(input.room)
             if room is not None and room.state is RoomState.AWAKE and gateway not in room.pulled.late:
@@ -300,9 +301,9 @@ class RoomHost:
 
     def _refuse(self, gateway: str, arrival: Arrival) -> None:
         """Turn away what is for a definition that this host does not have."""
-        input = arrival.input if isinstance(arrival, Interrupted) else arrival
+        input = arrival.input if isinstance(arrival, InterruptedInput) else arrival
         output: Output
-        if isinstance(input, Call):
+        if isinstance(input, CallInput):
             output = Reply(input.number, Outcome(code="not_found"))
         else:
             if isinstance(input, Connect):

@@ -21,7 +21,7 @@ from typing import Any, Final
 from thespian.actors import ActorAddress
 
 from verani.engine.engine import Engine
-from verani.link.messages import Arrival, Attach, Close, Interrupted, Invoke, Output, Seat
+from verani.link.messages import Arrival, Attach, Close, InterruptedInput, Invoke, Output, Seat
 from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 
@@ -249,7 +249,7 @@ class HostedRoom:
             self._entries.working -= 1
         if self.has_begun:
             gateway, arrival = left[0]
-            left[0] = gateway, arrival if isinstance(arrival, Interrupted) else Interrupted(arrival)
+            left[0] = gateway, arrival if isinstance(arrival, InterruptedInput) else InterruptedInput(arrival)
         return [entry for entry in (*left, *self.waiting, *self.pulled.all_held()) if entry[0] in gateways]
 
     # --- effects ---------------------------------------------------------------------------------------

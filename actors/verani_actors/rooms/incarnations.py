@@ -13,7 +13,7 @@ from typing import Any
 
 from thespian.actors import ActorAddress
 
-from verani.engine.engine import reason_of
+from verani.engine.room_events import reason_of
 from verani.link.messages import HostMessage
 from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from verani.link.messages import Arrival, Heard, Interrupted, Record, Snapshot
+from verani.link.messages import Arrival, Heard, InterruptedInput, Record, Snapshot
 
 from .hearsay import seen_of
 
@@ -51,7 +51,7 @@ class Pulled:
     def as_seen(self, gateway: str, arrival: Arrival) -> Arrival:
         """Mark an input that an earlier owner had begun, or processed, for others to see: it is not run again."""
         is_seen = 0 < arrival.number <= self.seen.get(gateway, 0)
-        return Interrupted(arrival) if is_seen and not isinstance(arrival, Interrupted) else arrival
+        return InterruptedInput(arrival) if is_seen and not isinstance(arrival, InterruptedInput) else arrival
 
     def all_held(self) -> list[tuple[str, Arrival]]:
         """List the inputs that wait for late records."""

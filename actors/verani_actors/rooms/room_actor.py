@@ -17,7 +17,8 @@ from typing import Any
 from msgspec import Struct
 from thespian.actors import Actor, ActorAddress, ActorExitRequest
 
-from verani.engine.engine import Attached, Engine, HookFailed, Retire, Woken
+from verani.engine.engine import Engine
+from verani.engine.room_events import Attached, HookFailed, Retire, Woken
 from verani.link.messages import Arrival
 
 from ..links.flow import Flow

@@ -17,7 +17,7 @@ from typing import Final
 
 from thespian.actors import ActorAddress
 
-from verani.engine.engine import Attached, HookFailed, Woken
+from verani.engine.room_events import Attached, HookFailed, Woken
 from verani.link.messages import HostMessage, Kick, Pull, Record, Snapshot
 from verani.room.context import WakeReason
 

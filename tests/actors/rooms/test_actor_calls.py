@@ -11,7 +11,7 @@ from thespian.actors import Actor, ActorAddress
 from tests.actors.conftest import FakeGateway, Start
 from tests.raw import until
 from verani import define_room
-from verani.link.messages import Call, Entry, InputBatch, Invoke, Outcome, Replied, Reply
+from verani.link.messages import CallInput, Entry, InputBatch, Invoke, Outcome, Replied, Reply
 from verani_actors.messages import CALLS, CallRefused, CallReturned, CallRoom
 from verani_actors.rooms.actor_calls import RoomCalls
 from verani_actors.rooms.host import RoomHost
@@ -52,7 +52,7 @@ class CarryingGateway(FakeGateway):
         else:
             number = self.number()
             self.waiting[number] = message
-            self.put(Call(message.target, number, message.method, message.arguments, message.timeout, message.key))
+            self.put(CallInput(message.target, number, message.method, message.arguments, message.timeout, message.key))
 
     def _apply(self, entry: Entry) -> None:
         super()._apply(entry)
@@ -151,7 +151,7 @@ async def test_a_call_carries_its_deadline_in_the_hosts_clock(start: Start) -> N
     now = [100.0]
     host = await start(room, clock=lambda: now[0])
     gateway = CarryingGateway(host)
-    call = Call("chat/a", 1, "add", b"[1,2]", 2.5)
+    call = CallInput("chat/a", 1, "add", b"[1,2]", 2.5)
     gateway.waiting[1] = Invoke("", 1, "chat/a", "add", b"", 2.5)
     gateway.answers = False
     gateway.say(InputBatch([call]))

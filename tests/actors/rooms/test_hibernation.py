@@ -9,7 +9,7 @@ import pytest
 
 from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.raw import until
-from verani.link.messages import Connect, Ended, Frame, HostMessage, Kick, Record, Snapshot
+from verani.link.messages import Connect, Ended, FrameInput, HostMessage, Kick, Record, Snapshot
 from verani.link.shorthand import Longhand, Shorthand
 from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
@@ -235,7 +235,7 @@ async def test_a_client_that_came_back_elsewhere_is_not_there_twice_when_its_old
     await until(lambda: "chat/a" in first.processed)
     second = ReturningGateway(host, id="g2")
     await until(lambda: Kick("b", 4009, "another connection has this client id") in second.outputs)
-    first.put(Frame("chat/a", first.number(), "new", "count"))
+    first.put(FrameInput("chat/a", first.number(), "new", "count"))
     await until(lambda: recorder.numbers == [1])
 
 

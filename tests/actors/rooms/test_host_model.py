@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from tests.actors.conftest import FakeGateway
 from tests.actors.rooms.reference_room import Action, Boom, Inbound, Member, Meta, ReferenceRoom
 from tests.virtual_time import VirtualTimeLoop
-from verani.link.messages import Frame, Input, Kick, Snapshot
+from verani.link.messages import FrameInput, Input, Kick, Snapshot
 from verani.room.context import Actor, Context
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
@@ -339,7 +339,7 @@ class Hibernation(RuleBasedStateMachine):
         number = gateway.number()
         request = number if asks else None
         body = _json({"number": number, "script": script})
-        input = Frame(ROOM, number, member.id, "do", body, request=request)
+        input = FrameInput(ROOM, number, member.id, "do", body, request=request)
         return Inbound("frame", gateway.id, number, member.id, script=tuple(script), request=request), input
 
     def _close(self, member: Member) -> tuple[Inbound, Input]:

@@ -11,7 +11,17 @@ from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.actors.membership.test_ownership import OURS, THEIRS, epoch
 from tests.raw import until
 from verani.errors import VeraniError
-from verani.link.messages import Close, GatewayMessage, Input, InputBatch, Interrupted, Kick, Rebuild, Record, Snapshot
+from verani.link.messages import (
+    Close,
+    GatewayMessage,
+    Input,
+    InputBatch,
+    InterruptedInput,
+    Kick,
+    Rebuild,
+    Record,
+    Snapshot,
+)
 from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
 from verani_actors.membership.ownership import Share
@@ -374,7 +384,7 @@ async def test_an_interrupted_close_ends_the_session_without_on_disconnect(start
     await until(lambda: gateway.processed)
     close = gateway.close("c")
     gateway.unprocessed.append(close)
-    gateway.say(InputBatch([Interrupted(close)]))
+    gateway.say(InputBatch([InterruptedInput(close)]))
     await until(lambda: gateway.processed["chat/a"] == 2)
     assert errors == [("HookInterrupted", 1000, "user of c")]
     assert recorder.seen == [("connect", 1)]
@@ -390,7 +400,7 @@ async def test_an_interrupted_connect_is_turned_away_and_told_with_its_meta(star
     connect = gateway.connect(recorder.room, "c")
     gateway.put()
     gateway.held["chat/a"] = {}
-    gateway.say(InputBatch([Interrupted(connect), gateway.frame("c", 1)]))
+    gateway.say(InputBatch([InterruptedInput(connect), gateway.frame("c", 1)]))
     await until(lambda: gateway.processed.get("chat/a") == 2)
     assert errors == [("HookInterrupted", "user of c")]
     assert recorder.seen == []
@@ -403,7 +413,7 @@ async def test_an_interrupted_call_is_answered_so(start: Start) -> None:
     room.on_error(lambda error, ctx: errors.append(type(error).__name__))
     host = await start(room)
     gateway = FakeGateway(host)
-    gateway.say(InputBatch([Interrupted(gateway.call("get_session_count"))]))
+    gateway.say(InputBatch([InterruptedInput(gateway.call("get_session_count"))]))
     await until(lambda: gateway.replies)
     assert gateway.replies[1].code == "interrupted"
     assert errors == ["HookInterrupted"]

@@ -13,7 +13,7 @@ from thespian.actors import ActorExitRequest
 from tests.actors.conftest import FakeGateway
 from tests.virtual_time import VirtualTimeLoop
 from verani.errors import HookInterrupted
-from verani.link.messages import Frame, Snapshot
+from verani.link.messages import FrameInput, Snapshot
 from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
@@ -129,7 +129,7 @@ class Storm:
                 continue
             numbers = list(range(n * 10, n * 10 + chance.choice((1, 1, 3))))
             sent[id] += numbers
-            gateway.put(*(Frame(room, gateway.number(), id, "n", b"%d" % number) for number in numbers))
+            gateway.put(*(FrameInput(room, gateway.number(), id, "n", b"%d" % number) for number in numbers))
             await self._disturb(loop)
         return sent
 

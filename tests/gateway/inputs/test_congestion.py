@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from verani.link.messages import Call
+from verani.link.messages import CallInput
 from verani_gateway.inputs import congestion as congestion_module
 from verani_gateway.inputs.attachments import Attachments
 from verani_gateway.inputs.congestion import Congestion
@@ -19,7 +19,7 @@ class Waiter:
 
 
 def call(attachments: Attachments, room: str, size: int) -> None:
-    attachments.add(Call(room, attachments.next_number(), "method", bytes(size), 1.0, None, ()))
+    attachments.add(CallInput(room, attachments.next_number(), "method", bytes(size), 1.0, None, ()))
 
 
 def forget(attachments: Attachments, room: str) -> None:
