@@ -55,8 +55,8 @@ from verani.room.context import Actor, Context, Emitter
 from verani.room.definition import RoomDefinition
 from verani.room.session import Session
 from verani.room.stub import RoomStub
-from verani_actors.links.link_server import LinkServer
-from verani_actors.links.link_server import _Session as LinkSession
+from verani_actors.links.gateway_session import GatewaySession
+from verani_actors.links.link_sessions import LinkSessions
 from verani_actors.links.wire import Wire
 from verani_actors.rooms.hosted_room import HostedRoom
 from verani_actors.rooms.room_actor import RoomActor
@@ -88,7 +88,7 @@ _TESTS: Final = f"{Path(__file__).parent}/"
 MORTAL: Final = (
     *(Connection, Outbox, Intake, Socket, Meter, Renewal, CloseHandshake, Gate, InFlight, Liveness, Throttle),
     *(Engine, Actor, Context, Emitter, Session, Membership, HookRun, Incarnation, HostedRoom, RoomActor),
-    *(LinkSession, HostSession, RemoteLink, Stream, Wire),
+    *(GatewaySession, HostSession, RemoteLink, Stream, Wire),
     *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),
     *(Inbox, EventStream, SendQueue, Requests, Request, Service, SyncService, RoomStub),
     # aiohttp's, which hold ours. A transport of asyncio's is a cycle by itself, but it drops what it knows at its end.
@@ -134,7 +134,7 @@ def _of_call(calls: Calls, number: int) -> Iterable[object]:
     return calls._waiting.get(number, ())[:1]
 
 
-def _of_session(links: LinkServer, session: Any, **_: object) -> Iterable[object]:
+def _of_session(links: LinkSessions, session: Any, **_: object) -> Iterable[object]:
     return (session, session.stream, session.wire, *(future for _, future in session.waiters))
 
 
@@ -158,7 +158,7 @@ _ENDS: Final[tuple[tuple[type, str, Callable[..., Iterable[object]]], ...]] = (
     (Engine, "end", _of_engine),
     (Gateway, "disconnected", _of_connection),
     (Calls, "_forget", _of_call),
-    (LinkServer, "_give_up", _of_session),
+    (LinkSessions, "give_up", _of_session),
     (RemoteLink, "_end", _of_link),
     (VeraniClient, "close", _of_client),
     (Service, "close", _of_service),

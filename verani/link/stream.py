@@ -2,7 +2,7 @@
 
 Both ends of a link between processes have one `Stream` each for as long as their session lasts, whatever becomes of
 the connections under it. Connections, timers and who gives up when are the ends' business:
-`verani_actors.links.link_server` and `verani_gateway.placement.remote_link`. Time is passed in, as seconds of a
+`verani_actors.links.link_sessions` and `verani_gateway.placement.remote_link`. Time is passed in, as seconds of a
 monotonic clock.
 
 Invariants:

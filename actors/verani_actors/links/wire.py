@@ -18,21 +18,27 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
+import msgspec
 from aiohttp import ClientError, ClientResponse, ClientWebSocketResponse, WSCloseCode, WSMsgType, web
 
+from verani.link.messages import PROTOCOL_VERSIONS, Hello, decode_hello
 from verani.link.stream import MAX_PACKET, Stream
 from verani.tracebacks import forget_traceback
 
 __all__ = [
+    "LAST_WORDS",
     "LINK_PATH",
     "MAX_MESSAGE",
+    "PATIENCE",
     "REFUSED",
     "ClientSocket",
     "ServerSocket",
     "Socket",
+    "VersionError",
     "Wire",
     "WireError",
     "cut_loose",
+    "receive_hello",
 ]
 
 # Where a host takes links.
@@ -47,6 +53,10 @@ REFUSED = 4400
 # A machine that does not answer any more is noticed by the kernel: seconds of silence, between probes, probes, and
 # milliseconds that what was sent may stay unacknowledged (tcp(7)). Longer than any lease: this only frees sockets.
 _SILENCE, _BETWEEN, _PROBES, _UNACKNOWLEDGED = 5, 1, 5, 10_000
+
+# Seconds that a hello may take to come, and the last words of a connection.
+PATIENCE = 5.0
+LAST_WORDS = 1.0
 
 # Seconds that a connection may keep others of its process waiting while it has more to read.
 _TURN = 0.005
@@ -86,7 +96,23 @@ class ServerSocket(web.WebSocketResponse[Any]):
 
 
 class WireError(Exception):
-    """The other end sent something that is no packet."""
+    """The other end sent something that is no packet, or no hello."""
+
+
+class VersionError(WireError):
+    """The ends of a link have no version in common."""
+
+
+async def receive_hello(ws: Socket, own: str) -> Hello:
+    """Read the first message of the other end; `own` names this end, a host or gateway, should they not fit."""
+    try:
+        hello = decode_hello(await ws.receive_bytes())
+    except (TypeError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise WireError(f"the first message is no hello: {error}") from error
+    (lowest, highest), (least, most) = PROTOCOL_VERSIONS, hello.versions
+    if least > highest or most < lowest:
+        raise VersionError(f"{hello.sender} speaks {least} to {most}, this {own} {lowest} to {highest}")
+    return hello
 
 
 class Wire:

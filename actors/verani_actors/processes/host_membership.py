@@ -87,7 +87,7 @@ class HostMembership:
             while True:
                 epoch = await self._preparations.get()
                 await self._host.moving.release(self._plan.settings.drain_seconds)
-                await self._links.confirmed(self._plan.settings.link_grace)
+                await self._links.sessions.confirmed(self._plan.settings.link_grace)
                 self._said = epoch.number
                 self._say_prepared()
         finally:
@@ -129,7 +129,7 @@ class HostMembership:
         if self._standing.lease.lost_registrar:
             self._knock(self._standing.epoch)
         self._look_at_lease()
-        self._links.tell_lease()
+        self._links.sessions.tell_lease()
 
     def _knock(self, epoch: Epoch) -> None:
         """Knock at one host of every other machine, another one each time."""
@@ -143,8 +143,8 @@ class HostMembership:
     def _look_at_lease(self) -> None:
         serves = self._standing.serves()
         if serves and not self._served:
-            self._links.resume()
-            self._links.tell_lease()
+            self._links.sessions.resume()
+            self._links.sessions.tell_lease()
         elif self._served and not serves and self._standing.is_member:
             logger.warning("host %s has lost its lease and waits", self._member.id)
         self._served = serves
@@ -162,8 +162,8 @@ class HostMembership:
         if self._standing.is_member and not was_member:
             self._settle(gateways)
         if not self._standing.is_member:
-            self._links.forget()
-        self._links.announce(epoch)
+            self._links.sessions.forget()
+        self._links.sessions.announce(epoch)
         self._look_at_lease()
 
     def _settle(self, known: Sequence[str]) -> None:

@@ -173,7 +173,7 @@ class HostProcess:
             self._socket_look.cancel()
         await self._host.stop(self._plan.settings.drain_seconds)
         # What the gateways do not hear of is done again elsewhere.
-        await self._links.said(self._plan.settings.link_grace)
+        await self._links.sessions.said(self._plan.settings.link_grace)
         await self._links.stop()
 
     # --- what operators ask ----------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class HostProcess:
             pid=os.getpid(),
             epoch=self._standing.epoch.number,
             rooms={state: rooms.count(state) for state in sorted(set(rooms))},
-            links={link.gateway: "linked" if link.connected else "broken" for link in self._links.states()},
+            links={link.gateway: "linked" if link.connected else "broken" for link in self._links.sessions.states()},
             draining=self._draining,
             restarting=self._membership is not None and self._membership.is_restarting,
         )

@@ -1,7 +1,7 @@
 """Be a room host: take inputs from links, keep one room actor per awake room, send entries back.
 
 Who stores attachments and who holds sockets is the gateways' business. This file finds the room of an input; each of
-its siblings is one noun of a host: `incarnations`, `waking`, `sleeping`, `moving`, `entries`, `engines`.
+its siblings is one noun of a host: `succession`, `opening`, `sleeping`, `moving`, `tick_entries`, `engines`.
 
 Invariants:
 - Inputs of rooms that this host does not own, or has lost, are not taken: their gateways keep them and send them to
@@ -47,15 +47,15 @@ from .actor_system import RoomActors
 from .carried_calls import CarriedCalls
 from .directory import RoomDirectory
 from .engines import Engines
-from .entries import Entries
 from .hibernation import Begin
 from .hosted_room import HostedRoom, RoomState
-from .incarnations import Incarnations
 from .life import RoomStatus
 from .moving import Moving
+from .opening import RoomOpening
 from .sleeping import Sleeping
 from .startup import StartedDefinitions
-from .waking import Waking
+from .succession import Succession
+from .tick_entries import TickEntries
 
 __all__ = ["ROOM_LIMITS", "RoomHost"]
 
@@ -89,7 +89,7 @@ class RoomHost:
         # What limits did to rooms, by setting.
         self.limited: Counter[str] = Counter(dict.fromkeys(ROOM_LIMITS, 0))
         self.directory = RoomDirectory(clock)
-        self.entries = Entries(self.gateways)
+        self.entries = TickEntries(self.gateways)
         self.calls = CarriedCalls(self.gateways, settings.rpc_timeout)
         self.actors = RoomActors()
         rooms = self.directory.rooms
@@ -106,7 +106,7 @@ class RoomHost:
             marker=marker,
             clock=clock,
         )
-        self._waking = Waking(
+        self._opening = RoomOpening(
             rooms,
             self.gateways,
             self.ownership,
@@ -117,11 +117,11 @@ class RoomHost:
             actors=self.actors,
             clock=clock,
         )
-        self._incarnations = Incarnations(
+        self._succession = Succession(
             definitions,
             self.directory,
             self.gateways,
-            waking=self._waking,
+            opening=self._opening,
             sleeping=self.sleeping,
             entries=self.entries,
             calls=self.calls,
@@ -144,7 +144,7 @@ class RoomHost:
         Raises what a hook raises, after the `on_shutdown` of the definitions that had started.
         """
         await self._started.start(self._definitions)
-        self.actors.start(Begin(self._incarnations, self.sleeping, self.sleeping.period), self.calls)
+        self.actors.start(Begin(self._succession, self.sleeping, self.sleeping.period), self.calls)
         self._engines.start()
         self._watchdog.start()
 
@@ -158,10 +158,10 @@ class RoomHost:
             await self.sleeping.put_to_sleep(lambda: bool(rooms), grace, stops=True)
         except TimeoutError:
             logger.warning("%d rooms did not go to sleep within %g s", len(rooms), grace)
-        self._waking.stop_settling()
+        self._opening.stop_settling()
         self._engines.stop()
         self._watchdog.stop()
-        left = self._incarnations.end()
+        left = self._succession.end()
         self._stopped = True
         self.calls.end()
         if stubborn := await self.actors.stop():
@@ -213,12 +213,12 @@ class RoomHost:
         For a host that has just become a member: gateways learn of it one after the other, and connections of those
         that come late would miss what a room says before.
         """
-        self._waking.settle(is_whole, seconds)
+        self._opening.settle(is_whole, seconds)
 
     def link(self, gateway: str, send: Callable[[HostMessage], None]) -> None:
         """Take a gateway; `send` carries messages to it."""
         self.gateways[gateway] = send
-        self._waking.linked(gateway)
+        self._opening.linked(gateway)
 
     def unlink(self, gateway: str) -> list[str]:
         """Give a gateway up: its sessions in rooms that are awake get their `on_disconnect`.
@@ -230,7 +230,7 @@ class RoomHost:
         self.entries.lose(gateway)
         self.calls.lose(gateway)
         self.directory.lose(gateway)
-        return [room.name for room in tuple(self.directory.rooms.values()) if self._waking.lost(room, gateway)]
+        return [room.name for room in tuple(self.directory.rooms.values()) if self._opening.lost(room, gateway)]
 
     def longest_wait(self, gateway: str) -> float:
         """Say for how many seconds a wake has waited for the records of a gateway; 0 if none does."""
@@ -251,7 +251,7 @@ class RoomHost:
             case InputBatch():
                 self._take(gateway, message)
             case Snapshot():
-                self._waking.merge(gateway, message)
+                self._opening.merge(gateway, message)
             case Drained():
                 room = self.directory.rooms.get(message.room)
                 if room is not None and room.engine is not None:
@@ -263,7 +263,7 @@ class RoomHost:
                 if room is not None:
                     room.wanted = message.reason if self.sleeping.retired_at(room) is not None else None
                 elif self.ownership.owns(message.room):
-                    self._incarnations.wake(message.room, message.reason)
+                    self._succession.wake(message.room, message.reason)
 
     def _take(self, gateway: str, batch: InputBatch) -> None:
         ready: dict[str, list[Arrival]] = {}
@@ -279,7 +279,7 @@ class RoomHost:
             elif room is not None:
                 _keep(room, gateway, input)
             elif self.ownership.owns(input.room):
-                room = self._incarnations.wake(input.room, reason_of(input))
+                room = self._succession.wake(input.room, reason_of(input))
                 if room is not None:
                     room.wait(gateway, input)
                 else:

@@ -1,6 +1,6 @@
 """Be one room of a host, from the wake of an incarnation to the exit of its actor: its state, its inputs, its effects.
 
-Which gateways are asked for records is `Pulled`'s business, what leaves together that of `Entries`.
+Which gateways are asked for records is `Pulled`'s business, what leaves together that of `TickEntries`.
 
 Invariants:
 - The state changes by `TRANSITIONS` alone.
@@ -26,11 +26,11 @@ from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 
 from .carried_calls import CarriedCalls
-from .entries import MAX_PENDING, Entries
 from .hearsay import Reach
 from .life import RoomLife
 from .pulled import Pulled
 from .room_actor import HandleInputs
+from .tick_entries import MAX_PENDING, TickEntries
 
 __all__ = ["TRANSITIONS", "RoomChange", "HostedRoom", "RoomState"]
 
@@ -115,7 +115,7 @@ class HostedRoom:
         life: RoomLife,
         pulled: Pulled,
         *,
-        entries: Entries,
+        entries: TickEntries,
         calls: CarriedCalls,
         caught_up: Callable[[HostedRoom], None],
         tell: Callable[[ActorAddress, object], None],

@@ -12,9 +12,9 @@ import logging
 from ..membership.ownership import Ownership
 from .actor_system import RoomActors
 from .directory import RoomDirectory
-from .entries import Entries
 from .hosted_room import HostedRoom, RoomChange, RoomState
 from .sleeping import Sleeping
+from .tick_entries import TickEntries
 
 __all__ = ["Moving"]
 
@@ -29,7 +29,7 @@ class Moving:
         directory: RoomDirectory,
         ownership: Ownership,
         *,
-        entries: Entries,
+        entries: TickEntries,
         sleeping: Sleeping,
         actors: RoomActors,
     ) -> None:

@@ -19,7 +19,6 @@ from ssl import SSLContext
 from typing import Any, Literal
 
 import aiohttp
-import msgspec
 from yarl import URL
 
 from verani.backoff import Backoff
@@ -31,12 +30,21 @@ from verani.link.messages import (
     GivenUp,
     Hello,
     HostMessage,
-    decode_hello,
     encode_message,
 )
 from verani.link.stream import Stream, StreamError
 from verani.version import __version__
-from verani_actors.links.wire import LINK_PATH, MAX_MESSAGE, ClientSocket, Wire, WireError
+from verani_actors.links.wire import (
+    LAST_WORDS,
+    LINK_PATH,
+    MAX_MESSAGE,
+    PATIENCE,
+    ClientSocket,
+    VersionError,
+    Wire,
+    WireError,
+    receive_hello,
+)
 from verani_actors.upkeep.refusals import Refusals
 
 from .host_session import HostSession
@@ -44,12 +52,6 @@ from .host_session import HostSession
 __all__ = ["RemoteLink", "delay_after"]
 
 logger = logging.getLogger(__name__)
-
-# Seconds that a host may take to accept a connection and say hello.
-_PATIENCE = 5.0
-
-# Seconds that the last words of a connection may take.
-_LAST_WORDS = 1.0
 
 # A connection that breaks is made again at once; if it breaks within so many seconds, after a random part of a delay
 # that doubles from the first to the longest.
@@ -183,10 +185,10 @@ class RemoteLink:
     async def _connect(self, session: aiohttp.ClientSession) -> None:
         """Make one connection, and use it up."""
         url = URL(f"http://link{LINK_PATH}" if self._local else self.member.url).with_path(LINK_PATH)
-        async with asyncio.timeout(_PATIENCE) as patience:
+        async with asyncio.timeout(PATIENCE) as patience:
             async with session.ws_connect(
                 url,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_LAST_WORDS),
+                timeout=aiohttp.ClientWSTimeout(ws_close=LAST_WORDS),
                 max_msg_size=MAX_MESSAGE,
                 compress=_WINDOW if self._compression else 0,
                 decode_text=False,
@@ -207,14 +209,10 @@ class RemoteLink:
         mine = Hello(PROTOCOL_VERSIONS, __version__, self._gateway_id, ours, self.epoch, (), received, resumes, wanted)
         await ws.send_bytes(encode_message(mine))
         try:
-            hello = decode_hello(await ws.receive_bytes())
-        except (TypeError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise WireError(f"the host said no hello: {error}") from error
-        lowest, highest = PROTOCOL_VERSIONS
-        if hello.versions[0] > highest or hello.versions[1] < lowest:
-            spoken = f"{hello.sender} speaks {hello.versions[0]} to {hello.versions[1]}"
-            self.refusals.add("no version in common", f"{spoken}, this gateway {lowest} to {highest}")
-            raise WireError("no version in common")
+            hello = await receive_hello(ws, "gateway")
+        except VersionError as error:
+            self.refusals.add("no version in common", error)
+            raise
         if hello.incarnation != self.member.incarnation:
             raise WireError("another process answers there")
         return hello

@@ -41,7 +41,7 @@ from verani.link.messages import (
     encode_message,
 )
 from verani.link.stream import CONFIRM_PACKETS, gateway_stream
-from verani_actors.links import link_server
+from verani_actors.links import given_up, link_server, link_sessions, patience
 from verani_actors.links.flow import ROOM_AHEAD, weight_of
 from verani_actors.links.link_server import LinkPortError, LinkServer
 from verani_actors.links.wire import MAX_MESSAGE, REFUSED, ClientSocket
@@ -186,7 +186,7 @@ async def test_a_link_port_in_use_is_one_sentence(tmp_path: Path) -> None:
 
 async def test_a_gateway_is_greeted_and_told_the_epoch_first(begin: Begin) -> None:
     service = await begin()
-    service.server.announce(Epoch(7))
+    service.server.sessions.announce(Epoch(7))
     peer = service.peer()
     hello = await peer.greet()
     assert (hello.sender, hello.incarnation, hello.epoch, hello.resumes) == ("m-0", "h1", 7, "")
@@ -208,18 +208,18 @@ async def test_a_gateway_is_told_how_long_the_host_serves_at_first_and_again(beg
     await peer.greet()
     assert await peer.hear() == HostPacket(1, 0, [Serving(2.5)])
     left[0] = 3.0
-    service.server.tell_lease()
+    service.server.sessions.tell_lease()
     assert await peer.hear() == HostPacket(2, 0, [Serving(3.0)])
     # A host that does not serve says nothing, and neither is anything kept for who does not hear it.
     left[0] = 0.0
-    service.server.tell_lease()
+    service.server.sessions.tell_lease()
     await peer.leave()
-    await until(lambda: not service.server.states()[0].connected)
+    await until(lambda: not service.server.sessions.states()[0].connected)
     left[0] = 3.0
-    unconfirmed = service.server.states()[0].unconfirmed
-    service.server.tell_lease()
+    unconfirmed = service.server.sessions.states()[0].unconfirmed
+    service.server.sessions.tell_lease()
     await asyncio.sleep(0)
-    assert service.server.states()[0].unconfirmed == unconfirmed
+    assert service.server.sessions.states()[0].unconfirmed == unconfirmed
 
 
 async def test_the_socket_is_for_its_owner_only(begin: Begin) -> None:
@@ -260,7 +260,7 @@ async def test_a_gateway_that_means_another_process_learns_who_is_here_and_begin
     peer = service.peer()
     assert (await peer.greet(wanted="h0")).incarnation == "h1"
     assert await peer.closed() == aiohttp.WSCloseCode.OK
-    assert (service.host.gateways, service.server.states()) == ({}, [])
+    assert (service.host.gateways, service.server.sessions.states()) == ({}, [])
     await peer.greet(wanted="h1")
     assert list(service.host.gateways) == ["g"]
     assert service.host.unlinked == []
@@ -285,7 +285,7 @@ async def test_who_leaves_without_a_word_hurts_nobody(begin: Begin) -> None:
 
 
 async def test_who_says_nothing_is_refused(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_server, "_PATIENCE", 0.01)
+    monkeypatch.setattr(link_server, "PATIENCE", 0.01)
     service = await begin()
     peer = service.peer()
     await peer.open()
@@ -314,8 +314,8 @@ async def test_what_the_host_says_on_its_own_leaves_at_the_end_of_the_tick(begin
     peer = await service.linked()
     for number in range(50):
         service.host.gateways["g"](Pull("chat/a", number))
-    service.server.send("g", Told(1, "m-0", b"{}"))
-    service.server.send("unknown", Told(1, "m-0", b"{}"))
+    service.server.sessions.send("g", Told(1, "m-0", b"{}"))
+    service.server.sessions.send("unknown", Told(1, "m-0", b"{}"))
     packet = await peer.hear()
     assert packet.messages == [*(Pull("chat/a", number) for number in range(50)), Told(1, "m-0", b"{}")]
 
@@ -343,14 +343,14 @@ async def test_what_is_received_is_confirmed_even_if_there_is_nothing_to_say(beg
 
 async def test_confirmed_waits_for_every_gateway_that_is_not_given_up(begin: Begin) -> None:
     service = await begin(grace=0.01)
-    await service.server.confirmed(PATIENCE)
+    await service.server.sessions.confirmed(PATIENCE)
     one, two = await service.linked("one"), await service.linked("two")
     for gateway in ("one", "two"):
-        service.server.send(gateway, Pull("chat/a", 1))
-    waiting = asyncio.create_task(service.server.confirmed(PATIENCE))
+        service.server.sessions.send(gateway, Pull("chat/a", 1))
+    waiting = asyncio.create_task(service.server.sessions.confirmed(PATIENCE))
     await one.hear()
     await one.confirm()
-    await until(lambda: service.server.states()[0].unconfirmed == 0)
+    await until(lambda: service.server.sessions.states()[0].unconfirmed == 0)
     assert not waiting.done()
     await two.leave()
     async with asyncio.timeout(PATIENCE):
@@ -363,13 +363,13 @@ async def test_a_gateway_that_confirms_nothing_is_given_up_and_holds_up_no_chang
     service.host.rooms = ["chat/a"]
     one, two = await service.linked("one"), await service.linked("two")
     for gateway in ("one", "two"):
-        service.server.send(gateway, Pull("chat/a", 1))
+        service.server.sessions.send(gateway, Pull("chat/a", 1))
     service.serving = False
-    waiting = asyncio.create_task(service.server.confirmed(0.01))
+    waiting = asyncio.create_task(service.server.sessions.confirmed(0.01))
     await asyncio.wait([waiting], timeout=0.05)
     assert service.host.unlinked == [], "while nothing can be written, nobody can confirm"
     service.serving = True
-    service.server.resume()
+    service.server.sessions.resume()
     await one.hear()
     await one.confirm()
     async with asyncio.timeout(PATIENCE):
@@ -383,10 +383,10 @@ async def test_last_words_wait_for_who_is_connected_only(begin: Begin) -> None:
     service = await begin()
     one, two = await service.linked("one"), await service.linked("two")
     await two.leave()
-    await until(lambda: [state.connected for state in service.server.states()].count(False) == 1)
+    await until(lambda: [state.connected for state in service.server.sessions.states()].count(False) == 1)
     for gateway in ("one", "two"):
-        service.server.send(gateway, Pull("chat/a", 1))
-    waiting = asyncio.create_task(service.server.said(PATIENCE))
+        service.server.sessions.send(gateway, Pull("chat/a", 1))
+    waiting = asyncio.create_task(service.server.sessions.said(PATIENCE))
     await one.hear()
     await one.confirm()
     await waiting
@@ -402,7 +402,7 @@ async def test_a_gateway_that_comes_back_goes_on_where_it_was(begin: Begin) -> N
     await peer.say(InputBatch([frame(1)]))
     await peer.hear()
     await peer.leave()
-    await until(lambda: not service.server.states()[0].connected)
+    await until(lambda: not service.server.sessions.states()[0].connected)
     service.host.gateways["g"](Pull("chat/a", 1))
     peer.stream.put([InputBatch([frame(2)])], 0.0)
     hello = await peer.greet(resumes="h1")
@@ -411,7 +411,7 @@ async def test_a_gateway_that_comes_back_goes_on_where_it_was(begin: Begin) -> N
     await peer.write()
     assert await peer.heard_of(Pull) == Pull("chat/a", 1)
     await until(lambda: service.host.numbers() == [1, 2])
-    assert service.server.states()[0].resumed == 1
+    assert service.server.sessions.states()[0].resumed == 1
     assert service.host.unlinked == []
 
 
@@ -424,17 +424,19 @@ async def test_a_gateway_may_come_back_before_its_old_connection_is_known_to_be_
     await first.closed()
     await second.say(InputBatch([frame(1)]))
     await second.heard_of(EntryBatch)
-    assert service.server.states() == [link_server.LinkState("g", True, service.server.states()[0].unconfirmed, 1)]
+    assert service.server.sessions.states() == [
+        link_sessions.LinkState("g", True, service.server.sessions.states()[0].unconfirmed, 1)
+    ]
 
 
 async def test_a_gateway_that_stays_away_is_given_up_and_told_so_when_it_comes_back(begin: Begin) -> None:
     service = await begin(grace=0.01)
-    service.server.announce(Epoch(1))
+    service.server.sessions.announce(Epoch(1))
     service.host.rooms = ["chat/a", "chat/b"]
     peer = await service.linked()
     await peer.leave()
     await until(lambda: service.host.unlinked == ["g"])
-    assert service.server.states() == []
+    assert service.server.sessions.states() == []
     # The first time it leaves again before it can have heard of it.
     await peer.greet(resumes="h1")
     await peer.leave()
@@ -450,7 +452,7 @@ async def test_a_gateway_that_says_goodbye_is_not_waited_for(begin: Begin) -> No
     peer = await service.linked()
     await peer.ws.close()
     await until(lambda: service.host.unlinked == ["g"])
-    assert service.server.states() == []
+    assert service.server.sessions.states() == []
 
 
 async def test_a_connection_that_this_end_closes_is_no_goodbye(begin: Begin) -> None:
@@ -458,8 +460,8 @@ async def test_a_connection_that_this_end_closes_is_no_goodbye(begin: Begin) -> 
     peer = await service.linked()
     await peer.ws.send_bytes(b"garbage")
     await peer.closed()
-    (session,) = service.server._sessions.values()
-    await until(lambda: session.grace is not None or session.gateway not in service.server._sessions)
+    (session,) = service.server.sessions.by_gateway.values()
+    await until(lambda: session.grace is not None or session.gateway not in service.server.sessions.by_gateway)
     assert service.host.unlinked == []
 
 
@@ -476,7 +478,7 @@ async def test_a_new_process_of_a_gateway_is_told_nothing_of_the_old_one(begin: 
 async def test_only_the_last_gateways_that_were_given_up_are_remembered(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_server, "_REMEMBERED", 2)
+    monkeypatch.setattr(given_up, "REMEMBERED", 2)
     service = await begin(grace=0.001)
     service.host.rooms = ["chat/a"]
     for name in ("one", "two", "three"):
@@ -502,7 +504,7 @@ async def test_a_host_that_does_not_serve_gives_no_gateway_up(begin: Begin) -> N
     peer = await service.linked()
     service.serving = False
     await peer.leave()
-    (session,) = service.server._sessions.values()
+    (session,) = service.server.sessions.by_gateway.values()
     await until(lambda: session.grace is not None)
     first = session.grace
     await until(lambda: session.grace is not first)  # the time was over, and begins again
@@ -521,13 +523,13 @@ async def test_a_host_that_has_lost_its_place_begins_anew_with_every_gateway(beg
     peer = await service.linked()
     service.serving = False
     service.host.gateways["g"](Pull("chat/a", 1))
-    service.server.forget()
+    service.server.sessions.forget()
     await peer.closed()
-    assert service.server.states() == []
+    assert service.server.sessions.states() == []
     back = service.peer()
     assert (await back.greet(resumes="h1")).resumes == ""
     service.serving = True
-    service.server.resume()
+    service.server.sessions.resume()
     assert (await back.hear()).messages == [], "what it had to say is of no use any more"
 
 
@@ -537,11 +539,11 @@ async def test_a_host_that_has_lost_its_place_begins_anew_with_every_gateway(beg
 async def test_a_gateway_that_takes_nothing_is_given_up_once_a_room_waits_for_it_and_holds_up_no_other(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_server, "_LOOK", 0.01)
+    monkeypatch.setattr(patience, "LOOK", 0.01)
     service = await begin()
     await service.linked("frozen")
     reader = await service.linked("reader")
-    service.server.send("frozen", Told(1, "m-0", bytes(10_000)))
+    service.server.sessions.send("frozen", Told(1, "m-0", bytes(10_000)))
     number = 0
 
     async def talk() -> None:
@@ -550,33 +552,33 @@ async def test_a_gateway_that_takes_nothing_is_given_up_once_a_room_waits_for_it
         await reader.say(InputBatch([frame(number)]))
         await reader.heard_of(EntryBatch)
 
-    session = service.server._sessions["frozen"]
-    while session.quiet < 3 * link_server._LOOKS:
+    session = service.server.sessions.by_gateway["frozen"]
+    while session.quiet < 3 * patience.LOOKS:
         await talk()
     assert service.host.unlinked == [], "nobody waits for it"
     # As much as a room may be ahead, and a little more.
-    service.server.send("frozen", EntryBatch([Entry("chat/a", outputs=[Deliver(("c",), bytes(ROOM_AHEAD))])]))
+    service.server.sessions.send("frozen", EntryBatch([Entry("chat/a", outputs=[Deliver(("c",), bytes(ROOM_AHEAD))])]))
     while not service.host.unlinked:
         await talk()
-    assert [state.gateway for state in service.server.states()] == ["reader"]
+    assert [state.gateway for state in service.server.sessions.states()] == ["reader"]
 
 
 async def test_a_gateway_that_confirms_is_never_given_up_however_much_waits_for_it(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_server, "_LOOK", 3600.0)
+    monkeypatch.setattr(patience, "LOOK", 3600.0)
     service = await begin()
     peer = await service.linked()
-    session = service.server._sessions["g"]
+    session = service.server.sessions.by_gateway["g"]
     for number in range(30):
-        service.server.send("g", Told(number, "m-0", bytes(3 << 20)))
+        service.server.sessions.send("g", Told(number, "m-0", bytes(3 << 20)))
         await asyncio.sleep(0)
     assert session.stream.unconfirmed > 80 << 20
     for number in range(30):
-        for _ in range(link_server._LOOKS - 1):
+        for _ in range(patience.LOOKS - 1):
             assert session.look is not None
             session.look.cancel()
-            service.server._look_at(session)
+            service.server.sessions.patience.look_at(session)
         await peer.heard_of(Told)
         await peer.confirm()
         await until(partial(_has_confirmed, session.stream, number + 2))
@@ -590,7 +592,7 @@ def _has_confirmed(stream: Any, number: int) -> bool:
 async def test_a_gateway_whose_records_never_come_is_given_up_though_it_takes_what_it_is_sent(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_server, "_LOOK", 0.01)
+    monkeypatch.setattr(patience, "LOOK", 0.01)
     service = await begin()
     peer = await service.linked()
     service.host.waits["g"] = 1.0
@@ -607,14 +609,14 @@ async def test_what_is_put_and_confirmed_is_counted_for_its_rooms(begin: Begin) 
     peer = await service.linked()
     service.host.answers = False
     entry = Entry("chat/a", outputs=[Deliver(("c",), bytes(2 * ROOM_AHEAD))])
-    service.server.send("g", EntryBatch([entry]))
+    service.server.sessions.send("g", EntryBatch([entry]))
     await peer.heard_of(EntryBatch)
     assert service.host.flow.ahead("chat/a") == weight_of(entry)
     assert service.host.flow.is_held("chat/a")
     assert not service.host.flow.is_held("chat/b")
     await peer.confirm()
     await until(lambda: not service.host.flow.is_held("chat/a"))
-    service.server.send("g", EntryBatch([entry]))
+    service.server.sessions.send("g", EntryBatch([entry]))
     await peer.heard_of(EntryBatch)
     await peer.leave()
     await peer.greet(resumes="h1")
@@ -634,7 +636,7 @@ async def test_no_more_is_read_from_a_gateway_while_much_waits_that_may_not_be_h
             await peer.say(InputBatch([frame(number, data=bytes(10_000))]))
 
     flooding = asyncio.create_task(flood())
-    session = service.server._sessions["g"]
+    session = service.server.sessions.by_gateway["g"]
     await until(lambda: session.incoming_bytes > 50_000)
     wire = session.wire
     with pytest.raises(TimeoutError):
@@ -642,7 +644,7 @@ async def test_no_more_is_read_from_a_gateway_while_much_waits_that_may_not_be_h
     assert session.incoming_bytes < 70_000
     assert session.wire is wire
     service.serving = True
-    service.server.resume()
+    service.server.sessions.resume()
     await flooding
     await until(lambda: service.host.numbers() == list(range(1000)))
     assert session.incoming_bytes == 0
@@ -656,11 +658,11 @@ async def test_a_gateway_of_which_nothing_is_read_may_come_back_over_another_con
     peer = await service.linked()
     service.serving = False
     await peer.say(InputBatch([frame(1)]))
-    session = service.server._sessions["g"]
+    session = service.server.sessions.by_gateway["g"]
     await until(lambda: session.incoming_bytes > 0)
     assert (await peer.greet(resumes="h1")).resumes == "h1"
     service.serving = True
-    service.server.resume()
+    service.server.sessions.resume()
     await until(lambda: service.host.numbers() == [1])
     await peer.say(InputBatch([frame(2)]))
     await until(lambda: service.host.numbers() == [1, 2])
@@ -678,21 +680,21 @@ async def test_while_it_does_not_serve_nothing_is_said_but_confirmations_and_not
     assert await peer.hear() == HostPacket(0, 1, [])
     assert service.host.received == []
     service.serving = True
-    service.server.resume()
+    service.server.sessions.resume()
     assert await peer.heard_of(Pull) == Pull("chat/a", 1)
     await until(lambda: service.host.numbers() == [1])
 
 
 async def test_what_was_sent_in_a_later_epoch_waits_for_its_commit_and_so_does_what_follows(begin: Begin) -> None:
     service = await begin()
-    service.server.announce(Epoch(1))
+    service.server.sessions.announce(Epoch(1))
     peer, other = await service.linked("peer"), await service.linked("other")
     rebuild = Rebuild("chat/b", "moved", 2)
     await peer.say(InputBatch([frame(1)], 1), rebuild, InputBatch([frame(2)], 1), Drained("chat/a", 1))
     await other.say(InputBatch([frame(1)], 1))
     await until(lambda: service.host.numbers("other") == [1])
     await until(lambda: service.host.numbers("peer") == [1])
-    service.server.announce(Epoch(2))
+    service.server.sessions.announce(Epoch(2))
     assert [message for gateway, message in service.host.received if gateway == "peer"][1:] == [
         rebuild,
         InputBatch([frame(2)], 1),
@@ -777,7 +779,7 @@ async def test_inputs_that_the_host_fails_on_are_tried_again_as_such_it_may_have
     await peer.say(InputBatch([frame(1), frame(2)], 0), InputBatch([frame(3)], 0))
     await until(lambda: service.host.numbers() == [1, 2, 3])
     assert service.host.received[0] == ("g", InputBatch([frame(1), frame(2)], 0, again=True))
-    assert service.server.states()[0].connected
+    assert service.server.sessions.states()[0].connected
 
 
 @pytest.mark.parametrize("failures", [2, 100])
@@ -797,11 +799,11 @@ async def test_a_message_that_rooms_wait_for_and_that_fails_ends_the_session_and
     begin: Begin, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await begin(host=FailingHost(1))
-    monkeypatch.setattr(service.server, "_ask", lambda gateway, ask: 1 / 0)
+    monkeypatch.setattr(service.server.sessions.handover, "_ask", lambda gateway, ask: 1 / 0)
     peer = await service.linked()
     await peer.say(Ask(1, "rooms"))
     await until(lambda: "ZeroDivisionError" in caplog.text)
-    assert service.server.states()[0].connected
+    assert service.server.sessions.states()[0].connected
     await peer.say(Drained("chat/a", 1))
     await peer.closed()
     back = service.peer()

@@ -112,7 +112,7 @@ async def test_nobody_else_gets_a_word_in_and_it_is_counted_and_logged_once(
             with pytest.raises((aiohttp.ClientError, OSError, TypeError)):
                 await link(server, context())
             await until(partial(_has_refused, server, attempt))
-    assert server.states() == []
+    assert server.sessions.states() == []
     assert len(caplog.records) == 1
     assert (await link(server, client_context(Settings(), SECRET))).sender == "m-0"
 
@@ -202,7 +202,7 @@ async def test_a_certificate_of_another_authority_does_not_link(listen: Listen, 
         with pytest.raises((aiohttp.ClientError, OSError, TypeError)):
             await link(server, unlooking(client_context(settings, SECRET)))
     await until(partial(_has_refused, server, 2))
-    assert server.states() == []
+    assert server.sessions.states() == []
 
 
 @pytest.mark.parametrize("left_out", ["link_cert", "link_key", "link_ca"])

@@ -26,9 +26,9 @@ from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
 from verani_actors.links.flow import ROOM_AHEAD
-from verani_actors.rooms.entries import MAX_PENDING
 from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.room_actor import Sleep
+from verani_actors.rooms.tick_entries import MAX_PENDING
 
 # --- waking --------------------------------------------------------------------------------------------------
 

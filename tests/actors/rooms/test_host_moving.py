@@ -575,7 +575,7 @@ async def test_rooms_of_a_new_member_do_not_wait_for_gateways_that_do_not_come(s
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c", OURS))
     await until(lambda: OURS in gateway.processed)
-    assert host._waking._settling is None
+    assert host._opening._settling is None
 
 
 async def test_connections_that_a_room_went_on_without_are_closed_and_left_by_their_hooks(start: Start) -> None:

@@ -217,13 +217,13 @@ async def test_a_host_of_another_secret_is_not_linked_to(world: World) -> None:
     gateway = world.gateway()
     link = gateway.open(member, ssl=client_context(Settings(), b"another secret"))
     await until(lambda: link.refusals.counts["the TLS handshake failed"] > 1)
-    assert server.states() == []
+    assert server.sessions.states() == []
 
 
 async def test_inputs_keep_the_epoch_in_which_they_were_put(world: World) -> None:
     host = FakeHost()
     server, member = await world.host(host)
-    server.announce(Epoch(3))
+    server.sessions.announce(Epoch(3))
     gateway = world.gateway()
     link = gateway.open(member)
     await until(lambda: "opened" in gateway.order)
@@ -258,7 +258,7 @@ async def test_lost_rooms_come_before_the_session_opens_and_the_epoch_after(worl
     host = FakeHost()
     host.rooms = ["chat/a"]
     server, member = await world.host(host, grace=0.01)
-    server.announce(Epoch(1))
+    server.sessions.announce(Epoch(1))
     proxy, through = await world.proxy(member)
     gateway = world.gateway()
     gateway.open(through)
@@ -306,7 +306,7 @@ async def test_cuts_at_any_moment_lose_and_double_nothing(world: World, seed: in
     assert proxy.connections > 10
     assert gateway.order.count("resumed") == link.resumed > 5
     assert host.unlinked == []
-    await until(lambda: link.unconfirmed == 0 and server.states()[0].unconfirmed == 0)
+    await until(lambda: link.unconfirmed == 0 and server.sessions.states()[0].unconfirmed == 0)
 
 
 async def test_what_is_put_while_the_connection_is_broken_is_sent_when_it_is_back(world: World) -> None:
@@ -375,10 +375,10 @@ async def test_a_host_that_does_not_serve_says_nothing_until_it_does(world: Worl
     world.serving = False
     gateway = world.gateway()
     gateway.open(member)
-    await until(lambda: server.states() and server.states()[0].connected)
+    await until(lambda: server.sessions.states() and server.sessions.states()[0].connected)
     assert gateway.order == []
     world.serving = True
-    server.resume()
+    server.sessions.resume()
     await until(lambda: gateway.order == ["opened"])
 
 
@@ -451,7 +451,7 @@ async def test_a_frozen_gateway_does_not_hold_up_another(world: World) -> None:
     await until(lambda: frozen.order == other.order == ["opened"])
     proxy.freeze()
     for number in range(1, 6):
-        server.send("frozen", Told(number, "m-0", bytes(1 << 20)))
+        server.sessions.send("frozen", Told(number, "m-0", bytes(1 << 20)))
     for number in range(1, 1001):
         other.put(frame(number))
         await asyncio.sleep(0)
@@ -483,12 +483,12 @@ async def test_a_closed_link_hears_nothing_more_and_comes_back_never(world: Worl
     gateway = world.gateway()
     link = gateway.open(member)
     await until(lambda: gateway.order == ["opened"])
-    server.send("g", Pull("chat/a", 1))
+    server.sessions.send("g", Pull("chat/a", 1))
     link.close_now()
     gateway.put(frame(1))
     await link.close()
     assert gateway.order == ["opened"]
-    await until(lambda: not server.states()[0].connected)
+    await until(lambda: not server.sessions.states()[0].connected)
 
 
 async def test_a_link_that_is_closed_from_within_what_it_hears_stops_at_once(world: World) -> None:
@@ -503,8 +503,8 @@ async def test_a_link_that_is_closed_from_within_what_it_hears_stops_at_once(wor
         link.close_now()
 
     link._receive = leave
-    server.send("g", Pull("chat/a", 1))
-    server.send("g", Pull("chat/b", 1))
+    server.sessions.send("g", Pull("chat/a", 1))
+    server.sessions.send("g", Pull("chat/b", 1))
     await until(lambda: link._task is not None and link._task.done())
     assert gateway.heard == [Pull("chat/a", 1)]
 
@@ -540,8 +540,8 @@ async def test_a_message_that_the_gateway_fails_on_ends_the_session_and_all_is_s
             raise RuntimeError("a defect")
 
     link._receive = fail
-    server.send("g", Pull("chat/a", 1))
-    server.send("g", Pull("chat/b", 1))
+    server.sessions.send("g", Pull("chat/a", 1))
+    server.sessions.send("g", Pull("chat/b", 1))
     await until(lambda: gateway.order == ["opened", "Pull", "GivenUp", "opened"])
     await until(lambda: host.numbers() == [1, 1])
     assert (host.unlinked, link.state) == (["g"], "linked")

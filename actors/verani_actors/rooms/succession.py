@@ -22,18 +22,18 @@ from ..upkeep.allocator import Trimmer
 from .actor_system import RoomActors
 from .carried_calls import CarriedCalls
 from .directory import RoomDirectory
-from .entries import Entries
 from .hibernation import Wake
 from .hosted_room import HostedRoom, RoomState
+from .opening import RoomOpening
 from .sleeping import Sleeping
-from .waking import Waking
+from .tick_entries import TickEntries
 
-__all__ = ["Incarnations"]
+__all__ = ["Succession"]
 
 logger = logging.getLogger(__name__)
 
 
-class Incarnations:
+class Succession:
     """Begins and ends the incarnations of one host's rooms."""
 
     def __init__(
@@ -42,16 +42,16 @@ class Incarnations:
         directory: RoomDirectory,
         gateways: Mapping[str, Callable[[HostMessage], None]],
         *,
-        waking: Waking,
+        opening: RoomOpening,
         sleeping: Sleeping,
-        entries: Entries,
+        entries: TickEntries,
         calls: CarriedCalls,
         actors: RoomActors,
     ) -> None:
         self._definitions = {definition.name: definition for definition in definitions}
         self._directory = directory
         self._gateways = gateways
-        self._waking = waking
+        self._opening = opening
         self._sleeping = sleeping
         self._entries = entries
         self._calls = calls
@@ -68,7 +68,7 @@ class Incarnations:
             name,
             definition,
             self._directory.begin_life(name, reason),
-            self._waking.new_pull(),
+            self._opening.new_pull(),
             entries=self._entries,
             calls=self._calls,
             caught_up=self._sleeping.mark_active,
@@ -87,7 +87,7 @@ class Incarnations:
         if room.state is RoomState.GONE:
             self._actors.base.kill(address)
         else:
-            self._waking.pull(room)
+            self._opening.pull(room)
 
     def exited(self, address: ActorAddress) -> None:
         """A room's actor is gone: after its sleep, or because something killed it."""

@@ -29,7 +29,7 @@ from verani.link.messages import (
 from ..links.flow import OVERHEAD, weight_of
 from .hearsay import Reach
 
-__all__ = ["MAX_PENDING", "Entries", "Speaker"]
+__all__ = ["MAX_PENDING", "TickEntries", "Speaker"]
 
 # How much output may wait for the end of the tick, as `weight_of` counts it; as many bytes as a gateway joins.
 MAX_PENDING: Final = 256 << 10
@@ -46,7 +46,7 @@ class Speaker(Protocol):
     in_flight: deque[tuple[str, Arrival]]
 
 
-class Entries:
+class TickEntries:
     """What is to leave at the end of this tick."""
 
     def __init__(self, gateways: Mapping[str, Callable[[HostMessage], None]]) -> None:

@@ -25,14 +25,14 @@ from ..links.flow import Flow
 from ..membership.ownership import Ownership
 from .actor_system import RoomActors
 from .engines import Engines
-from .entries import Entries
 from .hearsay import who_missed
 from .hosted_room import HostedRoom, RoomChange, RoomState
 from .pulled import UNKNOWN, Pulled
 from .room_actor import Open, Post
 from .sleeping import Sleeping
+from .tick_entries import TickEntries
 
-__all__ = ["Waking"]
+__all__ = ["RoomOpening"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _MISSED: Final = 1012, "the room went on without this connection"
 
 
-class Waking:
+class RoomOpening:
     """What the rooms of a host wait for before they go on."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Waking:
         ownership: Ownership,
         *,
         engines: Engines,
-        entries: Entries,
+        entries: TickEntries,
         flow: Flow,
         sleeping: Sleeping,
         actors: RoomActors,
