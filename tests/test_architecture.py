@@ -10,8 +10,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     path.name: path for path in (ROOT / "verani", ROOT / "actors/verani_actors", ROOT / "gateway/verani_gateway")
 }
-    path.name: path for path in (ROOT / "verani", ROOT / "actors/verani_actors", ROOT / "gateway/verani_gateway")
-}
 
 
 def rows() -> Iterator[tuple[Path, str, str]]:
