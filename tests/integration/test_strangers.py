@@ -28,7 +28,7 @@ from tests.actors.processes.test_hardened import Canary, stranger
 from tests.integration.fleet import Fleet, rooms_of
 from tests.netns import Machine, why_not
 from tests.shapes.service import ROOT, Node
-from verani_actors.processes.hardened import Seal
+from verani_actors.processes.seal import Seal
 
 TARGET: Final = "tests.integration.cluster_room:hall"
 SECRET: Final = "the-secret-of-the-tests-of-machines"

@@ -20,14 +20,10 @@ first.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
-import pickle
-import socket
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -40,22 +36,21 @@ from thespian.system.multiprocTCPBase import ActorSystemBase
 from thespian.system.transport import ReceiveEnvelope, TransmitIntent, asyncTransportBase
 from thespian.system.transport import TCPTransport as tcp
 from thespian.system.transport.IPBase import IPActorAddress, TCPv4ActorAddress, thisSystem
-from thespian.system.transport.streamBuffer import ReceiveBuffer, ackDataErrPacket, ackPacket, toSendBuffer
+from thespian.system.transport.streamBuffer import ackDataErrPacket, ackPacket, toSendBuffer
 
 from verani.errors import VeraniError
 
 from ..membership.control import REGISTRAR
 from ..upkeep.logs import is_no_banner
-from ..upkeep.refusals import Refusals
 from .environment import MAX_PENDING_TRANSMITS
 from .parcel import Parcel, Probe
+from .seal import BoundedBuffer, Seal
+from .thespian_log import ThespianLog
+from .transport import Transport
 
 __all__ = [
-    "LARGEST",
     "HardenedBase",
     "HardeningError",
-    "Rejected",
-    "Seal",
     "actor_address",
     "cluster_secret",
     "harden",
@@ -65,113 +60,16 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 VERSION: Final = "4.0.1"
-# Bytes of one message, its MAC included. Control messages are far smaller.
-LARGEST: Final = 1 << 20
-# A length has at most 7 digits; Thespian reads 20 bytes at first.
-_LONGEST_HEADER: Final = 8
-_MAC: Final = 32
-# Connections on which a message is under way; more are a flood, and the oldest goes.
-_MOST_INCOMING: Final = 64
 _INCOMING_PERIOD: Final = timedelta(seconds=30)
 _BACKLOG: Final = 512
 # An actor takes 15 ms to create; the launcher does nothing else meanwhile.
 _CREATION: Final = timedelta(seconds=5)
-# Lines of Thespian's own log within so many seconds; the rest is counted.
-_LINES: Final = 20
-_LINES_PERIOD: Final = 60.0
-_PEER_IS_GONE: Final = ("Socket error sending", "Socket connect failure", "Socket Error waiting", "Remote %s closed")
-
 
 _secret = b""
-# Of this process; what it forks goes on counting from there.
-_refusals = Refusals(logger, what="control message")
 
 
 class HardeningError(VeraniError):
     """Thespian is not the one that this module was made for."""
-
-
-class Rejected(Exception):
-    """What came is malformed, too large or not authentic."""
-
-
-class Seal:
-    """Stand in for `pickle` at Thespian's transport: only what carries the MAC is unpickled."""
-
-    def __init__(self, secret: bytes) -> None:
-        # A key of its own: links make theirs from the same secret.
-        self._key = hmac.digest(secret, b"verani control plane 1", "sha256")
-
-    def dumps(self, message: object) -> bytes:
-        """Pickle a message, with its MAC before it."""
-        content = pickle.dumps(message)
-        return self._mac(content) + content
-
-    def loads(self, sealed: bytes) -> Any:
-        """Unpickle a message if its MAC is right; `Rejected` otherwise."""
-        content = sealed[_MAC:]
-        if not hmac.compare_digest(sealed[:_MAC], self._mac(content)):
-            raise Rejected("wrong cluster secret")
-        return pickle.loads(content)
-
-    def _mac(self, content: bytes) -> bytes:
-        return hmac.digest(self._key, content, "sha256")
-
-
-class BoundedBuffer(ReceiveBuffer):
-    """Refuse a length that is malformed or too large before anything is stored; `refused` says why a message was."""
-
-    refused = ""
-
-    def completed(self) -> Any:
-        try:
-            return super().completed()
-        except Rejected as error:
-            self.refused = str(error)
-            raise
-
-    def addMore(self, buf: bytes) -> None:
-        if self._size is None:
-            head, mark, _ = (self._buf + buf)[: _LONGEST_HEADER + 1].partition(b">")
-            if mark:
-                valid = head.isdigit() and int(head) <= LARGEST
-            else:
-                valid = len(head) < _LONGEST_HEADER and (not head or head.isdigit())
-            if not valid:
-                self.refused = "malformed or too large"
-                raise Rejected(self.refused)
-        super().addMore(buf)
-
-
-class Transport(tcp.TCPTransport):
-    """Thespian's TCP transport, which survives strangers."""
-
-    def external_transport_clone(self) -> Transport:
-        routed = isinstance(self.myAddress.addressDetails, tcp.RoutedTCPv4ActorAddress)
-        return type(self)(tcp.ExternalTransportCopy(), self._adminAddr, self.txOnly, routed)
-
-    def _acceptNewIncoming(self) -> None:
-        if len(self._incomingSockets) >= _MOST_INCOMING:
-            self._incomingSockets.pop(next(iter(self._incomingSockets))).close()
-        super()._acceptNewIncoming()
-
-    def _handleReadableIncoming(
-        self, inc: tcp.TCPIncoming_Common, has_exclusive_flag: bool = False
-    ) -> tcp.TCPIncoming_Common | None:
-        peer = _peer(inc.socket)  # the socket is closed when a message was refused
-        result = super()._handleReadableIncoming(inc, has_exclusive_flag)
-        if inc._rData.refused:
-            _refusals.add(inc._rData.refused, f"last from {peer}")
-        return result
-
-    def _check_XMIT_4_done(self, intent: TransmitIntent, rcv: bytes) -> bool:
-        try:
-            return super()._check_XMIT_4_done(intent, rcv)
-        except Rejected:
-            # What listens there now is not who was meant: Thespian would lose count of its sends.
-            intent.backoffPause(True)
-            intent.stage = self._XMITStepRetry
-            return self._nextTransmitStep(intent)
 
 
 class Admin(multiprocCommon.MultiProcAdmin):
@@ -195,14 +93,6 @@ class Admin(multiprocCommon.MultiProcAdmin):
         elif self._registrar is not None:
             self._send_intent(TransmitIntent(self._registrar, envelope.message))
         return True
-
-
-def _peer(connection: socket.socket) -> str:
-    """Return the address of the other side, as far as it is known still."""
-    try:
-        return str(connection.getpeername()[0])
-    except OSError:
-        return "somebody who has gone"
 
 
 class HardenedBase(ActorSystemBase):
@@ -240,35 +130,6 @@ class HardenedBase(ActorSystemBase):
     def begin_shutdown(self) -> None:
         """Ask the Admin to end every actor and itself."""
         self.post(self.adminAddr, SystemShutdown())
-
-
-class _Log:
-    """Take the place of `thesplog`: Thespian's own log lines, to our handlers, at most so many a minute."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._begun = clock()
-        self._lines = 0
-        # Not known to any manager: Thespian replaces them, and its forwarder must never get these lines.
-        self._logger = logging.Logger("thespian", logging.root.level)
-        self._logger.handlers = logging.getLogger().handlers
-
-    def __call__(self, text: str, *args: object, level: int = logging.INFO, **_: object) -> None:
-        if level < logging.WARNING or isinstance(sys.exc_info()[1], Rejected):  # the transport counts what is refused
-            return
-        # Processes end and machines go; what that means is said by those who know. The rest is no error of ours.
-        is_news = level > logging.WARNING and not text.startswith(_PEER_IS_GONE)
-        level = logging.WARNING if is_news else logging.DEBUG
-        if not self._logger.isEnabledFor(level):
-            return
-        now = self._clock()
-        if now - self._begun >= _LINES_PERIOD:
-            if self._lines > _LINES:
-                self._logger.warning("%d lines of Thespian's log were left out", self._lines - _LINES)
-            self._begun, self._lines = now, 0
-        self._lines += 1
-        if self._lines <= _LINES:
-            self._logger.log(level, text, *args)
 
 
 def harden(secret: bytes) -> None:
@@ -318,7 +179,7 @@ def _redirect_logs() -> None:
     """Keep the root logger, which Thespian replaces in each of its processes, and replace its own log."""
     root = logging.root
     multiprocCommon.ThespianLogForwarder = lambda *_, **__: root
-    original, log = multiprocCommon.thesplog, _Log()
+    original, log = multiprocCommon.thesplog, ThespianLog()
     for name, module in list(sys.modules.items()):
         if name.startswith("thespian.") and getattr(module, "thesplog", None) is original:
             module.thesplog = log  # type: ignore[attr-defined]  # any module of Thespian

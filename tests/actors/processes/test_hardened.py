@@ -20,8 +20,8 @@ from thespian.system.transport.streamBuffer import toSendBuffer
 
 from tests.actors.processes.launched import SECRET, Launched
 from verani_actors.membership.control import Welcome
-from verani_actors.processes.hardened import LARGEST, BoundedBuffer, Rejected, Seal
 from verani_actors.processes.parcel import Parcel
+from verani_actors.processes.seal import LARGEST, BoundedBuffer, Rejected, Seal
 
 
 class Canary:
