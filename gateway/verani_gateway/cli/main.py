@@ -390,12 +390,7 @@ def _form(setting: Setting) -> dict[str, Any]:
 def _help(setting: Setting) -> str:
     text = setting.description
     if "default:" not in text:
-        match setting.default:
-            case ():
-                default = "none"
-            case float() as number:
-                default = f"{number:.0f}" if number.is_integer() else f"{number:g}"
-            case other:
-                default = str(other)
-        text += f" (default: {default})"
+        default = setting.default
+        shown = "none" if default == () else f"{default:.15g}" if isinstance(default, float) else str(default)
+        text += f" (default: {shown})"
     return text.replace("%", "%%")
