@@ -83,8 +83,10 @@ async def test_a_room_that_is_asleep_is_told_what_its_last_host_said_to_others(s
     diary.room.hibernate_after = 0.01
     service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
     ada, bob, cable = await together(service, diary)
+    ada.send("tell later", 1)
+    await until(lambda: ("waits", 1) in diary.seen)  # nor does it sleep before the cable is cut
     cable.cut()
-    ada.send("tell", 1)
+    diary.gate.set()
     await until(lambda: ada.heard == [1])
     gateway, _ = service.gateways
     await until(lambda: gateway.room_states() == {"asleep": 1})
