@@ -42,7 +42,7 @@ from verani.link.messages import (
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
-from verani_actors.membership.ownership import Ownership
+from verani_actors.membership.share import Ownership
 from verani_actors.rooms.host import RoomHost
 
 Room = RoomDefinition[Any, Any]

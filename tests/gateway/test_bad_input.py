@@ -947,7 +947,7 @@ async def test_a_spawned_task_that_fails_reaches_on_error_and_hurts_nobody_else(
 async def test_a_hook_that_swallows_its_cancellation_is_abandoned_and_the_room_goes_on(
     serve: Serve, clean_log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani.engine.hooks.CANCEL_GRACE", 0.05)
+    monkeypatch.setattr("verani.engine.hook_runner.CANCEL_GRACE", 0.05)
     clean_log.append("a hook of chat/default failed: HookTimeout")
     clean_log.append("awaitable abandoned")
     goes_on = asyncio.Event()

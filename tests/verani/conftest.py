@@ -19,7 +19,7 @@ from hypothesis import settings
 
 from verani import ConnectionMeta, RoomDefinition, Settings
 from verani.engine.engine import Engine
-from verani.engine.hooks import CANCEL_GRACE
+from verani.engine.hook_runner import CANCEL_GRACE
 from verani.engine.mailbox import Mailbox
 from verani.engine.room_events import Event, HookFailed, Retire, Woken
 from verani.link.messages import (

@@ -14,7 +14,7 @@ from ..room.context import Context
 from ..room.meta import AttachmentError, M
 from ..room.operations import S
 from ..room.session import Session
-from .hooks import Hooks
+from .hook_runner import Hooks
 from .incarnation import Incarnation
 from .refusing import closing_of, turn_away
 

@@ -28,7 +28,7 @@ from ..settings import Settings
 from .door import Door
 from .frame_dispatch import FrameDispatch
 from .hook_log import HookLog
-from .hooks import CANCEL_GRACE, HookAbandoned, Hooks
+from .hook_runner import CANCEL_GRACE, HookAbandoned, Hooks
 from .incarnation import Incarnation
 from .incoming_calls import IncomingCalls
 from .interruptions import Interruptions

@@ -18,7 +18,7 @@ from ..room.handlers import Handler
 from ..room.meta import M
 from ..room.operations import S
 from ..room.session import Session
-from .hooks import Hooks
+from .hook_runner import Hooks
 from .incarnation import Incarnation
 from .middleware import Middleware
 from .outputs import MAX_OUTPUT_FRAME

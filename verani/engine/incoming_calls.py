@@ -12,7 +12,7 @@ from ..room.context import Context
 from ..room.meta import M
 from ..room.methods import Call, Method
 from ..room.operations import S
-from .hooks import Hooks
+from .hook_runner import Hooks
 from .incarnation import Incarnation
 from .middleware import Middleware
 from .outcomes import Outcomes

@@ -13,7 +13,7 @@ from ..room.meta import AttachmentError, M
 from ..room.methods import Call
 from ..room.operations import S
 from ..room.session import Session
-from .hooks import Hooks
+from .hook_runner import Hooks
 from .incarnation import Incarnation
 from .refusing import refuse, reply, turn_away
 

@@ -11,7 +11,7 @@ from ..room.context import Context
 from ..room.meta import M
 from ..room.operations import S
 from .hook_run import running
-from .hooks import HookAbandoned, Hooks
+from .hook_runner import HookAbandoned, Hooks
 
 __all__ = ["Middleware"]
 

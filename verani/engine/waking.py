@@ -13,7 +13,7 @@ from ..link import messages
 from ..room.context import Context
 from ..room.meta import M
 from ..room.operations import S
-from .hooks import Hooks
+from .hook_runner import Hooks
 from .incarnation import Incarnation
 from .refusing import closing_of_wake, outcome_of, refuse, reply, turn_away
 

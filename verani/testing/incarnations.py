@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Generic
 
 from ..engine.engine import Engine
-from ..engine.hooks import CANCEL_GRACE
+from ..engine.hook_runner import CANCEL_GRACE
 from ..engine.mailbox import Mailbox
 from ..engine.room_events import Event, HookFailed, Retire, Woken, reason_of
 from ..link.messages import Close

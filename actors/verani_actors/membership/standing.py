@@ -8,7 +8,7 @@ from verani.link.epoch import Epoch, Member
 
 from .control import Beat, Knock
 from .lease import Lease
-from .ownership import Share
+from .share import Share
 
 __all__ = ["Standing"]
 

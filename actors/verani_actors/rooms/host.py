@@ -41,7 +41,7 @@ from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 
 from ..links.flow import Flow
-from ..membership.ownership import Ownership
+from ..membership.share import Ownership
 from ..upkeep.watchdog import Watchdog
 from .actor_system import RoomActors
 from .carried_calls import CarriedCalls

@@ -146,7 +146,7 @@ class HostedRoom:
     # --- state -----------------------------------------------------------------------------------------
 
     def enter(self, change: RoomChange) -> None:
-        """RoomChange the state by the table."""
+        """Change the state by the table."""
         self.state = TRANSITIONS[self.state].get(change, self.state)
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from ..membership.ownership import Ownership
+from ..membership.share import Ownership
 from .actor_system import RoomActors
 from .directory import RoomDirectory
 from .hosted_room import HostedRoom, RoomChange, RoomState

@@ -22,7 +22,7 @@ from verani.link.messages import HostMessage, Kick, Pull, Record, Snapshot
 from verani.room.context import WakeReason
 
 from ..links.flow import Flow
-from ..membership.ownership import Ownership
+from ..membership.share import Ownership
 from .actor_system import RoomActors
 from .engines import Engines
 from .hearsay import who_missed

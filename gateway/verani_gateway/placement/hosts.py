@@ -44,8 +44,8 @@ from verani_actors.operating.measures import Metric, counter, gauge, gauges
 from verani_actors.rooms.life import RoomStatus
 
 from .epoch_file import EpochFile
+from .handing_over import Owners
 from .link import Link
-from .owners import Owners
 from .peers import OpenLink, Peers
 from .placed_rooms import PlacedRoom, PlacedRooms
 from .placement import GatewaySide

@@ -394,7 +394,7 @@ async def test_what_a_room_left_is_applied_before_its_gateway_answers_the_next_i
 async def test_an_abandoned_hook_is_acknowledged_once_and_the_room_goes_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani.engine.hooks.CANCEL_GRACE", 0.02)
+    monkeypatch.setattr("verani.engine.hook_runner.CANCEL_GRACE", 0.02)
     recorder = Recorder()
     ends = asyncio.Event()
     errors: list[str] = []
@@ -436,7 +436,7 @@ def _stubborn(ends: asyncio.Event) -> Any:
 async def test_an_on_hibernate_that_is_abandoned_does_not_keep_its_room_from_sleeping(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani.engine.hooks.CANCEL_GRACE", 0.02)
+    monkeypatch.setattr("verani.engine.hook_runner.CANCEL_GRACE", 0.02)
     ends = asyncio.Event()
     recorder = Recorder(hibernate_after=0.05, on_hibernate=_stubborn(ends))
     host = await start(recorder.room, hook_timeout=0.02)
@@ -452,7 +452,7 @@ async def test_an_on_hibernate_that_is_abandoned_does_not_keep_its_room_from_sle
 async def test_an_on_hibernation_restore_that_is_abandoned_does_not_keep_its_room_from_working(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verani.engine.hooks.CANCEL_GRACE", 0.02)
+    monkeypatch.setattr("verani.engine.hook_runner.CANCEL_GRACE", 0.02)
     ends = asyncio.Event()
     recorder = Recorder(hibernate_after=60.0)
     recorder.room.hooks["on_hibernation_restore"] = _stubborn(ends)

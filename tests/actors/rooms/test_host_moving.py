@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.actors.conftest import FakeGateway, Recorder, Start
-from tests.actors.membership.test_ownership import OURS, THEIRS, epoch
+from tests.actors.membership.test_share import OURS, THEIRS, epoch
 from tests.raw import until
 from verani.errors import VeraniError
 from verani.link.messages import (
@@ -24,7 +24,7 @@ from verani.link.messages import (
 )
 from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
-from verani_actors.membership.ownership import Share
+from verani_actors.membership.share import Share
 from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.hosted_room import RoomChange
 

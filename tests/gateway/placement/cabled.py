@@ -28,7 +28,7 @@ from verani.link.messages import (
 from verani.room.definition import RoomDefinition
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
-from verani_actors.membership.ownership import Share
+from verani_actors.membership.share import Share
 from verani_actors.rooms.host import RoomHost
 from verani_gateway.connections.gate import Gate
 from verani_gateway.connections.in_flight import InFlight

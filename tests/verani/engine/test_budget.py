@@ -9,7 +9,7 @@ import pytest
 
 from tests.verani.conftest import OpenRoom, Room, noted
 from verani import ConnectionMeta, Context, HookTimeout, RoomAsleep, Settings, define_room
-from verani.engine.hooks import CANCEL_GRACE
+from verani.engine.hook_runner import CANCEL_GRACE
 
 BUDGET = Settings().hook_timeout
 

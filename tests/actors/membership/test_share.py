@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from verani.link.epoch import Epoch, Member
-from verani_actors.membership.ownership import Ownership, Share
+from verani_actors.membership.share import Ownership, Share
 
 
 def member(id: str) -> Member:
