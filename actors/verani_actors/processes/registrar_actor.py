@@ -143,8 +143,6 @@ class RegistrarActor(ControlActor):
             if isinstance(message, Beaten | Commit):
                 # Hosts speak to each other when they have lost the registrar.
                 if hosts is None:
-                    hosts = {
-                        name: each.address for name, each in self._parties.items() if name.startswith(host_name(""))
-                    }
+                    hosts = self._addresses_of_hosts()
                 addresses = hosts
             self.send(party.address, Parcel(REGISTRAR, message, addresses))

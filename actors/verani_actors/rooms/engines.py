@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -18,9 +18,9 @@ from verani.link.messages import Close
 from verani.settings import Settings
 
 from ..links.flow import MAX_AHEAD, Flow
-from .actor_system import RoomActors
 from .hosted_room import HostedRoom
 from .room_actor import Abandoned
+from .shared import SharedParts
 
 __all__ = ["LOOK", "Engines"]
 
@@ -31,27 +31,12 @@ LOOK: Final = 0.25
 class Engines:
     """The engines of the rooms that are awake."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        rooms: Mapping[str, HostedRoom],
-        actors: RoomActors,
-        *,
-        drowsy: set[Engine[Any, Any]],
-        limited: Counter[str],
-        flow: Flow,
-        marker: Marker | None,
-        clock: Callable[[], float],
-    ) -> None:
-        """Make engines that put themselves into `drowsy` when they want to sleep; `limited` counts what limits did."""
+    def __init__(self, parts: SharedParts, settings: Settings, *, limited: Counter[str], marker: Marker | None) -> None:
+        """Make engines for hooks that `marker` is told of; `limited` counts what limits did."""
+        self._parts = parts
         self._settings = settings
-        self._rooms = rooms
-        self._actors = actors
-        self._drowsy = drowsy
         self._limited = limited
-        self._flow = flow
         self._marker = marker
-        self._clock = clock
         self._suspended: set[Engine[Any, Any]] = set()
         self._period = min(LOOK, settings.hook_timeout / 4)
         self._timer: asyncio.TimerHandle | None = None
@@ -74,11 +59,11 @@ class Engines:
             settings=self._settings,
             post=post,
             suspended=self._suspended,
-            drowsy=self._drowsy,
+            drowsy=self._parts.sleeping.drowsy,
             marker=self._marker,
             limited=self._limited,
-            is_full=partial(_is_full, self._flow, room.name),
-            clock=self._clock,
+            is_full=partial(_is_full, self._parts.flow, room.name),
+            clock=self._parts.clock,
         )
         for _, arrival in room.in_flight:
             if isinstance(arrival, Close):
@@ -89,11 +74,11 @@ class Engines:
         # First, so that nothing that goes wrong below ends the budgets of all.
         self._timer = asyncio.get_running_loop().call_later(self._period, self._look)
         for engine in tuple(self._suspended):
-            room = self._rooms.get(engine.name)
+            room = self._parts.directory.rooms.get(engine.name)
             if engine.expire() and room is not None and room.engine is engine:
                 assert room.address is not None
-                self._actors.base.abandon(room.address)
-                self._actors.tell(room.address, Abandoned())
+                self._parts.actors.base.abandon(room.address)
+                self._parts.actors.tell(room.address, Abandoned())
 
 
 def _is_full(flow: Flow, room: str) -> bool:

@@ -52,6 +52,7 @@ from .hosted_room import HostedRoom, RoomState
 from .life import RoomStatus
 from .moving import Moving
 from .opening import RoomOpening
+from .shared import SharedParts
 from .sleeping import Sleeping
 from .startup import StartedDefinitions
 from .succession import Succession
@@ -92,44 +93,21 @@ class RoomHost:
         self.entries = TickEntries(self.gateways)
         self.calls = CarriedCalls(self.gateways, settings.rpc_timeout)
         self.actors = RoomActors()
-        rooms = self.directory.rooms
         self.sleeping = Sleeping(
-            definitions, settings, rooms, limited=self.limited, tell_manager=self.actors.tell_manager, clock=clock
-        )
-        self._engines = Engines(
-            settings,
-            rooms,
-            self.actors,
-            drowsy=self.sleeping.drowsy,
-            limited=self.limited,
-            flow=self.flow,
-            marker=marker,
-            clock=clock,
-        )
-        self._opening = RoomOpening(
-            rooms,
-            self.gateways,
-            self.ownership,
-            engines=self._engines,
-            entries=self.entries,
-            flow=self.flow,
-            sleeping=self.sleeping,
-            actors=self.actors,
-            clock=clock,
-        )
-        self._succession = Succession(
             definitions,
-            self.directory,
-            self.gateways,
-            opening=self._opening,
-            sleeping=self.sleeping,
-            entries=self.entries,
-            calls=self.calls,
-            actors=self.actors,
+            settings,
+            self.directory.rooms,
+            limited=self.limited,
+            tell_manager=self.actors.tell_manager,
+            clock=clock,
         )
-        self.moving = Moving(
-            self.directory, self.ownership, entries=self.entries, sleeping=self.sleeping, actors=self.actors
+        parts = SharedParts(
+            self.directory, self.gateways, self.ownership, self.entries, self.sleeping, self.actors, self.flow, clock
         )
+        self._engines = Engines(parts, settings, limited=self.limited, marker=marker)
+        self._opening = RoomOpening(parts, self._engines)
+        self._succession = Succession(parts, definitions, opening=self._opening, calls=self.calls)
+        self.moving = Moving(parts)
         self._definitions = tuple(definitions)
         self._started = StartedDefinitions(settings.hook_timeout)
         self._watchdog = watchdog if watchdog is not None else Watchdog(settings.hook_blocked)

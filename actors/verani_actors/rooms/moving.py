@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import logging
 
-from ..membership.share import Ownership
-from .actor_system import RoomActors
-from .directory import RoomDirectory
 from .hosted_room import HostedRoom, RoomChange, RoomState
-from .sleeping import Sleeping
-from .tick_entries import TickEntries
+from .shared import SharedParts
 
 __all__ = ["Moving"]
 
@@ -24,21 +20,9 @@ logger = logging.getLogger(__name__)
 class Moving:
     """Compares the rooms of a host with what it owns."""
 
-    def __init__(
-        self,
-        directory: RoomDirectory,
-        ownership: Ownership,
-        *,
-        entries: TickEntries,
-        sleeping: Sleeping,
-        actors: RoomActors,
-    ) -> None:
-        self._directory = directory
-        self._rooms = directory.rooms
-        self._ownership = ownership
-        self._entries = entries
-        self._sleeping = sleeping
-        self._actors = actors
+    def __init__(self, parts: SharedParts) -> None:
+        self._parts = parts
+        self._rooms = parts.directory.rooms
 
     async def release(self, grace: float) -> None:
         """Put the rooms to sleep that this host does not own any more, and return when they are gone.
@@ -47,35 +31,37 @@ class Moving:
         that are left are torn down, and what they had not finished is left to their next owner.
         """
         for room in self._rooms.values():
-            if not room.state.moves and not self._ownership.owns(room.name):
+            if not room.state.moves and not self._parts.ownership.owns(room.name):
                 self._move(room, RoomChange.RELEASED)
         try:
-            await self._sleeping.put_to_sleep(lambda: any(room.state.moves for room in self._rooms.values()), grace)
+            await self._parts.sleeping.put_to_sleep(
+                lambda: any(room.state.moves for room in self._rooms.values()), grace
+            )
         except TimeoutError:
             self.abandon()
-        self._entries.flush()
+        self._parts.entries.flush()
 
     def keep(self) -> None:
         """Take back what was to move and is this host's again, now that an epoch says so."""
         for room in self._rooms.values():
-            if room.state.moves and self._ownership.owns(room.name):
+            if room.state.moves and self._parts.ownership.owns(room.name):
                 room.enter(RoomChange.KEPT)
-                self._sleeping.mark_active(room)
-        self._sleeping.changed.set()
+                self._parts.sleeping.mark_active(room)
+        self._parts.sleeping.changed.set()
 
     def abandon(self) -> None:
         """Tear down at once the rooms that this host does not own any more; nothing of them leaves from now on."""
         for room in tuple(self._rooms.values()):
-            if not self._ownership.owns(room.name) and room.state is not RoomState.GONE:
+            if not self._parts.ownership.owns(room.name) and room.state is not RoomState.GONE:
                 logger.debug("room is given up", extra={"room": room.name})
                 self._move(room, RoomChange.ABANDONED)
-                self._entries.drop(room)
+                self._parts.entries.drop(room)
                 room.end()
                 if room.address is not None:  # else it is killed when it is there
-                    self._actors.base.kill(room.address)
-        self._directory.forget_sleeping(lambda name, life: not self._ownership.owns(name))
+                    self._parts.actors.base.kill(room.address)
+        self._parts.directory.forget_sleeping(lambda name, life: not self._parts.ownership.owns(name))
 
     def _move(self, room: HostedRoom, change: RoomChange) -> None:
         room.drop_waiting()
-        self._sleeping.forget(room)
+        self._parts.sleeping.forget(room)
         room.enter(change)

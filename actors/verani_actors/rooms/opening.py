@@ -11,26 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
 from thespian.actors import ActorAddress
 
 from verani.engine.room_events import Attached, HookFailed, Woken
-from verani.link.messages import HostMessage, Kick, Pull, Record, Snapshot
+from verani.link.messages import Kick, Pull, Record, Snapshot
 from verani.room.context import WakeReason
 
-from ..links.flow import Flow
-from ..membership.share import Ownership
-from .actor_system import RoomActors
 from .engines import Engines
 from .hearsay import who_missed
 from .hosted_room import HostedRoom, RoomChange, RoomState
 from .pulled import UNKNOWN, Pulled
 from .room_actor import Open, Post
-from .sleeping import Sleeping
-from .tick_entries import TickEntries
+from .shared import SharedParts
 
 __all__ = ["RoomOpening"]
 
@@ -43,28 +39,9 @@ _MISSED: Final = 1012, "the room went on without this connection"
 class RoomOpening:
     """What the rooms of a host wait for before they go on."""
 
-    def __init__(
-        self,
-        rooms: Mapping[str, HostedRoom],
-        gateways: Mapping[str, Callable[[HostMessage], None]],
-        ownership: Ownership,
-        *,
-        engines: Engines,
-        entries: TickEntries,
-        flow: Flow,
-        sleeping: Sleeping,
-        actors: RoomActors,
-        clock: Callable[[], float],
-    ) -> None:
-        self._rooms = rooms
-        self._gateways = gateways
-        self._ownership = ownership
+    def __init__(self, parts: SharedParts, engines: Engines) -> None:
+        self._parts = parts
         self._engines = engines
-        self._entries = entries
-        self._flow = flow
-        self._sleeping = sleeping
-        self._actors = actors
-        self._clock = clock
         self._incarnations = 0
         # Until when rooms wait for gateways that have not linked yet, and what tells whether all are there.
         self._settling: asyncio.TimerHandle | None = None
@@ -86,7 +63,7 @@ class RoomOpening:
 
     def _settled(self) -> None:
         self.stop_settling()
-        for room in tuple(self._rooms.values()):
+        for room in tuple(self._parts.directory.rooms.values()):
             if UNKNOWN in room.pulled.expected:
                 room.pulled.expected.discard(UNKNOWN)
                 self._open_if_complete(room)
@@ -96,7 +73,7 @@ class RoomOpening:
 
         What it sends for one of these waits for the records.
         """
-        for room in tuple(self._rooms.values()):
+        for room in tuple(self._parts.directory.rooms.values()):
             pulled = room.pulled
             if room.has_opened:
                 pulled.late.add(gateway)
@@ -121,7 +98,7 @@ class RoomOpening:
     def new_pull(self) -> Pulled:
         """Number an incarnation, which is to wait for all gateways that are linked, or are to be."""
         self._incarnations += 1
-        return Pulled(self._incarnations, (*self._gateways, *((UNKNOWN,) if self._settling is not None else ())))
+        return Pulled(self._incarnations, (*self._parts.gateways, *((UNKNOWN,) if self._settling is not None else ())))
 
     def pull(self, room: HostedRoom) -> None:
         """Ask all gateways for the records of a room whose actor is there now."""
@@ -129,11 +106,11 @@ class RoomOpening:
             self._pull(room, gateway)
 
     def _pull(self, room: HostedRoom, gateway: str) -> None:
-        self._gateways[gateway](Pull(room.name, room.pulled.incarnation, self._ownership.epoch))
+        self._parts.gateways[gateway](Pull(room.name, room.pulled.incarnation, self._parts.ownership.epoch))
 
     def merge(self, gateway: str, snapshot: Snapshot) -> None:
         """Take records; they are merged with the last of them."""
-        room = self._rooms.get(snapshot.room)
+        room = self._parts.directory.rooms.get(snapshot.room)
         if room is None or not room.pulled.take(gateway, snapshot):
             return
         if snapshot.processed:
@@ -156,20 +133,20 @@ class RoomOpening:
         records = tuple(pulled.records.pop(gateway, ()))
         held = [(gateway, arrival) for arrival in pulled.held.pop(gateway, ())]
         if records:
-            self._actors.tell(room.address, Post(Attached(gateway, records)))
+            self._parts.actors.tell(room.address, Post(Attached(gateway, records)))
             # Some of what the room said did not reach connections of which it knew nothing until now.
             known = set(room.engine.connections_of(gateway)) if room.engine is not None else set()
             self._close_out(room, gateway, [each for each in records if each.connection not in known])
         room.waiting += held
         if room.state is RoomState.AWAKE:
             room.deliver_waiting()
-            self._sleeping.mark_active(room)
+            self._parts.sleeping.mark_active(room)
 
     def _close_out(self, room: HostedRoom, gateway: str, records: Iterable[Record]) -> None:
         missed = [Kick(each.connection, *_MISSED) for each in records if not each.closing]
         if missed:
             logger.warning("%d connections missed what a room has said", len(missed), extra={"room": room.name})
-            entry = self._entries.entry(gateway, room)
+            entry = self._parts.entries.entry(gateway, room)
             entry.outputs += missed
             room.reach.owed[gateway] = entry.seq
 
@@ -181,25 +158,25 @@ class RoomOpening:
 
     def _open(self, room: HostedRoom, address: ActorAddress, reason: WakeReason) -> None:
         def post(event: HookFailed) -> None:
-            self._actors.tell(address, Post(event))
+            self._parts.actors.tell(address, Post(event))
 
         records = tuple((gateway, tuple(found)) for gateway, found in room.pulled.records.items() if found)
         self._settle_hearsay(room)
         room.pulled.records = {}
         logger.debug("room wakes: %s", reason, extra={"room": room.name})
         start = partial(self._engines.make, room, post)
-        self._actors.tell(
-            address, Open(start, Woken(records, reason), lambda: room.life.woke(self._clock()), self._flow)
+        self._parts.actors.tell(
+            address, Open(start, Woken(records, reason), lambda: room.life.woke(self._parts.clock()), self._parts.flow)
         )
         room.enter(RoomChange.OPENED)
         room.deliver_waiting()
-        self._sleeping.mark_active(room)
+        self._parts.sleeping.mark_active(room)
 
     def _settle_hearsay(self, room: HostedRoom) -> None:
         """Close the connections that have missed what an earlier owner said."""
         heard = room.pulled.settle_hearsay()
         room.reach.begin((gateway for gateway, found in room.pulled.records.items() if found), room.pulled.seen)
-        self._entries.speaks_of_others |= bool(room.reach.shared)
+        self._parts.entries.speaks_of_others |= bool(room.reach.shared)
         for gateway in who_missed(heard):
             self._close_out(room, gateway, room.pulled.records.get(gateway, ()))
         room.waiting = [(gateway, room.pulled.as_seen(gateway, arrival)) for gateway, arrival in room.waiting]

@@ -8,25 +8,21 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from thespian.actors import ActorAddress
 
 from verani.engine.room_events import reason_of
-from verani.link.messages import HostMessage
 from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 
 from ..upkeep.allocator import Trimmer
-from .actor_system import RoomActors
 from .carried_calls import CarriedCalls
-from .directory import RoomDirectory
 from .hibernation import Wake
 from .hosted_room import HostedRoom, RoomState
 from .opening import RoomOpening
-from .sleeping import Sleeping
-from .tick_entries import TickEntries
+from .shared import SharedParts
 
 __all__ = ["Succession"]
 
@@ -38,54 +34,46 @@ class Succession:
 
     def __init__(
         self,
+        parts: SharedParts,
         definitions: Iterable[RoomDefinition[Any, Any]],
-        directory: RoomDirectory,
-        gateways: Mapping[str, Callable[[HostMessage], None]],
         *,
         opening: RoomOpening,
-        sleeping: Sleeping,
-        entries: TickEntries,
         calls: CarriedCalls,
-        actors: RoomActors,
     ) -> None:
+        self._parts = parts
         self._definitions = {definition.name: definition for definition in definitions}
-        self._directory = directory
-        self._gateways = gateways
         self._opening = opening
-        self._sleeping = sleeping
-        self._entries = entries
         self._calls = calls
-        self._actors = actors
         self._by_address: dict[str, HostedRoom] = {}
         self._trimmer = Trimmer()
 
     def wake(self, name: str, reason: WakeReason) -> HostedRoom | None:
         """Begin an incarnation of a room that has none; None if its definition is not of this host."""
         definition = self._definitions.get(name.partition("/")[0])
-        if definition is None or not self._actors.has_started:
+        if definition is None or not self._parts.actors.has_started:
             return None
-        room = self._directory.rooms[name] = HostedRoom(
+        room = self._parts.directory.rooms[name] = HostedRoom(
             name,
             definition,
-            self._directory.begin_life(name, reason),
+            self._parts.directory.begin_life(name, reason),
             self._opening.new_pull(),
-            entries=self._entries,
+            entries=self._parts.entries,
             calls=self._calls,
-            caught_up=self._sleeping.mark_active,
-            tell=self._actors.base.tell,
+            caught_up=self._parts.sleeping.mark_active,
+            tell=self._parts.actors.base.tell,
         )
-        self._actors.tell_manager(Wake(name))
+        self._parts.actors.tell_manager(Wake(name))
         return room
 
     def created(self, name: str, address: ActorAddress) -> None:
         """The manager made the room's actor: ask the gateways for its records."""
-        room = self._directory.rooms[name]
+        room = self._parts.directory.rooms[name]
         # What the last incarnation left must be applied before its gateway answers with the state it led to.
-        self._entries.flush()
+        self._parts.entries.flush()
         room.address = address
         self._by_address[address.actorAddressString] = room
         if room.state is RoomState.GONE:
-            self._actors.base.kill(address)
+            self._parts.actors.base.kill(address)
         else:
             self._opening.pull(room)
 
@@ -95,21 +83,21 @@ class Succession:
         if room is None:
             return
         logger.debug("room is asleep", extra={"room": room.name})
-        slept = self._sleeping.exited(room)
-        left = room.left(self._gateways)
+        slept = self._parts.sleeping.exited(room)
+        left = room.left(self._parts.gateways)
         found = room.engine.gateways if room.engine is not None else {}
-        holders = {gateway: count for gateway, count in found.items() if gateway in self._gateways}
+        holders = {gateway: count for gateway, count in found.items() if gateway in self._parts.gateways}
         room.let_go()
         self._calls.forget(room.name)
-        self._directory.end_life(room, holders, slept=slept)
+        self._parts.directory.end_life(room, holders, slept=slept)
         if room.state.moves or (not left and not holders and room.wanted is None):
-            del self._directory.lives[room.name]
+            del self._parts.directory.lives[room.name]
         if (left or room.wanted is not None) and not room.state.moves:
             self._succeed(room, left, room.wanted or (reason_of(left[0][1]) if slept else "crash"))
         elif slept and not room.state.moves:
             for gateway in holders:
-                self._entries.entry(gateway, room).asleep = True
-        self._entries.over(room)
+                self._parts.entries.entry(gateway, room).asleep = True
+        self._parts.entries.over(room)
 
     def _succeed(self, room: HostedRoom, left: list[tuple[str, Any]], reason: WakeReason) -> None:
         successor = self.wake(room.name, reason)
@@ -119,14 +107,14 @@ class Succession:
 
     def trim(self) -> None:
         """Give the memory of incarnations that are over back to the system; call it every now and then."""
-        self._trimmer.look(self._directory.wakes - len(self._directory.rooms))
+        self._trimmer.look(self._parts.directory.wakes - len(self._parts.directory.rooms))
 
     def end(self) -> list[HostedRoom]:
         """End all at once, as the host does; return the rooms, which are to be let go of."""
-        rooms = list(self._directory.rooms.values())
+        rooms = list(self._parts.directory.rooms.values())
         for room in rooms:
             room.end()
-            self._entries.begun.discard(room)
-        self._directory.rooms.clear()
+            self._parts.entries.begun.discard(room)
+        self._parts.directory.rooms.clear()
         self._by_address.clear()
         return rooms
