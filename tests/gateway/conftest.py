@@ -28,7 +28,8 @@ async def serve(clean_log: list[str], monkeypatch: pytest.MonkeyPatch) -> AsyncI
     servers: list[Server] = []
 
     async def serve(*rooms: RoomDefinition[Any, Any], header_timeout: float = 10.0, **settings: Any) -> Server:
-        given = Settings(**{"drain_seconds": 2.0, **settings})
+        # Clients of bytes answer no pings, and on a loaded machine many a test lasts longer than they are waited for.
+        given = Settings(**{"drain_seconds": 2.0, "ping_interval": 600.0, **settings})
         servers.append(await Server.start(*rooms, header_timeout=header_timeout, settings=given))
         return servers[-1]
 
