@@ -34,7 +34,7 @@ from aiohttp import ClientSession, web
 
 from verani import Context, Settings, define_room
 from verani.settings import RatePolicy
-from verani_actors.upkeep.collector import quieten_collector
+from verani_actors.upkeep.memory import quieten_collector
 from verani_gateway import setup
 
 from .rooms import cpu_seconds

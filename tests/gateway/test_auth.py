@@ -31,7 +31,7 @@ from verani import (
     define_room,
 )
 from verani.auth import JwtVerifier, cookie_auth, jwt_auth, public_meta
-from verani_gateway.service.gateway_logs import Formatter
+from verani_actors.upkeep.logs import Formatter
 
 ROOT = Path(__file__).parents[2]
 _SOURCES = (ROOT, ROOT / "actors", ROOT / "gateway")

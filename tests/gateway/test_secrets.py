@@ -26,7 +26,7 @@ from tests.tokens import AUDIENCE, SECRET, encode_part, sign
 from tests.tokens import token as make_token
 from verani import RoomBusy
 from verani.auth import jwt_auth
-from verani_gateway.service.gateway_logs import Formatter
+from verani_actors.upkeep.logs import Formatter
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT, ROOT / "actors", ROOT / "gateway")

@@ -8,11 +8,6 @@ whose fields are only ever appended.
 
 from __future__ import annotations
 
-from .announcements import (
-    Announce,
-    GivenUp,
-    Serving,
-)
 from .entries import (
     Attach,
     Cast,
@@ -44,11 +39,14 @@ from .inputs import (
 )
 from .packets import (
     PROTOCOL_VERSIONS,
+    Announce,
     GatewayMessage,
     GatewayPacket,
+    GivenUp,
     Hello,
     HostMessage,
     HostPacket,
+    Serving,
     decode_gateway_packet,
     decode_hello,
     decode_host_packet,

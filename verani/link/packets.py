@@ -1,4 +1,7 @@
-"""Define what processes send each other: `Hello`, once each, then packets of messages, encoded as msgpack."""
+"""Define what processes send each other: `Hello`, once each, then packets of messages, encoded as msgpack.
+
+Here are also the messages that only processes need: what a host says of who serves which rooms.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,21 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from .announcements import Announce, GivenUp, Serving
 from .entries import Ended, EntryBatch, Group, Ungroup
+from .epoch import Epoch
 from .inputs import InputBatch, Rebuild
 from .questions import Ask, Drained, Invoke, Pull, Replied, Snapshot, Told
 
 __all__ = [
     "PROTOCOL_VERSIONS",
+    "Announce",
     "GatewayMessage",
     "GatewayPacket",
+    "GivenUp",
     "Hello",
     "HostMessage",
     "HostPacket",
+    "Serving",
     "decode_gateway_packet",
     "decode_hello",
     "decode_host_packet",
@@ -48,6 +54,28 @@ class Hello(Struct, frozen=True, array_like=True, tag="hello"):
     received: int = 0
     resumes: str = ""
     wanted: str = ""
+
+
+class Announce(Struct, frozen=True, array_like=True, tag="announce"):
+    """Tell a gateway the epoch that is committed; it forwards rooms to their owners in it from now on."""
+
+    epoch: Epoch
+
+
+class GivenUp(Struct, frozen=True, array_like=True, tag="given_up"):
+    """Tell a gateway that came back too late: in these rooms its connections got their `on_disconnect`.
+
+    `others`: other rooms may have woken without its records, too, and its connections there have missed outputs.
+    """
+
+    rooms: list[str]
+    others: bool = False
+
+
+class Serving(Struct, frozen=True, array_like=True, tag="serving"):
+    """Tell a gateway that this host may serve its rooms for so many seconds from now; said again long before."""
+
+    seconds: float
 
 
 GatewayMessage: TypeAlias = InputBatch | Snapshot | Drained | Replied | Rebuild | Ask | Told

@@ -25,9 +25,8 @@ from thespian.actors import ActorAddress, ActorExitRequest, ThespianWatch
 from verani.errors import VeraniError
 
 from ..membership.control import REGISTRAR, Control, StopHost, host_name, launcher_name
-from ..upkeep.exit import EXIT_GRACE, end_in
+from ..upkeep.ending import EXIT_GRACE, START_GRACE, end_in
 from ..upkeep.runtime import Runtime
-from ..upkeep.start import START_GRACE
 from . import hardened
 from .control_actor import ControlActor
 from .host_process import HostProcess

@@ -29,10 +29,10 @@ from ..membership.standing import Standing
 from ..operating.answers import HostOverview, HostStatus
 from ..rooms.host import RoomHost
 from ..upkeep.code_check import CodeCheck
-from ..upkeep.collector import quieten_collector
+from ..upkeep.ending import Stopped, unless_stopped
 from ..upkeep.fresh import import_from_source
+from ..upkeep.memory import quieten_collector
 from ..upkeep.runtime import Plan, Runtime
-from ..upkeep.start import Stopped, unless_stopped
 from ..upkeep.watchdog import Watchdog
 from .host_membership import BEATS, HostMembership
 from .pulse import Pulse

@@ -26,7 +26,7 @@ from ..membership.control import (
     Welcome,
     launcher_name,
 )
-from ..upkeep.exit import EXIT_GRACE
+from ..upkeep.ending import EXIT_GRACE
 from ..upkeep.lifeline import ChildProcess
 from ..upkeep.refusals import Refusals
 from ..upkeep.runtime import Plan, Runtime

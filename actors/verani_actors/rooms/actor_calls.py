@@ -6,9 +6,8 @@ It waits for no answer: calls of one sender run side by side, and each is answer
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +17,7 @@ from verani import frames
 from verani.link.messages import Outcome
 
 from ..messages import CallRefused, CallReturned, CallRoom
+from .carried_calls import CarriedCalls
 
 __all__ = ["RoomCalls", "ServeCalls"]
 
@@ -25,38 +25,22 @@ __all__ = ["RoomCalls", "ServeCalls"]
 logger = logging.getLogger(__name__)
 
 
-class CallCarrier(Protocol):
-    """What the actor needs of its room host."""
-
-    def call(
-        self,
-        room: str,
-        method: str,
-        arguments: bytes,
-        *,
-        timeout: float | None,
-        idempotency_key: str | None,
-        done: Callable[[Outcome], None],
-    ) -> None:
-        """Carry a call; `done` is called once with the outcome."""
-
-
 class ServeCalls(Struct, frozen=True):
     """Take calls from now on; the actor's first message."""
 
-    host: Any
+    carrier: Any
 
 
 class RoomCalls(Actor):
     """The actor named `verani_actors.messages.CALLS`."""
 
     def __init__(self) -> None:
-        self._host: CallCarrier | None = None
+        self._carrier: CarriedCalls | None = None
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> None:
         match message:
             case ServeCalls():
-                self._host = message.host
+                self._carrier = message.carrier
             case CallRoom():
                 try:
                     self._call(message, sender)
@@ -68,7 +52,7 @@ class RoomCalls(Actor):
                     )
 
     def _call(self, call: CallRoom, sender: ActorAddress) -> None:
-        if self._host is None:
+        if self._carrier is None:
             self.send(sender, CallRefused("busy", "no room host takes calls here", reference=call.reference))
             return
         try:
@@ -77,7 +61,7 @@ class RoomCalls(Actor):
         except (TypeError, ValueError) as error:  # msgspec's own errors among them
             self.send(sender, CallRefused("invalid", str(error), reference=call.reference))
             return
-        self._host.call(
+        self._carrier.call(
             call.room,
             call.method,
             arguments,

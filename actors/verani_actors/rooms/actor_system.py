@@ -11,7 +11,8 @@ from thespian.actors import ActorAddress, ActorSystem
 
 from ..messages import CALLS
 from ..system.asyncio_base import AsyncioSystemBase
-from .actor_calls import CallCarrier, RoomCalls, ServeCalls
+from .actor_calls import RoomCalls, ServeCalls
+from .carried_calls import CarriedCalls
 from .hibernation import Begin, HibernationManager
 
 __all__ = ["RoomActors"]
@@ -31,7 +32,7 @@ class RoomActors:
         # Until then there are no actors.
         self.has_started = False
 
-    def start(self, begin: Begin, carrier: CallCarrier) -> None:
+    def start(self, begin: Begin, carrier: CarriedCalls) -> None:
         """Create the manager, which begins, and the actor that has `carrier` carry calls."""
         self.base = AsyncioSystemBase()
         self._system = ActorSystem(systemBase=self.base, transientUnique=True)

@@ -17,7 +17,7 @@ from verani.engine.room_events import reason_of
 from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 
-from ..upkeep.allocator import Trimmer
+from ..upkeep.memory import Trimmer
 from .carried_calls import CarriedCalls
 from .hibernation import Wake
 from .hosted_room import HostedRoom, RoomState

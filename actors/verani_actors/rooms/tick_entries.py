@@ -70,11 +70,6 @@ class TickEntries:
         self._over: dict[str, list[str]] = {}
         self._flushing: asyncio.Handle | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing waits for the end of the tick."""
-        return self._flushing is None
-
     # --- gathering -------------------------------------------------------------------------------------
 
     def entry(self, gateway: str, room: Speaker) -> Entry:

@@ -22,9 +22,10 @@ from verani.errors import VeraniError
 from verani.settings import Settings
 from verani_actors.upkeep.fresh import import_from_source
 from verani_actors.upkeep.lifeline import die_with_parent
+from verani_actors.upkeep.logs import printable
 
 from ..config import SETTINGS, load, load_secrets, suggest, unknown_variables
-from ..service.gateway_logs import printable, set_up_logging
+from ..service.gateway_logs import set_up_logging
 from ..service.serve import run
 from ..service.sockets import ListenError
 from .arguments import PROGRAM, parse

@@ -12,9 +12,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 
 from verani.settings import Settings
-from verani_actors.upkeep.logs import Formatter, log_to_stderr, printable
+from verani_actors.upkeep.logs import log_to_stderr
 
-__all__ = ["Formatter", "printable", "set_up_logging"]
+__all__ = ["set_up_logging"]
 
 
 def set_up_logging(settings: Settings) -> None:

@@ -24,12 +24,12 @@ from verani_actors.links.tls import client_context
 from verani_actors.operating.answers import ALL, GatewayStatus, gateway_target
 from verani_actors.processes.starter import ENDING
 from verani_actors.upkeep.code_check import CodeCheck
-from verani_actors.upkeep.collector import quieten_collector
+from verani_actors.upkeep.ending import Stopped, unless_stopped
 from verani_actors.upkeep.fresh import import_from_source
 from verani_actors.upkeep.lifeline import die_with_parent
 from verani_actors.upkeep.logs import name_process
+from verani_actors.upkeep.memory import quieten_collector
 from verani_actors.upkeep.runtime import Plan, Runtime
-from verani_actors.upkeep.start import Stopped, unless_stopped
 
 from ..application import GATEWAY
 from ..config import Secrets

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from verani.settings import Settings
-from verani_actors.upkeep.collector import quieten_collector
-from verani_actors.upkeep.start import Stopped, unless_stopped
+from verani_actors.upkeep.ending import Stopped, unless_stopped
+from verani_actors.upkeep.memory import quieten_collector
 
 from ..application import GATEWAY
 from ..config import Secrets

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from verani_actors.upkeep.exit import end_in
-from verani_actors.upkeep.start import START_GRACE
+from verani_actors.upkeep.ending import START_GRACE, end_in
 
 from .early import stop_signals
 

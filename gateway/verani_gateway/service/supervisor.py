@@ -34,8 +34,8 @@ import msgspec
 from verani.settings import Settings
 from verani_actors.processes.admin_port import resolve
 from verani_actors.processes.starter import ENDED
+from verani_actors.upkeep.ending import Stopped, unless_stopped
 from verani_actors.upkeep.runtime import Plan, Runtime
-from verani_actors.upkeep.start import Stopped, unless_stopped
 
 from ..config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets
 from ..http.host_port import is_loopback

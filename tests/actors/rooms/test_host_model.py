@@ -272,7 +272,11 @@ class Hibernation(RuleBasedStateMachine):
             quiet = 0
             while quiet < _QUIET:
                 await asyncio.sleep(0)
-                quiet = 0 if self.host.actors.base._run_queue.messages or not self.host.entries.is_empty else quiet + 1
+                quiet = (
+                    0
+                    if self.host.actors.base._run_queue.messages or self.host.entries._flushing is not None
+                    else quiet + 1
+                )
 
         self.loop.run_until_complete(run())
 

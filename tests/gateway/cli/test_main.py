@@ -22,11 +22,11 @@ from tests.gateway.started import Output
 from verani.client import VeraniClient
 from verani.room.definition import define_room
 from verani.settings import Settings
+from verani_actors.upkeep.logs import Formatter
 from verani_gateway.application import setup
 from verani_gateway.cli.main import main
 from verani_gateway.config import SETTINGS, Secrets
 from verani_gateway.service import listeners, serve, sockets
-from verani_gateway.service.gateway_logs import Formatter
 
 ROOT = Path(__file__).parents[3]
 
