@@ -52,15 +52,15 @@ def rooms_gauges(states: Mapping[str, int]) -> Metric:
 
 def room_states(host: RoomHost) -> Counter[str]:
     """Count the rooms of a host by state."""
-    return Counter(host.rooms().values()) + Counter(asleep=host.sleeping_count)
+    return Counter(host.rooms().values()) + Counter(asleep=host.directory.sleeping_count)
 
 
 def host_metrics(host: RoomHost) -> Iterator[Metric]:
     """Yield how the rooms of a host woke and slept; how many there are is `rooms_gauges`."""
     yield counter("wakes", "rooms woken", host.wakes)
-    yield counter("sleeps", "rooms fallen asleep", host.sleeps)
+    yield counter("sleeps", "rooms fallen asleep", host.directory.sleeps)
     yield counters("room_limited", "what limits of rooms did, by setting", "setting", host.limited)
-    yield gauge("awake_excess", "rooms awake above max_awake_rooms", host.excess)
+    yield gauge("awake_excess", "rooms awake above max_awake_rooms", host.sleeping.excess)
 
 
 class _Collected(Collector):

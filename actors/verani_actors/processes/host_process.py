@@ -27,6 +27,7 @@ from ..links.tls import server_context
 from ..membership.control import REGISTRAR, Control, DrainHost
 from ..membership.standing import Standing
 from ..operating.answers import HostOverview, HostStatus
+from ..operating.measures import room_states
 from ..rooms.host import RoomHost
 from ..upkeep.code_check import CodeCheck
 from ..upkeep.ending import Stopped, unless_stopped
@@ -180,14 +181,13 @@ class HostProcess:
 
     def status(self) -> HostStatus:
         """Describe this host."""
-        rooms = [*self._host.rooms().values(), *["asleep"] * self._host.sleeping_count]
         return HostStatus(
             id=self._id,
             machine=self._plan.machine,
             incarnation=self._incarnation,
             pid=os.getpid(),
             epoch=self._standing.epoch.number,
-            rooms={state: rooms.count(state) for state in sorted(set(rooms))},
+            rooms=dict(sorted(room_states(self._host).items())),
             links={link.gateway: "linked" if link.connected else "broken" for link in self._links.sessions.states()},
             draining=self._draining,
             restarting=self._membership is not None and self._membership.is_restarting,

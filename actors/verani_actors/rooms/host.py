@@ -164,24 +164,9 @@ class RoomHost:
         return self.directory.status(name, connections, self.sleeping)
 
     @property
-    def sleeping_count(self) -> int:
-        """How many rooms sleep with connections."""
-        return self.directory.sleeping_count
-
-    @property
     def wakes(self) -> int:
         """How often rooms woke."""
         return self.directory.wakes
-
-    @property
-    def sleeps(self) -> int:
-        """How often rooms fell asleep."""
-        return self.directory.sleeps
-
-    @property
-    def excess(self) -> int:
-        """How many rooms more than `max_awake_rooms` were awake at the last look."""
-        return self.sleeping.excess
 
     # --- links -----------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ async def test_a_room_that_falls_asleep_is_retiring_since_it_was_asked(start: St
     assert (retiring.doing, retiring.doing_seconds) == ("on_hibernate", 2.0)
     free.set()
     await until(lambda: not host.rooms())
-    assert (host.wakes, host.sleeps, host.sleeping_count) == (1, 1, 1)
+    assert (host.wakes, host.directory.sleeps, host.directory.sleeping_count) == (1, 1, 1)
 
 
 async def test_a_room_that_is_kept_awake_says_by_which_hook_or_task_and_since_when(start: Start) -> None:
@@ -101,7 +101,7 @@ async def test_an_actor_that_was_killed_has_not_slept(start: Start) -> None:
     assert address is not None
     host.actors.tell(address, ActorExitRequest())
     await until(lambda: not host.rooms())
-    assert (known(host.status("chat/a", 1)).cycles, host.sleeps) == (0, 0)
+    assert (known(host.status("chat/a", 1)).cycles, host.directory.sleeps) == (0, 0)
 
 
 async def test_rooms_above_the_cap_are_counted_as_long_as_they_cannot_sleep(start: Start) -> None:
@@ -110,7 +110,7 @@ async def test_rooms_above_the_cap_are_counted_as_long_as_they_cannot_sleep(star
     gateway = FakeGateway(host)
     for number in range(5):
         gateway.put(gateway.connect(recorder.room, f"c{number}", room=f"chat/{number}"))
-    await until(lambda: host.excess == 3)
+    await until(lambda: host.sleeping.excess == 3)
 
 
 async def test_snapshots_that_nobody_asked_for_are_not_kept(start: Start) -> None:
@@ -167,8 +167,14 @@ async def test_a_sleeping_room_is_forgotten_with_the_last_gateway_that_has_conne
     first, second = FakeGateway(host, id="g1"), FakeGateway(host, id="g2")
     first.put(first.connect(recorder.room, "a"), first.connect(recorder.room, "b"))
     second.put(second.connect(recorder.room, "c"))
-    await until(lambda: host.sleeping_count == 1 and host.sleeps > 0 and known(host.status("chat/a")).connections == 3)
+    await until(
+        lambda: (
+            host.directory.sleeping_count == 1
+            and host.directory.sleeps > 0
+            and known(host.status("chat/a")).connections == 3
+        )
+    )
     host.unlink("g1")
     assert known(host.status("chat/a")).connections == 1
     host.unlink("g2")
-    assert (host.known_rooms(), host.sleeping_count, host.status("chat/a")) == ([], 0, None)
+    assert (host.known_rooms(), host.directory.sleeping_count, host.status("chat/a")) == ([], 0, None)

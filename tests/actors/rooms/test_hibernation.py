@@ -468,7 +468,7 @@ async def test_rooms_fall_asleep_though_a_look_for_idle_ones_has_failed(
     monkeypatch.setattr(host.sleeping, "retire_idle", failing)
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"))
-    await until(lambda: host.sleeps == 1)
+    await until(lambda: host.directory.sleeps == 1)
     failed = [record.getMessage() for record in caplog.records if "could not handle" in record.getMessage()]
     assert failed == ["the hibernation manager could not handle WakeupMessage"] * 3
 
@@ -489,4 +489,4 @@ async def test_rooms_that_were_marked_before_a_look_failed_fall_asleep_all_the_s
     gateway = FakeGateway(host)
     for n in range(5):
         gateway.put(gateway.connect(recorder.room, f"c{n}", f"chat/{n}"))
-    await until(lambda: host.sleeps == 5)
+    await until(lambda: host.directory.sleeps == 5)

@@ -605,8 +605,8 @@ async def test_a_room_that_sleeps_is_no_room_of_this_host_once_an_epoch_has_move
     host = await owner_of_all(start, recorder, min_awake=0.001)
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c", OURS), gateway.connect(recorder.room, "d", THEIRS))
-    await until(lambda: host.sleeping_count == 2)
+    await until(lambda: host.directory.sleeping_count == 2)
     share_of(host).commit(epoch(2, "a", "b"))
     host.moving.abandon()
-    assert (host.known_rooms(), host.sleeping_count) == ([OURS], 1)
+    assert (host.known_rooms(), host.directory.sleeping_count) == ([OURS], 1)
     assert host.status(THEIRS) is None

@@ -54,7 +54,8 @@ class FakeHost:
         self.id = id
         self.gateways: dict[str, Callable[[HostMessage], None]] = {}
         self.limited: dict[str, int] = {}
-        self.wakes, self.sleeps, self.excess, self.sleeping_count = 3, 2, 0, 0
+        self.wakes = 3
+        self.directory, self.sleeping = SimpleNamespace(sleeps=2, sleeping_count=0), SimpleNamespace(excess=0)
         self.drained: list[str] = []
         self.restarts = 0
         self.check = CodeCheck(Plan(Settings(), (), "/", "here", check=("echo", "[]")))
