@@ -20,7 +20,7 @@ from verani.room.definition import RoomDefinition
 from verani.room.stub import RoomStub
 from verani.settings import Settings
 from verani_actors.rooms.host import RoomHost
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 from .calls import Calls
 from .connections.close_handshake import RESTART

@@ -23,7 +23,7 @@ from msgspec import Struct
 from verani.link.messages import Ask, HostMessage, Told
 
 from ..rooms.host import RoomHost
-from ..rooms.life import RoomStatus
+from ..rooms.room_status import RoomStatus
 from ..upkeep.code_check import CodeCheck
 from .measures import host_metrics, render, room_states, rooms_gauges
 

@@ -12,7 +12,7 @@ from typing import Final
 from verani.room.context import WakeReason
 
 from .hosted_room import HostedRoom
-from .life import RoomLife, RoomStatus
+from .room_status import RoomLife, RoomStatus
 from .sleeping import Sleeping
 
 __all__ = ["RoomDirectory"]

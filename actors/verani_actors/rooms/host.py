@@ -49,9 +49,9 @@ from .directory import RoomDirectory
 from .engines import Engines
 from .hibernation import Begin
 from .hosted_room import HostedRoom, RoomState
-from .life import RoomStatus
 from .moving import Moving
 from .opening import RoomOpening
+from .room_status import RoomStatus
 from .shared import SharedParts
 from .sleeping import Sleeping
 from .startup import StartedDefinitions

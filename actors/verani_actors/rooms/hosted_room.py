@@ -27,9 +27,9 @@ from verani.room.definition import RoomDefinition
 
 from .carried_calls import CarriedCalls
 from .hearsay import Reach
-from .life import RoomLife
 from .pulled import Pulled
 from .room_actor import HandleInputs
+from .room_status import RoomLife
 from .tick_entries import MAX_PENDING, TickEntries
 
 __all__ = ["TRANSITIONS", "RoomChange", "HostedRoom", "RoomState"]

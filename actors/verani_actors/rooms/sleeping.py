@@ -25,7 +25,7 @@ from verani.settings import Settings
 
 from .hibernation import LookAround, RetireAll
 from .hosted_room import HostedRoom, RoomChange, RoomState
-from .idle import IdleRooms
+from .idle_clocks import IdleRooms
 
 __all__ = ["Sleeping"]
 

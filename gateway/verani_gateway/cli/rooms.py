@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from verani.client.causes import cause_of
 from verani.errors import VeraniError
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 from ..config import Secrets
 from ..operating.service_answers import CUT

@@ -10,7 +10,7 @@ import msgspec
 
 from verani.errors import NotFound
 from verani_actors.operating.answers import SLICE, GatewayStatus, RoomsQuestion
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 from ..gateway import Gateway
 from .exposition import exposition

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from verani.link.epoch import Epoch
 from verani_actors.operating.answers import SLICE, RoomHeld, RoomsHeld, RoomsTold
 from verani_actors.operating.measures import Metric, gauge, render
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 __all__ = ["each", "merge_metrics", "merge_rooms"]
 

@@ -21,7 +21,7 @@ from verani_actors.operating.answers import (
     gateway_target,
     host_target,
 )
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 from .inquiry import Asking, Inquiry
 from .merging import each, merge_metrics, merge_rooms

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from verani.errors import InvalidArguments
 from verani_actors.operating.answers import ALL, GatewayStatus, HostStatus, RoomsQuestion
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 __all__ = ["CUT", "Answers", "Listing", "ServiceStatus", "check_target"]
 

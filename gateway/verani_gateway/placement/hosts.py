@@ -41,7 +41,7 @@ from verani.link.messages import (
     Told,
 )
 from verani_actors.operating.measures import Metric, counter, gauge, gauges
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 from .epoch_file import EpochFile
 from .handing_over import Owners

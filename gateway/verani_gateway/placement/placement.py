@@ -25,7 +25,7 @@ from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 from verani_actors.operating.measures import Metric, host_metrics, room_states
 from verani_actors.rooms.host import RoomHost
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 from ..inputs.attachments import Attachments, RoomInputs
 from .link import MemoryLink

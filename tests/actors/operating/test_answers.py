@@ -10,7 +10,7 @@ from thespian.actors import ActorExitRequest
 from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.raw import until
 from verani.link.messages import Record, Snapshot
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 
 
 class Clock:

@@ -28,7 +28,7 @@ from verani_actors.operating.answers import (
     list_rooms,
 )
 from verani_actors.rooms.host import RoomHost
-from verani_actors.rooms.life import RoomStatus
+from verani_actors.rooms.room_status import RoomStatus
 from verani_actors.upkeep.code_check import CodeCheck
 from verani_actors.upkeep.runtime import Plan
 from verani_gateway.cli.members import check_target, members_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from itertools import islice
 
-from verani_actors.rooms.idle import IdleRooms
+from verani_actors.rooms.idle_clocks import IdleRooms
 
 TIMEOUTS = (1.0, 60.0, 3600.0)
 

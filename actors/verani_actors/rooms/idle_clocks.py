@@ -1,6 +1,6 @@
 """Keep awake rooms in the order of their last activity, so that the idle ones are found without a search.
 
-What is done with an idle room is the host's business.
+Whether an idle room sleeps is decided in `sleeping`.
 """
 
 from __future__ import annotations
