@@ -73,9 +73,11 @@ class Endpoint:
         with ExitStack() as held:
             held.callback(gateway.entrance.release, address)
             try:
-                ws, connection = await self._admit(handshake, held)
+                await gateway.facilities.turns.take()
+                room, meta, attachment, expires_at = await self._identify(handshake)
             except VeraniError as error:
                 return self._refuse(error, handshake)
+            ws, connection = await self._accept(handshake, held, room, meta, attachment, expires_at)
             if connection is None:
                 return ws  # the client left during the handshake; there is nobody to tell
             code, reason = 1006, ""
@@ -85,11 +87,17 @@ class Endpoint:
                 gateway.disconnected(connection, code, reason)
             return ws
 
-    async def _admit(self, handshake: _Handshake, held: ExitStack) -> tuple[Socket, Connection | None]:
+    async def _accept(
+        self,
+        handshake: _Handshake,
+        held: ExitStack,
+        room: str,
+        meta: ConnectionMeta,
+        attachment: bytes,
+        expires_at: float | None,
+    ) -> tuple[Socket, Connection | None]:
         """Accept a client and announce it to its room; what it takes up is `held` to its end."""
         gateway, request = self._gateway, handshake.request
-        await gateway.facilities.turns.take()
-        room, meta, attachment, expires_at = await self._identify(handshake)
         meter = held.enter_context(
             gateway.facilities.meters.meter(self._definition, meta.user_id, handshake.client.address)
         )
