@@ -191,7 +191,8 @@ class TickEntries:
         """Tell the gateways whose inputs are in hand what has been seen of them, by whomever."""
         for room in self.begun:
             gateway, arrival = room.in_flight[0]
-            self.entry(gateway, room).begun = arrival.number
+            if gateway in self.gateways:
+                self.entry(gateway, room).begun = arrival.number
         self.begun.clear()
 
 

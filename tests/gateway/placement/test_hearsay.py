@@ -207,6 +207,22 @@ async def test_a_gateway_that_is_gone_is_told_nothing_and_named_no_more(service:
     assert gone not in {*room.reach.told, *room.reach.owed, *room.reach.shared}
 
 
+async def test_a_gateway_that_is_gone_is_not_told_that_its_goodbye_has_begun(service: Service, diary: Diary) -> None:
+    async def left(ctx: Any) -> None:
+        ctx.actor.emit("left", ctx.meta.user_id)
+        await diary.gate.wait()
+
+    diary.room.hooks["on_disconnect"] = left
+    ada, _, cable = await together(service, diary)
+    host = service.processes["m-0"].host
+    gone = service.gateways[1].id
+    cable.cut()
+    host.unlink(gone)
+    await until(lambda: ada.heard == ["bob"])
+    reach = host.directory.rooms["chat/a"].reach
+    assert gone not in {*reach.told, *reach.owed, *reach.shared}
+
+
 async def test_what_others_have_heard_of_a_task_is_not_said_again(service: Service, diary: Diary) -> None:
     @diary.room.on("spawn")
     def spawn(ctx: Any, data: Any) -> None:
