@@ -419,7 +419,7 @@ async def test_a_host_that_had_given_the_gateway_up_costs_the_connections_of_the
     guest = Guest(gateway, diary.room, "chat/a")
     guest.send("wait", 1)
     call = asyncio.create_task(gateway.stub(diary.room, "a").call("count"))
-    await until(lambda: ("waits", 1) in diary.seen and len(gateway.calls) == 1)
+    await until(lambda: ("waits", 1) in diary.seen and len(gateway.attachments.rooms["chat/a"].unprocessed) == 2)
     cable = service.cable(gateway, "m-0")
     cable.cut()
     asleep = Guest(gateway, diary.room, "chat/b")
