@@ -104,7 +104,7 @@ def test_a_part_that_dies_is_replaced(launch: Launch, part: str, how: int) -> No
     # A host that dies now shows that all parts work together.
     host = launched.epoch(1).members[0]
     os.kill(host.pid, signal.SIGKILL)
-    until(lambda: launched.runtime.read_epoch().members and launched.runtime.read_epoch().members[0].pid != host.pid)
+    until(lambda: any(member.pid != host.pid for member in launched.runtime.read_epoch().members))
     launched.process.terminate()
     assert launched.process.wait() == 0
     assert launched.pids() == []
