@@ -13,12 +13,17 @@ from typing import Any
 
 from .errors import DefinitionError
 
-__all__ = ["check_arity", "label_of", "resolve"]
+__all__ = ["check_arity", "is_async", "label_of", "resolve"]
 
 
 def label_of(function: Callable[..., Any]) -> str:
     """Name a function for an error message."""
     return str(getattr(function, "__qualname__", repr(function)))
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Tell whether a function, or a callable object, is an ``async def``."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def check_arity(function: Callable[..., Any], label: str, expected: tuple[str, ...]) -> list[inspect.Parameter]:

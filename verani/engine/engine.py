@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from ..settings import Settings
 from .door import Door
 from .frame_dispatch import FrameDispatch
 from .hook_log import HookLog
-from .hook_runner import CANCEL_GRACE, HookAbandoned, Hooks
+from .hook_runner import CANCEL_GRACE, HookAbandoned, Hooks, Rest
 from .incarnation import Incarnation
 from .incoming_calls import IncomingCalls
 from .interruptions import Interruptions
@@ -110,16 +111,29 @@ class Engine(Generic[M, S]):
         False means that `expire` abandoned the hook meanwhile, or `end` was called: the room has gone on, this caller
         is to stop.
         """
+        rest = self.start(event, gateway)
+        return rest is None or await rest()
+
+    def start(self, event: Event, gateway: str = "") -> Rest[bool] | None:
+        """Handle one event as far as it needs no task; returns the rest of it, which comes to what `handle` returns."""
+        if type(event) is not messages.FrameInput or not self._turn.awake or not self._waking.is_ready:
+            return functools.partial(self._finish, event, gateway, functools.partial(self._take, gateway, event))
+        try:
+            rest = self._dispatch.received(gateway, event)
+        except BaseException:
+            self._sink.processed(gateway, event.number)  # as in `_finish`
+            raise
+        if rest is not None:
+            return functools.partial(self._finish, event, gateway, rest)
+        self._sink.processed(gateway, event.number)
+        return None
+
+    async def _finish(self, event: Event, gateway: str, rest: Rest[None]) -> bool:
         if not self._turn.awake and isinstance(event, messages.Arrival):
             return False  # a hook has outlived its room: what waited behind it is the next incarnation's
         finished = False
         try:
-            waking = self._waking
-            if waking.is_ready or not isinstance(event, messages.Input) or await waking.wake_for(gateway, event):
-                if type(event) is messages.FrameInput:
-                    await self._dispatch.received(gateway, event)
-                else:
-                    await self._take(gateway, event)
+            await rest()
             finished = True
         except HookAbandoned:
             return False
@@ -133,9 +147,13 @@ class Engine(Generic[M, S]):
         return True
 
     async def _take(self, gateway: str, event: Event) -> None:
+        waking = self._waking
+        if not waking.is_ready and isinstance(event, messages.Input) and not await waking.wake_for(gateway, event):
+            return
         match event:
             case messages.FrameInput():
-                await self._dispatch.received(gateway, event)
+                if (rest := self._dispatch.received(gateway, event)) is not None:
+                    await rest()
             case messages.Connect():
                 await self._door.connected(gateway, event)
             case messages.Close():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any, Generic
 
 import msgspec
@@ -18,7 +19,7 @@ from ..room.handlers import Handler
 from ..room.meta import M
 from ..room.operations import S
 from ..room.session import Session
-from .hook_runner import Hooks
+from .hook_runner import Hooks, Rest, Returned
 from .incarnation import Incarnation
 from .middleware import Middleware
 from .outputs import MAX_OUTPUT_FRAME
@@ -41,17 +42,17 @@ class FrameDispatch(Generic[M, S]):
         self._hooks = hooks
         self._middleware = middleware
 
-    async def received(self, gateway: str, event: messages.FrameInput) -> None:
+    def received(self, gateway: str, event: messages.FrameInput) -> Rest[None] | None:
         """Take a frame of a member; others were kicked, refused by `on_connect` or are gone, and theirs are dropped."""
         session = self._members.sessions.get(event.connection)
         if session is None:
-            return
+            return None
         handlers = self._handlers.found.get(event.event) or self._handlers.of(event.event)
         on_message = None if handlers else self._definition.hooks.get("on_message")
         if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
             logger.debug("no handler for event %r", event.event, extra=self._room.log.extra(session.id))
             self._refuse(gateway, event, messages.Outcome(code="not_found"))
-            return
+            return None
         try:
             data = frames.decode_data(event.data)
             if len(handlers) == 1 and handlers[0].decoder is None:
@@ -59,24 +60,36 @@ class FrameDispatch(Generic[M, S]):
             else:
                 payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
         except BaseException as error:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
-            await self._misfit(error, session, gateway, event)
-            return
+            return self._misfit(error, session, gateway, event)
         context = Context(self._room, session, Frame(event.event, data, event.channel))
         fail = None if event.request is None else functools.partial(self._failed, gateway, event)
-        run = functools.partial(self._hooks.run, context, gateway=gateway, message=event, fail=fail)
+        hook: Callable[..., Any] = self._dispatch
+        arguments: tuple[Any, ...] = context, handlers, payloads, on_message
         if self._middleware.functions:
-            dispatch = functools.partial(self._dispatch, context, handlers, payloads, on_message)
-            outcome = await run(self._middleware.through, context, dispatch)
+            hook, arguments = self._middleware.through, (context, functools.partial(hook, *arguments))
         elif len(handlers) == 1:
-            outcome = await run(handlers[0].function, context, payloads[0])
-        else:
-            outcome = await run(self._dispatch, context, handlers, payloads, on_message)
-        if outcome is not None and event.request is not None:
-            await self._answer(gateway, event, context, outcome.value)
+            hook, arguments = handlers[0].function, (context, payloads[0])
+            if not handlers[0].is_async:
+                started = self._hooks.start(context, hook, *arguments, gateway=gateway, message=event, fail=fail)
+                if not isinstance(started, Returned):
+                    return functools.partial(self._conclude, gateway, event, context, started)
+                return None if event.request is None else self._answer(gateway, event, context, started.value)
+        run = functools.partial(self._hooks.run, context, hook, *arguments, gateway=gateway, message=event, fail=fail)
+        return functools.partial(self._conclude, gateway, event, context, run)
 
-    async def _misfit(
-        self, error: BaseException, session: Session[M], gateway: str, event: messages.FrameInput
+    async def _conclude(
+        self, gateway: str, event: messages.FrameInput, context: Context[M, S], run: Rest[Returned | None]
     ) -> None:
+        """Await a hook, and answer with what it returned."""
+        outcome = await run()
+        if outcome is not None and event.request is not None:
+            failed = self._answer(gateway, event, context, outcome.value)
+            if failed is not None:
+                await failed()
+
+    def _misfit(
+        self, error: BaseException, session: Session[M], gateway: str, event: messages.FrameInput
+    ) -> Rest[None] | None:
         """Refuse a frame whose data no handler can take."""
         match error:
             case msgspec.ValidationError():
@@ -84,14 +97,22 @@ class FrameDispatch(Generic[M, S]):
                     "payload of %r does not fit: %s", event.event, error, extra=self._room.log.extra(session.id)
                 )
                 self._refuse(gateway, event, messages.Outcome(code="invalid", path=frames.path_of(error)))
+                return None
             case InvalidFrame():
                 logger.debug("invalid frame: %s", error, extra=self._room.log.extra(session.id))
                 self._refuse(gateway, event, messages.Outcome(code="invalid", path=error.path))
                 if event.request is None:  # who is answered knows, and has not sent garbage
                     self._sink.output(gateway, messages.Invalid(session.id), event.number)
+                return None
             case _:
-                self._failed(gateway, event, error)
-                await self._hooks.report(error, Context(self._room, session), gateway, event)
+                return self._report(error, Context(self._room, session), gateway, event)
+
+    def _report(
+        self, error: BaseException, context: Context[M, S], gateway: str, event: messages.FrameInput
+    ) -> Rest[None]:
+        fail = functools.partial(self._failed, gateway, event)
+        run = self._hooks.failed(error, context, gateway=gateway, message=event, fail=fail)
+        return functools.partial(self._conclude, gateway, event, context, run)
 
     async def _dispatch(
         self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any
@@ -105,7 +126,9 @@ class FrameDispatch(Generic[M, S]):
             answer = result if answer is None else answer
         return answer
 
-    async def _answer(self, gateway: str, event: messages.FrameInput, context: Context[M, S], result: Any) -> None:
+    def _answer(
+        self, gateway: str, event: messages.FrameInput, context: Context[M, S], result: Any
+    ) -> Rest[None] | None:
         assert event.request is not None
         try:
             payload = frames.ack_frame(event.request, result)
@@ -114,10 +137,9 @@ class FrameDispatch(Generic[M, S]):
                     f"answer to {event.event!r}: expected at most {MAX_OUTPUT_FRAME} bytes, got {len(payload)}"
                 )
         except Exception as error:  # whatever an object's own encoding raises  # noqa: BLE001
-            self._failed(gateway, event, error)
-            await self._hooks.report(error, context, gateway, event)
-            return
+            return self._report(error, context, gateway, event)
         self._sink.output(gateway, messages.Deliver((event.connection,), payload), event.number)
+        return None
 
     def _failed(self, gateway: str, event: messages.FrameInput, error: BaseException) -> None:
         self._refuse(gateway, event, outcome_of(error))

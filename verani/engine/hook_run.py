@@ -37,7 +37,7 @@ class HookRun(Struct, eq=False, weakref=True):
     `fail` is what the failure of this hook means to its client, done before `on_error` hears of it. Besides the hook of
     an event there may be two more: `on_wake` before it, and `on_error` after it, whose failure is logged and never
     reported again. `calls` counts those to other rooms, `output` bytes. `touched` is the open transaction: the sessions
-    whose metas may have changed.
+    whose metas may have changed. `error` is what it failed with, until that is reported.
     """
 
     context: Any
@@ -49,6 +49,7 @@ class HookRun(Struct, eq=False, weakref=True):
     role: Literal["hook", "wake", "report"] = "hook"
     cancelled_at: float | None = None
     task: asyncio.Task[Any] | None = None
+    error: BaseException | None = None
     armed: bool = True
     output: int = 0
     calls: int = 0
@@ -58,7 +59,7 @@ class HookRun(Struct, eq=False, weakref=True):
     def over(self) -> None:
         """Let go of what the hook worked with."""
         self.kept = weakref.ref(self.context)
-        self.context = self.message = self.fail = self.task = None
+        self.context = self.message = self.fail = self.task = self.error = None
         self.touched = {}
 
     def context_of_tasks(self) -> Any:

@@ -15,10 +15,10 @@ import asyncio
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import CoroutineType
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -33,7 +33,13 @@ from .listed import Listed
 from .marking import Marker, marked, noted
 from .room_events import HookFailed
 
-__all__ = ["CANCEL_GRACE", "HookAbandoned", "Hooks", "Returned"]
+__all__ = ["CANCEL_GRACE", "HookAbandoned", "Hooks", "Rest", "Returned"]
+
+T = TypeVar("T")
+
+# What is left to do of something that has begun; it waits, and so needs a task. No coroutine yet: a room that is torn
+# down meanwhile has none to close.
+Rest: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
 
 # How long a hook that was cancelled may take to end before it is abandoned, in seconds.
 CANCEL_GRACE = 1.0
@@ -72,7 +78,7 @@ class Hooks(Generic[M, S]):
         self._timeout = timeout
         self._clock = clock
 
-    async def run(
+    def start(
         self,
         context: Context[M, S],
         hook: Callable[..., Any],
@@ -82,71 +88,135 @@ class Hooks(Generic[M, S]):
         fail: Callable[[BaseException], None] | None = None,
         name: str = "",
         role: Literal["hook", "wake"] = "hook",
-    ) -> Returned | None:
-        """Run one hook as one transaction; None means that it failed and that this has been dealt with."""
-        run = HookRun(context, self._clock(), gateway, message, fail, name, role)
-        outcome: Returned | BaseException | None = None
-        try:
-            outcome = await self._attempt(run, hook, arguments)
-            if isinstance(outcome, Returned):
-                return outcome
-            if fail is not None:
-                fail(outcome)
-            await self.report(outcome, context, gateway, message, name=name)
-            return None
-        finally:
-            outcome = None
-            run.over()
+    ) -> Returned | Rest[Returned | None]:
+        """Call one hook as one transaction; returns its result, or the rest of it, which comes to what `run` does.
 
-    async def _attempt(
-        self, run: HookRun, hook: Callable[..., Any], arguments: tuple[Any, ...]
-    ) -> Returned | BaseException:
-        turn = self._turn
+        The rest of a hook that awaits, or the report of one that has failed.
+        """
         task = asyncio.current_task()
         requests = task.cancelling() if task is not None else 0
-        outcome: Returned | BaseException | None = None
+        run = HookRun(context, self._clock(), gateway, message, fail, name, role)
+        called = self._call(run, hook, arguments)
+        if isinstance(called, Returned) and (task is None or task.cancelling() == requests):
+            run.over()
+            return called
+        return functools.partial(self._conclude, run, called, requests)
+
+    def failed(
+        self,
+        error: BaseException,
+        context: Context[M, S],
+        *,
+        gateway: str,
+        message: messages.Input,
+        fail: Callable[[BaseException], None],
+    ) -> Rest[Returned | None]:
+        """Return how to deal with an error before or after a hook as with one of the hook itself."""
+        run = HookRun(context, self._clock(), gateway, message, fail, error=error)
+        return functools.partial(self._conclude, run, None, _requests())
+
+    async def run(self, context: Context[M, S], hook: Callable[..., Any], *args: Any, **of: Any) -> Returned | None:
+        """Run one hook as one transaction, with what `start` takes; None means that it failed and was dealt with."""
+        started = self.start(context, hook, *args, **of)
+        return started if isinstance(started, Returned) else await started()
+
+    def _call(
+        self, run: HookRun, hook: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Returned | Awaitable[Any] | None:
+        """Call a hook, and close its transaction, unless it returned what is to be awaited; None: see `run.error`."""
+        turn = self._turn
         turn.current = run
         token = running.set(run)
+        waits = False
         try:
             result = hook(*arguments) if self._marker is None else self._mark(run, self._marker, hook, arguments)
             if result is not None and (type(result) is CoroutineType or inspect.isawaitable(result)):
-                run.task = task
-                self._suspended.add()
-                result = await result
-                if not run.armed:
-                    raise HookAbandoned
+                waits = True
+                return result
             if run.touched:
                 self._room.metas.commit(run)
-        except HookAbandoned:
-            raise
+            return Returned(result)
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a hook must not end the process
-            if isinstance(error, GeneratorExit) and run.task is not None:
-                raise  # this very coroutine is being closed
+            if not self._undo(run, error):
+                raise
+            run.error = error  # returned, it would be a local variable of all who called this
+            return None
+        finally:
+            running.reset(token)
+            if not waits:
+                turn.current = None
+                if self._room.outputs.between:
+                    self._room.outputs.flush()
+
+    async def _await(self, run: HookRun, awaitable: Awaitable[Any]) -> Returned | BaseException:
+        """Await the rest of a hook, and close its transaction."""
+        turn, requests = self._turn, _requests()
+        outcome: Returned | BaseException | None = None
+        token = running.set(run)
+        run.task = asyncio.current_task()
+        self._suspended.add()
+        try:
+            result = await awaitable
             if not run.armed:
-                raise HookAbandoned from None
-            self._room.metas.roll_back(run)
-            if isinstance(error, asyncio.CancelledError):
-                if not turn.awake:
-                    raise  # the shell tears the room down: it disarms the room before it cancels
-                if run.cancelled_at is not None:
-                    error = self.timeout(run)
-            outcome = error
-        else:
+                raise HookAbandoned
+            if run.touched:
+                self._room.metas.commit(run)
             outcome = Returned(result)
+        except BaseException as error:
+            if not self._undo(run, error):
+                raise
+            has_expired = run.cancelled_at is not None and isinstance(error, asyncio.CancelledError)
+            outcome = self.timeout(run) if has_expired else error
         finally:
             running.reset(token)
             if turn.current is run:
                 turn.current = None
-                if run.task is not None:
-                    self._suspended.discard()
-        if task is not None and task.cancelling() > requests:
-            await _absorb_cancellations(task, requests)
+                self._suspended.discard()
+        await _absorb_cancellations(requests)
         if self._room.outputs.between:
             self._room.outputs.flush()
         try:
             return outcome
         finally:
             outcome = None
+
+    def _undo(self, run: HookRun, error: BaseException) -> bool:
+        """Take back what a hook has changed that raised; False if the error is for whoever runs it."""
+        if isinstance(error, HookAbandoned):
+            return False
+        if isinstance(error, GeneratorExit) and run.task is not None:
+            return False  # the very coroutine that awaits the hook is being closed
+        if not run.armed:
+            raise HookAbandoned from None
+        self._room.metas.roll_back(run)
+        # The shell that tears a room down disarms it before it cancels.
+        return self._turn.awake or not isinstance(error, asyncio.CancelledError)
+
+    async def _conclude(self, run: HookRun, called: Returned | Awaitable[Any] | None, requests: int) -> Returned | None:
+        """Do what is left of a run; the hook may have asked its own task to end, beyond so many `requests`."""
+        outcome: Returned | BaseException | None = None
+        try:
+            await _absorb_cancellations(requests)
+            outcome = await self._outcome(run, called)
+            if isinstance(outcome, Returned):
+                return outcome
+            if run.fail is not None:
+                run.fail(outcome)
+            await self.report(outcome, run.context, run.gateway, run.message, name=run.name)
+            return None
+        finally:
+            outcome = None
+            run.over()
+
+    async def _outcome(self, run: HookRun, called: Returned | Awaitable[Any] | None) -> Returned | BaseException:
+        if called is None:
+            error, run.error = run.error, None
+            assert error is not None
+            try:
+                return error
+            finally:
+                del error
+        return called if isinstance(called, Returned) else await self._await(run, called)
 
     def _mark(self, run: HookRun, marker: Marker, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Call the hook, with the marker set whenever code of it runs."""
@@ -178,7 +248,8 @@ class Hooks(Generic[M, S]):
         run = HookRun(context, self._clock(), gateway, message, role="report")
         outcome: Returned | BaseException | None = None
         try:
-            outcome = await self._attempt(run, hook, (error, context))
+            called = self._call(run, hook, (error, context))
+            outcome = await self._outcome(run, called)
             if isinstance(outcome, BaseException):
                 self._room.log.failed(outcome, context)
         finally:
@@ -222,12 +293,19 @@ class Hooks(Generic[M, S]):
         self._suspended.discard()
 
 
-async def _absorb_cancellations(task: asyncio.Task[Any], requests: int) -> None:
+def _requests() -> int:
+    """Count how often the running task was asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+async def _absorb_cancellations(requests: int) -> None:
     """Take back what a hook, or its time budget, asked of the room's task: the next hook is innocent.
 
     Before Python 3.13 a request that was not thrown yet outlives `uncancel`; it lands here.
     """
-    while task.cancelling() > requests:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling() > requests:
         task.uncancel()
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)

@@ -5,7 +5,6 @@ A definition only collects and checks what the user writes; the engine runs it.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from ..frames import PING
 from ..models import check_plain
 from ..names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
 from ..settings import RatePolicy, Settings
-from ..signatures import check_arity
+from ..signatures import check_arity, is_async
 from .authority import Authority, public_meta
 from .context import Context, S
 from .handlers import EventRate, Handlers
@@ -38,10 +37,6 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 # What other libraries call when somebody comes and goes; here these are hooks.
 _HABITS = frozenset({"connect", "disconnect"})
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 class RoomDefinition(Generic[M, S]):
@@ -196,7 +191,7 @@ class RoomDefinition(Generic[M, S]):
         if not callable(function):
             raise DefinitionError(f"{self.name}: expected {hook} to be a function, got {function!r}")
         check_arity(function, f"{self.name}: {hook}", HOOKS[hook])
-        if hook == "authorize_channel" and _is_async(function):
+        if hook == "authorize_channel" and is_async(function):
             raise DefinitionError(f"{self.name}: expected authorize_channel to be a plain def, because ctx.join is one")
         if hook == "extract_meta" and isinstance(function, MetaMaker):
             function = function.for_meta(self.meta)

@@ -10,7 +10,7 @@ import msgspec
 from ..errors import DefinitionError
 from ..models import make_decoder
 from ..settings import RatePolicy
-from ..signatures import check_arity, label_of, resolve
+from ..signatures import check_arity, is_async, label_of, resolve
 
 __all__ = ["EventRate", "Handler", "Handlers"]
 
@@ -18,10 +18,11 @@ __all__ = ["EventRate", "Handler", "Handlers"]
 class Handler:
     """One registered event handler and the decoder for the type its payload is annotated with."""
 
-    __slots__ = ("decoder", "function")
+    __slots__ = ("decoder", "function", "is_async")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
+        self.is_async = is_async(function)
         self.decoder = _payload_decoder(function)
 
 

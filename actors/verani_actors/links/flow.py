@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from verani.link.messages import Attach, Deliver, Entry, EntryBatch, HostMessage, Output, Reply, Seat
@@ -142,10 +142,6 @@ class Flow:
         return ahead is not None and (
             ahead.total > LINK_AHEAD or any(weight > ROOM_AHEAD for weight in ahead.rooms.values())
         )
-
-    def hold(self, room: str) -> Awaitable[None] | None:
-        """Return what a room has to wait for before it handles its next input, None if it need not wait."""
-        return self.wait(room) if self.is_held(room) else None
 
     async def wait(self, room: str) -> None:
         """Return when the room is not held any more; one task waits for a room."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -18,6 +19,7 @@ from msgspec import Struct
 from thespian.actors import Actor, ActorAddress, ActorExitRequest
 
 from verani.engine.engine import Engine
+from verani.engine.hook_runner import Rest
 from verani.engine.room_events import Attached, HookFailed, Retire, Woken
 from verani.link.messages import Arrival
 
@@ -88,13 +90,16 @@ class RoomActor(Actor):
         self._retiring_for: ActorAddress | None = None
         self._opening: Callable[[], None] | None = None
         self._flow: Flow | None = None
+        # Since when this room has kept others waiting.
+        self._since = 0.0
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> Awaitable[None] | None:
         """Answer with an awaitable, so that the next message waits, while other rooms go on."""
         match message:
             case HandleInputs():
                 self._inputs.extend(zip(repeat(message.gateway), message.inputs, strict=False))
-                return self._work()
+                rest = self._work()
+                return None if rest is None else self._go_on(rest)
             case Open():
                 return self._open(message)
             case Post():
@@ -123,39 +128,61 @@ class RoomActor(Actor):
             self._opening()
             self._opening = None
 
-    async def _work(self) -> None:
-        engine = self._engine
-        assert engine is not None, "Open is a room's first message"
-        flow = self._flow
-        assert flow is not None
-        loop = asyncio.get_running_loop()
-        since = loop.time()
-        while self._inputs:
-            if loop.time() - since > _TURN:
-                await asyncio.sleep(0)
-                since = loop.time()
-            if flow.links and (held := flow.hold(engine.name)) is not None:
-                await held
-                since = loop.time()
-            gateway, input = self._inputs.popleft()
+    def _work(self) -> Rest[bool] | None:
+        """Handle the inputs that wait, up to the first that has to wait itself; `_go_on` is for the rest."""
+        self._since = asyncio.get_running_loop().time()
+        return self._advance()
+
+    async def _go_on(self, rest: Rest[bool] | None) -> None:
+        while rest is not None:
             try:
-                if not await engine.handle(input, gateway):
+                if not await rest():
                     return
-            except Exception:
-                # A bug of ours, and the mailbox's last line: the room goes on with its next input.
-                logger.exception("an input of room %s could not be handled", engine.name)
+            except Exception:  # a bug of ours  # noqa: BLE001
+                self._log_bug()
+            rest = self._advance()
+
+    def _advance(self) -> Rest[bool] | None:
+        engine, flow, inputs = self._engine, self._flow, self._inputs
+        assert engine is not None, "Open is a room's first message"
+        assert flow is not None
+        now = asyncio.get_running_loop().time
+        while inputs:
+            if now() - self._since > _TURN:
+                return partial(self._wait, partial(asyncio.sleep, 0))
+            if flow.links and flow.is_held(engine.name):
+                return partial(self._wait, partial(flow.wait, engine.name))
+            gateway, input = inputs.popleft()
+            try:
+                rest = engine.start(input, gateway)
+            except BaseException:  # nothing leaves `receiveMessage`  # noqa: BLE001
+                self._log_bug()
+                continue
+            if rest is not None:
+                return rest
+        return None
+
+    async def _wait(self, wait: Rest[object]) -> bool:
+        await wait()
+        self._since = asyncio.get_running_loop().time()
+        return True
+
+    def _log_bug(self) -> None:
+        """Say that an input was lost; the mailbox's last line: the room goes on with its next one."""
+        assert self._engine is not None
+        logger.exception("an input of room %s could not be handled", self._engine.name)
 
     async def _post(self, event: HookFailed | Attached) -> None:
         assert self._engine is not None
         if await self._engine.handle(event):
-            await self._work()
+            await self._go_on(self._work())
 
     async def _resume(self) -> None:
         self._opened()  # if it was the hook of a wake that was abandoned
         if self._retiring_for is not None:
             self._finish_retiring(self._retiring_for)
         else:
-            await self._work()
+            await self._go_on(self._work())
 
     async def _sleep(self, manager: ActorAddress, force: bool) -> None:
         engine = self._engine
