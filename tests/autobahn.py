@@ -21,12 +21,12 @@ from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from verani.room.definition import define_room
 from verani.settings import Settings
 from verani_gateway.application import setup
-from verani_gateway.connections.connection import Connection
+from verani_gateway.connections.connection import Connection, Rest
 from verani_gateway.connections.outbox import text_frame
 from verani_gateway.connections.rate import Meter
 from verani_gateway.connections.socket import Socket
@@ -40,29 +40,24 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vera
 REQUIREMENTS = Path(__file__).with_name("autobahn-requirements.txt")
 
 
-class EchoSocket(Socket):
-    """Hand binary messages back at once; everything else goes the way of every connection."""
-
-    echo: EchoConnection
-
-    async def receive(self, timeout: float | None = None) -> Any:
-        """Read the next message that is not binary."""
-        while (message := await super().receive(timeout)).type is WSMsgType.BINARY:
-            # The header of a binary frame differs from that of a text frame in its first byte.
-            self.echo.outbox.put(b"\x82" + text_frame(message.data)[1:])
-        return message
-
-
 class EchoConnection(Connection):
-    """A connection that sends each text message back to where it came from."""
+    """A connection that sends each message back to where it came from."""
 
-    def _text(self, payload: bytes) -> None:
-        try:
-            payload.decode()
-        except UnicodeDecodeError:
-            self.close(1007)
-        else:
-            self.outbox.put(text_frame(payload))
+    def _handle(self, message: WSMessage, *, is_metered: bool = False) -> Rest | None:
+        match message.type:
+            case WSMsgType.TEXT:
+                try:
+                    message.data.decode()
+                except UnicodeDecodeError:
+                    self.close(1007)
+                else:
+                    self.outbox.put(text_frame(message.data))
+            case WSMsgType.BINARY:
+                # The header of a binary frame differs from that of a text frame in its first byte.
+                self.outbox.put(b"\x82" + text_frame(message.data)[1:])
+            case _:
+                return super()._handle(message, is_metered=is_metered)
+        return None
 
 
 def echo_application(settings: Settings) -> web.Application:
@@ -79,7 +74,7 @@ def echo_application(settings: Settings) -> web.Application:
 
 async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     # The same options as those of the end point.
-    ws = EchoSocket(
+    ws = Socket(
         autoping=False,
         autoclose=False,
         compress=False,
@@ -87,7 +82,7 @@ async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
         max_msg_size=gateway.settings.max_frame_bytes + 1,
     )
     await ws.prepare(request)
-    ws.echo = connection = EchoConnection(
+    connection = EchoConnection(
         gateway.facilities, gateway.open_connections.next_id(), "unused", "", Meter(()), ws, request
     )
     gateway.connections[connection.id] = connection  # for its keepalive and time-outs

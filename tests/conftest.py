@@ -14,8 +14,15 @@ from typing import Any, Final
 import pytest
 
 from tests.ports import free_port
+from verani.room import handlers
 
-__all__ = ["pytest_collection_finish", "pytest_configure", "pytest_xdist_make_scheduler", "unused_tcp_port"]
+__all__ = [
+    "pytest_addoption",
+    "pytest_collection_finish",
+    "pytest_configure",
+    "pytest_xdist_make_scheduler",
+    "unused_tcp_port",
+]
 
 # Those that tests send, and SIGCHLD, without which nobody could wait for a child.
 _SIGNALS = (
@@ -29,7 +36,12 @@ _SIGNALS = (
 )
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the whole suite take the long way."""
+    parser.addoption("--in-tasks", action="store_true", help="run every handler in a task, as if it were async")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Give every signal the disposition that a process in the foreground has, and every standard stream a file."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     for number in _SIGNALS:
@@ -44,6 +56,8 @@ def pytest_configure() -> None:
     # aiohttp reads the authorities of the world when it is imported: a sixth of what a start of ours costs, and no test
     # speaks TLS to anybody whom they know.
     os.environ["SSL_CERT_FILE"] = os.devnull
+    if config.getoption("--in-tasks"):
+        setattr(handlers, "is_async", lambda function: True)  # noqa: B010  # which it has from another module
 
 
 def pytest_collection_finish() -> None:

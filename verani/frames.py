@@ -193,7 +193,10 @@ def scan(payload: bytes) -> ScannedFrame:
         except UnicodeDecodeError as error:
             raise NotUtf8(str(error)) from error
     try:
-        frame = decode_json(payload, _scan)
+        try:
+            frame = _scan(payload)
+        except msgspec.DecodeError:  # which most frames are spared the second try for
+            frame = decode_json(payload, _scan)
     except RecursionError as error:
         frame = _scan_deep(payload, error)
     except _UNREADABLE as error:
@@ -284,7 +287,10 @@ def named_event_frame(channel: str, event: str, data: Any = UNSET) -> bytes:
             f"emit: expected data of {event!r} without a 'type', which is the event's name; broadcast() and "
             "send_to_user() send data with a type of its own"
         )
-    body = encode(plain)
+    try:
+        body = _encode(plain)
+    except UnicodeEncodeError:
+        body = encode(plain)
     return b"%b%b%b}" % (_named_envelope(channel, event), b"," if plain else b"", body[1:])
 
 

@@ -77,6 +77,8 @@ def room_id_of(text: object) -> str | None:
     return spelled if fits and _UNSEEN.isdisjoint(map(unicodedata.category, spelled)) else None
 
 
+# Asked for every frame, and an application's names are few; bounded, because clients may make up names without end.
+@lru_cache(maxsize=1024)
 def is_name(text: str) -> bool:
     """Tell whether `text` may be an event, channel or user name (the empty string may)."""
     # isprintable() settles the common case without the regular expression.
@@ -97,7 +99,6 @@ def check_name(text: object, what: str) -> str:
     return text
 
 
-# Checked at every emit, and an application's names are few; bounded, because channels may be made up without end.
 @lru_cache(maxsize=1024)
 def is_usable(text: str) -> bool:
     """Tell whether a text is a name that is not empty."""

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,37 +70,35 @@ class Endpoint:
             gateway.entrance.reserve(address)
         except VeraniError as error:
             return self._refuse(error, handshake)
-        with ExitStack() as held:
-            held.callback(gateway.entrance.release, address)
-            try:
-                await gateway.facilities.turns.take()
-                room, meta, attachment, expires_at = await self._identify(handshake)
-            except VeraniError as error:
-                return self._refuse(error, handshake)
-            ws, connection = await self._accept(handshake, held, room, meta, attachment, expires_at)
-            if connection is None:
-                return ws  # the client left during the handshake; there is nobody to tell
-            code, reason = 1006, ""
-            try:
-                code, reason = await connection.run()
-            finally:
-                gateway.disconnected(connection, code, reason)
-            return ws
+        del request  # what a connection does not need, it does not keep
+        try:
+            answer = await self._admit(handshake)
+            if isinstance(answer, web.Response):
+                return answer
+            ws, connection = answer
+            del handshake, answer
+            if connection is not None:
+                code, reason = 1006, ""
+                try:
+                    code, reason = await connection.run()
+                finally:
+                    gateway.disconnected(connection, code, reason)
+            return ws  # without a connection, the client left during the handshake; there is nobody to tell
+        finally:
+            gateway.entrance.release(address)
+
+    async def _admit(self, handshake: _Handshake) -> web.Response | tuple[Socket, Connection | None]:
+        try:
+            await self._gateway.facilities.turns.take()
+            return await self._accept(handshake, *await self._identify(handshake))
+        except VeraniError as error:
+            return self._refuse(error, handshake)
 
     async def _accept(
-        self,
-        handshake: _Handshake,
-        held: ExitStack,
-        room: str,
-        meta: ConnectionMeta,
-        attachment: bytes,
-        expires_at: float | None,
+        self, handshake: _Handshake, room: str, meta: ConnectionMeta, attachment: bytes, expires_at: float | None
     ) -> tuple[Socket, Connection | None]:
-        """Accept a client and announce it to its room; what it takes up is `held` to its end."""
+        """Accept a client and announce it to its room."""
         gateway, request = self._gateway, handshake.request
-        meter = held.enter_context(
-            gateway.facilities.meters.meter(self._definition, meta.user_id, handshake.client.address)
-        )
         subprotocol = next((name for name in subprotocols(request) if name in self._definition.subprotocols), None)
         ws = Socket(
             protocols=(subprotocol,) if subprotocol is not None else (),
@@ -108,16 +106,19 @@ class Endpoint:
             autoclose=False,
             compress=False,
             decode_text=False,
-            # aiohttp refuses a message that is as long as its limit.
             max_msg_size=gateway.settings.max_frame_bytes + 1,
         )
+        meter = gateway.facilities.meters.meter(self._definition, meta.user_id, handshake.client.address)
         try:
             await ws.prepare(normal(request, subprotocol))
             connection = Connection(
                 gateway.facilities, gateway.open_connections.next_id(), room, meta.client_id, meter, ws, request
             )
-        except ConnectionResetError:
-            return ws, None
+        except BaseException as error:
+            meter.release()
+            if isinstance(error, ConnectionResetError):
+                return ws, None
+            raise
         if expires_at is not None:
             connection.expire(expires_at, partial(self._renew, handshake, meta.user_id))
         gateway.connected(connection, attachment)

@@ -64,6 +64,8 @@ class Faults:
         self._runs = runs
         self._mark = f"{MARK}={mark}".encode()
         self._stack = stack
+        # A connection that nobody holds is closed by the garbage collector.
+        self._guests: list[Guest] = []
         self.cluster: Cluster
 
     async def serve(self, *options: str, hosts: int = 2, gateways: int = 1) -> Cluster:
@@ -79,6 +81,7 @@ class Faults:
         """Connect to a room, a new one unless one is named."""
         url = f"{self.cluster.ws}?room={room or uuid.uuid4().hex}&userId={user or uuid.uuid4().hex}"
         guest = Guest(await self._session.ws_connect(url, max_msg_size=16 << 20))
+        self._guests.append(guest)
         await guest.ask("echo")
         return guest
 

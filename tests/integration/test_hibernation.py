@@ -19,11 +19,13 @@ from contextlib import AsyncExitStack, nullcontext
 from typing import Any, Protocol, cast
 
 import pytest
+from msgspec import Raw
 
 from tests.raw import PATIENCE, Opcode, close, frame, text, until
 from tests.server import Server
 from verani import frames
 from verani.client import VeraniClient
+from verani.frames import ScannedFrame
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
@@ -643,7 +645,8 @@ class Socketless:
 
     def send(self, event: str, data: Any) -> None:
         ingress = self._gateway.ingress
-        self.in_flight.charge(ingress.frame(self.room, self.id, event, json.dumps(data).encode(), None, None))
+        frame = ScannedFrame(event, Raw(json.dumps(data).encode()))
+        self.in_flight.charge(ingress.frame(self.room, self.id, frame))
 
     def leave(self, code: int = 1000) -> None:
         self._gateway.disconnected(cast("Connection", self), code, "")

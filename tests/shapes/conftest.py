@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Protocol
@@ -110,12 +111,20 @@ class Visit(Protocol):
     def __call__(self, path: str = ..., *, greet: bool = ..., **query: str) -> Awaitable[Guest]: ...
 
 
+def _small_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Make a socket that is full before long: left to itself, the system keeps tens of megabytes that nobody reads."""
+    family, kind, protocol, _, _ = address
+    client = socket.socket(family, kind, protocol)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+    return client
+
+
 @pytest.fixture
 async def visit(service: Service, room: str) -> AsyncIterator[Visit]:
     """Return how to connect; who is connected has been seen by the room, whatever gateway it came through."""
     # A connection that nobody holds is closed by the garbage collector.
     guests: list[Guest] = []
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_small_socket)) as session:
 
         async def visit(path: str = "", *, greet: bool = True, **query: str) -> Guest:
             url = f"{service.url}{path or f'/chat/{room}'}"

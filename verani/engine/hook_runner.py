@@ -77,6 +77,8 @@ class Hooks(Generic[M, S]):
         self._limited = limited
         self._timeout = timeout
         self._clock = clock
+        # A run whose rest nobody has begun to await.
+        self._left: HookRun | None = None
 
     def start(
         self,
@@ -100,7 +102,26 @@ class Hooks(Generic[M, S]):
         if isinstance(called, Returned) and (task is None or task.cancelling() == requests):
             run.over()
             return called
-        return functools.partial(self._conclude, run, called, requests)
+        return self._later(run, called, requests)
+
+    def run(
+        self,
+        context: Context[M, S],
+        hook: Callable[..., Any],
+        *arguments: Any,
+        gateway: str = "",
+        message: messages.Input | None = None,
+        fail: Callable[[BaseException], None] | None = None,
+        name: str = "",
+        role: Literal["hook", "wake"] = "hook",
+    ) -> Coroutine[Any, Any, Returned | None]:
+        """Call one hook as one transaction, in the task that awaits the rest of it at once.
+
+        None means that the hook failed, and that this has been dealt with.
+        """
+        requests = _requests()
+        run = HookRun(context, self._clock(), gateway, message, fail, name, role)
+        return self._conclude(run, self._call(run, hook, arguments), requests)
 
     def failed(
         self,
@@ -113,12 +134,11 @@ class Hooks(Generic[M, S]):
     ) -> Rest[Returned | None]:
         """Return how to deal with an error before or after a hook as with one of the hook itself."""
         run = HookRun(context, self._clock(), gateway, message, fail, error=error)
-        return functools.partial(self._conclude, run, None, _requests())
+        return self._later(run, None, _requests())
 
-    async def run(self, context: Context[M, S], hook: Callable[..., Any], *args: Any, **of: Any) -> Returned | None:
-        """Run one hook as one transaction, with what `start` takes; None means that it failed and was dealt with."""
-        started = self.start(context, hook, *args, **of)
-        return started if isinstance(started, Returned) else await started()
+    def _later(self, run: HookRun, called: Returned | Awaitable[Any] | None, requests: int) -> Rest[Returned | None]:
+        self._left = run
+        return functools.partial(self._conclude, run, called, requests)
 
     def _call(
         self, run: HookRun, hook: Callable[..., Any], arguments: tuple[Any, ...]
@@ -148,37 +168,36 @@ class Hooks(Generic[M, S]):
                 if self._room.outputs.between:
                     self._room.outputs.flush()
 
-    async def _await(self, run: HookRun, awaitable: Awaitable[Any]) -> Returned | BaseException:
-        """Await the rest of a hook, and close its transaction."""
-        turn, requests = self._turn, _requests()
-        outcome: Returned | BaseException | None = None
+    async def _await(self, run: HookRun, awaitable: Awaitable[Any]) -> Returned | None:
+        """Await the rest of a hook, and close its transaction; None: see `run.error`."""
+        turn = self._turn
+        run.task = task = asyncio.current_task()
+        requests = task.cancelling() if task is not None else 0
         token = running.set(run)
-        run.task = asyncio.current_task()
         self._suspended.add()
+        returned = None
         try:
             result = await awaitable
             if not run.armed:
                 raise HookAbandoned
             if run.touched:
                 self._room.metas.commit(run)
-            outcome = Returned(result)
+            returned = Returned(result)
         except BaseException as error:
             if not self._undo(run, error):
                 raise
             has_expired = run.cancelled_at is not None and isinstance(error, asyncio.CancelledError)
-            outcome = self.timeout(run) if has_expired else error
+            run.error = self.timeout(run) if has_expired else error
         finally:
             running.reset(token)
             if turn.current is run:
                 turn.current = None
                 self._suspended.discard()
-        await _absorb_cancellations(requests)
+        if task is not None and task.cancelling() > requests:
+            await _absorb_cancellations(task, requests)
         if self._room.outputs.between:
             self._room.outputs.flush()
-        try:
-            return outcome
-        finally:
-            outcome = None
+        return returned
 
     def _undo(self, run: HookRun, error: BaseException) -> bool:
         """Take back what a hook has changed that raised; False if the error is for whoever runs it."""
@@ -194,29 +213,21 @@ class Hooks(Generic[M, S]):
 
     async def _conclude(self, run: HookRun, called: Returned | Awaitable[Any] | None, requests: int) -> Returned | None:
         """Do what is left of a run; the hook may have asked its own task to end, beyond so many `requests`."""
-        outcome: Returned | BaseException | None = None
+        self._left = None
         try:
-            await _absorb_cancellations(requests)
-            outcome = await self._outcome(run, called)
-            if isinstance(outcome, Returned):
-                return outcome
-            if run.fail is not None:
-                run.fail(outcome)
-            await self.report(outcome, run.context, run.gateway, run.message, name=run.name)
-            return None
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() > requests:
+                await _absorb_cancellations(task, requests)
+            if called is not None and not isinstance(called, Returned):
+                called = await self._await(run, called)
+            if called is None:
+                assert run.error is not None
+                if run.fail is not None:
+                    run.fail(run.error)
+                await self.report(run.error, run.context, run.gateway, run.message, name=run.name)
+            return called
         finally:
-            outcome = None
             run.over()
-
-    async def _outcome(self, run: HookRun, called: Returned | Awaitable[Any] | None) -> Returned | BaseException:
-        if called is None:
-            error, run.error = run.error, None
-            assert error is not None
-            try:
-                return error
-            finally:
-                del error
-        return called if isinstance(called, Returned) else await self._await(run, called)
 
     def _mark(self, run: HookRun, marker: Marker, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Call the hook, with the marker set whenever code of it runs."""
@@ -246,14 +257,13 @@ class Hooks(Generic[M, S]):
         if hook is None:
             return
         run = HookRun(context, self._clock(), gateway, message, role="report")
-        outcome: Returned | BaseException | None = None
         try:
             called = self._call(run, hook, (error, context))
-            outcome = await self._outcome(run, called)
-            if isinstance(outcome, BaseException):
-                self._room.log.failed(outcome, context)
+            if called is not None and not isinstance(called, Returned):
+                called = await self._await(run, called)
+            if run.error is not None:
+                self._room.log.failed(run.error, context)
         finally:
-            outcome = None
             run.over()
 
     def expire(self) -> bool:
@@ -291,6 +301,9 @@ class Hooks(Generic[M, S]):
     def end(self) -> None:
         """Be looked after no more."""
         self._suspended.discard()
+        if self._left is not None:
+            self._left.over()
+            self._left = None
 
 
 def _requests() -> int:
@@ -299,13 +312,12 @@ def _requests() -> int:
     return task.cancelling() if task is not None else 0
 
 
-async def _absorb_cancellations(requests: int) -> None:
+async def _absorb_cancellations(task: asyncio.Task[Any], requests: int) -> None:
     """Take back what a hook, or its time budget, asked of the room's task: the next hook is innocent.
 
     Before Python 3.13 a request that was not thrown yet outlives `uncancel`; it lands here.
     """
-    task = asyncio.current_task()
-    while task is not None and task.cancelling() > requests:
+    while task.cancelling() > requests:
         task.uncancel()
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)

@@ -7,6 +7,7 @@ wait until no hook runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from threading import get_ident
 from typing import Any, Generic
 
 from ..errors import RoomBusy, TooLarge
@@ -14,7 +15,7 @@ from ..link import messages
 from ..room.meta import M
 from ..room.session import Session
 from .audience import Audience, Membership
-from .hook_run import Turn, running
+from .hook_run import HookRun, Turn, running
 from .sink import Sink
 
 __all__ = ["MAX_HOOK_OUTPUT", "MAX_OUTPUT_FRAME", "Outputs"]
@@ -65,10 +66,14 @@ class Outputs(Generic[M]):
 
     def to_session(self, session: Session[Any], frame: bytes) -> int:
         """Send a frame to one connection; 0 if it has left."""
-        self._charge(frame)
+        run = self._charge(frame)
         if session.id not in self._members.sessions:
             return 0
-        self.put(session.gateway, messages.Deliver((session.id,), frame))
+        deliver = messages.Deliver((session.id,), frame)
+        if run is None:
+            self.put(session.gateway, deliver)
+        else:  # as `put` does
+            self._sink.output(session.gateway, deliver, run.message.number if run.message is not None else None)
         return 1
 
     def _send(self, audience: Audience, frame: bytes, exclude: tuple[str, ...] = ()) -> int:
@@ -77,26 +82,31 @@ class Outputs(Generic[M]):
             self.put(gateway, messages.Deliver(connections, frame, exclude))
         return audience.count
 
-    def _charge(self, frame: bytes) -> None:
-        """Check that the caller may send this frame, and count it; raises `TooLarge` over the limits."""
-        self._turn.check_awake()
+    def _charge(self, frame: bytes) -> HookRun | None:
+        """Check that the caller may send this frame, and count it; returns its run if it is the hook that runs.
+
+        Raises `TooLarge` over the limits.
+        """
+        turn = self._turn
+        current, name = turn.current, turn.name
+        of_hook = current is not None and current is running.get()
+        if not of_hook or not turn.awake or turn.thread.ident != get_ident():  # the current run is armed
+            turn.check_awake()
         size = len(frame)
         if size > MAX_OUTPUT_FRAME:
             raise TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {size}")
-        current = self._turn.current
-        of_hook = current is not None and current is running.get()
-        name = self._turn.name
         if not of_hook and self._is_full is not None and self._is_full():
             raise RoomBusy(f"{name}: its gateways are far behind what it has sent; wait before a task sends more")
         if current is None:
-            return
+            return None
         total = (current.output if of_hook else self._between_bytes) + max(size, _LEAST)
         if total > MAX_HOOK_OUTPUT:  # what is refused here was not output and does not count
             raise TooLarge(f"{name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
         if of_hook:
             current.output = total
-        else:
-            self._between_bytes = total
+            return current
+        self._between_bytes = total
+        return None
 
     def put(self, gateway: str, output: messages.Output) -> None:
         """Write now if this is the running hook or none runs; queue the outputs of spawned tasks otherwise."""

@@ -98,7 +98,8 @@ class RoomActor(Actor):
         match message:
             case HandleInputs():
                 self._inputs.extend(zip(repeat(message.gateway), message.inputs, strict=False))
-                rest = self._work()
+                self._since = asyncio.get_running_loop().time()
+                rest = self._advance()
                 return None if rest is None else self._go_on(rest)
             case Open():
                 return self._open(message)
@@ -128,10 +129,10 @@ class RoomActor(Actor):
             self._opening()
             self._opening = None
 
-    def _work(self) -> Rest[bool] | None:
-        """Handle the inputs that wait, up to the first that has to wait itself; `_go_on` is for the rest."""
+    async def _work(self) -> None:
+        """Handle the inputs that wait."""
         self._since = asyncio.get_running_loop().time()
-        return self._advance()
+        await self._go_on(self._advance())
 
     async def _go_on(self, rest: Rest[bool] | None) -> None:
         while rest is not None:
@@ -143,6 +144,7 @@ class RoomActor(Actor):
             rest = self._advance()
 
     def _advance(self) -> Rest[bool] | None:
+        """Handle inputs up to the first that has to wait; `_go_on` is for what is left."""
         engine, flow, inputs = self._engine, self._flow, self._inputs
         assert engine is not None, "Open is a room's first message"
         assert flow is not None
@@ -175,14 +177,14 @@ class RoomActor(Actor):
     async def _post(self, event: HookFailed | Attached) -> None:
         assert self._engine is not None
         if await self._engine.handle(event):
-            await self._go_on(self._work())
+            await self._work()
 
     async def _resume(self) -> None:
         self._opened()  # if it was the hook of a wake that was abandoned
         if self._retiring_for is not None:
             self._finish_retiring(self._retiring_for)
         else:
-            await self._go_on(self._work())
+            await self._work()
 
     async def _sleep(self, manager: ActorAddress, force: bool) -> None:
         engine = self._engine

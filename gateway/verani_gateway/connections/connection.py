@@ -12,19 +12,20 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import weakref
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, TypeAlias
 
-from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 from msgspec import UNSET, DecodeError
 
 from verani import frames
 from verani.errors import RateLimited
 from verani.frames import InvalidFrame, NotUtf8, ScannedFrame
 from verani.tracebacks import forget_traceback
-from verani_actors.links.wire import cut_loose
 
 from .close_handshake import CloseHandshake
 from .expiry import REFRESH, read_token
@@ -38,49 +39,66 @@ from .renewal import Renew, Renewal
 from .socket import Socket
 from .throttle import TURN, Throttle
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "Rest"]
 
 logger = logging.getLogger(__name__)
 
-# What ends a connection without a close frame of the peer: CLOSED after a lost connection, ERROR after one that
-# aiohttp closed for a protocol error.
-_OVER: Final = frozenset({WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR})
+# What a connection ends with that had no close frame of the peer's.
 _LOST: Final = 1006, ""
 
+# The frames that are not for the room.
+_OWN: Final = frozenset({frames.PING, REFRESH})
 
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Have a method called by a part of its object, which must not keep it."""
-    reference = weakref.WeakMethod(method)
+# What is left to do of a message, in the task of its connection; comes to the close code and reason if that is over.
+Rest: TypeAlias = Callable[[], Coroutine[Any, Any, tuple[int, str] | None]]
 
-    def call() -> None:
-        if (alive := reference()) is not None:
-            alive()
 
-    return call
+async def _end(ended: tuple[int, str]) -> tuple[int, str]:
+    return ended
 
 
 class Connection:
     """One accepted WebSocket."""
 
+    __slots__ = (
+        "__weakref__",
+        "_facilities",
+        "_gate",
+        "_idle",
+        "_intake",
+        "_invalid",
+        "_meter",
+        "_turn",
+        "client_id",
+        "closing",
+        "id",
+        "in_flight",
+        "liveness",
+        "outbox",
+        "renewal",
+        "room",
+        "throttle",
+    )
+
     def __init__(
         self, facilities: Facilities, id: str, room: str, client_id: str, meter: Meter, ws: Socket, request: web.Request
     ) -> None:
         """Take over a prepared WebSocket; raises ConnectionResetError if its transport is gone already."""
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the client left during the handshake")
         settings, now, writer = facilities.settings, facilities.now, facilities.writer
         self.id = id
         self.room = room
         self.client_id = client_id
-        self.outbox = Outbox(writer, transport, settings.max_send_buffer, _weakly(self._too_slow))
         self._facilities = facilities
-        self._ws = ws
-        self._intake = ws.take_in_small_pieces(
-            transport, facilities.turns, settings.max_frame_bytes, _weakly(self._endless)
-        )
+        itself = weakref.ref(self)
+        self._intake = ws.take_in_small_pieces(request, facilities.turns, settings.max_frame_bytes, itself)
+        transport = self._intake.transport
+        self.outbox = Outbox(writer, transport, settings.max_send_buffer, itself)
         self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
+        # What its task waits for while nothing has to wait: there may be a frame that does. And how many were read
+        # since others had their turn.
+        self._idle: asyncio.Future[Rest] | None = None
+        self._turn = 0
         self._gate = gate = Gate(self._intake)
         self.closing = CloseHandshake(now, writer, self.outbox, transport, gate)
         self.in_flight = InFlight(room, facilities.ingress.congestion, gate, self.closing, now)
@@ -96,75 +114,126 @@ class Connection:
     # --- reading ---------------------------------------------------------------------------------------
 
     async def run(self) -> tuple[int, str]:
-        """Read until the connection is over; return the close code and reason."""
-        ended = _LOST
+        """Wait until the connection is over, whatever for; messages are handled as they arrive.
+
+        Returns the close code and reason.
+        """
+        ended: tuple[int, str] | None = None
         try:
-            ended = await self._read()
+            self._intake.arrived = self._arrived
+            while ended is None:
+                rest = self._advance()
+                if rest is None:
+                    self._idle = asyncio.get_running_loop().create_future()
+                    rest = await self._idle
+                    self._idle = None
+                ended = await rest()
         finally:
+            self._idle = None
+            self._intake.leave()
+            self._meter.release()
             if self.renewal is not None:
                 self.renewal.stop()
             self.closing.hang_up()
-            cut_loose(self._ws)
         return self.closing.sent or ended
 
-    async def _read(self) -> tuple[int, str]:
-        closing, liveness, in_flight, facilities = self.closing, self.liveness, self.in_flight, self._facilities
-        turn = 0
-        while True:
-            message = await self._ws.receive()
-            kind = message.type
-            turn += 1
-            if turn >= TURN:
-                turn = 0
-                if self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
-                    self._intake.hold()
-                    await facilities.turns.take()
-            liveness.seen_at = now = facilities.now()
-            liveness.pinged_at = None
-            if kind is WSMsgType.CLOSE:
-                return closing.answer(message.data, message.extra or "")
-            if kind in _OVER:
-                await self._fail(message.data)
-                return _LOST
-            size = len(message.data)
-            exceeded = self._meter.take(now, size)
-            if exceeded is not None and not await self.throttle.exceeded(self._meter, exceeded, size):
-                continue
-            if closing.sent is not None and (not closing.heeds or in_flight.exceed()):
-                await self.throttle.skip()
-                continue
-            if kind is WSMsgType.TEXT:
-                self._intake.last_size = size
-                frame = self._text(message.data)
-                if frame is not None and (not self._meter.events or await self._is_within_its_rate(frame, size)):
-                    data = bytes(frame.data) if frame.data is not UNSET else None
-                    in_flight.charge(
-                        facilities.ingress.frame(self.room, self.id, frame.type, data, frame.channel, frame.id)
-                    )
-                if in_flight.count and in_flight.exceed():
-                    await in_flight.settle()
-            elif kind is WSMsgType.BINARY:
-                self.count_invalid("binary frame")
-            elif kind is WSMsgType.PING:
-                self.outbox.put(control_frame(10, bytes(message.data)))
-
-    def _text(self, payload: bytes) -> ScannedFrame | None:
-        """Read a frame; None if it was not for the room, and has been dealt with."""
+    def _arrived(self) -> None:
+        """Handle what has arrived, unless the connection waits for something; called by the loop."""
+        idle = self._idle
+        if idle is None or idle.done():
+            return
         try:
-            frame = frames.scan(payload)
-        except NotUtf8:
+            rest = self._advance()
+        except Exception as error:  # a bug of ours, which is the end of this connection  # noqa: BLE001
+            idle.set_exception(error)
+        else:
+            if rest is not None:
+                idle.set_result(rest)
+
+    def _advance(self) -> Rest | None:
+        """Handle messages up to the first that has to wait, and return the rest of it."""
+        intake, in_flight = self._intake, self.in_flight
+        messages, arrived = intake.messages, intake.messages.arrived
+        while in_flight.since is None or in_flight.goes_on():
+            if arrived:
+                message, weight = arrived.pop(0)
+                messages.size -= weight
+                self._turn += 1
+                if self._turn >= TURN:
+                    self._turn = 0
+                    if self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
+                        return partial(self._in_turn, message)
+                if (rest := self._handle(message)) is not None:
+                    return rest
+            elif intake.is_lost:
+                return partial(_end, _LOST)
+            else:
+                if intake.is_held:
+                    intake.go_on()
+                if not arrived:
+                    break
+        return None
+
+    async def _in_turn(self, message: WSMessage) -> tuple[int, str] | None:
+        self._intake.hold()
+        await self._facilities.turns.take()
+        rest = self._handle(message)
+        return None if rest is None else await rest()
+
+    def _handle(self, message: WSMessage, *, is_metered: bool = False) -> Rest | None:
+        kind, closing, in_flight, liveness = message.type, self.closing, self.in_flight, self.liveness
+        liveness.seen_at = now = self._facilities.now()
+        liveness.pinged_at = None
+        if kind is WSMsgType.CLOSE:
+            return partial(_end, closing.answer(message.data, message.extra or ""))
+        if kind is WSMsgType.ERROR:
+            return partial(self._fail, message.data)
+        size = len(message.data)
+        if not is_metered and (exceeded := self._meter.take(now, size)) is not None:
+            return partial(self._exceeded, message, size, exceeded)
+        if closing.sent is not None and (not closing.heeds or in_flight.exceed()):
+            return self.throttle.skip
+        if kind is WSMsgType.TEXT:
+            self._intake.last_size = size
+            try:
+                frame = frames.scan(message.data)
+            except InvalidFrame as error:
+                self._unreadable(error)
+                return None
+            if frame.type in _OWN:
+                self._heed(frame)
+                return None
+            if self._meter.events:
+                return partial(self._forward_within_its_rate, frame, size)
+            in_flight.charge(self._facilities.ingress.frame(self.room, self.id, frame))
+        elif kind is WSMsgType.BINARY:
+            self.count_invalid("binary frame")
+        elif kind is WSMsgType.PING:
+            self.outbox.put(control_frame(10, bytes(message.data)))
+        return None
+
+    async def _exceeded(self, message: WSMessage, size: int, setting: str) -> tuple[int, str] | None:
+        if not await self.throttle.exceeded(self._meter, setting, size):
+            return None
+        rest = self._handle(message, is_metered=True)
+        return None if rest is None else await rest()
+
+    async def _forward_within_its_rate(self, frame: ScannedFrame, size: int) -> None:
+        if await self._is_within_its_rate(frame, size):
+            self.in_flight.charge(self._facilities.ingress.frame(self.room, self.id, frame))
+
+    def _unreadable(self, error: InvalidFrame) -> None:
+        if isinstance(error, NotUtf8):
             self.close(1007)
-            return None
-        except InvalidFrame as error:
+        else:
             self.count_invalid(str(error))
-            return None
+
+    def _heed(self, frame: ScannedFrame) -> None:
+        """Do what a frame asks that is not for the room."""
         if frame.type == frames.PING:
             self.liveness.pong(self.liveness.seen_at)
-            return None
-        if frame.type == REFRESH:
+        else:
             self._refresh(b"null" if frame.data is UNSET else bytes(frame.data))
-            return None
-        return frame
 
     async def _is_within_its_rate(self, frame: ScannedFrame, size: int) -> bool:
         """Meter a frame whose event may have a rate of its own; False if it is not to be handled."""
@@ -238,16 +307,18 @@ class Connection:
         else:
             self.close(1013, "the room is too slow")
 
-    def _endless(self) -> None:
+    def endless(self) -> None:
+        """Close for a message that does not end."""
         self._facilities.metrics.limited["max_frame_bytes"] += 1
         self.close(1009, "a message without end")
 
-    def _too_slow(self) -> None:
+    def too_slow(self) -> None:
+        """Close as a slow consumer."""
         logger.warning("connection closed: the client does not read", extra=self._extra)
         self._facilities.metrics.limited["max_send_buffer"] += 1
         self.close(1013, "slow consumer")
 
-    async def _fail(self, error: object) -> None:
+    async def _fail(self, error: object) -> tuple[int, str]:
         """Close for a violation of RFC 6455; anything else that ends the reading is a lost connection."""
         forget_traceback(error)
         if isinstance(error, WebSocketError):
@@ -255,6 +326,7 @@ class Connection:
                 self._facilities.metrics.limited["max_frame_bytes"] += 1
             self.closing.fail(int(error.code))
         await self.closing.linger(self._intake)
+        return _LOST
 
     def close(self, code: int, reason: str = "") -> None:
         """Send a close frame after everything put before, and wait a while for the peer's."""

@@ -82,10 +82,7 @@ class Delivery:
         room = self._attachments.rooms.get(entry.room)
         if room is None:
             return
-        for output in entry.outputs:
-            self._put(room, output)
-        if self._run is not None:
-            self._end_run()
+        self._put(room, entry.outputs)
         for attach in entry.attachments:
             self._attachments.attach(room, attach)
         for input, size in self._attachments.acknowledge(room, entry):
@@ -96,19 +93,25 @@ class Delivery:
         if not self._attachments.rooms:
             self._progress.set()
 
-    def _put(self, room: RoomInputs, output: Output) -> None:
-        if isinstance(output, Deliver) and len(output.connections) > 1:
-            self._join(output)
-            return
-        if self._run is not None:
-            self._end_run()
-        match output:
-            case Deliver():
-                frame = text_frame(output.payload)
+    def _put(self, room: RoomInputs, outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, Deliver) and len(output.connections) > 1:
+                self._join(output)
+                continue
+            if self._run is not None:
+                self._end_run()
+            if isinstance(output, Deliver):
                 for id in output.connections:
                     outbox = self._outboxes.get(id)
                     if outbox is not None and id not in output.exclude:
-                        outbox.put(frame)
+                        outbox.put(text_frame(output.payload))
+            else:
+                self._put_other(room, output)
+        if self._run is not None:
+            self._end_run()
+
+    def _put_other(self, room: RoomInputs, output: Output) -> None:
+        match output:
             case Reply():
                 self._replied(output)
             case Kick():
@@ -120,8 +123,8 @@ class Delivery:
                     connection.count_invalid("the room could not decode its data")
             case Drain():
                 self.emptying.wait(room.name, output, self._answering(room.name))
-            case Cast():
-                raise AssertionError("the ends of links read them")
+            case Cast() | Deliver():
+                raise AssertionError("the ends of links read the ones, `_put` the others")
 
     def _join(self, output: Deliver) -> None:
         frame = text_frame(output.payload)

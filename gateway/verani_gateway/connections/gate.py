@@ -10,14 +10,15 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """The one place where the reader of a connection waits, and nothing else does."""
+    """Where a connection waits before it reads on: in its task, or, while the gate `is_shut`, without one."""
 
-    __slots__ = ("_intake", "stopped")
+    __slots__ = ("_intake", "is_shut", "stopped")
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        # Set while the reader waits.
+        # Set while the task of the connection waits.
         self.stopped: asyncio.Future[None] | None = None
+        self.is_shut = False
 
     async def wait(self) -> None:
         """Wait until `resume`."""
@@ -37,6 +38,9 @@ class Gate:
             timer.cancel()
 
     def resume(self) -> None:
-        """Have the reader look again, if it waits."""
+        """Have the connection look again, if it waits."""
         if self.stopped is not None and not self.stopped.done():
             self.stopped.set_result(None)
+        if self.is_shut:
+            self.is_shut = False
+            asyncio.get_running_loop().call_soon(self._intake.look)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..inputs.congestion import Congestion
+from ..inputs.congestion import MAX_ROOM_IN_FLIGHT, Congestion
 from .close_handshake import CloseHandshake
 from .gate import Gate
 
@@ -34,28 +34,38 @@ class InFlight:
         self._now = now
 
     def charge(self, size: int) -> None:
-        """Account for an input that was sent to the room."""
+        """Account for an input that was sent to the room, and leave the socket unread if there are too many."""
         self.count += 1
         self.bytes += size
+        if (
+            self.count >= MAX_IN_FLIGHT
+            or self.bytes >= MAX_IN_FLIGHT_BYTES
+            # No room has more than all rooms together.
+            or (self._congestion.attachments.in_flight >= MAX_ROOM_IN_FLIGHT and self.exceed())
+        ):
+            self.since = self._now()
+            self._wait()
 
     def release(self, size: int) -> None:
         """Account for an input that was processed."""
         self.count -= 1
         self.bytes -= size
-        if self._gate.stopped is not None:
+        if self._gate.is_shut:
             self._gate.resume()
 
     def exceed(self) -> bool:
         """Tell whether there are too many, of this connection or of its room."""
         return self.count >= MAX_IN_FLIGHT or self.bytes >= MAX_IN_FLIGHT_BYTES or self._congestion.holds_up(self._room)
 
-    async def settle(self) -> None:
-        """Leave the socket unread until the room has caught up, or the connection closes."""
-        self.since = self._now()
-        try:
-            while self._closing.sent is None and self.exceed() and not self._closing.is_lost:
-                self._congestion.wait_for(self._room, self._gate)
-                await self._gate.wait()
-        finally:
-            self.since = None
-            self._congestion.wait_no_more(self._room, self._gate)
+    def goes_on(self) -> bool:
+        """Tell whether the room has caught up, or the connection closes; look again when the gate says so."""
+        self._congestion.wait_no_more(self._room, self._gate)
+        if self._closing.sent is None and self.exceed() and not self._closing.is_lost:
+            self._wait()
+            return False
+        self.since = None
+        return True
+
+    def _wait(self) -> None:
+        self._gate.is_shut = True
+        self._congestion.wait_for(self._room, self._gate)

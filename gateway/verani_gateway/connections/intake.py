@@ -1,16 +1,16 @@
 """Take little from a socket at a time, whatever the event loop would take, and nothing while enough of it waits.
 
 Loops read up to 256 KiB at once, or as often in a row, and aiohttp parses all of it in one go: thousands of small
-frames that everybody else waits for. aiohttp parses what is read, with one exception: it accepts frames that are not
-masked, which RFC 6455 5.1 forbids.
+frames that everybody else waits for. Its parser is fed here, without its protocol, with one exception: it accepts
+frames that are not masked, which RFC 6455 5.1 forbids.
 
 Invariants:
 - Pieces that complete no message, of a large frame or of endless fragments, cost a turn each, and a frame that is not
   complete after twice its limit ends the connection: fragments are no way around the rate.
 - The transport is paused when more than `HIGH` waits, and after `hold`, until `go_on` finds no more than `LOW`.
-- aiohttp pauses it, too, far above `HIGH`: by the time it is resumed here, aiohttp has nothing against it.
 - Headers of frames are handed on whole, so that each is seen before aiohttp sees it; what comes after the first one
   without a mask is not handed on.
+- Who reads is told of all that arrives, and of the end, at the bottom of the stack: in a callback of the loop.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
-from ..http.aiohttp_parts import Queue, waiting
+from ..http.aiohttp_parts import Messages, parser_for
 from .rate import Turns
 
-__all__ = ["HIGH", "LOW", "Intake"]
+__all__ = ["HIGH", "LOW", "Intake", "Sender"]
 
-# Bytes that wait to be handled, as aiohttp counts them (128 for each message besides its own): the socket is left
-# alone above the first, which is more than one small read of anything but the smallest frames, and read again below
-# the second.
+# What waits to be handled, as `Messages` weighs it: the socket is left alone above the first, which is more than one
+# small read of anything but the smallest frames, and read again below the second.
 HIGH, LOW = 6 << 10, 1 << 10
 
 # Hundreds of small frames in one go hold up everybody; large ones in many small pieces cost too much.
@@ -52,6 +51,17 @@ _HEADER: Final = 6
 _VIOLATION: Final = b"\xf0\x80"
 
 
+class Sender(Protocol):
+    """Whose client sends messages."""
+
+    def endless(self) -> None:
+        """Close for a message that does not end."""
+
+
+def _nobody() -> None:
+    """Tell nobody: what arrives waits."""
+
+
 class Intake(asyncio.BufferedProtocol):
     """The protocol of a transport, in front of the one that it had."""
 
@@ -59,40 +69,47 @@ class Intake(asyncio.BufferedProtocol):
         "__weakref__",
         "_discarded",
         "_early",
-        "_endless",
         "_fruitless",
         "_head",
         "_limit",
         "_over",
         "_protocol",
-        "_queue",
         "_rest",
-        "_transport",
+        "_sender",
         "_turn",
         "_turns",
+        "arrived",
         "is_held",
+        "is_lost",
         "last_size",
+        "messages",
+        "parser",
+        "transport",
     )
 
     def __init__(
         self,
         transport: asyncio.Transport,
         protocol: asyncio.Protocol,
-        queue: Queue,
         turns: Turns,
         max_frame_bytes: int,
-        endless: Callable[[], None],
+        sender: Callable[[], Sender | None],
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._protocol = protocol
-        self._queue = queue
+        self.messages = Messages()
+        # aiohttp refuses a message that is as long as its limit.
+        self.parser = parser_for(self.messages, max_frame_bytes + 1)
+        # Called when there are new messages, or when no more will come.
+        self.arrived: Callable[[], None] = _nobody
         self._turns = turns
         self._limit = 2 * max_frame_bytes + _SMALL
-        self._endless = endless
+        self._sender = sender
         # The size of the last frame, which decides how much is read at once.
         self.last_size = 0
-        # Whether the socket is left alone.
+        # Whether the socket is left alone, and whether it is gone.
         self.is_held = False
+        self.is_lost = False
         # Bytes since the last message was complete, and the turn that the next ones wait for.
         self._fruitless = 0
         self._turn: asyncio.Future[None] | None = None
@@ -100,7 +117,7 @@ class Intake(asyncio.BufferedProtocol):
         self._head = b""
         self._rest = 0
         # What came before this was installed.
-        self._early = memoryview(b"")
+        self._early = b""
         # What to call when nothing more is worth reading; set while all of it is thrown away.
         self._over: Callable[[], None] | None = None
         self._discarded = 0
@@ -109,21 +126,21 @@ class Intake(asyncio.BufferedProtocol):
     def install(
         cls,
         transport: asyncio.Transport,
-        queue: Queue,
         early: bytes,
         turns: Turns,
         max_frame_bytes: int,
-        endless: Callable[[], None],
+        sender: Callable[[], Sender | None],
     ) -> Intake:
-        """Put one in front of the transport's protocol, which fills `queue` with messages, and hold it.
+        """Put one in front of the transport's protocol, which hears of nothing but the end, and hold it.
 
-        `early` is what was read before. `endless` is called when a message does not end; nothing more is read then.
+        `early` is what was read before. The `sender`, a weak reference, is told of a message that does not end; nothing
+        more is read then.
         """
         protocol = transport.get_protocol()
         assert isinstance(protocol, asyncio.Protocol), "aiohttp's is not buffered"
-        intake = cls(transport, protocol, queue, turns, max_frame_bytes, endless)
+        intake = cls(transport, protocol, turns, max_frame_bytes, sender)
         transport.set_protocol(intake)
-        intake._early = memoryview(early)
+        intake._early = early
         intake.hold()
         return intake
 
@@ -131,38 +148,48 @@ class Intake(asyncio.BufferedProtocol):
         """Leave the socket alone until `go_on`."""
         self.is_held = True
         with suppress(RuntimeError):  # a closed transport of uvloop
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def go_on(self) -> None:
         """Read again, if little waits to be handled."""
-        while self.is_held and waiting(self._queue) <= LOW and self._turn is None:
+        while self.is_held and self.messages.size <= LOW and self._turn is None:
             if not self._early:
                 self.is_held = False
                 with suppress(RuntimeError):
-                    self._transport.resume_reading()
+                    self.transport.resume_reading()
                 return
             piece, self._early = self._early[:_SMALL], self._early[_SMALL:]
-            self._take(bytes(piece))
+            self._take(piece)
+
+    def look(self) -> None:
+        """Have who reads look again at what has arrived."""
+        self.arrived()
+
+    def leave(self) -> None:
+        """Tell nobody of what arrives any more."""
+        self.arrived = _nobody
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the buffer."""
         return _buffer if self.last_size >= _LARGE_FRAME else _small_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand on what was read."""
+        """Parse what was read."""
         if self._over is None:
             self._take(bytes(_buffer[:nbytes]))
+            if self.messages.size:
+                self.arrived()
+                if self.messages.size > HIGH:
+                    self.hold()
         else:
             self._discard(nbytes)
 
     def _take(self, data: bytes) -> None:
-        before = waiting(self._queue)
-        self._protocol.data_received(self._checked(data))
-        now = waiting(self._queue)
-        if now != before:
+        messages = self.messages
+        before = messages.size
+        self.parser.feed_data(self._checked(data))
+        if messages.size != before:
             self._fruitless = 0
-            if now > HIGH:
-                self.hold()
         else:
             self._wait_for_the_rest(len(data))
 
@@ -189,7 +216,8 @@ class Intake(asyncio.BufferedProtocol):
         self._fruitless += nbytes
         if self._fruitless > self._limit:
             self.hold()
-            self._endless()
+            if (sender := self._sender()) is not None:
+                sender.endless()
         elif self._fruitless > _SMALL:
             self.hold()
             self._turn = self._turns.ask()
@@ -198,15 +226,16 @@ class Intake(asyncio.BufferedProtocol):
     def _take_turn(self, _: asyncio.Future[None]) -> None:
         self._turn = None
         self.go_on()
+        self.arrived()
 
     def discard(self, over: Callable[[], None]) -> None:
         """Throw away what else comes; `over` is called at its end, or when it is too much."""
         self._over = over
-        self._early = memoryview(b"")
+        self._early = b""
         self.last_size = _LARGE
         self.is_held = False
         with suppress(RuntimeError):
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def _discard(self, nbytes: int) -> None:
         self._discarded += nbytes
@@ -228,6 +257,8 @@ class Intake(asyncio.BufferedProtocol):
             self._turn.cancel()
         self._end()
         self._protocol.connection_lost(exc)
+        self.is_lost = True
+        self.arrived()
 
     def pause_writing(self) -> None:
         """Hand on that the transport is full."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from verani.room.definition import RoomDefinition
@@ -28,32 +29,32 @@ class Meters:
             **{name: SharedBuckets(rate, _burst(rate)) for name in sized if (rate := getattr(settings, name))},
         }
 
-    @contextmanager
-    def meter(self, definition: RoomDefinition[Any, Any], user_id: str, address: str | None) -> Iterator[Meter]:
-        """Give a connection its meter, for as long as the context lasts."""
+    def meter(self, definition: RoomDefinition[Any, Any], user_id: str, address: str | None) -> Meter:
+        """Give a connection its meter, which is to be released when that is over."""
         settings, now = definition.rated(self._settings), self._now()
-        owners = (("_per_user", user_id), ("_per_address", owner_of(address)))
-        with ExitStack() as held:
+        shared: list[Callable[[], None]] = []
 
-            def buckets(name: str, own: TokenBucket | None) -> list[tuple[str, TokenBucket]]:
-                found = [(name, own)] if own is not None else []
-                for suffix, key in owners:
-                    if (group := self.shared.get(name + suffix)) is not None:
-                        found.append((name + suffix, group.acquire(key, now)))
-                        held.callback(group.release, key)
-                return found
+        def buckets(name: str, rate: float, burst: int) -> list[tuple[str, TokenBucket]]:
+            found = [(name, TokenBucket(rate, burst, now))] if rate else []
+            for suffix, key in (("_per_user", user_id), ("_per_address", owner_of(address))):
+                if (group := self.shared.get(name + suffix)) is not None:
+                    found.append((name + suffix, group.acquire(key, now)))
+                    shared.append(partial(group.release, key))
+            return found
 
-            rate, rate_bytes = settings.rate_limit, settings.rate_limit_bytes
-            frames = buckets("rate_limit", TokenBucket(rate, settings.burst(rate), now) if rate else None)
-            sized = buckets(
-                "rate_limit_bytes", TokenBucket(rate_bytes, _burst(rate_bytes), now) if rate_bytes else None
-            )
-            yield Meter(frames, sized, policy=settings.rate_policy, events=_event_meters(definition, settings, now))
+        rate, rate_bytes = settings.rate_limit, settings.rate_limit_bytes
+        frames = buckets("rate_limit", rate, settings.burst(rate))
+        sized = buckets("rate_limit_bytes", rate_bytes, _burst(rate_bytes))
+        events = _event_meters(definition, settings, now) if definition.event_rates else _NO_EVENTS
+        return Meter(frames, sized, policy=settings.rate_policy, events=events, shared=shared)
 
     def sweep(self, now: float) -> None:
         """Drop the shared buckets that are not needed; call it now and then."""
         for shared in self.shared.values():
             shared.sweep(now)
+
+
+_NO_EVENTS: Mapping[str, Meter] = MappingProxyType({})
 
 
 def _event_meters(definition: RoomDefinition[Any, Any], settings: Settings, now: float) -> dict[str, Meter]:

@@ -15,9 +15,10 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from struct import Struct
+from typing import Protocol
 
 __all__ = ["LOOKS", "MAX_RUN", "MAX_WAITING", "Outbox", "Run", "Writer", "close_frame", "control_frame", "text_frame"]
 
@@ -70,14 +71,21 @@ def close_frame(code: int | None, reason: str = "") -> bytes:
     return _SHORT(_CLOSE, len(body)) + body
 
 
+class Consumer(Protocol):
+    """Whose client does not read."""
+
+    def too_slow(self) -> None:
+        """Close; nothing of what waits is written any more."""
+
+
 class Outbox:
-    """What waits to be written to one connection."""
+    """What waits to be written to one connection, which is not kept by it: `consumer` is a weak reference."""
 
     __slots__ = (
         "__weakref__",
+        "_consumer",
         "_limit",
         "_looks",
-        "_on_slow",
         "_parts",
         "_patient",
         "_sealed",
@@ -87,13 +95,13 @@ class Outbox:
     )
 
     def __init__(
-        self, writer: Writer, transport: asyncio.WriteTransport, limit: int, on_slow: Callable[[], None]
+        self, writer: Writer, transport: asyncio.WriteTransport, limit: int, consumer: Callable[[], Consumer | None]
     ) -> None:
         self._writer = writer
         self._transport = transport
         self._limit = limit
-        self._on_slow = on_slow
-        self._parts: deque[bytes] = deque()
+        self._consumer = consumer
+        self._parts: list[bytes] = []
         self._sealed = False
         # Scheduled, and all that waits is for many.
         self._patient = False
@@ -142,15 +150,17 @@ class Outbox:
             parts.clear()
             self.pending = 0
             return
-        while parts and room > 0:
-            piece = [parts.popleft()]
-            size = len(piece[0])
-            while parts and size + len(parts[0]) <= room:
-                piece.append(parts.popleft())
-                size += len(piece[-1])
-            transport.write(b"".join(piece))
+        fits = 0
+        while fits < len(parts) and room > 0:
+            begin, size = fits, len(parts[fits])
+            fits += 1
+            while fits < len(parts) and size + len(parts[fits]) <= room:
+                size += len(parts[fits])
+                fits += 1
+            transport.write(b"".join(parts[begin:fits]))
             self.pending -= size
             room = self._limit - transport.get_write_buffer_size()
+        del parts[:fits]
         if parts or room < 0:
             self._writer.look_again(self)
 
@@ -169,7 +179,8 @@ class Outbox:
     def _give_up(self) -> None:
         self._parts.clear()
         self.pending = 0
-        self._on_slow()
+        if (consumer := self._consumer()) is not None:
+            consumer.too_slow()
 
 
 class Run:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from verani.settings import RatePolicy
@@ -115,10 +115,11 @@ class SharedBuckets:
 class Meter:
     """All the buckets that a connection's frames pass, each with the setting it is for; those in `sized` are of bytes.
 
-    `policy` says what happens beyond, and `events` has the meters of events that have a rate of their own.
+    `policy` says what happens beyond, and `events` has the meters of events that have a rate of their own. `shared`
+    gives back the buckets that others have, too.
     """
 
-    __slots__ = ("_buckets", "_frames", "events", "policy")
+    __slots__ = ("_buckets", "_frames", "_shared", "events", "policy")
 
     def __init__(
         self,
@@ -127,11 +128,18 @@ class Meter:
         *,
         policy: RatePolicy = "throttle",
         events: Mapping[str, Meter] = MappingProxyType({}),
+        shared: Iterable[Callable[[], None]] = (),
     ) -> None:
         self.policy = policy
         self.events = events
         self._frames = tuple(bucket for _, bucket in buckets)
         self._buckets = (*((*each, False) for each in buckets), *((*each, True) for each in sized))
+        self._shared = tuple(shared)
+
+    def release(self) -> None:
+        """Give back what is shared; the connection is over."""
+        for release in self._shared:
+            release()
 
     def take(self, now: float, size: int = 0) -> str | None:
         """Take one token, or the bytes, of each bucket; if one has none, take nothing and name its setting."""
@@ -158,7 +166,10 @@ class Meter:
     @property
     def used(self) -> float:
         """Tokens of frames that are not refilled yet, of the emptiest bucket; 0 without a rate."""
-        return max((bucket.used for bucket in self._frames), default=0.0)
+        used = 0.0
+        for bucket in self._frames:
+            used = max(used, bucket.used)
+        return used
 
 
 class Turns:
@@ -215,11 +226,14 @@ class InvalidFrames:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._times: deque[float] = deque(maxlen=max(1, limit))
+        # Made with the first one: most connections never send any.
+        self._times: deque[float] | None = None
 
     def add(self, now: float) -> bool:
         """Count one; True if the limit within the window is reached (never, if the limit is 0)."""
         if not self._limit:
             return False
+        if self._times is None:
+            self._times = deque(maxlen=self._limit)
         self._times.append(now)
         return len(self._times) == self._limit and now - self._times[0] <= INVALID_WINDOW

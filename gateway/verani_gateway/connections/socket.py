@@ -1,15 +1,14 @@
-"""Prepare aiohttp's WebSocket so that it reads, little at a time, and writes nothing by itself."""
+"""Use aiohttp's WebSocket for the handshake; after that, it neither reads nor writes by itself."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import WSMessage, web
+from aiohttp import web
 
-from ..http.aiohttp_parts import has_failed, messages_of, take_early
-from .intake import Intake
+from ..http.aiohttp_parts import has_failed, take_early, take_over
+from .intake import Intake, Sender
 from .rate import Turns
 
 if TYPE_CHECKING:
@@ -19,14 +18,13 @@ __all__ = ["Socket"]
 
 
 class Socket(web.WebSocketResponse[Any]):
-    """aiohttp's WebSocket, reading only: its own close frames would overtake what waits in the outbox."""
+    """aiohttp's WebSocket: its own close frame would overtake what waits in the outbox."""
+
+    _early = b""
 
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        """Do nothing; what aiohttp closes for, it also reports to `receive`."""
+        """Do nothing; the connection says its own goodbye."""
         return False
-
-    _intake: Intake | None = None
-    _early = b""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Answer the handshake; what was sent with it, or is sent meanwhile, waits for `take_in_small_pieces`."""
@@ -38,15 +36,12 @@ class Socket(web.WebSocketResponse[Any]):
         return await super().prepare(request)
 
     def take_in_small_pieces(
-        self, transport: asyncio.Transport, turns: Turns, max_frame_bytes: int, endless: Callable[[], None]
+        self, request: web.Request, turns: Turns, max_frame_bytes: int, sender: Callable[[], Sender | None]
     ) -> Intake:
-        """Put an `Intake` in front of what reads from the transport."""
+        """Put an `Intake` in front of what reads from the transport; raises ConnectionResetError if that is gone."""
+        if request.transport is None:
+            raise ConnectionResetError("the client left during the handshake")
         early, self._early = self._early, b""
-        self._intake = Intake.install(transport, messages_of(self), early, turns, max_frame_bytes, endless)
-        return self._intake
-
-    def receive(self, timeout: float | None = None) -> Coroutine[Any, Any, WSMessage]:
-        """Read the next message; the socket is read on where little waits."""
-        if self._intake is not None and self._intake.is_held:
-            self._intake.go_on()
-        return super().receive(timeout)
+        intake = Intake.install(request.transport, early, turns, max_frame_bytes, sender)
+        take_over(request.protocol, self, intake.parser)
+        return intake

@@ -5,29 +5,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
-from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import WSMessage, WSMsgType, web
 from aiohttp.http import RawRequestMessage
 
 from verani.errors import VeraniError
 
+try:
+    from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
+except ImportError:  # `check` says so
+    WebSocketDataQueue = WebSocketReader = object  # type: ignore[assignment]
+
 __all__ = [
     "AiohttpError",
-    "Queue",
+    "Messages",
     "check",
     "drop_unread",
     "feeds_a_websocket",
     "has_failed",
     "is_ended",
-    "messages_of",
+    "parser_for",
     "take_early",
-    "waiting",
+    "take_over",
     "waits",
 ]
+
+# What a message weighs besides its payload, in bytes, so that empty ones count, too.
+_OVERHEAD: Final = 128
+
+_NO_CAUSE: Final = Exception()
 
 # The version that this was written for; others are as good as long as they have the same parts.
 KNOWN: Final = "3.14"
@@ -40,13 +49,14 @@ PARTS: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
             "_force_close",
             "_messages",
             "_message_tail",
+            "_parser",
             "_payload_parser",
             "_process_keepalive",
             "_waiter",
             "set_parser",
         ),
     ),
-    (web.WebSocketResponse, ("_reader",)),
+    (web.WebSocketResponse, ("_parser", "_reader")),
 )
 
 
@@ -54,10 +64,37 @@ class AiohttpError(VeraniError):
     """An aiohttp whose insides are not the known ones."""
 
 
-class Queue(Protocol):
-    """aiohttp's queue of the messages of one WebSocket, whose size is private."""
+class Messages(WebSocketDataQueue):
+    """What the parser has read of one WebSocket, and nobody has handled; one of the type ERROR is the last one."""
 
-    _size: int
+    __slots__ = ("arrived", "size")
+
+    def __init__(self) -> None:
+        # Without what its own would make: it has no stream to pause, and no reader that waits.
+        # With what each weighs, and all together: bytes. A list, because few wait at a time, and most never any.
+        self.arrived: list[tuple[WSMessage, int]] = []
+        self.size = 0
+
+    def feed_data(self, data: Any, size: int) -> None:
+        """Take a message from the parser."""
+        size += _OVERHEAD
+        self.size += size
+        self.arrived.append((data, size))
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
+        """Take what was wrong with the last frame."""
+        self.feed_data(WSMessage(WSMsgType.ERROR, exc, None), 0)
+
+
+def parser_for(messages: Messages, max_message_size: int) -> WebSocketReader:
+    """Make aiohttp's parser of what a client sends, which appends to `messages`; feed it by `feed_data`."""
+    return WebSocketReader(messages, max_message_size, compress=False, decode_text=False)
+
+
+def take_over(handler: web.RequestHandler, ws: web.WebSocketResponse[Any], parser: WebSocketReader) -> None:
+    """Have a WebSocket that was accepted keep no parser and no queue besides these: nothing else is fed any more."""
+    handler._payload_parser = parser
+    handler._parser = ws._reader = ws._parser = None
 
 
 def check() -> None:
@@ -72,24 +109,19 @@ def check() -> None:
 def _missing() -> Iterator[str]:
     for owner, names in PARTS:
         yield from (f"{owner.__name__}.{name}" for name in names if not hasattr(owner, name))
-    try:
-        from aiohttp._websocket.reader import WebSocketDataQueue
-    except ImportError:
-        yield "WebSocketDataQueue"
-        return
-    unused: Any = None  # by an empty one
-    if not hasattr(WebSocketDataQueue(unused, 1, loop=unused), "_size"):
-        yield "WebSocketDataQueue._size"
+    from aiohttp._websocket import reader
+
+    kinds = [name for name in ("WebSocketDataQueue", "WebSocketReader") if not hasattr(reader, name)]
+    yield from kinds
+    if not kinds and not _parses():
+        yield "WebSocketDataQueue.feed_data"
 
 
-def messages_of(ws: web.WebSocketResponse[Any]) -> Queue:
-    """Return the queue that a prepared WebSocket reads from."""
-    assert ws._reader is not None, "prepare comes first"
-    return ws._reader
-
-
-# Bytes that wait in a queue, with 128 for each message besides its own.
-waiting: Callable[[Queue], int] = attrgetter("_size")
+def _parses() -> bool:
+    """Try whether a parser hands on what it reads: two frames, of which the second is reserved."""
+    messages = Messages()
+    parser_for(messages, 1).feed_data(b"\x81\x80\0\0\0\0\xf0\x80")
+    return [message.type for message, _ in messages.arrived] == [WSMsgType.TEXT, WSMsgType.ERROR]
 
 
 def waits(handler: web.RequestHandler) -> bool:

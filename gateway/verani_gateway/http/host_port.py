@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -70,6 +71,8 @@ def normal_host(host: str) -> str:
     return f"[{address}]" if address.version == 6 else str(address)
 
 
+# Asked three times for each handshake; bounded, because clients may name whatever they like.
+@lru_cache(maxsize=256)
 def parse_address(text: str) -> Address | None:
     """Parse an IP address; one that is mapped into IPv6 is its IPv4 self, a zone index is dropped."""
     try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 from verani.link.messages import (
     Attach,
@@ -82,6 +83,8 @@ class Attachments:
 
     def __init__(self) -> None:
         self.rooms: dict[str, RoomInputs] = {}
+        # Draws the number of the next input, which is to be added at once.
+        self.next_number = count(1).__next__
         self._number = 0
         # Bytes of all unprocessed inputs.
         self.in_flight = 0
@@ -90,11 +93,6 @@ class Attachments:
     def when_forgotten(self, forget: Callable[[str], None]) -> None:
         """Call `forget` with the name of each room that is forgotten here."""
         self._forgotten.append(forget)
-
-    def next_number(self) -> int:
-        """Draw the number of the next input."""
-        self._number += 1
-        return self._number
 
     def __len__(self) -> int:
         return sum(len(room.records) for room in self.rooms.values())
@@ -107,6 +105,7 @@ class Attachments:
         if isinstance(input, Connect):
             room.records[input.connection] = _HeldConnection(input.attachment)
         size = size_of(input)
+        self._number = input.number
         room.unprocessed.append((input, size))
         room.in_flight += size
         self.in_flight += size

@@ -30,19 +30,19 @@ class Congestion:
     """The rooms of one gateway that take no more for now."""
 
     def __init__(self, attachments: Attachments) -> None:
-        self._attachments = attachments
+        self.attachments = attachments
         # By room; a dict, so that they are resumed in the order in which they came.
         self.waiting: dict[str, dict[Resumable, None]] = {}
 
     @property
     def is_full(self) -> bool:
         """Whether the inputs of all rooms together are over their limit."""
-        return self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT
+        return self.attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT
 
     def holds_up(self, room: str) -> bool:
         """Tell whether the inputs of this room, or of all rooms, are over their limits."""
-        held = self._attachments.rooms.get(room)
-        return self._attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT or (
+        held = self.attachments.rooms.get(room)
+        return self.attachments.in_flight >= MAX_GATEWAY_IN_FLIGHT or (
             held is not None and held.in_flight >= MAX_ROOM_IN_FLIGHT
         )
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import UNSET
+
+from verani.frames import ScannedFrame
 from verani.link.messages import CallInput, Close, Connect, FrameInput, Input
 
 from .attachments import Attachments
@@ -38,14 +41,13 @@ class Ingress:
         if held is not None and connection in held.records:
             self._put(Close(room, self._attachments.next_number(), connection, code, reason))
 
-    def frame(
-        self, room: str, connection: str, event: str, data: bytes | None, channel: str | None, request: int | None
-    ) -> int:
+    def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:
         """Send a client's frame to its room; return its size, which is in flight until the room has processed it."""
-        frame = FrameInput(room, self._attachments.next_number(), connection, event, data, channel, request)
+        data = bytes(frame.data) if frame.data is not UNSET else None
+        input = FrameInput(room, self._attachments.next_number(), connection, frame.type, data, frame.channel, frame.id)
         self._metrics.frames += 1
-        size = self._attachments.add(frame)
-        self.send(frame)
+        size = self._attachments.add(input)
+        self.send(input)
         return size
 
     def call(

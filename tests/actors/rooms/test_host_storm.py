@@ -14,6 +14,7 @@ from tests.actors.conftest import FakeGateway
 from tests.virtual_time import VirtualTimeLoop
 from verani.errors import HookInterrupted
 from verani.link.messages import FrameInput, Snapshot
+from verani.room import handlers
 from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
@@ -199,8 +200,11 @@ class Storm:
         assert self.metas == {id: ended[id] for id in sent}, "what a hook changed is kept if and only if it ended"
 
 
+@pytest.mark.parametrize("in_tasks", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_storm_loses_doubles_and_leaves_nothing(seed: int) -> None:
+def test_a_storm_loses_doubles_and_leaves_nothing(seed: int, in_tasks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if in_tasks:
+        monkeypatch.setattr(handlers, "is_async", lambda function: True)
     loop = VirtualTimeLoop()
     storm = Storm(seed)
     try:

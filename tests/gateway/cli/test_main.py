@@ -19,6 +19,7 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.started import Output
+from tests.ports import free_port
 from verani.client import VeraniClient
 from verani.room.definition import define_room
 from verani.settings import Settings
@@ -592,8 +593,7 @@ async def test_a_service_that_fails_to_start_frees_its_ports() -> None:
 
     application.on_startup.append(fail)
     setup(application, define_room("chat"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     settings = Settings(port=port, internal_port=0)
     with pytest.raises(RuntimeError, match="no database"):
         await listeners.Listeners(application, settings, Secrets()).start()

@@ -54,9 +54,9 @@ class Line:
     def __init__(self, writer: Writer, limit: int = 1000) -> None:
         self.transport = FakeTransport()
         self.slow = 0
-        self.outbox = Outbox(writer, self.transport, limit, self._on_slow)
+        self.outbox = Outbox(writer, self.transport, limit, lambda: self)
 
-    def _on_slow(self) -> None:
+    def too_slow(self) -> None:
         self.slow += 1
         self.outbox.seal(b"<slow>")
 

@@ -32,18 +32,23 @@ def test_a_part_that_was_renamed_is_named(monkeypatch: pytest.MonkeyPatch, owner
         check()
 
 
-def test_a_queue_that_was_renamed_or_counts_in_another_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiohttp._websocket.reader.WebSocketDataQueue", lambda *_, **__: object())
-    with pytest.raises(AiohttpError, match=r"has no WebSocketDataQueue\._size$"):
+@pytest.mark.parametrize("name", ["WebSocketDataQueue", "WebSocketReader"])
+def test_a_parser_that_was_renamed_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delattr(f"aiohttp._websocket.reader.{name}")
+    with pytest.raises(AiohttpError, match=rf"has no {name}$"):
         check()
-    monkeypatch.delattr("aiohttp._websocket.reader.WebSocketDataQueue")
-    with pytest.raises(AiohttpError, match="has no WebSocketDataQueue$"):
+
+
+def test_a_parser_that_hands_on_in_another_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(aiohttp_parts.Messages, "feed_data")
+    monkeypatch.setattr(aiohttp_parts.Messages, "set_exception", lambda *_: None)
+    with pytest.raises(AiohttpError, match=r"has no WebSocketDataQueue\.feed_data$"):
         check()
 
 
 async def test_a_service_says_it_at_the_start_in_one_sentence(start: Start, tmp_path: Path) -> None:
     (tmp_path / "renamed.py").write_text(
-        "from aiohttp import web\ndel web.WebSocketResponse._reader\nfrom verani import define_room\n"
+        "from aiohttp import web\ndel web.RequestHandler._messages\nfrom verani import define_room\n"
         "chat = define_room('chat')\n",
         encoding="utf-8",
     )
@@ -51,7 +56,7 @@ async def test_a_service_says_it_at_the_start_in_one_sentence(start: Start, tmp_
     assert await server.end() == 2
     assert re.fullmatch(
         r"verani: error: expected an aiohttp whose insides are known, such as 3\.14, got \S+, which has no"
-        r" WebSocketResponse\._reader",
+        r" RequestHandler\._messages",
         server.lines[-1],
     )
     assert "Traceback" not in server.output

@@ -9,8 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec import Raw
+
 from tests.raw import until
 from verani import define_room
+from verani.frames import ScannedFrame
 from verani.link.epoch import Death, Epoch, Member
 from verani.link.messages import (
     Arrival,
@@ -214,7 +217,8 @@ class Guest:
 
     def send(self, event: str, data: Any = None, *, request: int | None = None) -> None:
         ingress = self._gateway.ingress
-        self.in_flight.charge(ingress.frame(self.room, self.id, event, json.dumps(data).encode(), None, request))
+        frame = ScannedFrame(event, Raw(json.dumps(data).encode()), None, request)
+        self.in_flight.charge(ingress.frame(self.room, self.id, frame))
 
     def leave(self) -> None:
         self.close(1012, "service restart")

@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 
 from tests.gateway.started import Service, Start
+from tests.ports import free_port
 from verani_gateway.service.keeper import READY, Keeper
 
 # A loaded machine may take seconds to import everything; nothing waits this long when all is well.
@@ -100,22 +101,17 @@ async def test_a_second_signal_ends_everything_at_once(start: Start) -> None:
 
 @pytest.mark.threat(61)
 async def test_a_service_that_is_killed_leaves_nothing_and_can_start_again_on_its_ports(start: Start) -> None:
-    service = await (await start("serve", "app:chat", "--hosts", "2", "--gateways", "2")).started()
+    ports = "--port", str(free_port()), "--internal-port", str(free_port())
+    service = await (await start("serve", "app:chat", "--hosts", "2", "--gateways", "2", *ports)).started()
     folder = re.findall(r"gateway (\S+) app", _command(service.pids("verani_gateway gateway")[0]))[0]
     service.process.kill()
     await service.nothing_left()
-    port = service.public.rpartition(":")[2]
-    again = await (await start("serve", "app:chat", "--hosts", "1", "--port", port)).started()
+    again = await (await start("serve", "app:chat", "--hosts", "1", *ports)).started()
     assert again.public == service.public
     assert not _exists(folder)  # the successor has cleared it away
 
 
 # --- who is ready --------------------------------------------------------------------------------------
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 async def _is_ready(internal: str) -> bool:
@@ -139,7 +135,7 @@ async def _connect(public: str) -> int:
 
 async def test_whoever_connects_when_any_gateway_says_ready_is_taken(start: Start) -> None:
     """At the start, while one is drained, and while one that was killed is replaced: the port is shared."""
-    ports = _free_port(), _free_port()
+    ports = free_port(), free_port()
     public, internal = (f"http://127.0.0.1:{port}" for port in ports)
     options = ("--port", str(ports[0]), "--internal-port", str(ports[1]))
     service = await start("serve", "app:chat", "--hosts", "1", "--gateways", "3", *options)
@@ -412,8 +408,7 @@ async def test_a_process_that_cannot_be_started_is_not_tried_any_more_at_the_end
 async def test_a_full_disk_under_the_log_stops_nobody(start: Start, tmp_path: Path) -> None:
     # One that prints nothing: whether its own print raises is its own business.
     (tmp_path / "quiet.py").write_text('from verani import define_room\nchat = define_room("chat")\n', "utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     full = os.open("/dev/full", os.O_WRONLY)
     service = await start("serve", "quiet:chat", "--hosts", "1", "--internal-port", str(port), stderr=full)
     os.close(full)

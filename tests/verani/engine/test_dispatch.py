@@ -13,7 +13,7 @@ import pytest
 from tests.verani.conftest import OpenRoom, Sent, noted
 from verani import Context, Forbidden, Frame, InvalidArguments, RateLimited, VeraniError, define_room
 from verani.errors import REFUSALS
-from verani.link.messages import Invalid
+from verani.link.messages import FrameInput, Invalid
 
 
 class Say(msgspec.Struct):
@@ -597,3 +597,58 @@ async def test_middleware_that_raises_refuses_the_frame_with_its_code(open_room:
     await lobby.connect("a")
     assert await lobby.request("a", "x") == refusal("forbidden")
     assert seen == [Forbidden]
+
+
+# --- with a task, and without ----------------------------------------------------------------------------
+
+
+async def test_a_handler_that_does_not_wait_is_done_when_its_frame_was_taken(open_room: OpenRoom) -> None:
+    room = define_room("chat")
+    tasks = list[Any]()
+
+    @room.on("x")
+    def plain(ctx: Context[Any, Any], data: Any) -> str:
+        ctx.emit("heard")
+        tasks.append(asyncio.current_task())
+        return "done"
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    event = FrameInput("chat/lobby", 9, "a", "x", None, None, 7)
+    asyncio.get_running_loop().call_soon(lobby.engine.start, event, "g1")
+    await asyncio.sleep(0)
+    assert lobby.received("a")[-1] == ack(b'"done"')
+    assert lobby.numbers[-1] == 9
+    assert tasks == [None]
+    assert lobby.engine.start(msgspec.structs.replace(event, number=10, request=None), "g1") is None
+
+
+@pytest.mark.parametrize("reports", [True, False])
+async def test_a_handler_that_fails_or_returns_an_awaitable_leaves_the_rest_to_a_task(
+    open_room: OpenRoom, reports: bool
+) -> None:
+    room = define_room("chat")
+    seen = list[Any]()
+
+    async def rest() -> str:
+        seen.append(asyncio.current_task())
+        return "awaited"
+
+    room.on("returns")(lambda ctx, data: rest())
+    room.on("fails")(lambda ctx, data: 1 / 0)
+
+    async def on_error(error: BaseException, ctx: Context[Any, Any]) -> None:
+        seen.append(type(error))
+
+    if reports:
+        room.on_error(on_error)
+    lobby = open_room(room)
+    await lobby.connect("a")
+    assert await lobby.request("a", "returns") == ack(b'"awaited"')
+    assert await lobby.request("a", "fails") == refusal("failed")
+    assert isinstance(seen[0], asyncio.Task)
+    assert seen[1:] == [ZeroDivisionError] * reports
+    left = lobby.engine.start(FrameInput("chat/lobby", 9, "a", "fails", None, None, 7), "g1")
+    assert left is not None
+    lobby.engine.end()
+    assert await left() is False, "what is left of a room that is over is left alone"
