@@ -21,16 +21,17 @@ from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 from typing import Any
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, hdrs, web
 
 from verani.room.definition import define_room
 from verani.settings import Settings
 from verani_gateway.application import setup
 from verani_gateway.connections.connection import Connection, Rest
-from verani_gateway.connections.outbox import text_frame
+from verani_gateway.connections.outbox import deflated_frame, text_frame
 from verani_gateway.connections.rate import Meter
 from verani_gateway.connections.socket import Socket
 from verani_gateway.gateway import Gateway
+from verani_gateway.http.extensions import DEFLATE, offers_deflate
 
 __all__ = ["echo_application", "find_wstest", "run"]
 
@@ -51,7 +52,9 @@ class EchoConnection(Connection):
                 except UnicodeDecodeError:
                     self.close(1007)
                 else:
-                    self.outbox.put(text_frame(message.data))
+                    least = self.outbox.deflates_from
+                    data = bytes(message.data)
+                    self.outbox.put(text_frame(data) if least is None else deflated_frame(data, least))
             case WSMsgType.BINARY:
                 # The header of a binary frame differs from that of a text frame in its first byte.
                 self.outbox.put(b"\x82" + text_frame(message.data)[1:])
@@ -81,6 +84,8 @@ async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
         decode_text=False,
         max_msg_size=gateway.settings.max_frame_bytes + 1,
     )
+    if gateway.settings.compression and offers_deflate(request.headers):
+        ws.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = DEFLATE
     await ws.prepare(request)
     connection = EchoConnection(
         gateway.facilities, gateway.open_connections.next_id(), "unused", "", Meter(()), ws, request

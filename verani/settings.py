@@ -113,6 +113,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _Count, Meta(description="bytes of a request's body that nobody asked for, thrown away after the answer")
     ] = 1 << 20
     max_frame_bytes: Annotated[_Size, Meta(description="bytes of the largest frame a client may send")] = 65536
+    compression: Annotated[
+        bool, Meta(description="compress WebSocket messages for clients that offer it (permessage-deflate)")
+    ] = False
+    compression_min_bytes: Annotated[_Size, Meta(description="bytes from which on a message is compressed")] = 1024
     max_meta_bytes: Annotated[_Size, Meta(description="bytes of the largest attachment of one connection")] = 16384
     max_send_buffer: Annotated[
         _Size, Meta(description="unsent bytes after which a client that does not read is closed with 1013")

@@ -38,6 +38,7 @@ from .connections.connection import Connection
 from .connections.expiry import check_expiry
 from .connections.socket import Socket
 from .http.addresses import client, local_address
+from .http.extensions import DEFLATE, offers_deflate
 from .http.handshake import UpgradeRequired, check_upgrade, cookies, normal, subprotocols
 from .http.headers import only
 from .http.origins import origin_allowed
@@ -108,6 +109,8 @@ class Endpoint:
             decode_text=False,
             max_msg_size=gateway.settings.max_frame_bytes + 1,
         )
+        if gateway.settings.compression and offers_deflate(request.headers):
+            ws.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = DEFLATE
         meter = gateway.facilities.meters.meter(self._definition, meta.user_id, handshake.client.address)
         try:
             await ws.prepare(normal(request, subprotocol))

@@ -23,7 +23,7 @@ pytestmark = [
 
 # Limits and performance take minutes, so only a sample of section 9 runs.
 SAMPLE_OF_9 = ["9.1.1", "9.2.1", "9.3.1", "9.7.1"]
-# Compression (RFC 7692) is declined on purpose: an offer that the server does not take is no error.
+# Of compression (RFC 7692): sizes of messages, and what clients may offer.
 SAMPLE_OF_COMPRESSION = [
     *("12.1.1", "12.1.2", "12.1.3", "12.2.1", "12.3.1", "12.4.1", "12.5.1"),
     *(f"13.{n}.1" for n in range(1, 8)),
@@ -41,8 +41,15 @@ DEVIATIONS = {
 
 
 @pytest.fixture
-async def url() -> AsyncIterator[str]:
-    settings = Settings(rate_limit=0, max_frame_bytes=16 << 20, max_send_buffer=64 << 20, drain_seconds=1)
+async def url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    settings = Settings(
+        rate_limit=0,
+        max_frame_bytes=16 << 20,
+        max_send_buffer=64 << 20,
+        drain_seconds=1,
+        compression=getattr(request, "param", False),
+        compression_min_bytes=1,
+    )
     runner = web.AppRunner(echo_application(settings), access_log=None, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -80,3 +87,11 @@ async def test_compression_is_declined_and_the_connection_works_without(url: str
     assert {case: report["behavior"] for case, report in reports.items()} == dict.fromkeys(
         SAMPLE_OF_COMPRESSION, "UNIMPLEMENTED"
     )
+
+
+@pytest.mark.parametrize("url", [True], indirect=True)
+async def test_compression_passes_where_it_is_on(url: str, tmp_path: Path) -> None:
+    assert WSTEST is not None
+    reports = await run(WSTEST, url, tmp_path, cases=SAMPLE_OF_COMPRESSION, exclude=[])
+    # One compression serves everybody, so no smaller window is agreed to (`server_max_window_bits=9`).
+    assert outcomes(reports) == dict.fromkeys(("13.3.1", "13.5.1"), ("UNIMPLEMENTED", "OK"))

@@ -625,6 +625,7 @@ class Socketless:
     """A connection without a socket: all that a gateway needs of one, and the events it was told to write."""
 
     unsent = 0
+    deflates_from = None
 
     def __init__(self, gateway: Gateway, definition: Room, room: str, meta: ConnectionMeta) -> None:
         self.id = gateway.open_connections.next_id()
@@ -647,6 +648,9 @@ class Socketless:
         ingress = self._gateway.ingress
         frame = ScannedFrame(event, Raw(json.dumps(data).encode()))
         self.in_flight.charge(ingress.frame(self.room, self.id, frame))
+
+    def look(self) -> None:
+        """Have nothing to read."""
 
     def leave(self, code: int = 1000) -> None:
         self._gateway.disconnected(cast("Connection", self), code, "")

@@ -93,8 +93,6 @@ class RoomHost:
         self.entries = TickEntries(self.gateways)
         self.calls = CarriedCalls(self.gateways, settings.rpc_timeout)
         self.actors = RoomActors()
-        # Begins to work on what was received, without waiting for the loop's next pass; not from within a room.
-        self.run: Callable[[], None] = _nothing
         self.sleeping = Sleeping(
             definitions,
             settings,
@@ -125,7 +123,6 @@ class RoomHost:
         """
         await self._started.start(self._definitions)
         self.actors.start(Begin(self._succession, self.sleeping, self.sleeping.period), self.calls)
-        self.run = self.actors.base.run
         self._engines.start()
         self._watchdog.start()
 
@@ -202,6 +199,11 @@ class RoomHost:
         """Say for how many seconds a wake has waited for the records of a gateway; 0 if none does."""
         return self.directory.longest_wait(gateway)
 
+    def run(self) -> None:
+        """Begin to work on what was received, without waiting for the loop's next pass; not from within a room."""
+        if self.actors.has_started:
+            self.actors.base.run()
+
     # --- inputs ----------------------------------------------------------------------------------------
 
     def receive(self, gateway: str, message: GatewayMessage) -> None:
@@ -271,10 +273,6 @@ class RoomHost:
                 logger.error("connection closed: no room definition for %s", input.room)
             output = Kick(input.connection, 1011, refused=True)
         self.entries.refuse(gateway, input.room, input.number, output)
-
-
-def _nothing() -> None:
-    """Do nothing: a host that has not started has no actors."""
 
 
 def _keep(room: HostedRoom, gateway: str, arrival: Arrival) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, hdrs, web
 from msgspec import UNSET, DecodeError
 
 from verani import frames
@@ -28,6 +28,7 @@ from verani.frames import InvalidFrame, NotUtf8, ScannedFrame
 from verani.tracebacks import forget_traceback
 
 from .close_handshake import CloseHandshake
+from .deflate import inflated
 from .expiry import REFRESH, read_token
 from .facilities import Facilities
 from .gate import Gate
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 # What a connection ends with that had no close frame of the peer's.
 _LOST: Final = 1006, ""
+
+# The messages that may be compressed.
+_DATA: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 # The frames that are not for the room.
 _OWN: Final = frozenset({frames.PING, REFRESH})
@@ -93,6 +97,9 @@ class Connection:
         self._intake = ws.take_in_small_pieces(request, facilities.turns, settings.max_frame_bytes, itself)
         transport = self._intake.transport
         self.outbox = Outbox(writer, transport, settings.max_send_buffer, itself)
+        if hdrs.SEC_WEBSOCKET_EXTENSIONS in ws.headers:
+            self._intake.headers.compressed = []
+            self.outbox.deflates_from = settings.compression_min_bytes
         self._meter = meter
         self._invalid = InvalidFrames(settings.max_invalid_frames)
         # What its task waits for while nothing has to wait: there may be a frame that does. And how many were read
@@ -153,11 +160,13 @@ class Connection:
     def _advance(self) -> Rest | None:
         """Handle messages up to the first that has to wait, and return the rest of it."""
         intake, in_flight = self._intake, self.in_flight
-        messages, arrived = intake.messages, intake.messages.arrived
+        messages, arrived, compressed = intake.messages, intake.messages.arrived, intake.headers.compressed
         while in_flight.since is None or in_flight.goes_on():
             if arrived:
                 message, weight = arrived.pop(0)
                 messages.size -= weight
+                if compressed is not None and message.type in _DATA and compressed.pop(0):
+                    message = inflated(message, self._facilities.settings.max_frame_bytes)
                 self._turn += 1
                 if self._turn >= TURN:
                     self._turn = 0

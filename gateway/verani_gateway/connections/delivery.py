@@ -33,7 +33,7 @@ from ..inputs.attachments import Attachments, RoomInputs
 from ..inputs.congestion import Congestion
 from .emptying import Emptying
 from .open_connections import OpenConnections
-from .outbox import Run, Writer, text_frame
+from .outbox import Run, Writer, deflated_frame, text_frame
 
 __all__ = ["Delivery"]
 
@@ -104,7 +104,10 @@ class Delivery:
                 for id in output.connections:
                     outbox = self._outboxes.get(id)
                     if outbox is not None and id not in output.exclude:
-                        outbox.put(text_frame(output.payload))
+                        least = outbox.deflates_from
+                        outbox.put(
+                            text_frame(output.payload) if least is None else deflated_frame(output.payload, least)
+                        )
             else:
                 self._put_other(room, output)
         if self._run is not None:
@@ -127,11 +130,10 @@ class Delivery:
                 raise AssertionError("the ends of links read the ones, `_put` the others")
 
     def _join(self, output: Deliver) -> None:
-        frame = text_frame(output.payload)
-        if self._run is None or not self._run.takes(output.connections, output.exclude, len(frame)):
+        if self._run is None or not self._run.takes(output.connections, output.exclude, len(output.payload)):
             self._end_run()
             self._run = Run(output.connections, output.exclude)
-        self._run.add(frame)
+        self._run.add(output.payload)
 
     def _end_run(self) -> None:
         if self._run is not None:

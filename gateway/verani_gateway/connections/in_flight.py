@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..inputs.congestion import MAX_ROOM_IN_FLIGHT, Congestion
+from ..inputs.congestion import Congestion
 from .close_handshake import CloseHandshake
 from .gate import Gate
 
@@ -34,17 +34,15 @@ class InFlight:
         self._now = now
 
     def charge(self, size: int) -> None:
-        """Account for an input that was sent to the room, and leave the socket unread if there are too many."""
+        """Account for an input that was sent to the room; if there are too many, no more is read until it `goes_on`."""
         self.count += 1
         self.bytes += size
         if (
             self.count >= MAX_IN_FLIGHT
             or self.bytes >= MAX_IN_FLIGHT_BYTES
-            # No room has more than all rooms together.
-            or (self._congestion.attachments.in_flight >= MAX_ROOM_IN_FLIGHT and self.exceed())
+            or (self._congestion.attachments.in_flight >= self._congestion.least and self.exceed())
         ):
             self.since = self._now()
-            self._wait()
 
     def release(self, size: int) -> None:
         """Account for an input that was processed."""
@@ -58,14 +56,11 @@ class InFlight:
         return self.count >= MAX_IN_FLIGHT or self.bytes >= MAX_IN_FLIGHT_BYTES or self._congestion.holds_up(self._room)
 
     def goes_on(self) -> bool:
-        """Tell whether the room has caught up, or the connection closes; look again when the gate says so."""
-        self._congestion.wait_no_more(self._room, self._gate)
+        """Tell whether the room has caught up, or the connection closes; if not, the gate says when to look again."""
         if self._closing.sent is None and self.exceed() and not self._closing.is_lost:
-            self._wait()
+            self._gate.is_shut = True
+            self._congestion.wait_for(self._room, self._gate)
             return False
+        self._congestion.wait_no_more(self._room, self._gate)
         self.since = None
         return True
-
-    def _wait(self) -> None:
-        self._gate.is_shut = True
-        self._congestion.wait_for(self._room, self._gate)

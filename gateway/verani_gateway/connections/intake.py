@@ -1,15 +1,12 @@
 """Take little from a socket at a time, whatever the event loop would take, and nothing while enough of it waits.
 
 Loops read up to 256 KiB at once, or as often in a row, and aiohttp parses all of it in one go: thousands of small
-frames that everybody else waits for. Its parser is fed here, without its protocol, with one exception: it accepts
-frames that are not masked, which RFC 6455 5.1 forbids.
+frames that everybody else waits for. Its parser is fed here, without its protocol.
 
 Invariants:
 - Pieces that complete no message, of a large frame or of endless fragments, cost a turn each, and a frame that is not
   complete after twice its limit ends the connection: fragments are no way around the rate.
 - The transport is paused when more than `HIGH` waits, and after `hold`, until `go_on` finds no more than `LOW`.
-- Headers of frames are handed on whole, so that each is seen before aiohttp sees it; what comes after the first one
-  without a mask is not handed on.
 - Who reads is told of all that arrives, and of the end, at the bottom of the stack: in a callback of the loop.
 """
 
@@ -21,9 +18,10 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from ..http.aiohttp_parts import Messages, parser_for
+from .frame_headers import FrameHeaders
 from .rate import Turns
 
-__all__ = ["HIGH", "LOW", "Intake", "Sender"]
+__all__ = ["HIGH", "LOW", "Intake", "MessageSource"]
 
 # What waits to be handled, as `Messages` weighs it: the socket is left alone above the first, which is more than one
 # small read of anything but the smallest frames, and read again below the second.
@@ -42,16 +40,7 @@ _buffer: Final = memoryview(bytearray(_LARGE))
 _small_buffer: Final = _buffer[:_SMALL]
 
 
-# The second byte of a frame: its mask, and from where on the next 2 or 8 bytes hold the length.
-_MASKED: Final = 0x80
-_LENGTH_OF_2: Final = _MASKED | 126
-# What a header has besides its length: two bytes, and four of the mask.
-_HEADER: Final = 6
-# A frame with reserved bits, for which aiohttp closes with 1002, after everything that came before.
-_VIOLATION: Final = b"\xf0\x80"
-
-
-class Sender(Protocol):
+class MessageSource(Protocol):
     """Whose client sends messages."""
 
     def endless(self) -> None:
@@ -70,15 +59,14 @@ class Intake(asyncio.BufferedProtocol):
         "_discarded",
         "_early",
         "_fruitless",
-        "_head",
         "_limit",
         "_over",
         "_protocol",
-        "_rest",
-        "_sender",
+        "_source",
         "_turn",
         "_turns",
         "arrived",
+        "headers",
         "is_held",
         "is_lost",
         "last_size",
@@ -93,10 +81,11 @@ class Intake(asyncio.BufferedProtocol):
         protocol: asyncio.Protocol,
         turns: Turns,
         max_frame_bytes: int,
-        sender: Callable[[], Sender | None],
+        source: Callable[[], MessageSource | None],
     ) -> None:
         self.transport = transport
         self._protocol = protocol
+        self.headers = FrameHeaders()
         self.messages = Messages()
         # aiohttp refuses a message that is as long as its limit.
         self.parser = parser_for(self.messages, max_frame_bytes + 1)
@@ -104,7 +93,7 @@ class Intake(asyncio.BufferedProtocol):
         self.arrived: Callable[[], None] = _nobody
         self._turns = turns
         self._limit = 2 * max_frame_bytes + _SMALL
-        self._sender = sender
+        self._source = source
         # The size of the last frame, which decides how much is read at once.
         self.last_size = 0
         # Whether the socket is left alone, and whether it is gone.
@@ -113,9 +102,6 @@ class Intake(asyncio.BufferedProtocol):
         # Bytes since the last message was complete, and the turn that the next ones wait for.
         self._fruitless = 0
         self._turn: asyncio.Future[None] | None = None
-        # The beginning of a header, and how much is still to come of the frame after it.
-        self._head = b""
-        self._rest = 0
         # What came before this was installed.
         self._early = b""
         # What to call when nothing more is worth reading; set while all of it is thrown away.
@@ -129,16 +115,16 @@ class Intake(asyncio.BufferedProtocol):
         early: bytes,
         turns: Turns,
         max_frame_bytes: int,
-        sender: Callable[[], Sender | None],
+        source: Callable[[], MessageSource | None],
     ) -> Intake:
         """Put one in front of the transport's protocol, which hears of nothing but the end, and hold it.
 
-        `early` is what was read before. The `sender`, a weak reference, is told of a message that does not end; nothing
+        `early` is what was read before. The `source`, a weak reference, is told of a message that does not end; nothing
         more is read then.
         """
         protocol = transport.get_protocol()
         assert isinstance(protocol, asyncio.Protocol), "aiohttp's is not buffered"
-        intake = cls(transport, protocol, turns, max_frame_bytes, sender)
+        intake = cls(transport, protocol, turns, max_frame_bytes, source)
         transport.set_protocol(intake)
         intake._early = early
         intake.hold()
@@ -187,37 +173,18 @@ class Intake(asyncio.BufferedProtocol):
     def _take(self, data: bytes) -> None:
         messages = self.messages
         before = messages.size
-        self.parser.feed_data(self._checked(data))
+        self.parser.feed_data(self.headers.checked(data))
         if messages.size != before:
             self._fruitless = 0
         else:
             self._wait_for_the_rest(len(data))
 
-    def _checked(self, data: bytes) -> bytes:
-        """Return what may be handed on: whole headers, and a violation instead of the first one without a mask."""
-        data, self._head = self._head + data, b""
-        position, end = self._rest, len(data)
-        while position + 2 <= end:
-            second = data[position + 1]
-            if second < _MASKED:
-                return data[:position] + _VIOLATION
-            if second < _LENGTH_OF_2:
-                position += _HEADER + second - _MASKED
-                continue
-            size = position + (4 if second == _LENGTH_OF_2 else 10)
-            if size > end:
-                break
-            position = size + 4 + int.from_bytes(data[position + 2 : size], "big")
-        self._rest = max(0, position - end)
-        self._head = data[position:]
-        return data[:position]
-
     def _wait_for_the_rest(self, nbytes: int) -> None:
         self._fruitless += nbytes
         if self._fruitless > self._limit:
             self.hold()
-            if (sender := self._sender()) is not None:
-                sender.endless()
+            if (source := self._source()) is not None:
+                source.endless()
         elif self._fruitless > _SMALL:
             self.hold()
             self._turn = self._turns.ask()

@@ -20,7 +20,20 @@ from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Protocol
 
-__all__ = ["LOOKS", "MAX_RUN", "MAX_WAITING", "Outbox", "Run", "Writer", "close_frame", "control_frame", "text_frame"]
+from .deflate import deflated
+
+__all__ = [
+    "LOOKS",
+    "MAX_RUN",
+    "MAX_WAITING",
+    "Outbox",
+    "Run",
+    "Writer",
+    "close_frame",
+    "control_frame",
+    "deflated_frame",
+    "text_frame",
+]
 
 # A joined run of broadcasts ends here (design section 7).
 MAX_RUN = 256 << 10
@@ -45,17 +58,28 @@ _SHORT = Struct("!BB").pack
 _MEDIUM = Struct("!BBH").pack
 _LONG = Struct("!BBQ").pack
 _TEXT = 0x81
+# RFC 7692 6: with the bit of the extension.
+_DEFLATED = 0xC1
 _CLOSE = 0x88
 
 
-def text_frame(payload: bytes) -> bytes:
-    """Wrap a payload in an unmasked WebSocket text frame."""
+def text_frame(payload: bytes, first: int = _TEXT) -> bytes:
+    """Wrap a payload in an unmasked WebSocket text frame; `first` is the first byte of the header."""
     length = len(payload)
     if length < 126:
-        return _SHORT(_TEXT, length) + payload
+        return _SHORT(first, length) + payload
     if length < 65536:
-        return _MEDIUM(_TEXT, 126, length) + payload
-    return _LONG(_TEXT, 127, length) + payload
+        return _MEDIUM(first, 126, length) + payload
+    return _LONG(first, 127, length) + payload
+
+
+def deflated_frame(payload: bytes, least: int) -> bytes:
+    """Wrap a payload in a text frame, compressed if it has at least so many bytes, and gets smaller."""
+    if len(payload) >= least:
+        data = deflated(payload)
+        if len(data) < len(payload):
+            return text_frame(data, _DEFLATED)
+    return text_frame(payload)
 
 
 def control_frame(opcode: int, payload: bytes) -> bytes:
@@ -91,6 +115,7 @@ class Outbox:
         "_sealed",
         "_transport",
         "_writer",
+        "deflates_from",
         "pending",
     )
 
@@ -108,6 +133,8 @@ class Outbox:
         self._looks = 0
         # Bytes put and not yet given to the transport.
         self.pending = 0
+        # The size from which on what a room says is to be compressed; None for a client that takes nothing compressed.
+        self.deflates_from: int | None = None
 
     def put(self, data: bytes, *, patient: bool = False) -> None:
         """Queue ready WebSocket frames, `patient` ones if they are for many; dropped once the outbox is sealed."""
@@ -186,12 +213,12 @@ class Outbox:
 class Run:
     """Consecutive broadcasts of one room to one audience."""
 
-    __slots__ = ("connections", "exclude", "frames", "size")
+    __slots__ = ("connections", "exclude", "payloads", "size")
 
     def __init__(self, connections: tuple[str, ...], exclude: tuple[str, ...]) -> None:
         self.connections = connections
         self.exclude = exclude
-        self.frames: list[bytes] = []
+        self.payloads: list[bytes] = []
         self.size = 0
 
     def takes(self, connections: tuple[str, ...], exclude: tuple[str, ...], size: int) -> bool:
@@ -202,19 +229,25 @@ class Run:
             and self.size + size <= MAX_RUN
         )
 
-    def add(self, frame: bytes) -> None:
-        """Append a ready WebSocket frame."""
-        self.frames.append(frame)
-        self.size += len(frame)
+    def add(self, payload: bytes) -> None:
+        """Append a message."""
+        self.payloads.append(payload)
+        self.size += len(payload)
 
     def put(self, outboxes: Mapping[str, Outbox]) -> None:
         """Hand the run to its members that are still connected."""
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
-        exclude, patient = self.exclude, len(self.connections) > MANY
+        payloads, exclude, patient = self.payloads, self.exclude, len(self.connections) > MANY
+        data = text_frame(payloads[0]) if len(payloads) == 1 else b"".join(map(text_frame, payloads))
+        small = b""
         for connection in self.connections:
             outbox = outboxes.get(connection)
-            if outbox is not None and connection not in exclude:
+            if outbox is None or connection in exclude:
+                continue
+            if outbox.deflates_from is None:
                 outbox.put(data, patient=patient)
+            else:
+                small = small or b"".join(deflated_frame(each, outbox.deflates_from) for each in payloads)
+                outbox.put(small, patient=patient)
 
 
 class Writer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from ..http.aiohttp_parts import has_failed, take_early, take_over
-from .intake import Intake, Sender
+from .intake import Intake, MessageSource
 from .rate import Turns
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ class Socket(web.WebSocketResponse[Any]):
         return await super().prepare(request)
 
     def take_in_small_pieces(
-        self, request: web.Request, turns: Turns, max_frame_bytes: int, sender: Callable[[], Sender | None]
+        self, request: web.Request, turns: Turns, max_frame_bytes: int, source: Callable[[], MessageSource | None]
     ) -> Intake:
         """Put an `Intake` in front of what reads from the transport; raises ConnectionResetError if that is gone."""
         if request.transport is None:
             raise ConnectionResetError("the client left during the handshake")
         early, self._early = self._early, b""
-        intake = Intake.install(request.transport, early, turns, max_frame_bytes, sender)
+        intake = Intake.install(request.transport, early, turns, max_frame_bytes, source)
         take_over(request.protocol, self, intake.parser)
         return intake

@@ -31,6 +31,8 @@ class Congestion:
 
     def __init__(self, attachments: Attachments) -> None:
         self.attachments = attachments
+        # Below so many bytes of all rooms together, none is over its limit.
+        self.least = min(MAX_ROOM_IN_FLIGHT, MAX_GATEWAY_IN_FLIGHT)
         # By room; a dict, so that they are resumed in the order in which they came.
         self.waiting: dict[str, dict[Resumable, None]] = {}
 

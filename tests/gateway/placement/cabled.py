@@ -197,6 +197,7 @@ class Guest:
     """A connection without a socket: all that a gateway needs of one."""
 
     unsent = 0
+    deflates_from = None
     is_sent = False
 
     def __init__(self, gateway: Gateway, definition: Room, room: str, user: str = "ada") -> None:
@@ -219,6 +220,9 @@ class Guest:
         ingress = self._gateway.ingress
         frame = ScannedFrame(event, Raw(json.dumps(data).encode()), None, request)
         self.in_flight.charge(ingress.frame(self.room, self.id, frame))
+
+    def look(self) -> None:
+        """Have nothing to read."""
 
     def leave(self) -> None:
         self.close(1012, "service restart")
