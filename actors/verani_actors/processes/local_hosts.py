@@ -148,6 +148,9 @@ class LocalHosts:
         host = next((each for each in self._running.values() if each.incarnation == process.name), None)
         if host is None:
             return
+        if not self._has_served:
+            self._published.look()
+            self.note_served()
         del self._running[host.id]
         has_left = self._runtime.farewell(host.incarnation).exists()
         death = _read_death(self._runtime, host.incarnation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import msgspec
 
@@ -27,6 +28,11 @@ class PublishedEpoch:
     def incarnations(self) -> set[str]:
         """The processes that are its members."""
         return {member.incarnation for member in self.epoch.members}
+
+    def look(self) -> None:
+        """Read what the registrar of this machine may have written, and not said yet."""
+        with suppress(OSError, msgspec.MsgspecError):  # then it is read with the next one
+            self.epoch = self._runtime.read_epoch()
 
     def publish(self, epoch: Epoch) -> None:
         """Write an epoch down; where that fails, the log says so once, and the next try is the caller's."""

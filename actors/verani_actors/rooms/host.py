@@ -224,7 +224,8 @@ class RoomHost:
             case Rebuild():
                 room = self.directory.rooms.get(message.room)
                 if room is not None:
-                    room.wanted = message.reason if self.sleeping.retired_at(room) is not None else None
+                    goes = self.sleeping.retired_at(room) is not None or room.is_back(self.ownership)
+                    room.wanted = message.reason if goes else None
                 elif self.ownership.owns(message.room):
                     self._succession.wake(message.room, message.reason)
 
@@ -240,7 +241,7 @@ class RoomHost:
             if room is not None and room.state is RoomState.AWAKE and gateway not in room.pulled.late:
                 ready.setdefault(input.room, []).append(input)
             elif room is not None:
-                _keep(room, gateway, input)
+                self._keep(room, gateway, input)
             elif self.ownership.owns(input.room):
                 room = self._succession.wake(input.room, reason_of(input))
                 if room is not None:
@@ -259,8 +260,21 @@ class RoomHost:
                 continue
             # What is of an earlier spell of ownership is sent again; what came after it in that spell would overtake.
             if batch.epoch >= self.ownership.since(arrival.room):
-                found.append(arrival if room is None else room.pulled.as_seen(gateway, arrival))
+                if room is None or room.state is RoomState.GONE:
+                    found.append(arrival)
+                else:
+                    found.append(room.pulled.as_seen(gateway, arrival))
         return found
+
+    def _keep(self, room: HostedRoom, gateway: str, arrival: Arrival) -> None:
+        """Have an input wait at a room which cannot take it now; one that moves takes nothing more."""
+        if room.is_back(self.ownership):
+            room.wait(gateway, arrival)
+        elif not room.state.moves:
+            if gateway in room.pulled.late:
+                room.hold(gateway, arrival)
+            else:
+                room.wait(gateway, arrival)
 
     def _refuse(self, gateway: str, arrival: Arrival) -> None:
         """Turn away what is for a definition that this host does not have."""
@@ -273,12 +287,3 @@ class RoomHost:
                 logger.error("connection closed: no room definition for %s", input.room)
             output = Kick(input.connection, 1011, refused=True)
         self.entries.refuse(gateway, input.room, input.number, output)
-
-
-def _keep(room: HostedRoom, gateway: str, arrival: Arrival) -> None:
-    """Have an input wait at a room which cannot take it now; one that moves takes nothing more."""
-    if not room.state.moves:
-        if gateway in room.pulled.late:
-            room.hold(gateway, arrival)
-        else:
-            room.wait(gateway, arrival)

@@ -25,6 +25,7 @@ from verani.link.messages import Arrival, Attach, Close, InterruptedInput, Invok
 from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 
+from ..membership.share import Ownership
 from .carried_calls import CarriedCalls
 from .hearsay import Reach
 from .pulled import Pulled
@@ -148,6 +149,10 @@ class HostedRoom:
     def enter(self, change: RoomChange) -> None:
         """Change the state by the table."""
         self.state = TRANSITIONS[self.state].get(change, self.state)
+
+    def is_back(self, ownership: Ownership) -> bool:
+        """Whether it is abandoned and its host's again: what comes is for the next incarnation."""
+        return self.state is RoomState.GONE and ownership.owns(self.name)
 
     @property
     def takes_inputs(self) -> bool:
@@ -308,6 +313,15 @@ class HostedRoom:
         """Cut off what the engine runs: it does nothing more."""
         if self.engine is not None:
             self.engine.end()
+
+    def cut_off(self) -> None:
+        """End, and forget the inputs: whoever owns the room next is sent them again."""
+        self.end()
+        if self.in_flight:
+            self._entries.working -= 1
+            self.in_flight.clear()
+        self.taken.clear()
+        self.has_begun = False
 
     def let_go(self) -> None:
         """Part from the engine, whose sink this is: the memory of a room is free when its actor is gone."""

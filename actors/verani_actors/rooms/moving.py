@@ -2,7 +2,8 @@
 
 Invariants:
 - A room that moves takes nothing more, and what waits for it is not acknowledged: its gateways send it to the owner.
-- Of a room that is abandoned nothing leaves from then on.
+- Of a room that is abandoned nothing leaves from then on, and it knows nothing of what it was given: should the room be
+  this host's again before its actor is gone, its gateways have sent that again, to the next incarnation.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Moving:
                 logger.debug("room is given up", extra={"room": room.name})
                 self._move(room, RoomChange.ABANDONED)
                 self._parts.entries.drop(room)
-                room.end()
+                room.cut_off()
                 if room.address is not None:  # else it is killed when it is there
                     self._parts.actors.base.kill(room.address)
         self._parts.directory.forget_sleeping(lambda name, life: not self._parts.ownership.owns(name))

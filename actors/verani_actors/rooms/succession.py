@@ -90,11 +90,12 @@ class Succession:
         room.let_go()
         self._calls.forget(room.name)
         self._parts.directory.end_life(room, holders, slept=slept)
-        if room.state.moves or (not left and not holders and room.wanted is None):
+        moves = room.state.moves and not room.is_back(self._parts.ownership)
+        if moves or (not left and not holders and room.wanted is None):
             del self._parts.directory.lives[room.name]
-        if (left or room.wanted is not None) and not room.state.moves:
+        if (left or room.wanted is not None) and not moves:
             self._succeed(room, left, room.wanted or (reason_of(left[0][1]) if slept else "crash"))
-        elif slept and not room.state.moves:
+        elif slept and not moves:
             for gateway in holders:
                 self._parts.entries.entry(gateway, room).asleep = True
         self._parts.entries.over(room)

@@ -558,7 +558,7 @@ async def test_what_an_owner_said_in_an_earlier_spell_does_not_count_in_this_one
     both = Epoch(1, "m", (Member("m-0", "", "", 0, ""), Member("m-1", "", "", 0, "")))
     name = next(name for name in map("chat/{}".format, itertools.count()) if both.owner(name) == both.members[1])
     guest = Guest(gateway, diary.room, name)
-    await until(lambda: diary.seen)
+    await until(lambda: diary.seen and gateway.in_flight == 0)
     process, cable = service.processes["m-0"], service.cable(gateway, "m-0")
     cable.cut()
     await service.join("m-1")
@@ -573,6 +573,34 @@ async def test_what_an_owner_said_in_an_earlier_spell_does_not_count_in_this_one
     await until(lambda: guest.heard == [1])
     assert gateway.in_flight == 0
     assert measured(exposition(gateway))["foreign_entries_total"] == 1
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+async def test_a_room_that_is_its_host_s_again_before_its_actor_is_gone_loses_nothing(
+    service: Service, diary: Diary, is_heard: bool
+) -> None:
+    gateway = await started(service, "m-0")
+    both = Epoch(1, "m", (Member("m-0", "", "", 0, ""), Member("m-1", "", "", 0, "")))
+    name = next(name for name in map("chat/{}".format, itertools.count()) if both.owner(name) == both.members[1])
+    guest = Guest(gateway, diary.room, name)
+    while not diary.seen or (is_heard and gateway.in_flight):  # noqa: ASYNC110  # not a pass longer
+        await asyncio.sleep(0)
+    assert bool(gateway.in_flight) is not is_heard
+    cable = service.cable(gateway, "m-0")
+    cable.cut()
+    await service.join("m-1")
+    service.publish()
+    service.kill("m-1")
+    service.publish()
+    guest.send("say", 1)
+    cable.mend()
+    await until(lambda: guest.heard == [1])
+    assert (gateway.in_flight, guest.kicked) == (0, [])
+    guest.send("say", 2)
+    await until(lambda: guest.heard == [1, 2])
+    host = service.processes["m-0"].host
+    assert host.entries.working == 0
+    assert list(host.directory.rooms) == list(host.directory.lives) == [name]
 
 
 async def test_the_links_and_what_became_of_rooms_can_be_measured(service: Service, diary: Diary) -> None:
