@@ -27,7 +27,7 @@ from verani import Context, define_room
 from verani_gateway import setup
 
 from .flood import Probe
-from .rooms import cpu_seconds
+from .processes import cpu_seconds
 
 SENT: Final = 16 << 20
 MAX_CPU: Final = 0.5

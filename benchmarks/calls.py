@@ -49,10 +49,11 @@ async def count_calls(window: int) -> Counter[CodeType]:
 
     port = runner.addresses[0][1]
     for count in (WARM_UP, COUNTED):
-        scenario, report, done = Scenario("echo", "echo", 1, 1, 1, count, window), Report(), asyncio.Event()
+        scenario = Scenario("echo", "echo", 1, 1, 1, count, window)
+        report, done = Report(expected=count), asyncio.Event()
         (client,) = await open_clients(port, scenario, report, done)
         sys.setprofile(note if count == COUNTED else None)
-        client.start()
+        client.start(count)
         await done.wait()
         sys.setprofile(None)
         client.transport.close()
@@ -62,20 +63,24 @@ async def count_calls(window: int) -> Counter[CodeType]:
     return calls
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--list", action="store_true", help="name the functions, those called most often first")
-    options = parser.parse_args()
+def check(*, show: bool = False) -> bool:
+    """Print the counts, and the functions on demand; say whether there are too many."""
     failed = False
     for window, limit in LIMITS.items():
         calls = asyncio.run(count_calls(window))
         each = calls.total() / COUNTED
         failed |= each > limit
         print(f"window {window:>2}: {each:6.1f} calls of our own code for each echoed frame (at most {limit})")
-        for code, count in calls.most_common() if options.list else ():
+        for code, count in calls.most_common() if show else ():
             if count * 20 > COUNTED:
                 print(f"{count / COUNTED:9.2f} {Path(code.co_filename).name}:{code.co_firstlineno} {code.co_qualname}")
-    return int(failed)
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--list", action="store_true", help="name the functions, those called most often first")
+    return int(check(show=parser.parse_args().list))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from verani.settings import RatePolicy
 from verani_actors.upkeep.memory import quieten_collector
 from verani_gateway import setup
 
-from .rooms import cpu_seconds
+from .processes import cpu_seconds
 from .servers import new_loop
 
 FLOODERS = 200

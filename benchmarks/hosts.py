@@ -17,9 +17,11 @@ import time
 import aiohttp
 
 from .cluster import Cluster
+from .comparing import quantile
 from .load import Report, Scenario, run_scenario
 from .marked import marked
-from .rooms import cpu_seconds
+from .measuring import Measurement
+from .processes import Cores, cpu_seconds
 
 SHAPES = (0, 1, 2, 4)
 MAX_RATIO = 4.0
@@ -48,10 +50,15 @@ async def pids(cluster: Cluster) -> tuple[list[int], list[int]]:
     return [gateway.pid for gateway in status.gateways], [host.pid for host in status.members]
 
 
-async def measure(hosts: int, scenario: Scenario) -> tuple[Report, float, float]:
-    """Return the report, and the CPU seconds of the gateway and of all hosts, in one scenario."""
+async def measure(hosts: int, scenario: Scenario, cores: Cores | None = None) -> tuple[Report, float, float]:
+    """Return the report, and the CPU seconds of the gateway and of all hosts, in one scenario.
+
+    With `cores`, all of them share the one that servers have.
+    """
     async with Cluster.serve("benchmarks.servers:bench", *OPTIONS, hosts=hosts) as cluster:
         gateways, members = await pids(cluster)
+        if cores is not None:
+            cores.pin_servers([*gateways, *members])
         started = asyncio.Event()
         running = asyncio.create_task(run_scenario(int(cluster.url.rpartition(":")[2]), scenario, started))
         await started.wait()
@@ -59,6 +66,23 @@ async def measure(hosts: int, scenario: Scenario) -> tuple[Report, float, float]
         report = await running
         after = [sum(map(cpu_seconds, group)) for group in (gateways, members)]
         return report, after[0] - before[0], after[1] - before[1]
+
+
+async def measure_pinned(hosts: int, scenario: Scenario, cores: Cores) -> Measurement:
+    """Return the CPU of gateway and hosts together, on one core, for a frame."""
+    report, gateway, host = await measure(hosts, scenario, cores)
+    frames = max(1, report.delivered)
+    return Measurement(
+        scenario=scenario.name,
+        server=f"{hosts} host{'s' * (hosts > 1)}" if hosts else "one process",
+        cpu=1e6 * (gateway + host) / frames,
+        per_second=0.0,
+        p50=1e6 * quantile(report.latencies, 0.50),
+        p99=1e6 * quantile(report.latencies, 0.99),
+        delivered=report.delivered,
+        lost=abs(scenario.deliveries - report.delivered),
+        out_of_order=report.out_of_order,
+    )
 
 
 async def wake(cluster: Cluster, rooms: int) -> list[int]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from .load import Report, Scenario, run_scenario
+from .processes import cpu_seconds
 
 FULL = (
     Scenario("fan-out: 1 room of 1,000, window 8", "cast", 1, 1000, 1, 400, 8),
@@ -31,12 +30,6 @@ QUICK = (
     Scenario("1,000 rooms of 2, both send", "cast", 1000, 2, 2, 2, 1),
     Scenario("echo: 50 connections, window 16", "echo", 50, 1, 1, 100, 16),
 )
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def measure(kind: str, loop: str, scenario: Scenario) -> tuple[Report, float, float]:

@@ -10,12 +10,16 @@ import asyncio
 import json
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from aiohttp import WSMsgType, web
 
 from verani import Context, Settings, define_room
 from verani_gateway import setup
+
+# The largest frames that are measured carry 64 KiB beside their number.
+_SETTINGS: Final = Settings(rate_limit=0, rate_limit_bytes=0, max_connections=0, max_frame_bytes=1 << 17)
 
 bench = define_room("bench", hibernate_after=None)
 
@@ -37,7 +41,7 @@ async def echo_async(ctx: Context[Any, Any], data: Any) -> None:
 
 def verani_app() -> web.Application:
     app = web.Application()
-    setup(app, bench, settings=Settings(rate_limit=0, rate_limit_bytes=0, max_connections=0))
+    setup(app, bench, settings=_SETTINGS)
     return app
 
 
@@ -67,8 +71,8 @@ def plain_app() -> web.Application:
     return app
 
 
-async def main(kind: str) -> None:
-    app = verani_app() if kind == "verani" else plain_app()
+async def serve(app: web.Application) -> None:
+    """Serve on a free port, which is printed, until SIGTERM."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
@@ -88,6 +92,15 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
+def run(make_app: Callable[[], web.Application], loop: str) -> None:
+    """Make an application in a loop of that name, and serve it."""
+
+    async def main() -> None:
+        await serve(make_app())
+
+    with asyncio.Runner(loop_factory=lambda: new_loop(loop)) as runner:
+        runner.run(main())
+
+
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=lambda: new_loop(sys.argv[2])) as loop_runner:
-        loop_runner.run(main(sys.argv[1]))
+    run(verani_app if sys.argv[1] == "verani" else plain_app, sys.argv[2])
