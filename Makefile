@@ -11,7 +11,7 @@ WORKERS ?= 5
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help serve test check format bench soak fuzz autobahn clean
+.PHONY: help serve test check format bench bench-smoke soak fuzz autobahn clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +25,13 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	touch $@
+
+# What Verani is measured beside. Where a part of it cannot be installed, the peers that need it are left out.
+PEERS := benchmarks/peers
+$(VENV)/.peers: $(VENV)/.installed $(PEERS)/package-lock.json
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench \
+	  && npm ci --prefix $(PEERS) --no-audit --no-fund --loglevel=error \
+	  && touch $@ || echo 'some peers cannot be installed; benchmarks.compare says which'
 
 serve: $(VENV)/.installed ## run the chat demo on http://127.0.0.1:8000/
 	$(BIN)/verani serve examples.chat:app --host $(HOST) --port $(PORT)
@@ -41,7 +48,7 @@ check: $(VENV)/.installed ## lint, types, import rules, then the tests with cove
 	$(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report
 
-bench: $(VENV)/.installed ## print what a frame, actors, sleep, rooms and hosts cost; fails if a delivery is lost, doubled or late, or a flood hurts others
+bench: $(VENV)/.peers ## print what a frame, actors, sleep, rooms and hosts cost, also beside other servers; fails if a delivery is lost, doubled or late, or a flood hurts others
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.actors
 	$(BIN)/python -m benchmarks.hibernation
@@ -53,6 +60,10 @@ bench: $(VENV)/.installed ## print what a frame, actors, sleep, rooms and hosts 
 	$(BIN)/python -m benchmarks.hosts
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.crowd
+	$(BIN)/python -m benchmarks.compare --quick
+
+bench-smoke: $(VENV)/.installed ## fail in half a minute if a frame has become dearer, in calls or beside plain aiohttp
+	$(BIN)/python -m benchmarks.smoke
 
 soak: $(VENV)/.installed ## race sleep against traffic, 100,000 cycles of sleep and wake, twenty pairs of services, kills and stops under load
 	VERANI_SOAK_SECONDS=60 VERANI_SOAK_CYCLES=100000 \
@@ -73,4 +84,4 @@ format: $(VENV)/.installed ## format the code
 	$(BIN)/ruff format
 
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts
+	rm -rf $(VENV) $(PEERS)/node_modules .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts
