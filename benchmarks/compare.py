@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from .charts import draw
 from .measuring import Crowd, Measurement, measure, measure_crowd
 from .peers.catalogue import OURS, PLAIN, SERVERS, Server, event_loop
 from .processes import Cores, file_limit
-from .results import Machine, Results, load_lines, table
+from .results import Machine, Results, lines_of, load_lines, table
 from .scenarios import CURVES, ROWS, Curve, Load, curve_points, lighter
 from .servers import new_loop
 
@@ -43,72 +44,70 @@ def run(server: Server, load: Load, cores: Cores) -> Measurement:
                 return runner.run(measure(server, load, cores))
 
 
-def alternate(results: Results, servers: Iterable[Server], load: Load, cores: Cores, rounds: int) -> None:
-    """Measure every server once in each round; a peer that cannot bear a load is left out of it."""
-    left = list(servers)
-    for _ in range(rounds):
-        for server in tuple(left):
-            try:
-                results.measurements.append(run(server, load, cores))
-            except OSError as error:  # it did not start, let nobody in, or closed
-                if server is OURS:
-                    raise
-                left.remove(server)
-                results.drop(load.name, server.name)
-                results.notes.append(f"{server.name} is left out of {load.name}: {error!r}")
-    print_load(results, load.name)
+@dataclass(frozen=True)
+class Comparison:
+    """Servers that take turns; what is found is written after every load, because the next one may not end well."""
 
+    servers: list[Server]
+    cores: Cores
+    rounds: int
+    file: Path | None
+    results: Results
 
-def print_load(results: Results, load: str) -> None:
-    print(f"\n{load}")
-    print(f"  {'':<20} {'CPU us':>9} {'ours/peer':>9} {'a second':>10} {'p50 us':>9} {'p99 us':>9} {'bytes':>8} "
-          f"{'server':>7} {'load':>5}")  # fmt: skip
-    for server in results.servers(load):
-        cpu, rate, p50, p99, memory, busy, load_busy = (
-            results.median(load, server, figure)
-            for figure in ("cpu", "per_second", "p50", "p99", "memory", "server_share", "load_share")
-        )
-        ratio = f"{results.ratio(load, server, 'cpu'):.2f}" if server != OURS.name else ""
-        print(f"  {server:<20} {cpu:>9.2f} {ratio:>9} {rate:>10,.0f} {p50:>9,.0f} {p99:>9,.0f} {memory:>8,.0f} "
-              f"{busy:>7.0%} {load_busy:>5.0%}", flush=True)  # fmt: skip
+    def alternate(self, servers: Iterable[Server], load: Load) -> None:
+        """Measure every server once in each round; a peer that cannot bear a load is left out of it."""
+        left = list(servers)
+        for _ in range(self.rounds):
+            for server in tuple(left):
+                try:
+                    self.results.measurements.append(run(server, load, self.cores))
+                except OSError as error:  # it did not start, let nobody in, or closed
+                    if server is OURS:
+                        raise
+                    left.remove(server)
+                    self.results.drop(load.name, server.name)
+                    self.results.notes.append(f"{server.name} is left out of {load.name}: {error!r}")
+        print(lines_of(self.results, load.name), flush=True)
+        self.save()
 
+    def save(self) -> None:
+        if self.file is not None:
+            self.file.write_bytes(msgspec.json.format(msgspec.json.encode(self.results)) + b"\n")
 
-def measure_wakes(results: Results) -> None:
-    """Note how long rooms take to wake; nothing that is measured here sleeps but ours."""
-    for members in (2, 1000):
-        p50, p99, _ = asyncio.run(hibernation.latency(members, 400))
-        results.notes.append(f"waking a room of {members:,}: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+    def wakes(self) -> None:
+        """Note how long rooms take to wake; nothing else that is measured here sleeps."""
+        for members in (2, 1000):
+            p50, p99, _ = asyncio.run(hibernation.latency(members, 400))
+            self.results.notes.append(f"waking a room of {members:,}: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
 
+    def through_hosts(self) -> None:
+        """Measure ours in one process, and with one and two hosts, and aiohttp by hand beside it."""
+        for scenario in hosts.SCENARIOS[:2]:
+            for _ in range(self.rounds):
+                self.results.measurements.append(run(PLAIN, scenario, self.cores))
+                for count in (0, 1, 2):
+                    measured = asyncio.run(hosts.measure_pinned(count, scenario, self.cores))
+                    self.results.measurements.append(measured)
+            print(lines_of(self.results, scenario.name), flush=True)
+            self.save()
 
-def measure_hosts(results: Results, cores: Cores, rounds: int) -> None:
-    """Measure ours in one process, and with one and two hosts, and aiohttp by hand beside it."""
-    for scenario in hosts.SCENARIOS[:2]:
-        for _ in range(rounds):
-            results.measurements.append(run(PLAIN, scenario, cores))
-            for count in (0, 1, 2):
-                results.measurements.append(asyncio.run(hosts.measure_pinned(count, scenario, cores)))
-        base = results.median(scenario.name, PLAIN.name, "cpu")
-        print(f"\n{scenario.name}, through hosts: CPU of all processes for a frame (aiohttp by hand: {base:.1f} us)")
-        for server in results.servers(scenario.name)[1:]:
-            cpu, p50 = (results.median(scenario.name, server, figure) for figure in ("cpu", "p50"))
-            print(f"  {server:<20} {cpu:>9.2f} us, p50 {p50:>7,.0f} us", flush=True)
+    def curve(self, curve: Curve) -> str:
+        """Measure every point of a curve; return its drawing."""
+        values, note = curve_points(curve, file_limit())
+        self.results.notes += [note] if note else []
+        shown = [server for server in self.servers if server.name not in LEFT_OUT_OF_CURVES]
+        for value in values:
+            self.alternate(shown, curve.at(value))
+        lines = {server.name: self._points(curve, values, server.name) for server in shown}
+        return draw(curve.title, curve.axis, "CPU of the server for a delivery, us", lines)
 
-
-def measure_curve(results: Results, curve: Curve, servers: Iterable[Server], cores: Cores, rounds: int) -> str:
-    """Measure every point of a curve; return its drawing."""
-    values, note = curve_points(curve, file_limit())
-    results.notes += [note] if note else []
-    for value in values:
-        alternate(results, servers, curve.at(value), cores, rounds)
-    lines = {
-        server.name: [
-            (value, results.median(curve.at(value).name, server.name, "cpu"))
-            for value in values
-            if server.name in results.servers(curve.at(value).name)
+    def _points(self, curve: Curve, values: list[int], server: str) -> list[tuple[float, float]]:
+        loads = {value: curve.at(value).name for value in values}
+        return [
+            (value, self.results.median(load, server, "cpu"))
+            for value, load in loads.items()
+            if server in self.results.servers(load)
         ]
-        for server in servers
-    }
-    return draw(curve.title, curve.axis, "CPU of the server for a delivery, us", lines)
 
 
 def available(word: str) -> list[Server]:
@@ -130,6 +129,23 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def compare(comparison: Comparison, options: argparse.Namespace) -> None:
+    """Measure the rows of the table, and in the full form what the table has no room for."""
+    for load in {row.load.name: row.load for row in ROWS if options.only in row.load.name}.values():
+        comparison.alternate(comparison.servers, lighter(load, QUICK_SHARE) if options.quick else load)
+    if options.quick:
+        return
+    if not options.only:
+        comparison.wakes()
+        comparison.through_hosts()
+    for curve in CURVES:
+        if options.only in curve.file:
+            drawing = comparison.curve(curve)
+            if options.svg:
+                options.svg.mkdir(parents=True, exist_ok=True)
+                (options.svg / f"{curve.file}.svg").write_text(drawing)
+
+
 def main() -> int:
     options = parse()
     cores = Cores.choose()
@@ -139,33 +155,14 @@ def main() -> int:
     print(results.machine)
     if cores.shared:
         print("one core for server and load: waits say little here, the CPU of a delivery is what it is")
-    servers = available(options.peer.lower())
-    loads = {row.load.name: row.load for row in ROWS if options.only in row.load.name}
-    for load in loads.values():
-        alternate(results, servers, lighter(load, QUICK_SHARE) if options.quick else load, cores, options.rounds)
-    if not options.quick:
-        go_on(results, servers, cores, options)
+    comparison = Comparison(available(options.peer.lower()), cores, options.rounds, options.json, results)
+    compare(comparison, options)
+    comparison.save()
     print(f"\n{table(results, ROWS)}\n")
-    print("\n".join([*load_lines(results, loads), *results.notes]))
-    if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
+    print("\n".join([*load_lines(results, dict.fromkeys(row.load.name for row in ROWS)), *results.notes]))
     broken = results.broken()
     print("\n".join(["FAILED", *broken]) if broken else "every delivery arrived, once, in order")
     return int(bool(broken))
-
-
-def go_on(results: Results, servers: list[Server], cores: Cores, options: argparse.Namespace) -> None:
-    """Measure what the table has no room for."""
-    if not options.only:
-        measure_wakes(results)
-        measure_hosts(results, cores, options.rounds)
-    shown = [server for server in servers if server.name not in LEFT_OUT_OF_CURVES]
-    for curve in CURVES:
-        if options.only in curve.file:
-            drawing = measure_curve(results, curve, shown, cores, options.rounds)
-            if options.svg:
-                options.svg.mkdir(parents=True, exist_ok=True)
-                (options.svg / f"{curve.file}.svg").write_text(drawing)
 
 
 if __name__ == "__main__":

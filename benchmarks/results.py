@@ -20,9 +20,18 @@ from .measuring import Measurement
 from .peers.catalogue import BUN, OURS, event_loop
 from .scenarios import Figure, Row
 
-__all__ = ["Machine", "Results", "load_lines", "table"]
+__all__ = ["Machine", "Results", "lines_of", "load_lines", "table"]
 
 _PACKAGES: Final = ("aiohttp", "picows", "python-socketio", "uvloop")
+_COLUMNS: Final = {
+    "cpu": "CPU us",
+    "per_second": "a second",
+    "p50": "p50 us",
+    "p99": "p99 us",
+    "memory": "bytes",
+    "server_share": "server",
+    "load_share": "load",
+}
 _MODULES: Final = Path(__file__).parent / "peers" / "node_modules"
 
 
@@ -109,6 +118,19 @@ class Results(msgspec.Struct):
             for each in self.measurements
             if not each.as_promised
         ]
+
+
+def lines_of(results: Results, load: str) -> str:
+    """Return what all servers took under one load, with the ratio of processor time where ours is among them."""
+    there = results.servers(load)
+    lines = [f"\n{load}", f"  {'':<20} {'ours/peer':>9}" + "".join(f"{title:>11}" for title in _COLUMNS.values())]
+    for server in there:
+        compared = OURS.name in there and server != OURS.name
+        ratio = f"{results.ratio(load, server, 'cpu'):.2f}" if compared else ""
+        figures = [(figure, results.median(load, server, figure)) for figure in _COLUMNS]
+        cells = [f"{value:>11.0%}" if "share" in figure else f"{value:>11,.1f}" for figure, value in figures]
+        lines.append(f"  {server:<20} {ratio:>9}{''.join(cells)}")
+    return "\n".join(lines)
 
 
 def table(results: Results, rows: Iterable[Row]) -> str:
