@@ -6,8 +6,8 @@ import asyncio
 import os
 import resource
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,7 +56,8 @@ class Running:
 @asynccontextmanager
 async def started(command: list[str], cores: Cores) -> AsyncIterator[Running]:
     """Run a server that prints its port; end it at the end."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_on(cores.server))
+    with _on(cores.server):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), _START)
@@ -74,9 +75,15 @@ async def started(command: list[str], cores: Cores) -> AsyncIterator[Running]:
             process.stdout.close()
 
 
-def _on(core: int) -> Callable[[], None]:
-    """Return what a child does before it begins, so that every thread it starts is on that core, too."""
-    return lambda: os.sched_setaffinity(0, {core})
+@contextmanager
+def _on(core: int) -> Iterator[None]:
+    """Be on a core for a moment: who is started then stays there, with every thread it starts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def cpu_seconds(pid: int) -> float:
