@@ -84,6 +84,7 @@ class Client(asyncio.Protocol):
         self._last: dict[int, int] = {}
         self._due = 0
         self._starts: list[float] = []
+        self._outbox: list[bytes] = []
         self._padding = b',"p":"%b"' % (b"x" * scenario.size) if scenario.size else b""
         if sender is not None:
             report.starts[sender] = self._starts
@@ -111,14 +112,21 @@ class Client(asyncio.Protocol):
 
     def send(self, count: int) -> None:
         """Send the next frames, whatever is under way."""
+        self._add(count)
+        self._flush()
+
+    def _add(self, count: int) -> None:
         assert self._sender is not None
         now = time.perf_counter()
-        frames = []
         for _ in range(count):
             data = b'{"s":%d,"n":%d%b}' % (self._sender, len(self._starts), self._padding)
-            frames.append(_masked(_TEXT, self._wire.encode(self._scenario.event, data)))
+            self._outbox.append(_masked(_TEXT, self._wire.encode(self._scenario.event, data)))
             self._starts.append(now)
-        self.transport.write(b"".join(frames))
+
+    def _flush(self) -> None:
+        """Write once for all answers of one read: the load must be cheaper than what it measures."""
+        self.transport.write(b"".join(self._outbox))
+        self._outbox.clear()
 
     def data_received(self, data: bytes) -> None:
         data = self._buffer + data if self._buffer else data
@@ -144,6 +152,8 @@ class Client(asyncio.Protocol):
                 self.transport.write(_masked(_PONG, data[start : start + length]))
             position = start + length
         self._buffer = data[position:]
+        if self._outbox:
+            self._flush()
 
     def _upgrade(self, data: bytes) -> int:
         """Look at the answer to the handshake; return where frames begin, once it is there."""
@@ -170,7 +180,7 @@ class Client(asyncio.Protocol):
         if mine or self._scenario.rate:
             report.latencies.append(time.perf_counter() - report.starts[event.s][event.n])
         if mine and not self._scenario.rate and len(self._starts) < self._due:
-            self.send(1)
+            self._add(1)
         if report.delivered == report.expected:
             self._done.set()
 
