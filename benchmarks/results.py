@@ -123,12 +123,12 @@ class Results(msgspec.Struct):
 def lines_of(results: Results, load: str) -> str:
     """Return what all servers took under one load, with the ratio of processor time where ours is among them."""
     there = results.servers(load)
-    lines = [f"\n{load}", f"  {'':<20} {'ours/peer':>9}" + "".join(f"{title:>11}" for title in _COLUMNS.values())]
+    lines = [f"\n{load}", f"  {'':<20} {'ours/peer':>9}" + "".join(f"{title:>13}" for title in _COLUMNS.values())]
     for server in there:
         compared = OURS.name in there and server != OURS.name
         ratio = f"{results.ratio(load, server, 'cpu'):.2f}" if compared else ""
         figures = [(figure, results.median(load, server, figure)) for figure in _COLUMNS]
-        cells = [f"{value:>11.0%}" if "share" in figure else f"{value:>11,.1f}" for figure, value in figures]
+        cells = [f"{value:>13.0%}" if "share" in figure else f"{value:>13,.1f}" for figure, value in figures]
         lines.append(f"  {server:<20} {ratio:>9}{''.join(cells)}")
     return "\n".join(lines)
 
@@ -159,16 +159,22 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def load_lines(results: Results, loads: Iterable[str]) -> list[str]:
-    """Say for each load how busy the load generator was, and how much more of it Bun takes than ours."""
+    """Say for each load how much the load generator works beside ours and beside Bun, the cheapest to serve.
+
+    Below 1 the server is the first to have no time left; above, it waits for the load. Shares of cores would not say
+    it on a machine that has other work: both are small then.
+    """
     lines = []
     for load in loads:
-        there = results.servers(load)
-        if OURS.name not in there:
-            continue
-        line = f"{load}: the load used {results.median(load, OURS.name, 'load_share'):.0%} of its core, "
-        line += f"ours {results.median(load, OURS.name, 'server_share'):.0%} of the other"
-        if BUN.name in there:
-            more = results.ratio(load, BUN.name, "per_second")
-            line += f"; it drives Bun {more:.1f} times as fast ({results.median(load, BUN.name, 'load_share'):.0%})"
-        lines.append(line)
+        works = [
+            f"{_works(results, load, server):.2f} s beside {server}"
+            for server in (OURS.name, BUN.name)
+            if server in results.servers(load)
+        ]
+        if works:
+            lines.append(f"{load}: for a second of the server's the load works {', '.join(works)}")
     return lines
+
+
+def _works(results: Results, load: str, server: str) -> float:
+    return median_ratio(results.values(load, server, "load_share"), results.values(load, server, "server_share"))
