@@ -91,7 +91,7 @@ async def measure(server: Server, scenario: Scenario, cores: Cores) -> Measureme
     share = 1 if scenario.rate else server.share  # what is sent at a rate takes its time anyway
     count = max(1, round(scenario.messages * share))
     scenario = replace(scenario, messages=count)
-    warm_up = _warm_up(scenario, server.share)
+    warm_up = _warm_up(scenario, compiles=server.runtime != "python")
     async with started(server.command, cores) as running, _quiet():
         report, done = Report(), asyncio.Event()
         clients = await open_clients(running.port, scenario, report, done, server.wire)
@@ -118,10 +118,10 @@ async def measure(server: Server, scenario: Scenario, cores: Cores) -> Measureme
     )
 
 
-def _warm_up(scenario: Scenario, share: float) -> int:
-    """Return how many messages of each sender go before: a tenth, or as many as Node compiles after, but never more."""
-    compiled = math.ceil(_COMPILED * share / replace(scenario, messages=1).deliveries)
-    return max(1, scenario.messages // 10, min(scenario.messages, 0 if scenario.rate else compiled))
+def _warm_up(scenario: Scenario, *, compiles: bool) -> int:
+    """Return how many messages of each sender go before: a tenth, or as many as a compiler needs, but never more."""
+    wanted = math.ceil(_COMPILED / replace(scenario, messages=1).deliveries) if compiles and not scenario.rate else 0
+    return max(1, scenario.messages // 10, min(scenario.messages, wanted))
 
 
 async def _send(clients: list[Client], scenario: Scenario, report: Report, done: asyncio.Event, count: int) -> None:
