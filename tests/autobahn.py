@@ -76,14 +76,7 @@ def echo_application(settings: Settings) -> web.Application:
 
 
 async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    # The same options as those of the end point.
-    ws = Socket(
-        autoping=False,
-        autoclose=False,
-        compress=False,
-        decode_text=False,
-        max_msg_size=gateway.settings.max_frame_bytes + 1,
-    )
+    ws = Socket(compress=False)
     if gateway.settings.compression and offers_deflate(request.headers):
         ws.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = DEFLATE
     await ws.prepare(request)

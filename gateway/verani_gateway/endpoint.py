@@ -103,11 +103,7 @@ class Endpoint:
         subprotocol = next((name for name in subprotocols(request) if name in self._definition.subprotocols), None)
         ws = Socket(
             protocols=(subprotocol,) if subprotocol is not None else (),
-            autoping=False,
-            autoclose=False,
-            compress=False,
-            decode_text=False,
-            max_msg_size=gateway.settings.max_frame_bytes + 1,
+            compress=False,  # ours is negotiated below
         )
         if gateway.settings.compression and offers_deflate(request.headers):
             ws.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = DEFLATE
@@ -117,14 +113,14 @@ class Endpoint:
             connection = Connection(
                 gateway.facilities, gateway.open_connections.next_id(), room, meta.client_id, meter, ws, request
             )
-        except BaseException as error:
+            if expires_at is not None:
+                connection.expire(expires_at, partial(self._renew, handshake, meta.user_id))
+            gateway.connected(connection, attachment)
+        except BaseException as error:  # what has begun to run gives its meter back itself
             meter.release()
             if isinstance(error, ConnectionResetError):
                 return ws, None
             raise
-        if expires_at is not None:
-            connection.expire(expires_at, partial(self._renew, handshake, meta.user_id))
-        gateway.connected(connection, attachment)
         return ws, connection
 
     def _refuse(self, error: VeraniError, handshake: _Handshake) -> web.Response:

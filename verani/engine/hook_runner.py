@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from types import CoroutineType
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 from msgspec import Struct
 
@@ -55,6 +55,16 @@ class Returned(Struct, frozen=True):
     value: Any
 
 
+class RunOptions(TypedDict, total=False):
+    """What a run knows besides its hook, as `HookRun` has it."""
+
+    gateway: str
+    message: messages.Input | None
+    fail: Callable[[BaseException], None] | None
+    name: str
+    role: Literal["hook", "wake"]
+
+
 class Hooks(Generic[M, S]):
     """The hooks of one incarnation."""
 
@@ -81,15 +91,7 @@ class Hooks(Generic[M, S]):
         self._left: HookRun | None = None
 
     def start(
-        self,
-        context: Context[M, S],
-        hook: Callable[..., Any],
-        *arguments: Any,
-        gateway: str = "",
-        message: messages.Input | None = None,
-        fail: Callable[[BaseException], None] | None = None,
-        name: str = "",
-        role: Literal["hook", "wake"] = "hook",
+        self, context: Context[M, S], hook: Callable[..., Any], *arguments: Any, **of: Unpack[RunOptions]
     ) -> Returned | Rest[Returned | None]:
         """Call one hook as one transaction; returns its result, or the rest of it, which comes to what `run` does.
 
@@ -97,7 +99,7 @@ class Hooks(Generic[M, S]):
         """
         task = asyncio.current_task()
         requests = task.cancelling() if task is not None else 0
-        run = HookRun(context, self._clock(), gateway, message, fail, name, role)
+        run = HookRun(context, self._clock(), **of)
         called = self._call(run, hook, arguments)
         if isinstance(called, Returned) and (task is None or task.cancelling() == requests):
             run.over()
@@ -105,22 +107,14 @@ class Hooks(Generic[M, S]):
         return self._later(run, called, requests)
 
     def run(
-        self,
-        context: Context[M, S],
-        hook: Callable[..., Any],
-        *arguments: Any,
-        gateway: str = "",
-        message: messages.Input | None = None,
-        fail: Callable[[BaseException], None] | None = None,
-        name: str = "",
-        role: Literal["hook", "wake"] = "hook",
+        self, context: Context[M, S], hook: Callable[..., Any], *arguments: Any, **of: Unpack[RunOptions]
     ) -> Coroutine[Any, Any, Returned | None]:
         """Call one hook as one transaction, in the task that awaits the rest of it at once.
 
         None means that the hook failed, and that this has been dealt with.
         """
         requests = _requests()
-        run = HookRun(context, self._clock(), gateway, message, fail, name, role)
+        run = HookRun(context, self._clock(), **of)
         return self._conclude(run, self._call(run, hook, arguments), requests)
 
     def failed(

@@ -148,7 +148,7 @@ class LocalHosts:
         host = next((each for each in self._running.values() if each.incarnation == process.name), None)
         if host is None:
             return
-        if not self._has_served:
+        if not self._has_served:  # the registrar writes an epoch down before this launcher hears of it
             self._published.look()
             self.note_served()
         del self._running[host.id]
