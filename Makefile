@@ -33,6 +33,11 @@ $(VENV)/.peers: $(VENV)/.installed $(PEERS)/package-lock.json
 	  && npm ci --prefix $(PEERS) --no-audit --no-fund --loglevel=error \
 	  && touch $@ || echo 'some peers cannot be installed; benchmarks.compare says which'
 
+# What checks pages, types and documents for browsers; the tests that need it say so where it is not there.
+$(VENV)/.node: $(VENV)/.installed tests/node/package-lock.json
+	npm ci --prefix tests/node --no-audit --no-fund --ignore-scripts --loglevel=error
+	touch $@
+
 serve: $(VENV)/.installed ## run the chat demo on http://127.0.0.1:8000/
 	$(BIN)/verani serve examples.chat:app --host $(HOST) --port $(PORT)
 
@@ -84,4 +89,4 @@ format: $(VENV)/.installed ## format the code
 	$(BIN)/ruff format
 
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) $(PEERS)/node_modules .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts
+	rm -rf $(VENV) $(PEERS)/node_modules tests/node/node_modules .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts
