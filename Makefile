@@ -11,7 +11,7 @@ WORKERS ?= 5
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help serve test check format bench bench-smoke soak fuzz autobahn clean
+.PHONY: help serve test check format docs bench bench-smoke soak fuzz autobahn clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,6 +36,11 @@ $(VENV)/.peers: $(VENV)/.installed $(PEERS)/package-lock.json
 # What checks pages, types and documents for browsers; the tests that need it say so where it is not there.
 $(VENV)/.node: $(VENV)/.installed tests/node/package-lock.json
 	npm ci --prefix tests/node --no-audit --no-fund --ignore-scripts --loglevel=error
+	touch $@
+
+# What makes the site of docs/.
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
 	touch $@
 
 serve: $(VENV)/.installed ## run the chat demo on http://127.0.0.1:8000/
@@ -88,5 +93,8 @@ format: $(VENV)/.installed ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(VENV)/.docs ## build the documentation as a site, in site/; fails where a link or an anchor leads nowhere
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) $(PEERS)/node_modules tests/node/node_modules .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts
+	rm -rf $(VENV) $(PEERS)/node_modules tests/node/node_modules .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts site
