@@ -1,7 +1,7 @@
 """What `mkdocs build` does beyond its settings: what pages link to outside `docs/` becomes part of the site.
 
-Pages link as forges want it, `../examples/chat.py`, and MkDocs knows nothing above `docs/`. So documents there become pages
-under their own path, other files pages that show their code, and a link to a folder is text.
+Pages link as forges want it, `../examples/chat.py`, and MkDocs knows nothing above `docs/`. So documents there become
+pages under their own path, other files pages that show their code, and a link to a folder is text.
 """
 
 from __future__ import annotations
