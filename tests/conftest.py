@@ -9,11 +9,14 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from functools import partial
 from typing import Any, Final
 
 import pytest
 
 from tests.ports import free_port
+from verani.engine.hook_runner import Hooks
+from verani.engine.waking import Waking
 from verani.room import handlers
 
 __all__ = [
@@ -58,6 +61,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["SSL_CERT_FILE"] = os.devnull
     if config.getoption("--in-tasks"):
         setattr(handlers, "is_async", lambda function: True)  # noqa: B010  # which it has from another module
+        Hooks.begin = _begin_in_task  # type: ignore[method-assign]
+        Waking.start = lambda self: self._wake  # type: ignore[method-assign]
+
+
+def _begin_in_task(self: Hooks[Any, Any], which: str, *arguments: Any, **of: Any) -> Any:
+    context, *others = arguments
+    return partial(self.run, context, self._room.definition.hooks[which], *others, **of)
 
 
 def pytest_collection_finish() -> None:

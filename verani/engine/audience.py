@@ -55,12 +55,15 @@ class Membership(Generic[M]):
 
     def add(self, session: Session[M]) -> None:
         """Let a session in."""
-        self.sessions[session.id] = session
+        id, meta = session.id, session.live_meta
+        self.sessions[id] = session
         self._everybody = None
-        self._users.setdefault(session.user_id, {})[session.id] = session
-        self._clients[session.client_id] = session
-        for channel in session.channels:
-            self._enter(channel, session)
+        self._users.setdefault(meta.user_id, {})[id] = session
+        self._clients[meta.client_id] = session
+        for channel in meta.channels:
+            # As `_enter` does, for the thousands that a room may wake with.
+            self._channels.setdefault(channel, {})[id] = session
+            self._audiences.pop(channel, None)
 
     def remove(self, session: Session[M]) -> bool:
         """Take a session out at once; False if it was not in."""

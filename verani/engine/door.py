@@ -14,7 +14,7 @@ from ..room.context import Context
 from ..room.meta import AttachmentError, M
 from ..room.operations import S
 from ..room.session import Session
-from .hook_runner import Hooks
+from .hook_runner import Hooks, Rest
 from .incarnation import Incarnation
 from .refusing import closing_of, turn_away
 
@@ -38,9 +38,10 @@ class Door(Generic[M, S]):
 
     def restore(self, gateway: str, records: tuple[messages.Record, ...]) -> None:
         """Let in connections that a gateway has had all along; `Membership.sort` is due after several gateways."""
+        known = self._roster.ids()
         for record in records:
             # A gateway that linked again has records of connections that never left.
-            if not self._roster.has(record.connection):
+            if record.connection not in known:
                 self._restore(gateway, record)
 
     def _restore(self, gateway: str, record: messages.Record) -> None:
@@ -72,39 +73,39 @@ class Door(Generic[M, S]):
             logger.error("connection closed: %s", error, extra=self._room.log.extra(holder.connection))
             raise
 
-    async def connected(self, gateway: str, event: messages.Connect) -> None:
-        """Let a new connection in, and run `on_connect`."""
+    def connected(self, gateway: str, event: messages.Connect) -> Rest[object] | None:
+        """Let a new connection in, and run `on_connect`; returns the rest of that."""
         try:
             meta = self._decode(event)
         except AttachmentError:
             turn_away(self._sink, gateway, event, 1011, _UNREADABLE)
-            return
+            return None
         holder = self._members.holder_of(meta.client_id)
         if holder is not None:
             # A gateway refuses the second one before the upgrade where the definition rejects it (protocol 15); here it
             # came through another gateway.
             if self._room.definition.same_client == "reject":
                 turn_away(self._sink, gateway, event, 4009, _REPLACED)
-                return
+                return None
             self._replace(holder, event.number)
         seat = self._roster.next_seat()
         session = Session(self._room.metas, gateway, event.connection, meta, event.attachment, seat)
         self._members.add(session)
         self._sink.attach(gateway, messages.Seat(session.id, seat), None)
-        hook = self._room.definition.hooks.get("on_connect")
-        if hook is not None:
-            context = Context(self._room, session)
-            fail = functools.partial(self._discard, gateway, event, session)
-            await self._hooks.run(context, hook, context, gateway=gateway, message=event, fail=fail)
+        if "on_connect" not in self._room.definition.hooks:
+            return None
+        context = Context(self._room, session)
+        fail = functools.partial(self._discard, gateway, event, session)
+        return self._hooks.begin("on_connect", context, context, gateway=gateway, message=event, fail=fail)
 
     def _discard(self, gateway: str, event: messages.Connect, session: Session[M], error: BaseException) -> None:
         self._roster.discard(session)
         turn_away(self._sink, gateway, event, *closing_of(error))
 
-    async def closed(self, gateway: str, event: messages.Close) -> None:
+    def closed(self, gateway: str, event: messages.Close) -> Rest[object] | None:
         """Take out a connection that is gone, and run `on_disconnect`, unless `on_connect` refused it."""
         session = self._roster.forget(event.connection)
-        hook = self._room.definition.hooks.get("on_disconnect")
-        if session is not None and hook is not None:
-            context = Context(self._room, session, close_code=event.code, close_reason=event.reason)
-            await self._hooks.run(context, hook, context, gateway=gateway, message=event)
+        if session is None or "on_disconnect" not in self._room.definition.hooks:
+            return None
+        context = Context(self._room, session, close_code=event.code, close_reason=event.reason)
+        return self._hooks.begin("on_disconnect", context, context, gateway=gateway, message=event)

@@ -96,12 +96,13 @@ class Engine(Generic[M, S]):
             timeout=settings.hook_timeout,
             clock=clock,
         )
-        middleware = Middleware(definition.middleware, hooks)
+        self._middleware = Middleware(definition.middleware, hooks)
         self._waking = Waking(room, hooks)
         self._door = Door(room, hooks)
-        self._dispatch = FrameDispatch(room, hooks, middleware)
-        self._calls = IncomingCalls(room, hooks, middleware, clock)
-        self._interruptions = Interruptions(room, hooks)
+        self._dispatch = FrameDispatch(room, hooks, self._middleware)
+        # Made with the first call: most rooms never get one.
+        self._calls: IncomingCalls[M, S] | None = None
+        self._clock = clock
 
     # --- events in -------------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class Engine(Generic[M, S]):
     def start(self, event: Event, gateway: str = "") -> Rest[bool] | None:
         """Handle one event as far as it needs no task; returns the rest of it, which comes to what `handle` returns."""
         if type(event) is not messages.FrameInput or not self._turn.awake or not self._waking.is_ready:
-            return functools.partial(self._finish, event, gateway, functools.partial(self._take, gateway, event))
+            return self._start_other(event, gateway)
         try:
             rest = self._dispatch.received(gateway, event)
         except BaseException:
@@ -128,9 +129,26 @@ class Engine(Generic[M, S]):
         self._sink.processed(gateway, event.number)
         return None
 
-    async def _finish(self, event: Event, gateway: str, rest: Rest[None]) -> bool:
+    def _start_other(self, event: Event, gateway: str) -> Rest[bool] | None:
+        """Start anything, as `start` does: what most inputs are has a shorter way."""
+        if isinstance(event, messages.Arrival) and not self._turn.awake:
+            return _stop  # a hook has outlived its room: what waited behind it is the next incarnation's
+        rest: Rest[object] | None = None
+        is_done = False
+        try:
+            rest = self._take(gateway, event)
+            is_done = rest is None
+        except BaseException:
+            is_done = self._turn.awake  # as in `_finish`
+            raise
+        finally:
+            if is_done and isinstance(event, messages.Arrival):
+                self._sink.processed(gateway, event.number)
+        return None if rest is None else functools.partial(self._finish, event, gateway, rest)
+
+    async def _finish(self, event: Event, gateway: str, rest: Rest[object]) -> bool:
         if not self._turn.awake and isinstance(event, messages.Arrival):
-            return False  # a hook has outlived its room: what waited behind it is the next incarnation's
+            return False  # as in `_start_other`
         finished = False
         try:
             await rest()
@@ -146,40 +164,44 @@ class Engine(Generic[M, S]):
                 self._sink.processed(gateway, event.number)
         return True
 
-    async def _take(self, gateway: str, event: Event) -> None:
-        waking = self._waking
-        if not waking.is_ready and isinstance(event, messages.Input) and not await waking.wake_for(gateway, event):
-            return
+    def _take(self, gateway: str, event: Event) -> Rest[object] | None:
+        if not self._waking.is_ready and isinstance(event, messages.Input):
+            return functools.partial(self._take_after_waking, gateway, event)
         match event:
             case messages.FrameInput():
-                if (rest := self._dispatch.received(gateway, event)) is not None:
-                    await rest()
+                return self._dispatch.received(gateway, event)
             case messages.Connect():
-                await self._door.connected(gateway, event)
+                return self._door.connected(gateway, event)
             case messages.Close():
-                await self._door.closed(gateway, event)
+                return self._door.closed(gateway, event)
             case messages.CallInput():
-                await self._calls.called(gateway, event)
+                self._calls = self._calls or IncomingCalls(self.room, self._hooks, self._middleware, self._clock)
+                return functools.partial(self._calls.called, gateway, event)
             case messages.InterruptedInput():
-                await self._interruptions.conclude(gateway, event.input)
+                return functools.partial(Interruptions(self.room, self._hooks).conclude, gateway, event.input)
             case Woken():
-                await self._woken(event)
+                return self._woken(event)
             case Attached():
                 self._door.restore(event.gateway, event.records)
                 self.room.members.sort()
+                return None
             case HookFailed():
-                await self._hooks.report(event.error, event.context)
+                return functools.partial(self._hooks.report, event.error, event.context)
             case Retire():
-                await self._retire(event.force)
+                return functools.partial(self._retire, event.force)
 
-    async def _woken(self, event: Woken) -> None:
+    async def _take_after_waking(self, gateway: str, event: messages.Input) -> None:
+        if await self._waking.wake_for(gateway, event) and (rest := self._take(gateway, event)) is not None:
+            await rest()
+
+    def _woken(self, event: Woken) -> Rest[object] | None:
         self._turn.begin()
         self.room.wake_reason = event.reason
         for gateway, records in event.records:
             self._door.restore(gateway, records)
         if len(event.records) > 1:
             self.room.members.sort()
-        await self._waking.wake()
+        return self._waking.start()
 
     async def _retire(self, force: bool) -> None:
         if force:
@@ -209,7 +231,7 @@ class Engine(Generic[M, S]):
 
         Handles that the application has kept, and hooks that do not end, keep a name and nothing else.
         """
-        self._calls.clear()
+        self._calls = None
         self.room.let_go()
 
     # --- what its host asks and tells ------------------------------------------------------------------
@@ -261,3 +283,7 @@ class Engine(Generic[M, S]):
     def replied(self, token: int, outcome: messages.Outcome) -> None:
         """Take the answer to an `Invoke`."""
         self.room.calls.replied(token, outcome)
+
+
+async def _stop() -> bool:
+    return False

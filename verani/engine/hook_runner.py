@@ -106,6 +106,17 @@ class Hooks(Generic[M, S]):
             return called
         return self._later(run, called, requests)
 
+    def begin(
+        self, which: str, context: Context[M, S], *arguments: Any, **of: Unpack[RunOptions]
+    ) -> Rest[Returned | None] | None:
+        """Run a hook of the definition, by its name there, as far as it needs no task; returns the rest of it."""
+        definition = self._room.definition
+        hook = definition.hooks[which]
+        if which in definition.async_hooks:
+            return functools.partial(self.run, context, hook, *arguments, **of)
+        started = self.start(context, hook, *arguments, **of)
+        return None if isinstance(started, Returned) else started
+
     def run(
         self, context: Context[M, S], hook: Callable[..., Any], *arguments: Any, **of: Unpack[RunOptions]
     ) -> Coroutine[Any, Any, Returned | None]:

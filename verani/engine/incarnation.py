@@ -68,10 +68,11 @@ class Incarnation(Generic[M, S]):
         self.tasks = Tasks(self.turn, post=post, log=log, drowsy=drowsy, clock=clock)
         self.calls = OutgoingCalls(self.turn, sink, settings.rpc_timeout)
         self.drains = Drains(self.turn, self.roster, self.outputs)
-        self.errands = Errands(self.turn, marker, settings.hook_timeout)
         self.log = log
         self.actor: Actor[M, S] = Actor(self)
         self._state: tuple[S] | None = None
+        self._marker = marker
+        self._hook_timeout = settings.hook_timeout
 
     def make_state(self) -> None:
         """Call the factory of the state; it is the user's code."""
@@ -83,6 +84,11 @@ class Incarnation(Generic[M, S]):
         if self._state is None:
             raise VeraniError(f"{self.name}: its state could not be made, see the log")
         return self._state[0]
+
+    @property
+    def errands(self) -> Errands:
+        """What other threads want done here."""
+        return Errands(self.turn, self._marker, self._hook_timeout)
 
     def check_awake(self) -> None:
         """Raise `RoomAsleep` if the room slept or the calling hook was abandoned, `WrongThread` in another thread."""

@@ -96,7 +96,3 @@ class IncomingCalls(Generic[M, S]):
             self._outcomes = self._outcomes or Outcomes()
             self._outcomes.remember(event.key, event.method, event.arguments, outcome)
         reply(self._room.sink, gateway, event, outcome)
-
-    def clear(self) -> None:
-        """Forget what calls came to."""
-        self._outcomes = None

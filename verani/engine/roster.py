@@ -47,6 +47,10 @@ class Roster(Generic[M]):
         """Tell whether a connection is a member or leaving."""
         return connection in self._members.sessions or connection in self._leaving
 
+    def ids(self) -> frozenset[str]:
+        """Name the connections that are members or leaving."""
+        return frozenset((*self._members.sessions, *self._leaving))
+
     def by_gateway(self) -> Counter[str]:
         """Count the connections at each gateway."""
         return Counter(session.gateway for session in self)

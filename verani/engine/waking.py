@@ -6,6 +6,7 @@ Invariant: no other hook runs before `on_wake` has returned.
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Generic
 
 from ..errors import RoomBusy, is_refusal
@@ -13,7 +14,7 @@ from ..link import messages
 from ..room.context import Context
 from ..room.meta import M
 from ..room.operations import S
-from .hook_runner import Hooks
+from .hook_runner import Hooks, Rest, Returned
 from .incarnation import Incarnation
 from .refusing import closing_of_wake, outcome_of, refuse, reply, turn_away
 
@@ -30,7 +31,19 @@ class Waking(Generic[M, S]):
         # What the input is refused with that woke the room, if `on_wake` failed.
         self._unwoken: messages.Outcome | None = None
 
-    async def wake(self, gateway: str = "", event: messages.Input | None = None) -> bool:
+    def start(self) -> Rest[object] | None:
+        """Wake as far as that needs no task; returns the rest of it."""
+        room = self._room
+        hooks = room.definition.hooks
+        if "on_wake" in hooks or ("on_hibernation_restore" in hooks and room.members.sessions):
+            return self._wake
+        if room.definition.state is SimpleNamespace:  # the default: no code of the application's runs
+            room.make_state()
+            return None
+        started = self._hooks.start(Context(room, None), room.make_state, name="state", role="wake")
+        return None if isinstance(started, Returned) else started
+
+    async def _wake(self, gateway: str = "", event: messages.Input | None = None) -> bool:
         """Make the state and run the hooks; False if `event`, which it is tried again for, was refused."""
         room = self._room
         run = functools.partial(self._hooks.run, Context(room, None), gateway=gateway, message=event, role="wake")
@@ -51,7 +64,7 @@ class Waking(Generic[M, S]):
         if outcome is not None and self._room.wake_reason not in ("crash", "moved"):  # which need no input to wake
             self._turn_down(gateway, event, outcome)
             return False
-        return await self.wake(gateway, event)
+        return await self._wake(gateway, event)
 
     def _failed(self, gateway: str, event: messages.Input | None, error: BaseException) -> None:
         self._room.tasks.cancel()  # what the hook has started, it starts again

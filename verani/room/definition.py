@@ -74,6 +74,8 @@ class RoomDefinition(Generic[M, S]):
         self.middleware: list[Callable[..., Any]] = []
         self.methods: dict[str, Method] = dict(BUILT_IN)
         self.hooks: dict[str, Callable[..., Any]] = {}
+        # The names of hooks that are `async def`.
+        self.async_hooks: set[str] = set()
         self._warned: set[str] = set()
         self._codecs: dict[int, AttachmentCodec[M]] = {}
         self._authority = Authority(name, meta, self.hooks)
@@ -191,7 +193,9 @@ class RoomDefinition(Generic[M, S]):
         if not callable(function):
             raise DefinitionError(f"{self.name}: expected {hook} to be a function, got {function!r}")
         check_arity(function, f"{self.name}: {hook}", HOOKS[hook])
-        if hook == "authorize_channel" and is_async(function):
+        if is_async(function):
+            self.async_hooks.add(hook)
+        if hook == "authorize_channel" and hook in self.async_hooks:
             raise DefinitionError(f"{self.name}: expected authorize_channel to be a plain def, because ctx.join is one")
         if hook == "extract_meta" and isinstance(function, MetaMaker):
             function = function.for_meta(self.meta)

@@ -176,6 +176,8 @@ class RoomOpening:
         """Close the connections that have missed what an earlier owner said."""
         heard = room.pulled.settle_hearsay()
         room.reach.begin((gateway for gateway, found in room.pulled.records.items() if found), room.pulled.seen)
+        if not heard:
+            return
         self._parts.entries.speaks_of_others |= bool(room.reach.shared)
         for gateway in who_missed(heard):
             self._close_out(room, gateway, room.pulled.records.get(gateway, ()))

@@ -117,11 +117,21 @@ class RoomActor(Actor):
                 logger.warning("unexpected message %s for a room", type(message).__name__)
                 return None
 
-    async def _open(self, message: Open) -> None:
-        self._engine = message.start()
+    def _open(self, message: Open) -> Awaitable[None] | None:
         self._opening = message.done
         self._flow = message.flow
-        if await self._engine.handle(message.woken):
+        try:
+            self._engine = message.start()
+            rest = self._engine.start(message.woken)
+        except BaseException as error:  # nothing leaves `receiveMessage`  # noqa: BLE001
+            return _fail(error)
+        if rest is not None:
+            return self._open_when(rest)
+        self._opened()
+        return None
+
+    async def _open_when(self, rest: Rest[bool]) -> None:
+        if await rest():
             self._opened()
 
     def _opened(self) -> None:
@@ -200,3 +210,8 @@ class RoomActor(Actor):
         assert self._engine is not None
         self._engine.end()
         self.send(manager, Slept(self._engine.name))
+
+
+async def _fail(error: BaseException) -> None:
+    """Fail the message at once: what is raised here, Thespian does not run again."""
+    raise error

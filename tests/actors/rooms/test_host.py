@@ -523,7 +523,7 @@ async def test_an_input_is_marked_begun_while_its_hook_awaits_and_has_visible_ou
     gateway = FakeGateway(host)
     gateway.put(gateway.connect(recorder.room, "c"), gateway.frame("c", 0, event="slow"))
     await until(lambda: gateway.texts())
-    assert (gateway.entries[-1].processed, gateway.entries[-1].begun) == (1, 2)
+    assert (gateway.processed["chat/a"], gateway.entries[-1].begun) == (1, 2)
     recorder.gate.set()
     await until(lambda: gateway.processed["chat/a"] == 2)
     assert (gateway.entries[-1].processed, gateway.entries[-1].begun) == (2, None)

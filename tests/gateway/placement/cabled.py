@@ -188,7 +188,7 @@ class Cable:
             self.said.append(message)
             process.host.receive(self._gateway.id, message)
         process.host.run()
-        while self._back and not self.closed:
+        while self._back and self._whole and not self.closed:
             (answer,) = decode_host_packet(self._back.popleft()).messages
             self._receive(self, answer)
 
@@ -349,12 +349,15 @@ class Diary:
     def __init__(self) -> None:
         self.seen: list[Any] = []
         self.gate = asyncio.Event()
+        # What happens while `on_connect` runs.
+        self.meanwhile: Callable[[], None] = lambda: None
         self.room: Room = define_room("chat", hibernate_after=None)
         room = self.room
 
         @room.on_connect
         def connected(ctx: Any) -> None:
             self.seen.append(("connect", ctx.meta.user_id))
+            self.meanwhile()
 
         @room.on_disconnect
         def disconnected(ctx: Any) -> None:

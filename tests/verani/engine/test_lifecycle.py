@@ -11,7 +11,7 @@ from tests.verani.conftest import Attached, OpenRoom, Processed, Sent
 from verani import ConnectionMeta, Context, Forbidden, Session, VeraniError, define_room
 from verani.engine.room_events import HookFailed
 from verani.errors import REFUSALS
-from verani.link.messages import Kick
+from verani.link.messages import Close, Connect, Kick
 
 ROOM_NAME = "chat/lobby"
 
@@ -42,6 +42,40 @@ async def test_a_connection_without_hooks_is_simply_in(open_room: OpenRoom) -> N
     await lobby.connect("a")
     assert lobby.engine.actor.get_session_count() == 1
     assert lobby.sink.effects == [Processed("g1", 1)]  # nothing is sent on open
+
+
+async def test_who_comes_and_goes_needs_no_task_where_the_hooks_are_plain_functions(open_room: OpenRoom) -> None:
+    room, tasks = define_room("chat"), list[Any]()
+    room.on_connect(lambda ctx: tasks.append(asyncio.current_task()))
+    room.on_disconnect(lambda ctx: tasks.append(asyncio.current_task()))
+    lobby = open_room(room)
+    await lobby.wake()
+    inputs = [
+        Connect("chat/lobby", 1, "a", lobby.record("a").attachment),
+        Close("chat/lobby", 2, "a", 1000, ""),
+    ]
+    rests = list[Any]()
+    asyncio.get_running_loop().call_soon(lambda: rests.extend(lobby.engine.start(each, "g1") for each in inputs))
+    await asyncio.sleep(0)
+    assert (tasks, rests, lobby.numbers) == ([None, None], [None, None], [1, 2])
+
+
+async def test_an_on_connect_that_refuses_leaves_the_rest_to_a_task(open_room: OpenRoom) -> None:
+    room, seen = define_room("chat"), list[Any]()
+
+    @room.on_connect
+    def connected(ctx: Context[Any, Any]) -> None:
+        raise Forbidden
+
+    @room.on_error
+    async def failed(error: BaseException, ctx: Context[Any, Any]) -> None:
+        await asyncio.sleep(0)
+        seen.append(type(error))
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    assert (seen, lobby.sink.kicks) == ([Forbidden], [("a", 1000, "forbidden")])
+    assert lobby.engine.actor.get_session_count() == 0
 
 
 async def test_frames_wait_for_an_async_on_connect_and_keep_their_order(open_room: OpenRoom) -> None:
