@@ -17,6 +17,7 @@ from .gateway import Gateway
 from .http.addresses import client
 from .http.aiohttp_parts import check as check_aiohttp
 from .http.bodies import leaving_bodies
+from .http.browser_client import add_browser_client
 from .http.handshake import asks_for_websocket
 from .http.paths import ROOM_IN_PATH
 
@@ -30,10 +31,11 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("verani_gateway", Gateway)
 def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Settings | None = None) -> Gateway:
     """Mount room definitions in `app`, each at its `websocket_path`, and serve them while the app runs.
 
-    Also answers ``GET /health``, unless the application has added a route of its own for it before. Without
-    `settings`, `verani serve` passes its own and any other server gets the defaults; the time limit for request
-    headers is that server's. Raises `DefinitionError` for two definitions on one path or of one name,
-    `SettingsError` for settings that cannot work, and `AiohttpError` for an aiohttp whose insides are not known.
+    Also answers ``GET`` of ``/health`` and of the client for browsers, ``/verani.js`` and ``/verani.d.ts``, unless the
+    application has added routes of its own for them before. Without `settings`, `verani serve` passes its own and any
+    other server gets the defaults; the time limit for request headers is that server's. Raises `DefinitionError` for
+    two definitions on one path or of one name, `SettingsError` for settings that cannot work, and `AiohttpError` for
+    an aiohttp whose insides are not known.
     """
     check_aiohttp()
     if not isinstance(app, web.Application):
@@ -67,6 +69,7 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
         assert route.resource is not None, "it was added with a path"
         gateway.resources[room.name] = route.resource
     _add_health(app)
+    add_browser_client(app)
     _log_strays(app, gateway)
     app.cleanup_ctx.append(_run)
     # Before aiohttp waits for its handlers to end, or open WebSockets would hold up the stop.
@@ -105,6 +108,7 @@ def adopt(app: web.Application) -> Gateway:
         app.middlewares.insert(0, leaving_bodies(gateway))
         _log_strays(app, gateway)
         _add_health(app)
+        add_browser_client(app)
     return gateway
 
 

@@ -21,6 +21,7 @@ from verani_actors.operating.answers import RoomsQuestion
 from ..config import ADMIN_TOKEN, RPC_TOKEN, Secrets
 from ..http.addresses import local_address
 from ..http.bodies import leaving_bodies, read_body
+from ..http.browser_client import add_browser_client
 from ..http.headers import only
 from ..http.host_port import is_loopback
 from ..http.listener_names import host_allowed
@@ -164,6 +165,7 @@ def internal_application(
     application.router.add_post("/admin/drain", drain)
     application.router.add_post("/admin/check", check)
     application.router.add_post("/admin/restart", restart)
+    add_browser_client(application)
     return application
 
 

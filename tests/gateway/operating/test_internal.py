@@ -183,7 +183,7 @@ async def test_an_order_that_a_page_could_send_unasked_is_refused(open_client: O
         assert response.status == 400
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/ws", "/ws/lobby", "/admin", "/admin/", "/debug", "/verani.js"])
+@pytest.mark.parametrize("path", ["/", "/health", "/ws", "/ws/lobby", "/admin", "/admin/", "/debug", "/verani.ts"])
 async def test_everything_else_is_not_there(open_client: Open, path: str) -> None:
     assert await _status(await open_client(), path) == 404
 

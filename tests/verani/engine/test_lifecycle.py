@@ -50,7 +50,7 @@ async def test_who_comes_and_goes_needs_no_task_where_the_hooks_are_plain_functi
     room.on_disconnect(lambda ctx: tasks.append(asyncio.current_task()))
     lobby = open_room(room)
     await lobby.wake()
-    inputs = [
+    inputs: list[Connect | Close] = [
         Connect("chat/lobby", 1, "a", lobby.record("a").attachment),
         Close("chat/lobby", 2, "a", 1000, ""),
     ]

@@ -1,0 +1,663 @@
+// One client of one Verani room, over one WebSocket that it keeps. No build, no dependency.
+// What it does for its users is said in verani.d.ts; when it comes back and why is in docs/clients.md.
+//
+// Invariants:
+// 1. A socket that was let go of is never heard of again: its handlers are taken off first.
+// 2. A request ends in exactly one way, and is in #requests until then.
+// 3. Listeners may call anything. Who has told them something goes on only if #generation, which changes with each
+//    connection and its end, is still the same.
+
+const PROOF = 5_000; // ms that a connection lasts at least before the next delay is the first again
+const SPREAD = 2_000; // ms of a delay left to chance after connections that were taken and ended at once
+const LATE = 2_000; // ms that timers are late by where the page did not run
+const MAX_UNSENT = 16 * 2 ** 20; // characters that wait for a connection, or bytes in one that takes none
+const LONGEST_TIMER = 2 ** 31 - 1; // ms; platforms run longer ones at once
+const MAX_NAME = 255; // characters of the name of an event
+
+const [GOING_AWAY, LOST, TOO_LARGE, NORMAL, RESTART] = [1001, 1006, 1009, 1000, 1012];
+const STAY_AWAY = [NORMAL, GOING_AWAY];
+const INNOCENT = [LOST, RESTART]; // nobody's verdict on this connection
+const REFUSALS = ["invalid", "unauthorized", "forbidden", "not_found", "conflict", "rate_limited", "busy"];
+const MEANINGS = {
+  1008: "too many frames, or too many that were invalid",
+  1009: "a frame was larger than the server takes",
+  1011: "the room could not take the connection",
+  1012: "the service restarts",
+  1013: "this client did not read, or the room cannot take it now",
+  4001: "the token has expired",
+  4009: "another connection has the same client id",
+};
+
+const STATE = Symbol("state"); // what listeners of every change of state are kept under: no event has this name
+const LIFECYCLE = new Set(["connecting", "open", "connected", "close", "disconnected", "reconnecting"]);
+const OURS = new Set([...LIFECYCLE, "*", "verani.dropped"]); // a frame of this name is told to "*" only
+
+export class VeraniError extends Error {
+  constructor(code, message, { path, text, closing, cause } = {}) {
+    super(message, { cause });
+    this.name = "VeraniError";
+    this.code = code;
+    this.path = path;
+    this.public = text;
+    this.closing = closing;
+  }
+}
+
+// Listeners by the name of their event, those of an event in order of registration.
+class Listeners {
+  #all = new Map(); // event -> Map(listener -> whether it is called once)
+
+  add(event, listener, once) {
+    if (typeof listener !== "function") throw new TypeError(`expected a function that listens to ${String(event)}`);
+    if (!this.#all.has(event)) this.#all.set(event, new Map());
+    const those = this.#all.get(event);
+    those.set(listener, once && (those.get(listener) ?? true)); // a second time makes at most a `once` permanent
+    return () => this.remove(event, listener);
+  }
+
+  remove(event, listener) {
+    if (listener) this.#all.get(event)?.delete(listener);
+    if (!listener || !this.#all.get(event)?.size) this.#all.delete(event);
+  }
+
+  has(event) {
+    return this.#all.has(event);
+  }
+
+  clear() {
+    this.#all.clear();
+  }
+
+  call(event, ...told) {
+    for (const [listener, once] of [...(this.#all.get(event) ?? [])]) {
+      if (!this.#all.get(event)?.has(listener)) continue; // one before it removed it
+      if (once) this.remove(event, listener);
+      try {
+        listener(...told)?.then?.(undefined, (error) => this.#threw(event, error));
+      } catch (error) {
+        this.#threw(event, error);
+      }
+    }
+  }
+
+  #threw(event, error) {
+    console.error(`[Verani] a listener of ${String(event)} threw:`, error);
+    if (event !== "error") this.call("error", error);
+  }
+}
+
+// When to come back: counts what came to nothing, and chooses delays. The same rules as the Python client's.
+class Attempts {
+  failures = 0; // in a row: attempts that failed, and connections that did not last
+  retries = 0; // in a row: waits
+  #delay = 0;
+  #wasOpen = false;
+
+  constructor({ enabled = true, maxAttempts = 10, initialDelay = 1_000, maxDelay = 30_000, backoffMultiplier = 1.5 }) {
+    Object.assign(this, checked({ maxAttempts, initialDelay, maxDelay, backoffMultiplier }), { enabled });
+  }
+
+  get mayGoOn() {
+    return this.enabled && !(this.maxAttempts && this.failures >= this.maxAttempts);
+  }
+
+  startAnew() {
+    this.failures = this.retries = 0;
+  }
+
+  failed() {
+    this.#wasOpen = false;
+    // Where the device itself is offline, nothing has been tried.
+    if (globalThis.navigator?.onLine !== false) this.failures++;
+  }
+
+  // That a server takes a connection proves nothing. What does: that it lasts, or the room's answer, which comes after
+  // `on_connect`, where it was not the server that ended the connection for a reason of its own.
+  ended(code, lasted, wasAnswered) {
+    this.#wasOpen = true;
+    if (lasted >= Math.max(PROOF, this.#delay) || (wasAnswered && INNOCENT.includes(code))) this.startAnew();
+    else this.failures++;
+  }
+
+  // Full jitter: the clients of a server that restarts do not come back in the same moment. A server that takes
+  // connections and ends them again is there, and is left alone for nearly the whole delay.
+  nextDelay() {
+    const ceiling = Math.min(this.maxDelay, this.initialDelay * this.backoffMultiplier ** this.retries++) || 0;
+    const spread = this.#wasOpen && this.failures > 1 ? Math.min(SPREAD, ceiling / 2) : ceiling;
+    return (this.#delay = ceiling - Math.random() * spread);
+  }
+}
+
+// A promise with a deadline; `settled` is called when it is kept or broken.
+class Pending {
+  constructor(timeout, late, settled) {
+    this.promise = new Promise((resolve, reject) => {
+      const settle = (how) => (value) => {
+        clearTimeout(timer);
+        settled(this);
+        how(value);
+      };
+      this.resolve = settle(resolve);
+      this.reject = settle(reject);
+    });
+    const timer = timeout <= LONGEST_TIMER && setTimeout(() => this.reject(late()), timeout);
+  }
+}
+
+export class VeraniClient {
+  #url;
+  #token;
+  #protocols;
+  #Socket;
+  #maxQueueSize;
+  #connectionTimeout;
+  #pingInterval;
+  #pongTimeout;
+  #attempts;
+  #listeners = new Listeners();
+  #page = new AbortController(); // ends what listens to the page
+
+  #state = "disconnected";
+  #over = null; // a VeraniError, once this client does not come back by itself
+  #isClosed = false;
+
+  #generation = 0;
+  #socket = null;
+  #openedAt = null; // null while there is no connection
+  #wasAnswered = false; // a request over this connection was
+  #largest = 0; // characters of the largest frame sent over this connection
+  #retryTimer;
+  #pingTimer;
+  #deadline; // of a handshake or a pong
+
+  #queue = []; // frames that wait for a connection, oldest first
+  #queued = 0; // their characters
+  #dropped = 0; // and how many of them were, since that was last told
+  #lastId = 0;
+  #requests = new Map(); // id -> Pending that has `event`, `sent` and `size`, too
+  #waiters = new Set(); // Pendings of those who wait for a connection
+  #warned = new Set();
+
+  constructor(
+    url,
+    {
+      reconnection = {},
+      maxQueueSize = 100,
+      connectionTimeout = 10_000,
+      pingInterval = 5_000,
+      pongTimeout = 5_000,
+      token = null,
+      protocols = token === null ? [] : ["verani"],
+      WebSocket = globalThis.WebSocket,
+    } = {},
+  ) {
+    checked({ maxQueueSize, connectionTimeout, pingInterval, pongTimeout });
+    if (!WebSocket) throw new TypeError("expected a global WebSocket, or one in the options");
+    if (typeof url !== "function") socketURL(url);
+    if (typeof token !== "function" && token !== null) bearer(token);
+    this.#url = url;
+    this.#token = token;
+    this.#protocols = protocols;
+    this.#Socket = WebSocket;
+    this.#maxQueueSize = maxQueueSize;
+    this.#connectionTimeout = connectionTimeout;
+    this.#pingInterval = pingInterval;
+    this.#pongTimeout = pongTimeout;
+    this.#attempts = new Attempts(reconnection);
+    const { signal } = this.#page;
+    const { document } = globalThis;
+    globalThis.addEventListener?.("online", () => this.#wake(), { signal });
+    document?.addEventListener("visibilitychange", () => document.hidden || this.#wake(), { signal });
+    this.#connect();
+  }
+
+  // --- listeners ------------------------------------------------------------------------------------------
+
+  on(event, listener) {
+    return this.#listeners.add(event, listener, false);
+  }
+
+  once(event, listener) {
+    return this.#listeners.add(event, listener, true);
+  }
+
+  off(event, listener) {
+    this.#listeners.remove(event, listener);
+  }
+
+  onOpen(listener) {
+    return this.on("open", listener);
+  }
+
+  onClose(listener) {
+    return this.on("close", listener);
+  }
+
+  onError(listener) {
+    return this.on("error", listener);
+  }
+
+  onStateChange(listener) {
+    return this.on(STATE, listener);
+  }
+
+  // --- what it is -----------------------------------------------------------------------------------------
+
+  getState() {
+    return this.#state;
+  }
+
+  isConnected() {
+    return this.#state === "connected";
+  }
+
+  get isConnecting() {
+    return this.#state === "connecting";
+  }
+
+  getConnectionState() {
+    return {
+      state: this.#state,
+      isConnected: this.isConnected(),
+      isConnecting: this.isConnecting,
+      reconnectAttempts: this.#attempts.retries,
+      connectionId: this.#generation,
+    };
+  }
+
+  waitForConnection(timeout = 2 * this.#connectionTimeout) {
+    if (this.isConnected()) return Promise.resolve();
+    if (this.#over) return Promise.reject(this.#over);
+    const late = () => new VeraniError("deadline", `no connection within ${timeout} ms`);
+    const waiter = new Pending(timeout, late, () => this.#waiters.delete(waiter));
+    this.#waiters.add(waiter);
+    return waiter.promise;
+  }
+
+  // --- sending --------------------------------------------------------------------------------------------
+
+  emit(event, data) {
+    this.#post(event, data);
+  }
+
+  async request(event, data, { timeout = 5_000, signal } = {}) {
+    signal?.throwIfAborted();
+    if (event === "ping") throw new TypeError("expected another event: ping is the keepalive, no room answers it");
+    if (this.#over) throw this.#over.code === "unreachable" ? notSent(event, this.#over.message) : this.#over;
+    const id = ++this.#lastId;
+    const abort = () => request.reject(signal.reason);
+    const late = () => {
+      const waits = request.sent ? "" : ": it was not sent";
+      return new VeraniError("deadline", `no answer to ${event} within ${timeout} ms${waits}`);
+    };
+    const request = new Pending(timeout, late, () => {
+      signal?.removeEventListener("abort", abort);
+      this.#requests.delete(id);
+      if (!request.sent) this.#withdraw(id);
+    });
+    Object.assign(request, { event, sent: false, size: 0 });
+    this.#requests.set(id, request);
+    signal?.addEventListener("abort", abort);
+    try {
+      this.#post(event, data, id);
+    } catch (error) {
+      request.reject(error);
+    }
+    return request.promise;
+  }
+
+  #post(event, data, id) {
+    if (this.#isClosed) throw notSent(event, "the client is closed");
+    if (typeof event !== "string" || event.length > MAX_NAME) {
+      throw new TypeError(`expected the name of an event, of at most ${MAX_NAME} characters`);
+    }
+    if (LIFECYCLE.has(event) && !this.#warned.has(event)) {
+      this.#warned.add(event);
+      console.warn(`[Verani] the event name ${event} collides with a life-cycle listener of clients`);
+    }
+    const frame = { text: JSON.stringify({ type: event, data, id }), id };
+    // One that the server closes takes nothing any more: what is written now is for the next connection.
+    if (this.#openedAt !== null && this.#socket.readyState === 1) this.#send(frame);
+    else this.#enqueue(frame);
+  }
+
+  #send(frame) {
+    const { text } = frame;
+    const waits = this.#socket.bufferedAmount;
+    if (waits && waits + text.length > MAX_UNSENT) {
+      this.#drop(frame, "the connection takes no more");
+      return;
+    }
+    const request = this.#requests.get(frame.id);
+    if (request) Object.assign(request, { sent: true, size: text.length });
+    this.#largest = Math.max(this.#largest, text.length);
+    this.#socket.send(text);
+  }
+
+  #enqueue(frame) {
+    const queue = this.#queue;
+    queue.push(frame);
+    this.#queued += frame.text.length;
+    while (queue.length > this.#maxQueueSize || (queue.length > 1 && this.#queued > MAX_UNSENT)) {
+      this.#queued -= queue[0].text.length;
+      this.#drop(queue.shift(), "the queue is full");
+    }
+  }
+
+  #withdraw(id) {
+    const index = this.#queue.findIndex((frame) => frame.id === id);
+    if (index >= 0) this.#queued -= this.#queue.splice(index, 1)[0].text.length;
+  }
+
+  #drop(frame, why) {
+    const request = this.#requests.get(frame.id);
+    if (request) {
+      request.reject(notSent(request.event, why)); // that is report enough
+    } else if (++this.#dropped === 1) {
+      // Later and together: a listener that emits may cause the next one.
+      setTimeout(() => this.#tellOfDropped());
+    }
+  }
+
+  #tellOfDropped() {
+    const dropped = this.#dropped;
+    this.#dropped = 0;
+    this.#tell("verani.dropped", dropped);
+  }
+
+  // --- life -----------------------------------------------------------------------------------------------
+
+  reconnect() {
+    if (this.#isClosed) throw new VeraniError("unreachable", "the client is closed, make a new one");
+    this.#over = null;
+    this.#attempts.startAnew();
+    const generation = this.#leave(NORMAL, "");
+    if (generation === this.#generation) this.#connect();
+  }
+
+  disconnect(code = NORMAL, reason = "") {
+    this.#end(code, reason, "the client was disconnected");
+  }
+
+  close(code = NORMAL, reason = "") {
+    if (this.#isClosed) return;
+    checkCode(code);
+    this.#isClosed = true;
+    this.#page.abort();
+    this.#queue = [];
+    this.#end(code, reason, "the client is closed");
+    this.#listeners.clear();
+  }
+
+  #end(code, reason, message) {
+    checkCode(code);
+    if (!this.#over || this.#isClosed) this.#over = new VeraniError("unreachable", message, { closing: { code, reason } });
+    this.#leave(code, reason);
+    if (this.#over) this.#settle(this.#over);
+  }
+
+  // Close what there is, and say so; return the generation that it made.
+  #leave(code, reason) {
+    const closing = { code, reason };
+    const wasOpen = this.#openedAt !== null;
+    const isNews = wasOpen || this.#state === "connecting" || this.#state === "reconnecting";
+    const generation = this.#letGo(code, reason);
+    if (wasOpen) this.#interrupt(closing, "this client closed the connection");
+    if (isNews) this.#disconnected(closing, wasOpen);
+    return generation;
+  }
+
+  async #connect() {
+    const generation = this.#letGo();
+    this.#enter("connecting");
+    if (generation !== this.#generation) return;
+    this.#expect(this.#connectionTimeout, `no connection within ${this.#connectionTimeout} ms`);
+    try {
+      const url = socketURL(await ask(this.#url));
+      const token = await ask(this.#token);
+      if (generation !== this.#generation) return;
+      this.#use(new this.#Socket(url, token === null ? this.#protocols : [...this.#protocols, bearer(token)]));
+    } catch (error) {
+      if (generation === this.#generation) this.#lost(LOST, "", error.message, error);
+    }
+  }
+
+  #use(socket) {
+    this.#socket = socket;
+    socket.onopen = () => this.#opened();
+    socket.onmessage = (message) => this.#received(message.data);
+    socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+    socket.onerror = () => {}; // says nothing; `close` follows
+  }
+
+  #opened() {
+    this.#heard();
+    this.#openedAt = performance.now();
+    this.#wasAnswered = false;
+    this.#largest = 0;
+    this.#state = "connected";
+    if (this.#pingInterval) {
+      this.#pingTimer = setInterval(() => this.#ping(this.#pingInterval + this.#pongTimeout), this.#pingInterval);
+    }
+    const queue = this.#queue;
+    this.#queue = [];
+    this.#queued = 0;
+    for (const frame of queue) this.#send(frame);
+    for (const waiter of [...this.#waiters]) waiter.resolve();
+    const generation = this.#generation;
+    this.#tell("open");
+    if (generation === this.#generation) this.#enter("connected");
+  }
+
+  // A connection or an attempt is over, and it was not this client's user who ended it: come back, or give up.
+  #lost(code, reason, why = MEANINGS[code], cause) {
+    const closing = { code, reason };
+    const wasOpen = this.#openedAt !== null;
+    const lasted = performance.now() - this.#openedAt;
+    const generation = this.#letGo();
+    if (wasOpen) {
+      this.#interrupt(closing, why);
+      this.#attempts.ended(code, lasted, this.#wasAnswered);
+      this.#disconnected(closing, true);
+      if (generation !== this.#generation) return;
+    } else {
+      this.#attempts.failed();
+    }
+    const what = wasOpen ? `the connection ended with code ${code}` : "the connection did not come about";
+    const error = new VeraniError("unreachable", why ? `${what}: ${why}` : what, { closing, cause });
+    const refusal = wasOpen ? refusalIn(closing) : null;
+    if (refusal) return this.#giveUp(refusal);
+    if (wasOpen && (STAY_AWAY.includes(code) || !this.#attempts.enabled)) return this.#settle((this.#over = error));
+    if (!this.#attempts.mayGoOn) return this.#giveUp(error);
+    if (!wasOpen) this.#tell("error", error);
+    if (generation !== this.#generation) return;
+    const delay = this.#attempts.nextDelay();
+    this.#retryTimer = setTimeout(() => this.#connect(), delay);
+    this.#enter("reconnecting", { attempt: this.#attempts.retries, delay });
+  }
+
+  #giveUp(error) {
+    const isHeard = this.#waiters.size || this.#listeners.has("error") || this.#listeners.has(STATE);
+    if (!isHeard) console.error(`[Verani] does not come back: ${error.message}`);
+    this.#over = error;
+    this.#settle(error);
+    this.#enter("error", error);
+  }
+
+  // Nobody waits for what does not come any more. Frames that are no requests may wait for `reconnect`.
+  #settle(error) {
+    for (const waiter of [...this.#waiters]) waiter.reject(error);
+    for (const request of [...this.#requests.values()]) {
+      request.reject(error.code === "unreachable" ? notSent(request.event, error.message) : error);
+    }
+  }
+
+  #letGo(code, reason) {
+    clearTimeout(this.#retryTimer);
+    clearInterval(this.#pingTimer);
+    this.#retryTimer = undefined;
+    this.#heard();
+    const socket = this.#socket;
+    this.#socket = this.#openedAt = null;
+    if (socket) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.close(code, reason); // 1006 and the like are never sent, and would throw
+    }
+    return ++this.#generation;
+  }
+
+  #interrupt(closing, why) {
+    const { code, reason } = closing;
+    const refusal = refusalIn(closing);
+    for (const request of [...this.#requests.values()].filter((request) => request.sent)) {
+      const { event } = request;
+      // Which frame was too large is not on the wire: the largest one.
+      if (code === TOO_LARGE && request.size === this.#largest) {
+        request.reject(new VeraniError("too_large", `${event} was not taken: ${why}`, { closing }));
+      } else {
+        const ended = `the connection ended with code ${code}${why ? `: ${why}` : ` ${reason}`}`;
+        const message = `${event} was sent and not answered, it may have run: ${ended}`;
+        request.reject(refusal ?? new VeraniError("interrupted", message, { closing }));
+      }
+    }
+  }
+
+  #disconnected(closing, wasOpen) {
+    const generation = this.#generation;
+    this.#state = "disconnected";
+    if (wasOpen) this.#tell("close", closing);
+    if (generation === this.#generation) this.#enter("disconnected", closing);
+  }
+
+  #enter(state, told) {
+    this.#state = state;
+    this.#tell(STATE, state);
+    if (this.#state === state) this.#tell(state, told);
+  }
+
+  #tell(event, ...told) {
+    this.#listeners.call(event, ...told);
+  }
+
+  // The tab is looked at again, or the network is back: wait no longer, and find out whether a connection lives.
+  #wake() {
+    const isGivenUp = this.#state === "error" && this.#over.code === "unreachable";
+    if (this.#openedAt !== null) this.#ping(this.#pongTimeout);
+    else if (this.#retryTimer !== undefined) this.#connect();
+    else if (isGivenUp && this.#attempts.enabled) this.reconnect();
+  }
+
+  #ping(patience) {
+    if (!this.#pingInterval) return;
+    this.#socket.send('{"type":"ping"}');
+    this.#expect(patience, `no pong within ${patience} ms`);
+  }
+
+  #expect(patience, silence) {
+    const due = performance.now() + patience;
+    this.#deadline ??= setTimeout(() => {
+      this.#deadline = undefined;
+      // Where the page did not run, an answer may wait behind this very timer.
+      if (this.#openedAt !== null && performance.now() - due > LATE) this.#ping(this.#pongTimeout);
+      else this.#lost(LOST, "", silence);
+    }, patience);
+  }
+
+  #heard() {
+    clearTimeout(this.#deadline);
+    this.#deadline = undefined;
+  }
+
+  // --- what comes -----------------------------------------------------------------------------------------
+
+  #received(text) {
+    let frame;
+    try {
+      frame = JSON.parse(text);
+    } catch {
+      return; // no frame, be it binary or not JSON, is ignored
+    }
+    const isRenewable = typeof this.#token === "function";
+    switch (frame?.type) {
+      case "pong":
+        return this.#heard();
+      case "ack":
+        return this.#answered(frame);
+      case "verani.expiring":
+        return isRenewable ? this.#renew() : this.#happened(frame);
+      case "verani.refreshed":
+        return isRenewable || this.#happened(frame);
+      default:
+        if (typeof frame?.type === "string") this.#happened(frame);
+    }
+  }
+
+  #answered({ id, data, error }) {
+    this.#wasAnswered = true;
+    const request = this.#requests.get(id);
+    if (!request) return;
+    if (!error) return request.resolve(data);
+    const { code = "failed", path, message } = error;
+    const said = `the room answered ${request.event} with ${code}${path ? ` at ${path}` : ""}`;
+    request.reject(new VeraniError(code, message ?? said, { path, text: message }));
+  }
+
+  async #renew() {
+    const generation = this.#generation;
+    try {
+      const token = await ask(this.#token);
+      bearer(token);
+      if (generation === this.#generation) this.#post("verani.refresh", { token });
+    } catch (cause) {
+      // The server closes with 4001, and the next handshake asks again.
+      this.#tell("error", new VeraniError("unreachable", "there is no new token", { cause }));
+    }
+  }
+
+  #happened({ type, data, channel }) {
+    if (type === "event" && typeof data?.type === "string") type = data.type;
+    if (typeof channel !== "string") channel = undefined;
+    if (!OURS.has(type)) this.#tell(type, data, channel);
+    this.#tell("*", { type, data, channel });
+  }
+}
+
+function ask(source) {
+  return typeof source === "function" ? source() : source;
+}
+
+function checked(numbers) {
+  for (const [name, value] of Object.entries(numbers)) {
+    if (!(value >= 0)) throw new RangeError(`${name}: expected a number from 0 up, got ${value}`);
+  }
+  return numbers;
+}
+
+function checkCode(code) {
+  if (code === NORMAL || (code >= 3000 && code <= 4999)) return;
+  throw new RangeError(`expected close code 1000 or 3000 to 4999, got ${code}`);
+}
+
+function socketURL(url) {
+  const parsed = new URL(url, globalThis.location?.href);
+  parsed.protocol = parsed.protocol.replace("http", "ws");
+  parsed.hash = "";
+  if (!/^wss?:$/.test(parsed.protocol)) throw new TypeError(`expected a URL with ws or wss, got ${parsed.protocol}`);
+  return parsed.href;
+}
+
+// A token goes as a subprotocol, which browsers let pages choose; these are the characters of one.
+function bearer(token) {
+  if (typeof token === "string" && /^[\w!#$%&'*+.^`|~-]+$/.test(token)) return `bearer.${token}`;
+  throw new TypeError("token: expected a string of letters, digits and !#$%&'*+-.^_`|~");
+}
+
+function refusalIn(closing) {
+  const { code, reason } = closing;
+  if (code !== NORMAL || !REFUSALS.includes(reason)) return null;
+  return new VeraniError(reason, `the room refused this client with ${reason}`, { closing });
+}
+
+function notSent(event, why) {
+  return new VeraniError("not_sent", `${event} was not sent: ${why}`);
+}
