@@ -1,4 +1,4 @@
-"""Take the code out of a document and run it as a reader would."""
+"""Read documents: their prose, links and code; save their code as a reader would, and run it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ import asyncio
 import re
 import sys
 from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Guide", "run_python"]
+__all__ = ["DOCUMENTS", "ROOT", "Block", "Guide", "run_python"]
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60
+
+# What people read: all but what is installed, built, or made by a test.
+_NOT_OURS = {"node_modules", "site", "build", "dist", "artifacts"}
+
+
+def _documents() -> Iterator[str]:
+    for path in ROOT.rglob("*.md"):
+        folders = path.relative_to(ROOT).parts[:-1]
+        if not any(folder in _NOT_OURS or folder.startswith(".") for folder in folders):
+            yield path.relative_to(ROOT).as_posix()
+
+
+DOCUMENTS = sorted(_documents())
 
 OPTIONS = """\
 [tool.pytest.ini_options]
@@ -21,24 +36,76 @@ pythonpath = ["."]
 filterwarnings = ["error"]
 """
 
+_BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?"
+    r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+# The first line of a file says its name, as a comment of its language.
+_NAME = re.compile(r"^(?:#|//|<!--) ([\w./-]+\.\w+)(?: -->)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block of code in a document."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    reason: str  # why it is not run, as a comment before it says; mostly empty
+
+    @property
+    def name(self) -> str:
+        """The file that it is; empty for what is none."""
+        named = _NAME.match(self.text.partition("\n")[0])
+        return named[1] if named else ""
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
 
 class Guide:
     """One document."""
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self.text = (ROOT / path).read_text()
+        # The blocks of code, in order.
+        self.all_blocks = [
+            Block(
+                page=path,
+                line=self.text.count("\n", 0, found.start("language")) + 1,
+                language=found["language"],
+                text=found["text"],
+                reason=found["reason"] or "",
+            )
+            for found in _BLOCK.finditer(self.text)
+        ]
+
+    @property
+    def prose(self) -> str:
+        """The document without its blocks of code."""
+        return _BLOCK.sub("", self.text)
+
+    @property
+    def spans(self) -> list[str]:
+        """What the prose shows as code."""
+        return [span.strip() for span in re.findall(r"`([^`\n]+)`", self.prose)]
 
     def blocks(self, language: str) -> list[str]:
-        """Return the blocks of a language, in order."""
-        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, flags=re.DOTALL | re.MULTILINE)
+        """Return the texts of the blocks of a language that can be run, in order."""
+        return [block.text for block in self.all_blocks if block.language == language and not block.reason]
+
+    def files(self) -> dict[str, Block]:
+        """Return the blocks that are files, by their names."""
+        return {block.name: block for block in self.all_blocks if block.name and not block.reason}
 
     def save(self, directory: Path, options: str = OPTIONS) -> None:
-        """Save the Python blocks under the names that their first lines give them, and options for pytest."""
+        """Save the files of the document, and options for pytest."""
         (directory / "pyproject.toml").write_text(options)
-        for block in self.blocks("python"):
-            name = block.partition("\n")[0].removeprefix("# ")
-            assert name.endswith(".py")
-            (directory / name).write_text(block)
+        for name, block in self.files().items():
+            (directory / name).write_text(block.text)
 
 
 async def run_python(directory: Path, *arguments: str, patience: float = PATIENCE) -> tuple[int | None, str]:

@@ -1,69 +1,183 @@
-"""What the guides in `docs/` show works as it stands there: their files are taken out of them and run."""
+"""What documents show works as it stands there: their files are taken out of them and run.
+
+`tests/docs/` has the rules for blocks that are no files.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
-from tests.guide import Guide, run_python
+from tests.guide import DOCUMENTS, OPTIONS, Block, Guide, run_python
 from verani.client import VeraniClient
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Serve
+    from tests.integration.conftest import Serve, Server
 
+PUBLIC = "127.0.0.1:8000"
 INTERNAL = "http://127.0.0.1:8001"
 
+GUIDES = {page: Guide(page) for page in DOCUMENTS}
+PYTHON = {
+    page: {name: block for name, block in guide.files().items() if name.endswith(".py")}
+    for page, guide in GUIDES.items()
+}
 
-@pytest.mark.parametrize(("name", "tests"), [("authentication", 5), ("calls", 2)])
-async def test_the_tests_of_a_guide_pass(name: str, tests: int, tmp_path: Path) -> None:
-    Guide(f"docs/{name}.md").save(tmp_path)
-    code, output = await run_python(tmp_path, "-m", "pytest", "-q")
+# A test that is to fail, because its page shows how it does.
+FAILING = MappingProxyType({"docs/testing.md": ("test_counter.py",)})
+
+# Modules that no test and no program of their page imports: the test in this file that uses them.
+USED = MappingProxyType(
+    {
+        "README.md/chat.py": "test_readme",
+        "docs/quick-start.md/service.py": "test_the_application_serves_its_own_pages_and_the_room",
+        "docs/delivery.md/orders.py": "test_the_room_of_orders_says_what_is_unknown",
+        "docs/protocol.md/room.py": "test_the_conversation_of_the_protocol_goes_as_it_says",
+    }
+)
+
+
+def is_program(block: Block) -> bool:
+    """Say whether a file does something when it is run, and nothing that others could import."""
+    return bool(re.search(r"^asyncio\.run\(|^with connect_sync\(", block.text, re.MULTILINE))
+
+
+def is_test(name: str) -> bool:
+    return name.startswith("test_")
+
+
+# --- tests that a page shows ----------------------------------------------------------------------------
+
+WITH_TESTS = [page for page, files in PYTHON.items() if any(is_test(name) for name in files)]
+
+
+@pytest.mark.parametrize("page", WITH_TESTS)
+async def test_the_tests_of_a_page_pass(page: str, tmp_path: Path) -> None:
+    GUIDES[page].save(tmp_path, options_of(GUIDES[page]))
+    failing = FAILING.get(page, ())
+    tests = [block.text for name, block in PYTHON[page].items() if is_test(name) and name not in failing]
+    ignored = [f"--ignore={name}" for name in failing]
+    code, output = await run_python(tmp_path, "-m", "pytest", "-q", *ignored)
     assert code == 0, output
-    assert f"{tests} passed" in output
+    count = sum(len(re.findall(r"^(?:async )?def test_", text, re.MULTILINE)) for text in tests)
+    assert f"{count} passed" in output
 
 
-async def test_the_program_that_calls_a_room_prints_what_came_of_it(serve: Serve, tmp_path: Path) -> None:
-    Guide("docs/calls.md").save(tmp_path)
-    server = await serve("desk:desk", directory=tmp_path)
-    script = tmp_path / "close_early.py"
-    assert INTERNAL in script.read_text()
-    script.write_text(script.read_text().replace(INTERNAL, server.internal))
-    async with VeraniClient(f"{server.ws}/ws?room=front&userId=bob") as client:
-        assert await run_python(tmp_path, "-W", "error", str(script)) == (0, "1\n1\n")
-        assert [event.type async for event in client] == []
+def options_of(guide: Guide) -> str:
+    """Give the options for pytest that a page shows, or those that all pages speak of."""
+    shown = guide.blocks("toml")
+    return shown[0] + 'pythonpath = ["."]\nfilterwarnings = ["error"]\n' if shown else OPTIONS
+
+
+async def test_the_room_that_counts_fails_with_the_diff_that_it_shows(tmp_path: Path) -> None:
+    guide = GUIDES["docs/testing.md"]
+    guide.save(tmp_path, options_of(guide))
+    code, output = await run_python(tmp_path, "-m", "pytest", "-q", "test_counter.py")
+    assert code == 1, output
+    (diff,) = guide.blocks("text")
+    printed = [re.sub("^E", "", line).strip() for line in output.splitlines()]
+    assert [line for line in diff.splitlines() if not any(line.strip() in each for each in printed)] == []
+
+
+# --- programs -------------------------------------------------------------------------------------------
+
+# By page and file: what is served, and what the program prints at its end.
+PROGRAMS = MappingProxyType(
+    {
+        ("README.md", "hello.py"): ("chat:chat", "ann says hello\n"),
+        ("docs/quick-start.md", "hello.py"): ("chat:chat", "1 heard it\nann says hello\n"),
+        ("docs/calls.md", "close_early.py"): ("desk:desk", "1\n1\n"),
+        ("docs/clients.md", "listen.py"): (
+            "examples.chat:chat",
+            "general chat.message {'type': 'chat.message', 'from': 'ann', 'text': 'is anybody here?'}\n",
+        ),
+    }
+)
+
+
+def test_every_program_of_a_page_is_run() -> None:
+    programs = {(page, name) for page, files in PYTHON.items() for name, block in files.items() if is_program(block)}
+    assert programs == PROGRAMS.keys()
+
+
+@pytest.mark.parametrize(("page", "name"), PROGRAMS)
+async def test_a_program_prints_what_its_page_says(serve: Serve, tmp_path: Path, page: str, name: str) -> None:
+    target, printed = PROGRAMS[page, name]
+    GUIDES[page].save(tmp_path)
+    own = {} if target.startswith("examples") else {"directory": tmp_path}
+    server = await serve(target, **own)
+    script = tmp_path / name
+    shown = script.read_text()
+    script.write_text(shown.replace(INTERNAL, server.internal).replace(PUBLIC, f"127.0.0.1:{server.port}"))
+    assert script.read_text() != shown, "it would talk to another service"
+    async with VeraniClient(f"{server.ws}/ws?room=front&userId=bob") as bob:  # whom one of them sends away
+        code, output = await run_python(tmp_path, "-W", "error", name)
+        assert code == 0, output
+        assert output.endswith(printed)
+        if page == "docs/calls.md":
+            assert [event.type async for event in bob] == []
+    for said in GUIDES[page].blocks("text"):
+        assert said == output
     assert await server.stop() == 0
 
 
-class TestTheGuideToTesting:
-    @pytest.fixture
-    def project(self, tmp_path: Path) -> Path:
-        guide = Guide("docs/testing.md")
-        (options,) = guide.blocks("toml")
-        guide.save(tmp_path, options + 'pythonpath = ["."]\nfilterwarnings = ["error"]\n')
-        return tmp_path
-
-    async def test_its_tests_pass(self, project: Path) -> None:
-        code, output = await run_python(project, "-m", "pytest", "-q", "--ignore=test_counter.py")
-        assert code == 0, output
-        assert "9 passed" in output
-
-    async def test_the_room_that_counts_fails_with_the_diff_that_it_shows(self, project: Path) -> None:
-        code, output = await run_python(project, "-m", "pytest", "-q", "test_counter.py")
-        assert code == 1, output
-        (diff,) = Guide("docs/testing.md").blocks("text")
-        printed = [re.sub("^E", "", line).strip() for line in output.splitlines()]
-        assert [line for line in diff.splitlines() if not any(line.strip() in each for each in printed)] == []
+# --- rooms and applications -----------------------------------------------------------------------------
 
 
-async def test_the_conversation_of_the_protocol_goes_as_it_says(serve: Serve, tmp_path: Path) -> None:
-    guide = Guide("docs/protocol.md")
-    guide.save(tmp_path)
-    server = await serve("room:room", directory=tmp_path)
-    (conversation,) = guide.blocks("text")
+def test_every_module_of_a_page_is_used() -> None:
+    unused = []
+    for page, files in PYTHON.items():
+        users = "\n".join(block.text for name, block in files.items() if is_test(name) or is_program(block))
+        for name, block in files.items():
+            module = name.removesuffix(".py")
+            used = is_test(name) or is_program(block) or re.search(rf"^from {module} import", users, re.MULTILINE)
+            if not used and f"{page}/{name}" not in USED:
+                unused.append(str(block))
+    assert unused == []
+
+
+Start = Callable[[str, str], Awaitable["Server"]]
+
+
+@pytest.fixture
+def serve_file(serve: Serve, tmp_path: Path) -> Start:
+    """Return ``await serve_file(page, target)``, which serves what a page shows."""
+
+    async def start(page: str, target: str) -> Server:
+        GUIDES[page].save(tmp_path)
+        return await serve(target, directory=tmp_path)
+
+    return start
+
+
+async def test_the_application_serves_its_own_pages_and_the_room(serve_file: Start) -> None:
+    server = await serve_file("docs/quick-start.md", "service:app")
+    async with aiohttp.ClientSession(server.url) as session, session.get("/") as response:
+        assert await response.text() == "the rest of your site"
+    async with VeraniClient(f"{server.ws}/ws?room=lobby&userId=ann") as client:
+        assert await client.request("chat.message", {"text": "hi"}) == 1
+    assert await server.stop() == 0
+
+
+async def test_the_room_of_orders_says_what_is_unknown(serve_file: Start) -> None:
+    server = await serve_file("docs/delivery.md", "orders:orders")
+    async with VeraniClient(f"{server.ws}/ws") as client:
+        assert await client.request("order.place", {"card": "4711"}) == "charged 4711"
+        async for event in client:
+            assert (event.type, event.data["card"]) == ("order.accepted", "4711")
+            break
+    assert await server.stop() == 0
+
+
+async def test_the_conversation_of_the_protocol_goes_as_it_says(serve_file: Start) -> None:
+    server = await serve_file("docs/protocol.md", "room:room")
+    (conversation,) = GUIDES["docs/protocol.md"].blocks("text")
     said = 0
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.ws}/ws") as ws:
         for line in conversation.splitlines():

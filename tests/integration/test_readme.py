@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import re
 import sys
-from asyncio.subprocess import PIPE, STDOUT
+from asyncio import create_subprocess_exec, timeout
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 
+from tests.guide import ROOT, Guide, run_python
 from verani.client import VeraniClient
-from verani.errors import Forbidden
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = Guide("README.md")
 ADDRESS = "ws://127.0.0.1:8000"
-PATIENCE = 30
-
-
-def blocks() -> list[str]:
-    """Return the Python blocks, in order."""
-    return re.findall(r"^```python\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+PATIENCE = 60
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Save the blocks under the names that the README gives them."""
-    room, service, client = blocks()
-    (tmp_path / "chat.py").write_text(room)
-    (tmp_path / "service.py").write_text(service)
-    (tmp_path / "client.py").write_text(client)
+    """Save what the README says to save."""
+    README.save(tmp_path)
     return tmp_path
 
 
 def test_the_thirty_lines_are_those_of_the_example() -> None:
-    room = blocks()[0]
+    room = README.files()["chat.py"].text.partition("\n")[2]
     imports, separator, lines = room.partition("chat = define_room")
     lines = separator + lines
     example = (ROOT / "examples" / "chat.py").read_text()
@@ -49,40 +40,33 @@ def test_the_thirty_lines_are_those_of_the_example() -> None:
     assert len(lines.splitlines()) <= 30
 
 
-def test_the_hooks_that_load_and_save_are_those_of_the_example() -> None:
-    [pair] = re.findall(r"^```py\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-    assert pair in (ROOT / "examples" / "poll.py").read_text()
-
-
 async def test_the_room_is_served_and_the_client_talks_to_it(serve: Serve, project: Path) -> None:
     server = await serve("chat:chat", directory=project)
-    script = project / "client.py"
+    script = project / "hello.py"
     assert ADDRESS in script.read_text()
     script.write_text(script.read_text().replace(ADDRESS, server.ws))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", str(script), cwd=project, stdout=PIPE, stderr=STDOUT
-    )
-    async with asyncio.timeout(PATIENCE):
-        output, _ = await process.communicate()
-    printed = re.search(r"^It prints `(.*)`\.$", README, flags=re.MULTILINE)
+    printed = re.search(r"`python hello\.py` prints `(.*)`:$", README.text, flags=re.MULTILINE)
     assert printed is not None
-    assert output.decode() == printed[1] + "\n"
-    assert process.returncode == 0
+    assert await run_python(project, "-W", "error", "hello.py") == (0, printed[1] + "\n")
     assert await server.stop() == 0
 
 
-async def test_the_application_serves_its_own_pages_and_the_room(serve: Serve, project: Path) -> None:
-    server = await serve("service:app", directory=project)
-    async with aiohttp.ClientSession(server.url) as session, session.get("/") as response:
-        assert await response.text() == "the rest of your site"
-    async with VeraniClient(f"{server.ws}/ws?room=lobby&userId=ann") as client:
-        with pytest.raises(Forbidden):
-            await client.request("chat.message", {"channel": "general", "text": "too early"})
+async def test_the_call_from_the_shell_reaches_who_is_in_the_lobby(serve: Serve, project: Path) -> None:
+    server = await serve("chat:chat", directory=project)
+    shown = re.search(r"^\$ verani call (\S+) (\S+) (\S+) data='(.*)'\n(.*)$", README.text, flags=re.MULTILINE)
+    assert shown is not None
+    room, method, channel, data, printed = shown.groups()
+    arguments = ["call", "--url", server.internal, room, method, channel, f"data={data}"]
+    async with VeraniClient(f"{server.ws}/ws?room=lobby&userId=ann") as ann:
+        process = await create_subprocess_exec(sys.executable, "-m", "verani_gateway", *arguments, stdout=PIPE)
+        async with timeout(PATIENCE):
+            output, _ = await process.communicate()
+            assert (process.returncode, output.decode()) == (0, printed + "\n")
+            async for event in ann:
+                if event.type == json.loads(data)["type"]:
+                    break
     assert await server.stop() == 0
 
 
-def test_every_file_it_points_to_exists() -> None:
-    # The map of the code and the documents are written beside this page.
-    paths = set(re.findall(r"\]\(([^)#:]+)\)", README))
-    assert paths
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+def test_the_first_success_is_on_the_first_screen() -> None:
+    assert "make serve" in "\n".join(README.text.splitlines()[:10])

@@ -1,0 +1,1 @@
+from tests.deploy.conftest import tool  # noqa: F401
