@@ -99,7 +99,7 @@ class Gateway:
     async def start(self) -> None:
         """Find the room hosts, and take connections as soon as they can be reached."""
         loop, settings = asyncio.get_running_loop(), self.settings
-        writer = Writer(loop)
+        writer = Writer(loop, self.metrics)
         self.entrance.limit(settings)
         meters = Meters(settings, loop.time)
         self.facilities = Facilities(settings, loop.time, writer, Turns(loop, 2), meters, self.metrics, self.ingress)
@@ -108,6 +108,7 @@ class Gateway:
             self.attachments,
             self.ingress.congestion,
             writer,
+            self.metrics,
             replied=self.calls.replied,
             answering=self.placement.answering,
             progress=self.leaving.progress,
@@ -206,6 +207,11 @@ class Gateway:
     def in_flight(self) -> int:
         """Bytes of inputs that no room has processed yet."""
         return self.attachments.in_flight
+
+    @property
+    def slow_connections(self) -> int:
+        """How many connections are watched, because they may be too slow."""
+        return self.facilities.writer.suspects
 
     def rooms(self) -> list[RoomStatus]:
         """Explain the rooms that are awake or have connections, those that are awake first."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
+from asyncio.subprocess import PIPE, STDOUT
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from verani import RoomStub
+from verani import CallFailed, RoomStub
 from verani import Service as Caller
 
 if TYPE_CHECKING:
@@ -113,6 +117,35 @@ async def test_metrics_count_what_happens_on_all_gateways_and_hosts(
     assert grown["verani_calls_total"] >= 10
     assert grown["verani_wakes_total"] >= 10
     assert grown["verani_sleeps_total"] >= 1
+    assert grown["verani_deliveries_total"] >= 10
+    assert grown["verani_wake_duration_seconds_count"] >= 10
+    assert grown["verani_hook_duration_seconds_count"] >= 40
+    assert grown["verani_received_bytes_total"] > 0 < grown["verani_sent_bytes_total"]
+
+
+async def test_promtool_and_prometheus_library_take_the_metrics_of_every_process(
+    service: Service, visit: Visit, caller: Caller
+) -> None:
+    promtool = shutil.which("promtool") or pytest.skip("promtool is not installed (Debian's prometheus)")
+    with pytest.raises(CallFailed):
+        await caller.room("chat", "default").fail()
+    guest = await visit()
+    await guest.ask("echo")
+    _, text = await service.ask("/metrics")
+    checking = await asyncio.create_subprocess_exec(
+        promtool, "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=STDOUT
+    )
+    complaints, _ = await checking.communicate(text.encode())
+    assert (checking.returncode, complaints.decode()) == (0, "")
+    families = list(text_string_to_metric_families(text))
+    names = [(family.name, family.type) for family in families]
+    assert len(names) == len({*names})
+    said = {(sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples}
+    assert len(said) == sum(len(family.samples) for family in families)
+    errors = next(family for family in families if family.name == "verani_hook_errors")
+    assert sum(sample.value for sample in errors.samples if sample.labels["hook"] == "fail") >= 1
+    infos = next(family for family in families if family.name == "verani_build_info")
+    assert len(infos.samples) == (1 if service.shape == "embedded" else service.hosts + service.gateways)
 
 
 async def test_operators_show_a_token_and_probes_need_none(service: Service) -> None:

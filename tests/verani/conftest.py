@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from verani import ConnectionMeta, RoomDefinition, Settings
 from verani.engine.engine import Engine
+from verani.engine.hook_measures import HookMeasures
 from verani.engine.hook_runner import CANCEL_GRACE
 from verani.engine.mailbox import Mailbox
 from verani.engine.room_events import Event, HookFailed, Retire, Woken
@@ -138,6 +139,7 @@ class Room:
         self.clock = Clock()
         self.codec = definition.codec(self.settings.max_meta_bytes)
         self.suspended: set[Engine[Any, Any]] = set()
+        self.measures = HookMeasures(definition)
         # Its gateways are far behind.
         self.is_full = False
         # What the gateways keep: the records of connections whose close was not processed.
@@ -158,6 +160,7 @@ class Room:
             post=self._post,
             suspended=self.suspended,
             is_full=lambda: self.is_full,
+            measures=self.measures,
             clock=self.clock,
         )
 

@@ -29,6 +29,7 @@ from ..settings import Settings
 from .door import Door
 from .frame_dispatch import FrameDispatch
 from .hook_log import HookLog
+from .hook_measures import HookMeasures
 from .hook_runner import CANCEL_GRACE, HookAbandoned, Hooks, Rest
 from .incarnation import Incarnation
 from .incoming_calls import IncomingCalls
@@ -58,6 +59,7 @@ class Engine(Generic[M, S]):
         drowsy: set[Engine[Any, Any]] | None = None,
         marker: Marker | None = None,
         limited: Counter[str] | None = None,
+        measures: HookMeasures | None = None,
         is_full: Callable[[], bool] | None = None,
         watch: Callable[[BaseException], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -66,11 +68,13 @@ class Engine(Generic[M, S]):
 
         `post` brings an event back to `handle` in its turn; it is called from the loop the room runs on. The engine
         is in `suspended` while a hook of it awaits: those are the engines to call `expire` of. It puts itself into
-        `drowsy` when the application wants the room to sleep. `limited` counts what limits did, by setting.
+        `drowsy` when the application wants the room to sleep. `limited` counts what limits did, by setting, and
+        `measures` how the hooks of the definition do.
         While `is_full` says so, what spawned tasks send is refused: nothing else paces them. `watch` gets every
         error that hooks raise, besides the log.
         """
         limited = limited if limited is not None else Counter()
+        measures = measures if measures is not None else HookMeasures(definition)
         self.name = f"{definition.name}/{room_id}"
         self.room = room = Incarnation(
             definition,
@@ -78,7 +82,7 @@ class Engine(Generic[M, S]):
             sink,
             settings=settings,
             post=post,
-            log=HookLog(self.name, watch),
+            log=HookLog(self.name, measures, watch),
             drowsy=Listed(self, drowsy),
             marker=marker,
             limited=limited,
@@ -93,13 +97,14 @@ class Engine(Generic[M, S]):
             suspended=Listed(self, suspended),
             marker=marker,
             limited=limited,
+            measures=measures,
             timeout=settings.hook_timeout,
             clock=clock,
         )
         self._middleware = Middleware(definition.middleware, hooks)
         self._waking = Waking(room, hooks)
         self._door = Door(room, hooks)
-        self._dispatch = FrameDispatch(room, hooks, self._middleware)
+        self._dispatch = FrameDispatch(room, hooks, self._middleware, measures)
         # Made with the first call: most rooms never get one.
         self._calls: IncomingCalls[M, S] | None = None
         self._clock = clock

@@ -19,6 +19,7 @@ from ..room.handlers import Handler
 from ..room.meta import M
 from ..room.operations import S
 from ..room.session import Session
+from .hook_measures import HookMeasures
 from .hook_runner import Hooks, Rest, Returned
 from .incarnation import Incarnation
 from .middleware import Middleware
@@ -33,7 +34,9 @@ logger = logging.getLogger(__name__)
 class FrameDispatch(Generic[M, S]):
     """The way of a frame through its room."""
 
-    def __init__(self, room: Incarnation[M, S], hooks: Hooks[M, S], middleware: Middleware[M, S]) -> None:
+    def __init__(
+        self, room: Incarnation[M, S], hooks: Hooks[M, S], middleware: Middleware[M, S], measures: HookMeasures
+    ) -> None:
         self._room = room
         self._sink = room.sink
         self._members = room.members
@@ -41,6 +44,7 @@ class FrameDispatch(Generic[M, S]):
         self._handlers = room.definition.handlers
         self._hooks = hooks
         self._middleware = middleware
+        self._measures = measures
 
     def received(self, gateway: str, event: messages.FrameInput) -> Rest[None] | None:
         """Take a frame of a member; others were kicked, refused by `on_connect` or are gone, and theirs are dropped."""
@@ -62,6 +66,7 @@ class FrameDispatch(Generic[M, S]):
         except BaseException as error:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
             return self._misfit(error, session, gateway, event)
         context = Context(self._room, session, Frame(event.event, data, event.channel))
+        measure = self._measures.events.get(event.event) or self._measures.of_event(event.event)
         fail = None if event.request is None else functools.partial(self._failed, gateway, event)
         hook: Callable[..., Any] = self._dispatch
         arguments: tuple[Any, ...] = context, handlers, payloads, on_message
@@ -70,11 +75,15 @@ class FrameDispatch(Generic[M, S]):
         elif len(handlers) == 1:
             hook, arguments = handlers[0].function, (context, payloads[0])
             if not handlers[0].is_async:
-                started = self._hooks.start(context, hook, *arguments, gateway=gateway, message=event, fail=fail)
+                started = self._hooks.start(
+                    context, hook, *arguments, gateway=gateway, message=event, fail=fail, measure=measure
+                )
                 if not isinstance(started, Returned):
                     return functools.partial(self._conclude, gateway, event, context, started)
                 return None if event.request is None else self._answer(gateway, event, context, started.value)
-        run = functools.partial(self._hooks.run, context, hook, *arguments, gateway=gateway, message=event, fail=fail)
+        run = functools.partial(
+            self._hooks.run, context, hook, *arguments, gateway=gateway, message=event, fail=fail, measure=measure
+        )
         return functools.partial(self._conclude, gateway, event, context, run)
 
     async def _conclude(

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import is_refusal
 from ..room.context import Context
+from .hook_measures import HookMeasures
 
 __all__ = ["HookLog"]
 
@@ -15,10 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class HookLog:
-    """The log of one room's hooks; `watch`, if given, gets every error, too."""
+    """The log of one room's hooks, which are counted by `measures`; `watch`, if given, gets every error, too."""
 
-    def __init__(self, room: str, watch: Callable[[BaseException], None] | None = None) -> None:
+    def __init__(self, room: str, measures: HookMeasures, watch: Callable[[BaseException], None] | None = None) -> None:
         self._room = room
+        self._measures = measures
         self._watch = watch
 
     def extra(self, connection: str | None) -> dict[str, Any]:
@@ -26,7 +28,11 @@ class HookLog:
         return {"room": self._room, "connection": connection}
 
     def failed(self, error: BaseException, context: Context[Any, Any], name: str = "") -> None:
-        """Log an error of a hook, by default the one that the context was made for."""
+        """Log and count an error of a hook, by default the one that the context was made for.
+
+        Every error that a hook or a spawned task of a room raises passes here, once.
+        """
+        self._measures.failed(error, context, name)
         if self._watch is not None:
             self._watch(error)
         extra = self.extra(context._session.id if context._session is not None else None)

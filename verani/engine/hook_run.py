@@ -24,6 +24,7 @@ from ..errors import RoomAsleep
 from ..link import messages
 from ..room.session import Session
 from ..threads import OwnThread
+from .hook_measures import HookMeasure
 
 __all__ = ["HookRun", "Turn", "running"]
 
@@ -37,7 +38,8 @@ class HookRun(Struct, eq=False, weakref=True):
     `fail` is what the failure of this hook means to its client, done before `on_error` hears of it. Besides the hook of
     an event there may be two more: `on_wake` before it, and `on_error` after it, whose failure is logged and never
     reported again. `calls` counts those to other rooms, `output` bytes. `touched` is the open transaction: the sessions
-    whose metas may have changed. `error` is what it failed with, until that is reported.
+    whose metas may have changed. `error` is what it failed with, until that is reported. `measure` counts how long it
+    took, None where no hook was run.
     """
 
     context: Any
@@ -55,6 +57,7 @@ class HookRun(Struct, eq=False, weakref=True):
     calls: int = 0
     touched: dict[str, Session[Any]] = msgspec.field(default_factory=dict)
     kept: Callable[[], Any] | None = None
+    measure: HookMeasure | None = None
 
     def over(self) -> None:
         """Let go of what the hook worked with."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -23,10 +24,12 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 from msgspec import Struct
 
 from ..errors import HookTimeout
+from ..histogram import BOUNDS
 from ..link import messages
 from ..room.context import Context
 from ..room.meta import M
 from ..room.operations import S
+from .hook_measures import HookMeasure, HookMeasures
 from .hook_run import HookRun, running
 from .incarnation import Incarnation
 from .listed import Listed
@@ -76,6 +79,7 @@ class Hooks(Generic[M, S]):
         suspended: Listed,
         marker: Marker | None,
         limited: Counter[str],
+        measures: HookMeasures,
         timeout: float,
         clock: Callable[[], float],
     ) -> None:
@@ -85,13 +89,19 @@ class Hooks(Generic[M, S]):
         self._suspended = suspended
         self._marker = marker
         self._limited = limited
+        self.measures = measures
         self._timeout = timeout
         self._clock = clock
         # A run whose rest nobody has begun to await.
         self._left: HookRun | None = None
 
     def start(
-        self, context: Context[M, S], hook: Callable[..., Any], *arguments: Any, **of: Unpack[RunOptions]
+        self,
+        context: Context[M, S],
+        hook: Callable[..., Any],
+        *arguments: Any,
+        measure: HookMeasure,
+        **of: Unpack[RunOptions],
     ) -> Returned | Rest[Returned | None]:
         """Call one hook as one transaction; returns its result, or the rest of it, which comes to what `run` does.
 
@@ -99,9 +109,12 @@ class Hooks(Generic[M, S]):
         """
         task = asyncio.current_task()
         requests = task.cancelling() if task is not None else 0
-        run = HookRun(context, self._clock(), **of)
+        run = HookRun(context, self._clock(), **of, measure=measure)
         called = self._call(run, hook, arguments)
         if isinstance(called, Returned) and (task is None or task.cancelling() == requests):
+            took = self._clock() - run.started
+            measure.counts[bisect_left(BOUNDS, took)] += 1  # as `observe` does
+            measure.seconds += took
             run.over()
             return called
         return self._later(run, called, requests)
@@ -114,18 +127,24 @@ class Hooks(Generic[M, S]):
         hook = definition.hooks[which]
         if which in definition.async_hooks:
             return functools.partial(self.run, context, hook, *arguments, **of)
-        started = self.start(context, hook, *arguments, **of)
+        started = self.start(context, hook, *arguments, measure=self.measures.of(which), **of)
         return None if isinstance(started, Returned) else started
 
     def run(
-        self, context: Context[M, S], hook: Callable[..., Any], *arguments: Any, **of: Unpack[RunOptions]
+        self,
+        context: Context[M, S],
+        hook: Callable[..., Any],
+        *arguments: Any,
+        measure: HookMeasure | None = None,
+        **of: Unpack[RunOptions],
     ) -> Coroutine[Any, Any, Returned | None]:
         """Call one hook as one transaction, in the task that awaits the rest of it at once.
 
         None means that the hook failed, and that this has been dealt with.
         """
         requests = _requests()
-        run = HookRun(context, self._clock(), **of)
+        run = HookRun(context, self._clock(), **of, measure=measure)
+        run.measure = measure or self.measures.of(run.hook)
         return self._conclude(run, self._call(run, hook, arguments), requests)
 
     def failed(
@@ -232,7 +251,14 @@ class Hooks(Generic[M, S]):
                 await self.report(run.error, run.context, run.gateway, run.message, name=run.name)
             return called
         finally:
+            self._observe(run)
             run.over()
+
+    def _observe(self, run: HookRun) -> None:
+        """Count how long a hook took, once."""
+        measure, run.measure = run.measure, None
+        if measure is not None:
+            measure.observe(self._clock() - run.started)
 
     def _mark(self, run: HookRun, marker: Marker, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Call the hook, with the marker set whenever code of it runs."""
@@ -261,14 +287,15 @@ class Hooks(Generic[M, S]):
         hook = self._room.definition.hooks.get("on_error")
         if hook is None:
             return
-        run = HookRun(context, self._clock(), gateway, message, role="report")
+        run = HookRun(context, self._clock(), gateway, message, role="report", measure=self.measures.of("on_error"))
         try:
             called = self._call(run, hook, (error, context))
             if called is not None and not isinstance(called, Returned):
                 called = await self._await(run, called)
             if run.error is not None:
-                self._room.log.failed(run.error, context)
+                self._room.log.failed(run.error, context, "on_error")
         finally:
+            self._observe(run)
             run.over()
 
     def expire(self) -> bool:
@@ -293,13 +320,14 @@ class Hooks(Generic[M, S]):
         self._suspended.discard()
         self._room.metas.roll_back(run)
         self._room.outputs.flush()
+        self._observe(run)
         error = self.timeout(run)
         if run.fail is not None:
             run.fail(error)
         if run.message is not None:
             self._room.sink.processed(run.gateway, run.message.number)
         if run.role == "report":
-            self._room.log.failed(error, run.context)
+            self._room.log.failed(error, run.context, "on_error")
         else:
             self._post(HookFailed(error, run.context))
 

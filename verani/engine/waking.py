@@ -40,7 +40,9 @@ class Waking(Generic[M, S]):
         if room.definition.state is SimpleNamespace:  # the default: no code of the application's runs
             room.make_state()
             return None
-        started = self._hooks.start(Context(room, None), room.make_state, name="state", role="wake")
+        started = self._hooks.start(
+            Context(room, None), room.make_state, name="state", role="wake", measure=self._hooks.measures.of("state")
+        )
         return None if isinstance(started, Returned) else started
 
     async def _wake(self, gateway: str = "", event: messages.Input | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import msgspec
@@ -59,6 +59,11 @@ class Handlers:
         else:
             self._registered.pop(event, None)
         self.found.clear()
+
+    @property
+    def names(self) -> Collection[str]:
+        """Name the events that handlers are registered for, ``"*"`` too."""
+        return self._registered.keys()
 
     def of(self, event: str) -> tuple[Handler, ...]:
         """Return what handles an event, in order: its handlers, then those of ``"*"``."""

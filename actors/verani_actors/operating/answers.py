@@ -25,7 +25,7 @@ from verani.link.messages import Ask, HostMessage, Told
 from ..rooms.host import RoomHost
 from ..rooms.room_status import RoomStatus
 from ..upkeep.code_check import CodeCheck
-from .measures import host_metrics, render, room_states, rooms_gauges
+from .measures import host_metrics, process_metrics, render
 
 __all__ = [
     "ALL",
@@ -251,7 +251,7 @@ def answer(topic: str, argument: str, host: RoomHost, status: Callable[[], HostS
         case "room":
             return msgspec.json.encode(host.status(argument))
         case "metrics":
-            return msgspec.json.encode(render((rooms_gauges(room_states(host)), *host_metrics(host))))
+            return msgspec.json.encode(render((*host_metrics(host), *process_metrics())))
         case "cluster":
             return msgspec.json.encode(status())
         case _:

@@ -6,10 +6,14 @@ Invariant: every room that has an actor, or gets one, has a life; the others tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final, get_args
 
+from verani.engine.hook_measures import HookMeasures
+from verani.histogram import Histogram
 from verani.room.context import WakeReason
+from verani.room.definition import RoomDefinition
 
 from .hosted_room import HostedRoom
 from .room_status import RoomLife, RoomStatus
@@ -24,13 +28,17 @@ _LONGEST_NAME: Final = 100
 class RoomDirectory:
     """All rooms that a host knows of."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], definitions: Iterable[RoomDefinition[Any, Any]]) -> None:
         self._clock = clock
         self.rooms: dict[str, HostedRoom] = {}
         self.lives: dict[str, RoomLife] = {}
-        # How often rooms woke and slept.
+        # How often rooms woke and slept, and what woke them.
         self.wakes = 0
         self.sleeps = 0
+        self.woken_by: Counter[str] = Counter(dict.fromkeys(get_args(WakeReason), 0))
+        # How long wakes took, and how hooks do, by name of the definition.
+        self.wake_times: dict[str, Histogram] = {}
+        self.hooks = {definition.name: HookMeasures(definition) for definition in definitions}
 
     def states(self) -> dict[str, str]:
         """Name the rooms that are not asleep, and their states."""
@@ -53,7 +61,13 @@ class RoomDirectory:
             life = self.lives[name] = RoomLife(now)
         life.wakes(now, reason)
         self.wakes += 1
+        self.woken_by[reason] += 1
         return life
+
+    def woke(self, room: HostedRoom) -> None:
+        """Note that a wake is over, hooks included."""
+        took = room.life.woke(self._clock())
+        self.wake_times.setdefault(room.definition.name, Histogram()).observe(took)
 
     def end_life(self, room: HostedRoom, holders: dict[str, int], *, slept: bool) -> None:
         """Note that a room has no actor any more; `holders` are the gateways of its connections, with their numbers."""

@@ -62,6 +62,7 @@ class Engines:
             drowsy=self._parts.sleeping.drowsy,
             marker=self._marker,
             limited=self._limited,
+            measures=self._parts.directory.hooks[room.definition.name],
             is_full=partial(_is_full, self._parts.flow, room.name),
             clock=self._parts.clock,
         )

@@ -89,7 +89,7 @@ class RoomHost:
         self.flow = Flow()
         # What limits did to rooms, by setting.
         self.limited: Counter[str] = Counter(dict.fromkeys(ROOM_LIMITS, 0))
-        self.directory = RoomDirectory(clock)
+        self.directory = RoomDirectory(clock, definitions)
         self.entries = TickEntries(self.gateways)
         self.calls = CarriedCalls(self.gateways, settings.rpc_timeout)
         self.actors = RoomActors()

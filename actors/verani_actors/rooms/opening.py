@@ -166,7 +166,7 @@ class RoomOpening:
         logger.debug("room wakes: %s", reason, extra={"room": room.name})
         start = partial(self._engines.make, room, post)
         self._parts.actors.tell(
-            address, Open(start, Woken(records, reason), lambda: room.life.woke(self._parts.clock()), self._parts.flow)
+            address, Open(start, Woken(records, reason), partial(self._parts.directory.woke, room), self._parts.flow)
         )
         room.enter(RoomChange.OPENED)
         room.deliver_waiting()

@@ -61,9 +61,10 @@ class RoomLife:
         """Note that a wake begins."""
         self.since, self.woken_by, self.wake_seconds = now, woken_by, None
 
-    def woke(self, now: float) -> None:
-        """Note that it is over."""
-        self.wake_seconds = now - self.since
+    def woke(self, now: float) -> float:
+        """Note that it is over, and return how long it took, in seconds."""
+        self.wake_seconds = took = now - self.since
+        return took
 
     def ended(self, now: float, *, slept: bool, gateways: dict[str, int]) -> None:
         """Note that the room is awake no more: it has fallen asleep, or something killed it."""

@@ -94,7 +94,9 @@ class Connection:
         self.client_id = client_id
         self._facilities = facilities
         itself = weakref.ref(self)
-        self._intake = ws.take_in_small_pieces(request, facilities.turns, settings.max_frame_bytes, itself)
+        self._intake = ws.take_in_small_pieces(
+            request, facilities.turns, settings.max_frame_bytes, itself, facilities.metrics
+        )
         transport = self._intake.transport
         self.outbox = Outbox(writer, transport, settings.max_send_buffer, itself)
         if hdrs.SEC_WEBSOCKET_EXTENSIONS in ws.headers:

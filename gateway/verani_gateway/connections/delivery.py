@@ -31,6 +31,7 @@ from verani.link.messages import (
 
 from ..inputs.attachments import Attachments, RoomInputs
 from ..inputs.congestion import Congestion
+from ..inputs.metrics import Metrics
 from .emptying import Emptying
 from .open_connections import OpenConnections
 from .outbox import Run, Writer, deflated_frame, text_frame
@@ -51,6 +52,7 @@ class Delivery:
         attachments: Attachments,
         congestion: Congestion,
         writer: Writer,
+        metrics: Metrics,
         *,
         replied: Callable[[Reply], None],
         answering: Callable[[str], Callable[[GatewayMessage], None]],
@@ -61,6 +63,7 @@ class Delivery:
         self._attachments = attachments
         self._congestion = congestion
         self._writer = writer
+        self._metrics = metrics
         self._replied = replied
         self._answering = answering
         self._progress = progress
@@ -104,6 +107,7 @@ class Delivery:
                 for id in output.connections:
                     outbox = self._outboxes.get(id)
                     if outbox is not None and id not in output.exclude:
+                        self._metrics.deliveries += 1
                         least = outbox.deflates_from
                         outbox.put(
                             text_frame(output.payload) if least is None else deflated_frame(output.payload, least)
@@ -137,7 +141,7 @@ class Delivery:
 
     def _end_run(self) -> None:
         if self._run is not None:
-            self._run.put(self._outboxes)
+            self._metrics.deliveries += self._run.put(self._outboxes)
             self._run = None
 
     # --- inputs that no room will process --------------------------------------------------------------

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from ..http.aiohttp_parts import Messages, parser_for
+from ..inputs.metrics import Metrics
 from .frame_headers import FrameHeaders
 from .rate import Turns
 
@@ -60,6 +61,7 @@ class Intake(asyncio.BufferedProtocol):
         "_early",
         "_fruitless",
         "_limit",
+        "_metrics",
         "_over",
         "_protocol",
         "_source",
@@ -82,6 +84,7 @@ class Intake(asyncio.BufferedProtocol):
         turns: Turns,
         max_frame_bytes: int,
         source: Callable[[], MessageSource | None],
+        metrics: Metrics,
     ) -> None:
         self.transport = transport
         self._protocol = protocol
@@ -94,6 +97,7 @@ class Intake(asyncio.BufferedProtocol):
         self._turns = turns
         self._limit = 2 * max_frame_bytes + _SMALL
         self._source = source
+        self._metrics = metrics
         # The size of the last frame, which decides how much is read at once.
         self.last_size = 0
         # Whether the socket is left alone, and whether it is gone.
@@ -116,6 +120,7 @@ class Intake(asyncio.BufferedProtocol):
         turns: Turns,
         max_frame_bytes: int,
         source: Callable[[], MessageSource | None],
+        metrics: Metrics,
     ) -> Intake:
         """Put one in front of the transport's protocol, which hears of nothing but the end, and hold it.
 
@@ -124,9 +129,10 @@ class Intake(asyncio.BufferedProtocol):
         """
         protocol = transport.get_protocol()
         assert isinstance(protocol, asyncio.Protocol), "aiohttp's is not buffered"
-        intake = cls(transport, protocol, turns, max_frame_bytes, source)
+        intake = cls(transport, protocol, turns, max_frame_bytes, source, metrics)
         transport.set_protocol(intake)
         intake._early = early
+        metrics.received_bytes += len(early)
         intake.hold()
         return intake
 
@@ -161,6 +167,7 @@ class Intake(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse what was read."""
+        self._metrics.received_bytes += nbytes
         if self._over is None:
             self._take(bytes(_buffer[:nbytes]))
             if self.messages.size:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Protocol
 
+from ..inputs.metrics import Metrics
 from .deflate import deflated
 
 __all__ = [
@@ -174,6 +175,7 @@ class Outbox:
         room = self._limit - transport.get_write_buffer_size()
         if self.pending <= room or self._sealed:
             transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            self._writer.metrics.sent_bytes += self.pending
             parts.clear()
             self.pending = 0
             return
@@ -186,6 +188,7 @@ class Outbox:
                 fits += 1
             transport.write(b"".join(parts[begin:fits]))
             self.pending -= size
+            self._writer.metrics.sent_bytes += size
             room = self._limit - transport.get_write_buffer_size()
         del parts[:fits]
         if parts or room < 0:
@@ -234,27 +237,30 @@ class Run:
         self.payloads.append(payload)
         self.size += len(payload)
 
-    def put(self, outboxes: Mapping[str, Outbox]) -> None:
-        """Hand the run to its members that are still connected."""
+    def put(self, outboxes: Mapping[str, Outbox]) -> int:
+        """Hand the run to its members that are still connected; returns how many frames they get together."""
         payloads, exclude, patient = self.payloads, self.exclude, len(self.connections) > MANY
         data = text_frame(payloads[0]) if len(payloads) == 1 else b"".join(map(text_frame, payloads))
-        small = b""
+        small, missing = b"", 0
         for connection in self.connections:
             outbox = outboxes.get(connection)
             if outbox is None or connection in exclude:
+                missing += 1
                 continue
             if outbox.deflates_from is None:
                 outbox.put(data, patient=patient)
             else:
                 small = small or b"".join(deflated_frame(each, outbox.deflates_from) for each in payloads)
                 outbox.put(small, patient=patient)
+        return len(payloads) * (len(self.connections) - missing)
 
 
 class Writer:
     """Flush all outboxes of a gateway once per tick; outboxes that hold only broadcasts to many, in slices."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> None:
         self._loop = loop
+        self.metrics = metrics
         self._dirty: list[Outbox] = []
         self._handle: asyncio.Handle | None = None
         self._patient: OrderedDict[Outbox, None] = OrderedDict()
@@ -293,6 +299,11 @@ class Writer:
                 break
         if patient:
             self._slice = self._loop.call_soon(self._write_slice)
+
+    @property
+    def suspects(self) -> int:
+        """Count the connections whose transports hold more than they should, for the moment."""
+        return len(self._suspects)
 
     def look_again(self, outbox: Outbox) -> None:
         """Judge this outbox once its client had a moment to read."""

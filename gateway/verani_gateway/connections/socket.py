@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from ..http.aiohttp_parts import has_failed, take_early, take_over
+from ..inputs.metrics import Metrics
 from .intake import Intake, MessageSource
 from .rate import Turns
 
@@ -36,12 +37,17 @@ class Socket(web.WebSocketResponse[Any]):
         return await super().prepare(request)
 
     def take_in_small_pieces(
-        self, request: web.Request, turns: Turns, max_frame_bytes: int, source: Callable[[], MessageSource | None]
+        self,
+        request: web.Request,
+        turns: Turns,
+        max_frame_bytes: int,
+        source: Callable[[], MessageSource | None],
+        metrics: Metrics,
     ) -> Intake:
         """Put an `Intake` in front of what reads from the transport; raises ConnectionResetError if that is gone."""
         if request.transport is None:
             raise ConnectionResetError("the client left during the handshake")
         early, self._early = self._early, b""
-        intake = Intake.install(request.transport, early, turns, max_frame_bytes, source)
+        intake = Intake.install(request.transport, early, turns, max_frame_bytes, source, metrics)
         take_over(request.protocol, self, intake.parser)
         return intake

@@ -56,6 +56,11 @@ class Metrics:
         self.invalid_frames = 0
         self.dropped_frames = 0
         self.connections = 0
+        # Of sockets, headers of frames included, and as compressed as they are.
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        # Frames of rooms that were put into the outbox of a connection.
+        self.deliveries = 0
         # Of connections, by close code; of handshakes and calls, by the code of the error table ("ok" for a result).
         self.closes: Counter[int | str] = Counter()
         self.refusals: Counter[str] = Counter()

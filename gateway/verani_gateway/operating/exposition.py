@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Final
 
-from verani_actors.operating.measures import Metric, counter, counters, gauge, render, rooms_gauges
+from verani_actors.operating.measures import Measure, counter, counters, gauge, process_metrics, render
 
 from ..gateway import Gateway
 
@@ -16,22 +17,33 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 
 def exposition(gateway: Gateway) -> str:
     """Render all counters and gauges of a gateway and of what it knows of the room hosts."""
-    return render(_metrics(gateway))
+    return render((*_traffic(gateway), *_queues(gateway), *gateway.placement.measures(), *process_metrics()))
 
 
-def _metrics(gateway: Gateway) -> Iterator[Metric]:
+def _traffic(gateway: Gateway) -> Iterator[Measure]:
     counts = gateway.metrics
     closes = {str(code): count for code, count in counts.closes.items()}
-    yield gauge("connections", "open connections", len(gateway.connections))
-    yield counter("connections", "connections accepted", counts.connections)
-    yield counters("closes", "connections closed, by close code", "code", closes)
-    yield counters("refusals", "handshakes and bodies refused, by error code", "code", counts.refusals)
-    yield counter("frames", "frames forwarded to rooms", counts.frames)
-    yield counter("invalid_frames", "invalid frames dropped", counts.invalid_frames)
-    yield counter("dropped_frames", "frames dropped by the rate", counts.dropped_frames)
-    yield counters("limited", "what limits did, by setting", "setting", counts.limited)
-    yield counters("calls", "calls answered, by error code or ok", "code", counts.calls)
-    yield gauge("calls_waiting", "calls that wait for their answer", len(gateway.calls))
-    yield rooms_gauges(gateway.room_states())
-    yield from gateway.placement.measures()
-    yield gauge("in_flight_bytes", "bytes of inputs not yet processed", gateway.in_flight)
+    slow = counts.limited["max_send_buffer"]
+    yield gauge("connections", "Open connections.", len(gateway.connections))
+    yield counter("connections", "Connections accepted.", counts.connections)
+    yield counters("closes", "Connections closed, by close code.", "code", closes)
+    yield counters("refusals", "Handshakes and bodies refused, by error code.", "code", counts.refusals)
+    yield counter("frames", "Frames forwarded to rooms.", counts.frames)
+    yield counter("deliveries", "Frames of rooms written to connections, one for each of them.", counts.deliveries)
+    yield counter("received_bytes", "Bytes read from connections.", counts.received_bytes)
+    yield counter("sent_bytes", "Bytes written to connections.", counts.sent_bytes)
+    yield counter("invalid_frames", "Invalid frames dropped.", counts.invalid_frames)
+    yield counter("dropped_frames", "Frames dropped by the rate.", counts.dropped_frames)
+    yield counters("limited", "What limits did, by setting.", "setting", counts.limited)
+    yield counter("slow_consumers", "Connections closed because their clients do not read.", slow)
+    yield counters("calls", "Calls answered, by error code or ok.", "code", counts.calls)
+
+
+def _queues(gateway: Gateway) -> Iterator[Measure]:
+    inputs = sum(map(len, map(attrgetter("unprocessed"), gateway.attachments.rooms.values())))
+    unsent = sum(map(attrgetter("unsent"), gateway.open_connections.outboxes.values()))
+    yield gauge("calls_waiting", "Calls that wait for their answer.", len(gateway.calls))
+    yield gauge("in_flight_inputs", "Inputs that no room has processed yet.", inputs)
+    yield gauge("in_flight_bytes", "Bytes of inputs that no room has processed yet.", gateway.in_flight)
+    yield gauge("send_buffer_bytes", "Bytes for connections that have not reached their sockets.", unsent)
+    yield gauge("slow_connections", "Connections that are watched: they may be too slow.", gateway.slow_connections)

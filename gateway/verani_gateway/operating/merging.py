@@ -2,26 +2,32 @@
 
 Invariants:
 - A room that its owner has awake is never listed as asleep, however much of the answers was cut.
-- Rooms are looked at in slices; the event loop has its turns between them.
+- Rooms are looked at in slices, and expositions one by one; the event loop has its turns between them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import TypeVar
+from itertools import chain
+from typing import Final, TypeVar
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 
 from verani.link.epoch import Epoch
 from verani_actors.operating.answers import SLICE, RoomHeld, RoomsHeld, RoomsTold
-from verani_actors.operating.measures import Metric, gauge, render
+from verani_actors.operating.measures import gauge, render
 from verani_actors.rooms.room_status import RoomStatus
 
 __all__ = ["each", "merge_metrics", "merge_rooms"]
 
 _Item = TypeVar("_Item")
+
+# How a family begins, and the names of its samples: to parse and write all of it anew takes many times as long.
+_DESCRIBED: Final = "# HELP "
+_WITH_LABELS: Final = re.compile(r"^\w+\{", re.MULTILINE)
+_WITHOUT_LABELS: Final = re.compile(r"^\w+(?= )", re.MULTILINE)
 
 
 async def merge_rooms(
@@ -72,14 +78,15 @@ async def each(items: Iterable[_Item]) -> AsyncIterator[_Item]:
         yield item
 
 
-def merge_metrics(texts: Mapping[tuple[str, str], str], *, missing: Iterable[str] = ()) -> str:
+async def merge_metrics(texts: Mapping[tuple[str, str], str], *, missing: Iterable[str] = ()) -> str:
     """Join expositions, each labelled with its process; a family is described once, by whoever came first."""
-    families: dict[tuple[str, str], Metric] = {}
+    families: dict[str, list[str]] = {}
     for (kind, id), text in texts.items():
-        for family in text_string_to_metric_families(text):
-            new = Metric(family.name, family.documentation, family.type)
-            merged = families.setdefault((family.name, family.type), new)
-            for sample in family.samples:
-                merged.add_sample(sample.name, {kind: id, **sample.labels}, sample.value)
-    lost = gauge("missing", "processes that did not answer", len(list(missing)))
-    return render((*families.values(), lost))
+        await asyncio.sleep(0)
+        label = f'{kind}="{id}"'
+        labelled = _WITHOUT_LABELS.sub(rf"\g<0>{{{label}}}", _WITH_LABELS.sub(rf"\g<0>{label},", text))
+        for family in labelled.split(_DESCRIBED)[1:]:
+            help, type, samples = family.split("\n", 2)
+            families.setdefault(type, [f"{_DESCRIBED}{help}\n{type}\n"]).append(samples)
+    lost = render([gauge("missing", "Processes that did not answer.", len(list(missing)))])
+    return "".join((*chain.from_iterable(families.values()), lost))

@@ -83,7 +83,7 @@ class Overview:
         collected = await self._inquiry.collect("metrics")
         texts = {("gateway", id): msgspec.json.decode(body, type=str) for id, body in collected.gateways.items()}
         texts |= {("host", id): msgspec.json.decode(body, type=str) for id, body in collected.hosts.items()}
-        return merge_metrics(texts, missing=collected.missing)
+        return await merge_metrics(texts, missing=collected.missing)
 
     async def cluster(self) -> ServiceStatus:
         """Describe all processes."""

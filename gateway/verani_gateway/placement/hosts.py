@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import attrgetter
 from typing import Protocol
 
 from verani.errors import Interrupted as InterruptedError
@@ -40,12 +41,12 @@ from verani.link.messages import (
     Serving,
     Told,
 )
-from verani_actors.operating.measures import Metric, counter, gauge, gauges
+from verani_actors.operating.measures import Measure, counter, gauge, gauges
 from verani_actors.rooms.room_status import RoomStatus
 
 from .epoch_file import EpochFile
 from .handing_over import Owners
-from .link import Link
+from .link import LINK_STATES, Link
 from .peers import OpenLink, Peers
 from .placed_rooms import PlacedRoom, PlacedRooms
 from .placement import GatewaySide
@@ -303,7 +304,8 @@ class Cluster:
 
     def room_states(self) -> Counter[str]:
         """Count the rooms of this gateway by what it knows of them."""
-        return Counter("awake" if room.awake else "asleep" for room in self._rooms.every())
+        awake = sum(map(attrgetter("awake"), self._rooms.values()))
+        return Counter(awake=awake, asleep=len(self._attachments.rooms) - awake) + Counter()
 
     def status(self, name: str, connections: int) -> RoomStatus | None:
         """Say what this gateway knows of a room; its owner knows more."""
@@ -312,17 +314,19 @@ class Cluster:
             return None
         return RoomStatus(name, name.partition("/")[0], "awake" if room.awake else "asleep", connections)
 
-    def measures(self) -> Iterator[Metric]:
+    def measures(self) -> Iterator[Measure]:
         """Yield how the links are, and what became of rooms and inputs that changed their host."""
         links, counts = self.links, self._counts
-        states = Counter(link.state for link in links)
+        states: Counter[str] = Counter(dict.fromkeys(LINK_STATES, 0))
+        states.update(link.state for link in links)
         unconfirmed = sum(link.unconfirmed for link in links)
-        yield gauge("epoch", "number of the epoch that is committed here", self.epoch.number)
-        yield gauges("links", "links to room hosts, by state", "state", states)
-        yield counter("links_resumed", "broken links that were resumed", counts["resumed"])
-        yield gauge("link_unconfirmed_bytes", "bytes that no host has confirmed", unconfirmed)
-        yield counter("moved_rooms", "rooms that went to another host", counts["moved"])
-        yield counter("replayed_inputs", "inputs sent again or late", counts["replayed"])
-        yield counter("interrupted_inputs", "inputs that hosts began", counts["interrupted"])
-        yield counter("quarantined_inputs", "deadly inputs", self.suspects.quarantined)
-        yield counter("foreign_entries", "entries of hosts not the owner", counts["foreign"])
+        yield gauges("gateway_rooms", "Rooms that a gateway has connections of, by state.", "state", self.room_states())
+        yield gauge("epoch", "Number of the epoch that is committed here.", self.epoch.number)
+        yield gauges("links", "Links to room hosts, by state.", "state", states)
+        yield counter("links_resumed", "Broken links that were resumed.", counts["resumed"])
+        yield gauge("link_unconfirmed_bytes", "Bytes that no room host has confirmed.", unconfirmed)
+        yield counter("moved_rooms", "Rooms that went to another room host.", counts["moved"])
+        yield counter("replayed_inputs", "Inputs sent again or late.", counts["replayed"])
+        yield counter("interrupted_inputs", "Inputs that had begun when their room host died.", counts["interrupted"])
+        yield counter("quarantined_inputs", "Inputs kept from rooms: they have killed.", self.suspects.quarantined)
+        yield counter("foreign_entries", "Entries dropped, of room hosts that are not the owner.", counts["foreign"])

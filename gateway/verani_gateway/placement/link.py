@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from verani.link.epoch import Member
 from verani.link.messages import Arrival, GatewayMessage, HostMessage, InputBatch
 from verani_actors.rooms.host import RoomHost
 
-__all__ = ["Link", "MemoryLink"]
+__all__ = ["LINK_STATES", "Link", "LinkState", "MemoryLink"]
+
+LinkState: TypeAlias = Literal["connecting", "linked", "broken"]
+LINK_STATES: Final[tuple[LinkState, ...]] = get_args(LinkState)
 
 
 class Link(Protocol):
@@ -36,8 +39,8 @@ class Link(Protocol):
         """Give the host at the other end."""
 
     @property
-    def state(self) -> str:
-        """Name what the link does now: connecting, linked or broken."""
+    def state(self) -> LinkState:
+        """Name what the link does now."""
 
     @property
     def unconfirmed(self) -> int:

@@ -23,7 +23,7 @@ from verani.link.messages import (
 )
 from verani.room.definition import RoomDefinition
 from verani.settings import Settings
-from verani_actors.operating.measures import Metric, host_metrics, room_states
+from verani_actors.operating.measures import Measure, host_metrics, room_states
 from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.room_status import RoomStatus
 
@@ -127,7 +127,7 @@ class Placement(Protocol):
     def status(self, name: str, connections: int) -> RoomStatus | None:
         """Explain one room; None for one that nobody knows anything of."""
 
-    def measures(self) -> Iterator[Metric]:
+    def measures(self) -> Iterator[Measure]:
         """Yield what there is to measure."""
 
 
@@ -183,6 +183,6 @@ class Embedded:
         """Ask the host."""
         return self.host.status(name, connections)
 
-    def measures(self) -> Iterator[Metric]:
-        """Yield how the host's rooms woke and slept."""
+    def measures(self) -> Iterator[Measure]:
+        """Yield how the host's rooms and their hooks do."""
         return host_metrics(self.host)

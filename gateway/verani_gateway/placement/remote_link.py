@@ -16,7 +16,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from ssl import SSLContext
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -48,6 +48,7 @@ from verani_actors.links.wire import (
 from verani_actors.upkeep.refusals import Refusals
 
 from .host_session import HostSession
+from .link import LinkState
 
 __all__ = ["RemoteLink", "delay_after"]
 
@@ -133,7 +134,7 @@ class RemoteLink:
             self._task.cancel()
 
     @property
-    def state(self) -> Literal["connecting", "linked", "broken"]:
+    def state(self) -> LinkState:
         """Tell whether a session has not begun yet, goes on, or waits for a connection; a closed link is broken."""
         if not self._session.begun and not self._closed:
             return "connecting"

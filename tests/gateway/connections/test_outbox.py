@@ -21,6 +21,7 @@ from verani_gateway.connections.outbox import (
     control_frame,
     text_frame,
 )
+from verani_gateway.inputs.metrics import Metrics
 
 
 class FakeTransport(asyncio.WriteTransport):
@@ -72,7 +73,7 @@ class Line:
 
 @pytest.fixture
 async def writer() -> Writer:
-    return Writer(asyncio.get_running_loop())
+    return Writer(asyncio.get_running_loop(), Metrics())
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,9 @@ async def test_limits_of_calls_are_counted(serve: Serve) -> None:
     assert metrics.calls["ok"] == 1
 
 
-LINE = re.compile(r'(# (HELP|TYPE) verani_[a-z_]+ .+|verani_[a-z_]+(\{[a-z]+="[a-z0-9_]+"\})? [0-9]+\.0)')
+NAME = "(verani|process)_[a-z_]+"
+LABEL = r'[a-z]+="[A-Za-z0-9_.+]+"'
+LINE = re.compile(rf"(# (HELP|TYPE) {NAME} .+|{NAME}(\{{({LABEL},)*{LABEL}\}})? [0-9]+\.[0-9e+-]+)")
 
 
 async def test_prometheus_can_read_it(serve: Serve) -> None:
@@ -179,13 +181,17 @@ async def test_prometheus_can_read_it(serve: Serve) -> None:
     assert samples["connections"] == 1
     assert samples["connections_total"] == 2
     assert samples["frames_total"] == 1
+    assert samples["deliveries_total"] == 1
+    assert samples['hook_duration_seconds_count{definition="chat",hook="say",kind="event"}'] == 1
+    assert samples['wake_duration_seconds_bucket{definition="chat",le="+Inf"}'] == 1
+    assert samples['wakes_total{reason="connect"}'] == 1
     assert samples["invalid_frames_total"] == 1
     assert samples['closes_total{code="1008"}'] == 1
     assert samples['limited_total{setting="max_invalid_frames"}'] == 1
     assert samples['rooms{state="awake"}'] == 1
     described = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     sampled = {re.split(r"[ {]", line)[0] for line in lines if not line.startswith("#")}
-    assert sampled <= described
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in sampled} <= described
 
 
 async def test_a_room_host_is_measured_the_same_in_this_process_and_in_its_own(serve: Serve) -> None:
@@ -194,5 +200,27 @@ async def test_a_room_host_is_measured_the_same_in_this_process_and_in_its_own(s
     assert isinstance(placement, Embedded)
     told = msgspec.json.decode(answer("metrics", "", placement.host, lambda: pytest.fail("nobody asked")), type=str)
     described = {line for line in told.splitlines() if line.startswith("# ")}
-    assert len(described) == 10
+    assert {line.split()[2] for line in described} > {"verani_rooms", "verani_hook_duration_seconds"}
     assert described <= set(exposition(server.gateway).splitlines())
+
+
+async def test_bytes_of_sockets_and_deliveries_to_each_connection_are_counted(serve: Serve) -> None:
+    room = define_room("chat")
+
+    @room.on("tell")
+    def tell(ctx: Context, data: Any) -> None:
+        ctx.actor.broadcast("default", {"type": "told"})
+        ctx.actor.broadcast("default", {"type": "told"})
+        ctx.emit("told", data)
+
+    server = await serve(room)
+    a, b = await server.connect(), await server.connect()
+    counts = server.gateway.metrics
+    await until(lambda: counts.connections == 2)
+    before = counts.received_bytes, counts.sent_bytes
+    frame = text(b'{"type":"tell","data":1}')
+    a.send(frame)
+    answers = [await a.text() for _ in range(3)] + [await b.text() for _ in range(2)]
+    assert counts.deliveries == 5
+    assert counts.received_bytes - before[0] == len(frame)
+    assert counts.sent_bytes - before[1] == sum(2 + len(answer) for answer in answers)

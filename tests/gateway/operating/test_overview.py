@@ -27,6 +27,7 @@ from verani_actors.operating.answers import (
     RoomsTold,
     list_rooms,
 )
+from verani_actors.rooms.directory import RoomDirectory
 from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.room_status import RoomStatus
 from verani_actors.upkeep.code_check import CodeCheck
@@ -54,8 +55,9 @@ class FakeHost:
         self.id = id
         self.gateways: dict[str, Callable[[HostMessage], None]] = {}
         self.limited: dict[str, int] = {}
-        self.wakes = 3
-        self.directory, self.sleeping = SimpleNamespace(sleeps=2, sleeping_count=0), SimpleNamespace(excess=0)
+        self.directory = RoomDirectory(lambda: 0.0, ())
+        self.directory.woken_by["frame"] = 3
+        self.sleeping = SimpleNamespace(excess=0)
         self.drained: list[str] = []
         self.restarts = 0
         self.check = CodeCheck(Plan(Settings(), (), "/", "here", check=("echo", "[]")))
@@ -324,8 +326,8 @@ async def test_metrics_say_which_process_counts_what() -> None:
     text = await service.gateways["a"].metrics()
     samples = measured(text)
     assert samples['x{gateway="a"}'] == samples['x{gateway="b"}'] == 1
-    assert samples['wakes_total{host="h-0"}'] == 3
-    assert samples['rooms{host="h-0",state="awake"}'] == 1
+    assert samples['wakes_total{host="h-0",reason="frame"}'] == 3
+    assert samples['linked_gateways{host="h-0"}'] == 2
     assert samples["missing"] == 0
     assert text.splitlines().count("# TYPE verani_x gauge") == 1
 
@@ -474,12 +476,12 @@ async def test_a_gateway_tells_of_rooms_that_are_awake_first_and_of_so_many_only
     assert told("retiring") == RoomsHeld([])
 
 
-def test_labels_are_added_to_those_there_are() -> None:
+async def test_labels_are_added_to_those_there_are() -> None:
     text = (
         "# HELP verani_y t\n# TYPE verani_y gauge\nverani_y 2\n"
         '# HELP verani_y_total u\n# TYPE verani_y_total counter\nverani_y_total{code="1000"} 4\n'
     )
-    merged = merge_metrics({("gateway", "a"): text, ("gateway", "b"): text}, missing=["h"])
+    merged = await merge_metrics({("gateway", "a"): text, ("gateway", "b"): text}, missing=["h"])
     assert measured(merged) == {
         'y{gateway="a"}': 2,
         'y{gateway="b"}': 2,

@@ -37,7 +37,7 @@ from verani_gateway.connections.gate import Gate
 from verani_gateway.connections.in_flight import InFlight
 from verani_gateway.gateway import Gateway
 from verani_gateway.placement.hosts import Cluster
-from verani_gateway.placement.link import Link
+from verani_gateway.placement.link import Link, LinkState
 from verani_gateway.placement.placement import GatewaySide
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Cable:
     # --- what the gateway does ---
 
     @property
-    def state(self) -> str:
+    def state(self) -> LinkState:
         if not self._begun:
             return "connecting"
         return "linked" if self._whole else "broken"

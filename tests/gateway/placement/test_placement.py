@@ -635,7 +635,7 @@ async def test_the_links_and_what_became_of_rooms_can_be_measured(service: Servi
             "interrupted_inputs_total": 1,
             "quarantined_inputs_total": 0,
             "foreign_entries_total": 0,
-            'rooms{state="awake"}': 1,
+            'gateway_rooms{state="awake"}': 1,
         }.items()
     )
 
