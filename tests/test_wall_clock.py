@@ -33,7 +33,10 @@ ALLOWED = {
     "verani.engine.roster.Roster": {"time.time_ns"},
     # `Retry-After` may be a date.
     "verani.client.handshakes.Handshakes": {"time.time"},
-    # Shown to the operator only: when an input was set aside, and when Thespian's system began.
+    # Shown to the operator only: what hooks raised and when, for how long an identity is good, when an input was set
+    # aside, and when Thespian's system began.
+    "verani_actors.rooms.hook_failures.HookFailures": {"time.time"},
+    "verani_gateway.operating.sessions": {"time.time"},
     "verani_gateway.placement.hosts.Cluster": {"time.time"},
     "verani_gateway.cli.rooms": {"time.localtime"},
     "verani_actors.system.asyncio_base.AsyncioSystemBase": {"time.time"},

@@ -18,6 +18,7 @@ from typing import Annotated
 from msgspec import Meta
 
 __all__ = [
+    "CLOSE_CODES",
     "EventName",
     "LIFECYCLE_EVENTS",
     "MAX_CHANNELS",
@@ -37,6 +38,8 @@ __all__ = [
 MAX_NAME = 255
 # RFC 6455 5.5: a control frame holds 125 bytes, two of them the close code.
 MAX_REASON_BYTES = 123
+# Codes an application may close with: those of protocol 15 and the ranges RFC 6455 7.4.2 leaves to applications.
+CLOSE_CODES = frozenset({1000, 1008, 1011, 1012, 1013, *range(3000, 5000)})
 MAX_CHANNELS = 128
 RESERVED_PREFIX = "verani."
 

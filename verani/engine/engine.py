@@ -61,7 +61,7 @@ class Engine(Generic[M, S]):
         limited: Counter[str] | None = None,
         measures: HookMeasures | None = None,
         is_full: Callable[[], bool] | None = None,
-        watch: Callable[[BaseException], None] | None = None,
+        watch: Callable[[BaseException, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a room that is not awake yet: `Woken` must be its first event.
@@ -71,7 +71,7 @@ class Engine(Generic[M, S]):
         `drowsy` when the application wants the room to sleep. `limited` counts what limits did, by setting, and
         `measures` how the hooks of the definition do.
         While `is_full` says so, what spawned tasks send is refused: nothing else paces them. `watch` gets every
-        error that hooks raise, besides the log.
+        error that hooks raise, besides the log, and the name of the hook.
         """
         limited = limited if limited is not None else Counter()
         measures = measures if measures is not None else HookMeasures(definition)
@@ -268,6 +268,10 @@ class Engine(Generic[M, S]):
     def gateways(self) -> Counter[str]:
         """How many of these connections are at each gateway."""
         return self.room.roster.by_gateway()
+
+    def hibernate(self) -> None:
+        """Ask to be put to sleep soon, as a hook may."""
+        self.room.tasks.hibernate()
 
     def connections_of(self, gateway: str) -> list[str]:
         """Name the connections at one gateway."""

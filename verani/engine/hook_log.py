@@ -16,9 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 class HookLog:
-    """The log of one room's hooks, which are counted by `measures`; `watch`, if given, gets every error, too."""
+    """The log of one room's hooks, which are counted by `measures`.
 
-    def __init__(self, room: str, measures: HookMeasures, watch: Callable[[BaseException], None] | None = None) -> None:
+    `watch`, if given, gets every error, too, and the name of its hook.
+    """
+
+    def __init__(
+        self, room: str, measures: HookMeasures, watch: Callable[[BaseException, str], None] | None = None
+    ) -> None:
         self._room = room
         self._measures = measures
         self._watch = watch
@@ -33,10 +38,11 @@ class HookLog:
         Every error that a hook or a spawned task of a room raises passes here, once.
         """
         self._measures.failed(error, context, name)
+        hook = name or context.hook
         if self._watch is not None:
-            self._watch(error)
+            self._watch(error, hook)
         extra = self.extra(context._session.id if context._session is not None else None)
-        extra["hook"] = name or context.hook
+        extra["hook"] = hook
         if is_refusal(error):
             # Said on purpose, to a client that can make the hook say it as often as it likes.
             logger.debug("a hook refused: %s: %s", type(error).__name__, error, extra=extra)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Generic
 
 from ..link import messages
-from ..names import MAX_REASON_BYTES, well_formed
+from ..names import CLOSE_CODES, MAX_REASON_BYTES, well_formed
 from ..room.meta import M
 from ..room.session import Session
 from .audience import Membership
@@ -19,9 +19,6 @@ from .hook_run import Turn
 from .outputs import Outputs
 
 __all__ = ["Roster"]
-
-# Codes an application may close with: those of protocol 15 and the ranges RFC 6455 7.4.2 leaves to applications.
-_CLOSE_CODES = frozenset({1000, 1008, 1011, 1012, 1013, *range(3000, 5000)})
 
 
 class Roster(Generic[M]):
@@ -88,7 +85,7 @@ class Roster(Generic[M]):
     def kick(self, connection: str, code: int, reason: str) -> bool:
         """Close a connection and dismiss it; False if it is not here. Raises ValueError for a bad code or reason."""
         self._turn.check_awake()
-        if type(code) is not int or code not in _CLOSE_CODES:
+        if type(code) is not int or code not in CLOSE_CODES:
             raise ValueError(f"close: expected code 1000, 1008, 1011 to 1013 or 3000 to 4999, got {code!r}")
         reason = well_formed(reason)
         if len(reason.encode()) > MAX_REASON_BYTES:

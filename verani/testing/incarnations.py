@@ -92,6 +92,11 @@ class Incarnations(Generic[M, S]):
         return True
 
     def _incarnate(self) -> Engine[M, S]:
+        failed = self._failed
+
+        def watch(error: BaseException, _: str) -> None:
+            failed(error)
+
         return Engine(
             self._definition,
             self._room_id,
@@ -100,7 +105,7 @@ class Incarnations(Generic[M, S]):
             post=self.put,
             suspended=self._suspended,
             drowsy=self._drowsy,
-            watch=self._failed,
+            watch=watch,
             clock=self._clock,
         )
 

@@ -47,8 +47,11 @@ __all__ = [
     "list_rooms",
 ]
 
-# What may be asked. The argument of `rooms` is a `RoomsQuestion`, of `room` a name, of `drain` a target.
-Topic: TypeAlias = Literal["rooms", "room", "metrics", "cluster", "quarantine", "drain"]
+# What may be asked. The argument of `rooms` is a `RoomsQuestion`, of `room`, `sessions`, `hibernate` and `wake` a name,
+# of `drain` a target, of `close` a `verani_gateway.operating.sessions.CloseOrder`.
+Topic: TypeAlias = Literal[
+    "rooms", "room", "sessions", "errors", "metrics", "cluster", "quarantine", "hibernate", "wake", "close", "drain"
+]
 
 # The target of a drain that ends the whole service.
 ALL: Final = "all"
@@ -67,10 +70,16 @@ _MAX_RELAYED: Final = 1000
 
 
 class RoomsQuestion(Struct, frozen=True):
-    """Which rooms to list: at most so many, all in one state; None for no limit and every state."""
+    """Which rooms to list: at most so many, all in one state, None for all; their names begin so."""
 
     limit: int | None = None
     state: str | None = None
+    prefix: str = ""
+
+    def named(self, names: list[str]) -> list[str]:
+        """Choose those whose names begin so."""
+        prefix = self.prefix
+        return [name for name in names if name.startswith(prefix)] if prefix else names
 
 
 class RoomsTold(Struct, frozen=True):
@@ -250,6 +259,12 @@ def answer(topic: str, argument: str, host: RoomHost, status: Callable[[], HostS
     match topic:
         case "room":
             return msgspec.json.encode(host.status(argument))
+        case "errors":
+            return msgspec.json.encode(host.failures.listed())
+        case "hibernate":
+            return msgspec.json.encode(host.hibernate(argument))
+        case "wake":
+            return msgspec.json.encode(host.wake(argument))
         case "metrics":
             return msgspec.json.encode(render((*host_metrics(host), *process_metrics())))
         case "cluster":
@@ -260,7 +275,7 @@ def answer(topic: str, argument: str, host: RoomHost, status: Callable[[], HostS
 
 def list_rooms(host: RoomHost, question: RoomsQuestion) -> Iterator[bytes | None]:
     """Explain rooms as JSON (`RoomsTold`), after a None for each turn that the event loop is to have meanwhile."""
-    names = _names(host, question.state)
+    names = question.named(_names(host, question.state))
     bound = MAX_ROOMS if question.limit is None else min(MAX_ROOMS, question.limit)
     rooms: list[RoomStatus] = []
     for number, name in enumerate(names[:bound], 1):

@@ -113,6 +113,8 @@ class RoomDirectory:
             wake_seconds=life.wake_seconds,
             cycles=life.cycles,
             awake_seconds=life.awake_seconds + (now - life.since if room is not None else 0.0),
+            inputs=life.inputs,
+            deliveries=life.deliveries,
             doing=doing[0][:_LONGEST_NAME] if doing is not None else None,
             doing_seconds=now - doing[1] if doing is not None else None,
         )

@@ -18,6 +18,7 @@ from verani.link.messages import Close
 from verani.settings import Settings
 
 from ..links.flow import MAX_AHEAD, Flow
+from .hook_failures import HookFailures
 from .hosted_room import HostedRoom
 from .room_actor import Abandoned
 from .shared import SharedParts
@@ -37,6 +38,8 @@ class Engines:
         self._settings = settings
         self._limited = limited
         self._marker = marker
+        # What their hooks raised last.
+        self.failures = HookFailures()
         self._suspended: set[Engine[Any, Any]] = set()
         self._period = min(LOOK, settings.hook_timeout / 4)
         self._timer: asyncio.TimerHandle | None = None
@@ -64,6 +67,7 @@ class Engines:
             limited=self._limited,
             measures=self._parts.directory.hooks[room.definition.name],
             is_full=partial(_is_full, self._parts.flow, room.name),
+            watch=partial(self.failures.note, room.name),
             clock=self._parts.clock,
         )
         for _, arrival in room.in_flight:

@@ -37,6 +37,7 @@ from verani.link.messages import (
     Snapshot,
     TakenCall,
 )
+from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 
@@ -48,6 +49,7 @@ from .carried_calls import CarriedCalls
 from .directory import RoomDirectory
 from .engines import Engines
 from .hibernation import Begin
+from .hook_failures import HookFailures
 from .hosted_room import HostedRoom, RoomState
 from .moving import Moving
 from .opening import RoomOpening
@@ -164,6 +166,28 @@ class RoomHost:
         return self.directory.status(name, connections, self.sleeping)
 
     @property
+    def failures(self) -> HookFailures:
+        """What the hooks of its rooms raised last."""
+        return self._engines.failures
+
+    def wake(self, name: str, reason: WakeReason = "call") -> bool:
+        """Have a room awake though nothing is there for it to handle; False where it is not this host's to wake."""
+        room = self.directory.rooms.get(name)
+        if room is not None:
+            goes = self.sleeping.retired_at(room) is not None or room.is_back(self.ownership)
+            room.wanted = reason if goes else None
+            return True
+        return not self._stopped and self.ownership.owns(name) and self._succession.wake(name, reason) is not None
+
+    def hibernate(self, name: str) -> bool:
+        """Have a room sleep as soon as nothing is going on in it; False for one that is not awake here."""
+        room = self.directory.rooms.get(name)
+        if room is None or room.state is not RoomState.AWAKE or room.engine is None:
+            return False
+        room.engine.hibernate()
+        return True
+
+    @property
     def wakes(self) -> int:
         """How often rooms woke."""
         return self.directory.wakes
@@ -222,12 +246,7 @@ class RoomHost:
             case Replied():
                 self.calls.replied(message.room, message.token, message.outcome)
             case Rebuild():
-                room = self.directory.rooms.get(message.room)
-                if room is not None:
-                    goes = self.sleeping.retired_at(room) is not None or room.is_back(self.ownership)
-                    room.wanted = message.reason if goes else None
-                elif self.ownership.owns(message.room):
-                    self._succession.wake(message.room, message.reason)
+                self.wake(message.room, message.reason)
 
     def _take(self, gateway: str, batch: InputBatch) -> None:
         ready: dict[str, list[Arrival]] = {}

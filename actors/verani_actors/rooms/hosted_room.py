@@ -21,7 +21,7 @@ from typing import Any, Final
 from thespian.actors import ActorAddress
 
 from verani.engine.engine import Engine
-from verani.link.messages import Arrival, Attach, Close, InterruptedInput, Invoke, Output, Seat
+from verani.link.messages import Arrival, Attach, Close, Deliver, InterruptedInput, Invoke, Output, Seat
 from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 
@@ -197,6 +197,7 @@ class HostedRoom:
             in_flight.append((gateway, arrival))
             if type(arrival) is Close and engine is not None:
                 engine.note_close(arrival.connection)
+        self.life.inputs += len(arrivals)
         self.taken[gateway] = arrivals[-1].number
         self._tell(self.address, HandleInputs(gateway, arrivals))
 
@@ -263,6 +264,8 @@ class HostedRoom:
         entries = self._entries
         if self.state is RoomState.GONE or gateway not in entries.gateways:
             return
+        if type(output) is Deliver:
+            self.life.deliveries += len(output.connections)
         entry = entries.add(gateway, self, output)
         if cause is None or self.reach.shared or self.in_flight[0][0] != gateway:
             self._note_reach(gateway, entry.seq, cause)

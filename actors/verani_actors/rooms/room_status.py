@@ -18,8 +18,9 @@ class RoomStatus(Struct, frozen=True):
     `state`: waking, awake, moving, retiring or asleep, for `state_seconds`. `kept_awake_by`: running hook, RPC, spawned
     task, keep_awake, queued events, recent activity, or hibernate_after never. `doing`: the hook that runs, by its
     event or method, or the function of the oldest spawned task, for `doing_seconds`. `woken_by`: connect, frame, close,
-    call, crash or moved. `wake_seconds`: how long the last wake took, hooks included. `cycles`: how often it slept.
-    `awake_seconds`: in all. `host`: whose the room is, where hosts are processes of their own.
+    call (an operator's wake, too), crash or moved. `wake_seconds`: how long the last wake took, hooks included.
+    `cycles`: how often it slept. `awake_seconds`: in all. `host`: whose the room is, where hosts are processes of their
+    own. `inputs`: what it was given to handle, `deliveries`: what it said, once for each connection that this was for.
     """
 
     name: str
@@ -35,12 +36,14 @@ class RoomStatus(Struct, frozen=True):
     doing: str | None = None
     doing_seconds: float | None = None
     host: str | None = None
+    inputs: int = 0
+    deliveries: int = 0
 
 
 class RoomLife:
     """What is kept of one room, awake or asleep."""
 
-    __slots__ = ("awake_seconds", "cycles", "gateways", "since", "wake_seconds", "woken_by")
+    __slots__ = ("awake_seconds", "cycles", "deliveries", "gateways", "inputs", "since", "wake_seconds", "woken_by")
 
     def __init__(self, now: float) -> None:
         # When the room woke or fell asleep last.
@@ -49,6 +52,8 @@ class RoomLife:
         self.wake_seconds: float | None = None
         self.cycles = 0
         self.awake_seconds = 0.0
+        self.inputs = 0
+        self.deliveries = 0
         # How many connections there were at each gateway when it fell asleep, without those that were lost since.
         self.gateways: dict[str, int] = {}
 

@@ -53,9 +53,13 @@ class Expiry:
         self._at = at
         self._told = False
 
+    def left(self, now: float) -> float:
+        """Return the seconds that are left, fewer than 0 once it has expired."""
+        return self._at - now
+
     def notice(self, now: float) -> int | None:
         """Return the seconds left once the client must be told, and None before and after that."""
-        left = self._at - now
+        left = self.left(now)
         if self._told or left > WARNING:
             return None
         self._told = True

@@ -21,13 +21,14 @@ _PONG_FRAME: Final = text_frame(frames.PONG)
 class Liveness:
     """Pings and pongs of one connection; times are seconds of the loop's clock."""
 
-    __slots__ = ("_outbox", "_ping_interval", "_pong_at", "_pong_timeout", "pinged_at", "seen_at")
+    __slots__ = ("_outbox", "_ping_interval", "_pong_at", "_pong_timeout", "pinged_at", "seen_at", "since")
 
     def __init__(self, settings: Settings, outbox: Outbox, now: float) -> None:
         self._ping_interval = settings.ping_interval
         self._pong_timeout = settings.pong_timeout
         self._outbox = outbox
-        # When anything was read at last, and when a ping left since.
+        # When the connection began, when anything was read at last, and when a ping left since.
+        self.since = now
         self.seen_at = now
         self.pinged_at: float | None = None
         self._pong_at = now

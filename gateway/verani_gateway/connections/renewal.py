@@ -55,6 +55,10 @@ class Renewal:
         elif (seconds := self._expiry.notice(now)) is not None:
             self._outbox.put(text_frame(expiring_frame(seconds)))
 
+    def seconds_left(self, now: float) -> float | None:
+        """Say how many seconds are left at a time of the wall clock, None where the identity does not expire."""
+        return self._expiry.left(now) if self._expiry is not None else None
+
     def start(self, token: str) -> None:
         """Refresh the identity with a token; a second one at once, or one after all, is one too many."""
         if self._expiry is not None and self.task is None:

@@ -10,11 +10,13 @@ import msgspec
 
 from verani.errors import NotFound
 from verani_actors.operating.answers import SLICE, GatewayStatus, RoomsQuestion
+from verani_actors.rooms.hook_failures import HookFailure
 from verani_actors.rooms.room_status import RoomStatus
 
 from ..gateway import Gateway
 from .exposition import exposition
 from .service_answers import Listing, ServiceStatus, check_target
+from .sessions import CloseOrder, SessionsTold, close, sessions_of
 
 __all__ = ["Alone"]
 
@@ -36,7 +38,7 @@ class Alone:
 
     async def _rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
         left = question.limit
-        for number, name in enumerate(self._gateway.room_names()):
+        for number, name in enumerate(question.named(self._gateway.room_names())):
             if left == 0:
                 return
             if number % SLICE == 0:
@@ -67,6 +69,26 @@ class Alone:
             draining=not gateway.accepting,
         )
         return ServiceStatus(0, "", [], [status], [])
+
+    async def errors(self) -> list[HookFailure]:
+        """Ask the host."""
+        return self._gateway.host.failures.listed()
+
+    async def sessions(self, room: str) -> SessionsTold:
+        """Ask the gateway."""
+        return sessions_of(self._gateway, room)
+
+    async def hibernate(self, room: str) -> bool:
+        """Tell the host."""
+        return self._gateway.host.hibernate(room)
+
+    async def wake(self, room: str) -> bool:
+        """Tell the host."""
+        return self._gateway.host.wake(room)
+
+    async def close(self, order: CloseOrder) -> bool:
+        """Close it here."""
+        return close(self._gateway, order)
 
     async def quarantine(self) -> list[msgspec.Raw]:
         """Say that there is nothing: what kills the room host kills its gateway too."""

@@ -7,11 +7,11 @@ be this listener's own. Callers and operators show a token. The application's ow
 from __future__ import annotations
 
 import hmac
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import hdrs, web
-from msgspec import Struct
 
 from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, Unauthorized, VeraniError
 from verani.names import room_id_of
@@ -20,7 +20,7 @@ from verani_actors.operating.answers import RoomsQuestion
 
 from ..config import ADMIN_TOKEN, RPC_TOKEN, Secrets
 from ..http.addresses import local_address
-from ..http.bodies import leaving_bodies, read_body
+from ..http.bodies import leaving_bodies
 from ..http.browser_client import add_browser_client
 from ..http.headers import only
 from ..http.host_port import is_loopback
@@ -30,8 +30,10 @@ from ..http.paths import ROOM_IN_PATH
 from .alone import Alone
 from .exposition import CONTENT_TYPE
 from .openapi import openapi_document
+from .orders import JSON, Orders, json_response
 from .rpc import RPC_PATH, RpcEndpoint, error_response
 from .service_answers import CUT, Answers
+from .sessions import SessionsTold
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["check_tokens", "internal_application"]
 
 _READY_PATH: Final = "/ready"
-
-_JSON: Final = "application/json"
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -64,10 +64,6 @@ def check_tokens(settings: Settings, secrets: Secrets) -> None:
         )
 
 
-class _Order(Struct, frozen=True):
-    target: str
-
-
 def internal_application(
     gateway: Gateway, settings: Settings, secrets: Secrets, answers: Answers | None = None
 ) -> web.Application:
@@ -84,9 +80,10 @@ def internal_application(
 
     async def rooms(request: web.Request) -> web.StreamResponse:
         _require(secrets.admin_token, request)
-        question = RoomsQuestion(_limit(request), request.query.get("state"))
+        query = request.query
+        question = RoomsQuestion(_limit(request), query.get("state"), query.get("prefix", ""))
         listing = await service.rooms(question)
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: _JSON, **({CUT: "true"} if listing.cut else {})})
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: JSON, **({CUT: "true"} if listing.cut else {})})
         await response.prepare(request)
         separator = b"["
         async for status in listing.rooms:
@@ -97,11 +94,16 @@ def internal_application(
 
     async def room(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
-        room_id = room_id_of(request.match_info["room"])
-        found = await service.room(f"{request.match_info['definition']}/{room_id}") if room_id is not None else None
+        name = _room_name(request)
+        found = await service.room(name) if name is not None else None
         if found is None:
             raise NotFound("no such room is awake or has connections")
-        return _json(found)
+        return json_response(found)
+
+    async def sessions(request: web.Request) -> web.Response:
+        _require(secrets.admin_token, request)
+        name = _room_name(request)
+        return json_response(await service.sessions(name) if name is not None else SessionsTold([]))
 
     async def metrics(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
@@ -109,36 +111,15 @@ def internal_application(
 
     async def cluster(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
-        return _json(await service.cluster())
+        return json_response(await service.cluster())
 
     async def quarantine(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
-        return _json(await service.quarantine())
+        return json_response(await service.quarantine())
 
-    async def read_order(request: web.Request) -> _Order:
+    async def errors(request: web.Request) -> web.Response:
         _require(secrets.admin_token, request)
-        if request.content_type != _JSON:  # which a page of another origin cannot send unasked
-            raise InvalidArguments(f"expected Content-Type: {_JSON}, got {request.content_type}")
-        try:
-            body = await read_body(request, gateway, settings.rpc_timeout)
-            return msgspec.json.decode(body, type=_Order)
-        except msgspec.DecodeError as error:
-            raise InvalidArguments(f"expected a JSON object with a target: {error}") from error
-
-    async def drain(request: web.Request) -> web.Response:
-        order = await read_order(request)
-        await service.drain(order.target)
-        return _json(order, status=202)
-
-    async def check(request: web.Request) -> web.Response:
-        order = await read_order(request)
-        await service.check(order.target)
-        return _json(order)
-
-    async def restart(request: web.Request) -> web.Response:
-        order = await read_order(request)
-        await service.restart(order.target)
-        return _json(order, status=202)
+        return json_response(await service.errors())
 
     call_room = RpcEndpoint(gateway)
 
@@ -149,7 +130,7 @@ def internal_application(
     async def openapi(request: web.Request) -> web.Response:
         _require(secrets.rpc_token, request)
         document = openapi_document(gateway.definitions, with_token=secrets.rpc_token is not None)
-        return _json(document)
+        return json_response(document)
 
     middlewares = [leaving_bodies(gateway), _guard(settings)]
     application = web.Application(middlewares=middlewares, client_max_size=settings.max_rpc_bytes)
@@ -162,15 +143,17 @@ def internal_application(
     application.router.add_get(f"/admin/rooms/{{definition}}/{ROOM_IN_PATH}", room)
     application.router.add_get("/admin/cluster", cluster)
     application.router.add_get("/admin/quarantine", quarantine)
-    application.router.add_post("/admin/drain", drain)
-    application.router.add_post("/admin/check", check)
-    application.router.add_post("/admin/restart", restart)
+    application.router.add_get("/admin/errors", errors)
+    application.router.add_get(f"/admin/sessions/{{definition}}/{ROOM_IN_PATH}", sessions)
+    Orders(gateway, service, partial(_require, secrets.admin_token)).add_to(application.router)
     add_browser_client(application)
     return application
 
 
-def _json(content: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type=_JSON, status=status)
+def _room_name(request: web.Request) -> str | None:
+    """Return the name of the room in the path, None for what no room can be named."""
+    room_id = room_id_of(request.match_info["room"])
+    return f"{request.match_info['definition']}/{room_id}" if room_id is not None else None
 
 
 def _limit(request: web.Request) -> int | None:

@@ -21,11 +21,13 @@ from verani_actors.operating.answers import (
     gateway_target,
     host_target,
 )
+from verani_actors.rooms.hook_failures import HookFailure
 from verani_actors.rooms.room_status import RoomStatus
 
 from .inquiry import Asking, Inquiry
 from .merging import each, merge_metrics, merge_rooms
 from .service_answers import Listing, ServiceStatus, check_target
+from .sessions import CloseOrder, SessionsTold
 
 __all__ = ["Overview"]
 
@@ -77,6 +79,36 @@ class Overview:
         held = [RoomsHeld([room]) for room in collected.decoded(RoomHeld)]
         found = await merge_rooms(self._asking.epoch, hosts, held)
         return found[0] if found else None
+
+    async def sessions(self, room: str) -> SessionsTold:
+        """Ask all gateways."""
+        told = (await self._inquiry.collect("sessions", room)).decoded(SessionsTold)
+        return SessionsTold([seen for each in told for seen in each.sessions], more=any(each.more for each in told))
+
+    async def errors(self) -> list[HookFailure]:
+        """Ask all hosts."""
+        collected = await self._inquiry.collect("errors")
+        found = [
+            msgspec.structs.replace(failure, host=id)
+            for id, body in collected.hosts.items()
+            for failure in msgspec.json.decode(body, type=list[HookFailure])
+        ]
+        return sorted(found, key=lambda failure: failure.last, reverse=True)
+
+    async def hibernate(self, room: str) -> bool:
+        """Tell all hosts: the one that has it awake obeys."""
+        return await self._tell("hibernate", room)
+
+    async def wake(self, room: str) -> bool:
+        """Tell all hosts: its owner obeys."""
+        return await self._tell("wake", room)
+
+    async def close(self, order: CloseOrder) -> bool:
+        """Tell all gateways: the one that has it obeys."""
+        return await self._tell("close", msgspec.json.encode(order).decode())
+
+    async def _tell(self, topic: str, argument: str) -> bool:
+        return True in (await self._inquiry.collect(topic, argument)).told(bool | None)
 
     async def metrics(self) -> str:
         """Write down what all processes count, labelled with who says it."""

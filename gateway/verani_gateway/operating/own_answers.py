@@ -13,6 +13,7 @@ from ..gateway import Gateway
 from ..inputs.attachments import RoomInputs
 from ..placement.placement import Placement
 from .exposition import exposition
+from .sessions import CloseOrder, close, sessions_of
 
 __all__ = ["answer"]
 
@@ -22,11 +23,16 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
     rooms = gateway.attachments.rooms
     match topic:
         case "rooms":
-            state = msgspec.json.decode(argument, type=RoomsQuestion).state
-            return msgspec.json.encode(_held(rooms.values(), frozenset(gateway.placement.known_rooms()), state))
+            question = msgspec.json.decode(argument, type=RoomsQuestion)
+            asked = [rooms[name] for name in question.named([*rooms])] if question.prefix else rooms.values()
+            return msgspec.json.encode(_held(asked, frozenset(gateway.placement.known_rooms()), question.state))
         case "room":
             held = rooms.get(argument)
             return msgspec.json.encode(_known(gateway.placement, held) if held is not None else None)
+        case "sessions":
+            return msgspec.json.encode(sessions_of(gateway, argument))
+        case "close":
+            return msgspec.json.encode(close(gateway, msgspec.json.decode(argument, type=CloseOrder)))
         case "metrics":
             return msgspec.json.encode(exposition(gateway))
         case "cluster":

@@ -10,7 +10,10 @@ from msgspec import Struct
 
 from verani.errors import InvalidArguments
 from verani_actors.operating.answers import ALL, GatewayStatus, HostStatus, RoomsQuestion
+from verani_actors.rooms.hook_failures import HookFailure
 from verani_actors.rooms.room_status import RoomStatus
+
+from .sessions import CloseOrder, SessionsTold
 
 __all__ = ["CUT", "Answers", "Listing", "ServiceStatus", "check_target"]
 
@@ -48,6 +51,12 @@ class Answers(Protocol):
     async def room(self, name: str) -> RoomStatus | None:
         """Explain one room; None for one that nobody is in and that is not awake."""
 
+    async def sessions(self, room: str) -> SessionsTold:
+        """Tell who is in a room, as its gateways know it: it is not woken."""
+
+    async def errors(self) -> list[HookFailure]:
+        """List what hooks of rooms raised last, the latest first."""
+
     async def metrics(self) -> str:
         """Write down all counters and gauges."""
 
@@ -56,6 +65,15 @@ class Answers(Protocol):
 
     async def quarantine(self) -> list[msgspec.Raw]:
         """List the inputs that are kept from rooms."""
+
+    async def hibernate(self, room: str) -> bool:
+        """Have a room sleep as soon as nothing is going on in it; False if it is not awake."""
+
+    async def wake(self, room: str) -> bool:
+        """Have a room awake; False if no room host takes it."""
+
+    async def close(self, order: CloseOrder) -> bool:
+        """Close a connection; False if it is not open."""
 
     async def drain(self, target: str) -> None:
         """Begin to take a process, or all, out of service; raises `NotFound`, `Conflict` or `InvalidArguments`."""

@@ -96,6 +96,8 @@ TARGETS: Final = [
     Target("internal", "POST", "/admin/check", 415, ADMIN),
     Target("internal", "POST", "/admin/restart", 401),
     Target("internal", "POST", "/admin/restart", 415, ADMIN),
+    *(Target("internal", "POST", f"/admin/{order}", 401) for order in ("send", "hibernate", "wake", "close")),
+    *(Target("internal", "POST", f"/admin/{order}", 415, ADMIN) for order in ("send", "hibernate", "wake", "close")),
     Target("internal", "GET", "/admin/rooms", 200, ADMIN),
     Target("internal", "POST", "/rpc/chat/lobby/get_session_count", 401),
     Target("internal", "POST", "/rpc/chat/lobby/get_session_count", 415, RPC),

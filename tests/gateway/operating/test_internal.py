@@ -153,8 +153,8 @@ async def test_one_process_describes_itself_as_a_service(open_client: Open, gate
     [
         ({"target": "host:a-0"}, (404, "the service is one process; SIGTERM drains it")),
         ({"target": "a-0"}, (400, "target: expected host:ID, gateway:ID or all, got 'a-0'")),
-        ({"goal": "all"}, (400, "expected a JSON object with a target")),
-        ([], (400, "expected a JSON object with a target")),
+        ({"goal": "all"}, (400, "expected a JSON object with target")),
+        ([], (400, "expected a JSON object with target")),
     ],
 )
 async def test_an_order_to_drain_that_cannot_be_carried_out_says_why(

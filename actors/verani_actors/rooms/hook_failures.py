@@ -1,0 +1,97 @@
+"""Remember what the hooks of a host's rooms raised last, so that an operator can ask without reading logs.
+
+Invariants:
+- There are `MAX_FAILURES` at most, each of a bounded size; one that is like another only raises its count.
+- What is kept is text: no exception, and so no frame of a hook, is kept alive.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from traceback import TracebackException
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from verani.errors import is_refusal
+from verani.names import well_formed
+
+__all__ = ["MAX_FAILURES", "HookFailure", "HookFailures"]
+
+# Failures that differ, of one host.
+MAX_FAILURES: Final = 50
+
+# Characters of the text of an exception, and of a traceback, of which the end is kept.
+_MAX_TEXT: Final = 300
+_MAX_TRACEBACK: Final = 2000
+
+# Stack frames of a traceback, those next to where it was raised.
+_FRAMES: Final = 6
+
+
+class HookFailure(Struct, frozen=True, kw_only=True):
+    """What a hook of a room has raised, `count` times since `first`; times are seconds of the wall clock.
+
+    `type` is the name of the exception's class. `host` is where hosts are processes of their own.
+    """
+
+    room: str
+    hook: str
+    type: str
+    text: str
+    traceback: str
+    first: float
+    last: float
+    count: int = 1
+    host: str | None = None
+
+
+class HookFailures:
+    """The last failures of one host; the one that happened last comes last."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[str, str, str, str], HookFailure] = OrderedDict()
+        # All there ever were, those that are like others included.
+        self.count = 0
+
+    def note(self, room: str, error: BaseException, hook: str) -> None:
+        """Take what a hook raised, unless it was to refuse a client."""
+        if is_refusal(error):
+            return
+        self.count += 1
+        now, text = time.time(), _text_of(error)
+        key = room, hook, type(error).__name__, text
+        known = self._found.get(key)
+        if known is not None:
+            self._found[key] = msgspec.structs.replace(known, last=now, count=known.count + 1)
+            self._found.move_to_end(key)
+            return
+        self._found[key] = HookFailure(
+            room=room,
+            hook=hook,
+            type=type(error).__name__,
+            text=text,
+            traceback=_traceback_of(error),
+            first=now,
+            last=now,
+        )
+        if len(self._found) > MAX_FAILURES:
+            self._found.popitem(last=False)
+
+    def listed(self) -> list[HookFailure]:
+        """List them, the latest first."""
+        return [*reversed(self._found.values())]
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return well_formed(str(error)[:_MAX_TEXT])
+    except Exception:  # an application's exception may have a text that fails  # noqa: BLE001
+        return "its text could not be made"
+
+
+def _traceback_of(error: BaseException) -> str:
+    lines = TracebackException(type(error), error, error.__traceback__, limit=-_FRAMES, compact=True).format()
+    return well_formed("".join(lines)[-_MAX_TRACEBACK:])
