@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import WSMessage, WSMsgType, hdrs, web
 
 from verani.room.definition import define_room
+from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
 from verani_gateway.application import setup
 from verani_gateway.connections.connection import Connection, Rest
@@ -80,8 +81,9 @@ async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
     if gateway.settings.compression and offers_deflate(request.headers):
         ws.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = DEFLATE
     await ws.prepare(request)
+    meta = ConnectionMeta(user_id="unused", client_id="")
     connection = EchoConnection(
-        gateway.facilities, gateway.open_connections.next_id(), "unused", "", Meter(()), ws, request
+        gateway.facilities, gateway.open_connections.next_id(), "unused", meta, Meter(()), ws, request
     )
     gateway.connections[connection.id] = connection  # for its keepalive and time-outs
     try:

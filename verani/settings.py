@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["NEVER", "LogLevel", "RatePolicy", "Settings"]
+__all__ = ["NEVER", "LogFormat", "LogLevel", "RatePolicy", "Settings"]
 
 # How files, options and environment spell `None` for `hibernate_after`.
 NEVER = "never"
 
 RatePolicy = Literal["throttle", "drop", "close"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 _Port = Annotated[int, Meta(ge=0, le=65535)]
 _Count = Annotated[int, Meta(ge=0)]
@@ -169,6 +170,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_seconds: Annotated[_Seconds, Meta(description="seconds that a stop waits for connections and hooks")] = 20.0
 
     log_level: Annotated[LogLevel, Meta(description="least severe level that is logged")] = "info"
+    log_format: Annotated[
+        LogFormat, Meta(description="what a line of the log is: text, or json, one object a line")
+    ] = "text"
 
     @property
     def public_addresses(self) -> tuple[str, ...]:

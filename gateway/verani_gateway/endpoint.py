@@ -111,7 +111,7 @@ class Endpoint:
         try:
             await ws.prepare(normal(request, subprotocol))
             connection = Connection(
-                gateway.facilities, gateway.open_connections.next_id(), room, meta.client_id, meter, ws, request
+                gateway.facilities, gateway.open_connections.next_id(), room, meta, meter, ws, request
             )
             if expires_at is not None:
                 connection.expire(expires_at, partial(self._renew, handshake, meta.user_id))

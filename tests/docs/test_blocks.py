@@ -33,6 +33,7 @@ BLOCKS = [block for page in DOCUMENTS for block in Guide(page).all_blocks]
 # Output that is compared with what is printed, by the page and the test that does it.
 PRINTED = MappingProxyType(
     {
+        "docs/operations.md": "test_a_line_of_the_log_looks_as_operations_says",
         "docs/protocol.md": "test_the_conversation_of_the_protocol_goes_as_it_says",
         "docs/testing.md": "test_the_room_that_counts_fails_with_the_diff_that_it_shows",
         "docs/quick-start.md": "test_a_program_prints_what_its_page_says",

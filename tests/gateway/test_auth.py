@@ -31,7 +31,7 @@ from verani import (
     define_room,
 )
 from verani.auth import JwtVerifier, cookie_auth, jwt_auth, public_meta
-from verani_actors.upkeep.logs import Formatter
+from verani_actors.upkeep.log_lines import TextFormatter
 
 ROOT = Path(__file__).parents[2]
 _SOURCES = (ROOT, ROOT / "actors", ROOT / "gateway")
@@ -501,7 +501,7 @@ async def test_no_token_reaches_the_log_or_an_attachment(
         kept = "".join(repr(record.attachment) for room in rooms.values() for record in room.records.values())
         client.send(text(b"\xff"))  # and what ends in an error
         await client.closed()
-    logged = "\n".join(map(Formatter().format, caplog.records))
+    logged = "\n".join(map(TextFormatter().format, caplog.records))
     assert "a token was refused" in logged
     assert "admin" in kept
     for name, secret in shown.items():

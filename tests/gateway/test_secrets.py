@@ -26,7 +26,7 @@ from tests.tokens import AUDIENCE, SECRET, encode_part, sign
 from tests.tokens import token as make_token
 from verani import RoomBusy
 from verani.auth import jwt_auth
-from verani_actors.upkeep.logs import Formatter
+from verani_actors.upkeep.log_lines import TextFormatter
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT, ROOT / "actors", ROOT / "gateway")
@@ -156,7 +156,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(tmp_path: Path, level: str) -> AsyncIterator[Served]:
+async def serve(tmp_path: Path, level: str, log_format: str = "text") -> AsyncIterator[Served]:
     """Run the service; `output` is complete when this ends."""
     (tmp_path / "app.py").write_text(APP)
     secrets = Secrets()
@@ -167,7 +167,18 @@ async def serve(tmp_path: Path, level: str) -> AsyncIterator[Served]:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-X", "dev", "-W", "ignore", "-m", "verani_gateway", "serve"),
             *("app:by_token", "app:by_cookie", "app:fragile", "app:on_connect"),
-            *("--log-level", level, "--port", "0", "--internal-port", "0", "--hibernate-after", "0.1"),
+            *(
+                "--log-level",
+                level,
+                "--log-format",
+                log_format,
+                "--port",
+                "0",
+                "--internal-port",
+                "0",
+                "--hibernate-after",
+                "0.1",
+            ),
             cwd=tmp_path,
             env={
                 **os.environ,
@@ -330,8 +341,9 @@ async def call_and_look(served: Served) -> None:
 
 
 @pytest.mark.threat(47)
-async def test_no_secret_is_in_the_log_at_any_level_nor_in_any_answer(tmp_path: Path) -> None:
-    async with serve(tmp_path, "debug") as served:
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_no_secret_is_in_the_log_at_any_level_nor_in_any_answer(tmp_path: Path, log_format: str) -> None:
+    async with serve(tmp_path, "debug", log_format) as served:
         for attempt in refused_handshakes(served.secrets):
             assert await served.send(served.public, attempt.data) == attempt.status, attempt.name
         await use_sockets(served)
@@ -391,6 +403,6 @@ async def test_the_query_of_a_key_set_that_cannot_be_fetched_is_not_logged(caplo
     with caplog.at_level(logging.DEBUG), pytest.raises(RoomBusy):
         await verifier.verify_token(make_token(kid="1"))
     server.close()
-    logged = "\n".join(map(Formatter().format, caplog.records))
+    logged = "\n".join(map(TextFormatter().format, caplog.records))
     assert "fetching the key set" in logged
     assert "xq-the-key" not in logged

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from tests.guide import DOCUMENTS, OPTIONS, Block, Guide, run_python
 from verani.client import VeraniClient
+from verani_actors.upkeep.log_lines import TextFormatter
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve, Server
@@ -125,6 +127,20 @@ async def test_a_program_prints_what_its_page_says(serve: Serve, tmp_path: Path,
     for said in GUIDES[page].blocks("text"):
         assert said == output
     assert await server.stop() == 0
+
+
+def test_a_line_of_the_log_looks_as_operations_says() -> None:
+    [said] = GUIDES["docs/operations.md"].blocks("text")
+    record = logging.LogRecord(
+        "verani.engine.hook_log", logging.ERROR, "", 1, "a hook of %s failed: %s", ("chat/lobby", "KeyError"), None
+    )
+    about = {"hook": "on('chat.message')", "user": "ann", "connection": "5f1a-1", "room": "chat/lobby"}
+    vars(record).update(about)
+    formatter = TextFormatter()
+    formatter.process = "host:m1-0"
+    assert formatter.format(record)[len(formatter.formatTime(record)) :] == said.split("\n")[0].removeprefix(
+        "2026-11-29 10:12:31,123"
+    )
 
 
 # --- rooms and applications -----------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class FrameDispatch(Generic[M, S]):
         handlers = self._handlers.found.get(event.event) or self._handlers.of(event.event)
         on_message = None if handlers else self._definition.hooks.get("on_message")
         if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
-            logger.debug("no handler for event %r", event.event, extra=self._room.log.extra(session.id))
+            logger.debug("no handler for event %r", event.event, extra=self._room.log.about(session))
             self._refuse(gateway, event, messages.Outcome(code="not_found"))
             return None
         try:
@@ -102,13 +102,11 @@ class FrameDispatch(Generic[M, S]):
         """Refuse a frame whose data no handler can take."""
         match error:
             case msgspec.ValidationError():
-                logger.debug(
-                    "payload of %r does not fit: %s", event.event, error, extra=self._room.log.extra(session.id)
-                )
+                logger.debug("payload of %r does not fit: %s", event.event, error, extra=self._room.log.about(session))
                 self._refuse(gateway, event, messages.Outcome(code="invalid", path=frames.path_of(error)))
                 return None
             case InvalidFrame():
-                logger.debug("invalid frame: %s", error, extra=self._room.log.extra(session.id))
+                logger.debug("invalid frame: %s", error, extra=self._room.log.about(session))
                 self._refuse(gateway, event, messages.Outcome(code="invalid", path=error.path))
                 if event.request is None:  # who is answered knows, and has not sent garbage
                     self._sink.output(gateway, messages.Invalid(session.id), event.number)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import is_refusal
 from ..room.context import Context
+from ..room.session import Session
 from .hook_measures import HookMeasures
 
 __all__ = ["HookLog"]
@@ -28,9 +29,13 @@ class HookLog:
         self._measures = measures
         self._watch = watch
 
-    def extra(self, connection: str | None) -> dict[str, Any]:
-        """Name the room and a connection, for a log record."""
-        return {"room": self._room, "connection": connection}
+    def extra(self, connection: str | None, user: str | None = None) -> dict[str, Any]:
+        """Name the room, a connection and whose it is, for a log record."""
+        return {"room": self._room, "connection": connection, "user": user}
+
+    def about(self, session: Session[Any] | None) -> dict[str, Any]:
+        """Name the room and whose session it is, for a log record."""
+        return self.extra(session.id, session.user_id) if session is not None else self.extra(None)
 
     def failed(self, error: BaseException, context: Context[Any, Any], name: str = "") -> None:
         """Log and count an error of a hook, by default the one that the context was made for.
@@ -41,8 +46,7 @@ class HookLog:
         hook = name or context.hook
         if self._watch is not None:
             self._watch(error, hook)
-        extra = self.extra(context._session.id if context._session is not None else None)
-        extra["hook"] = hook
+        extra = self.about(context._session) | {"hook": hook}
         if is_refusal(error):
             # Said on purpose, to a client that can make the hook say it as often as it likes.
             logger.debug("a hook refused: %s: %s", type(error).__name__, error, extra=extra)

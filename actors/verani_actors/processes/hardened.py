@@ -39,6 +39,7 @@ from thespian.system.transport.IPBase import IPActorAddress, TCPv4ActorAddress, 
 from thespian.system.transport.streamBuffer import ackDataErrPacket, ackPacket, toSendBuffer
 
 from verani.errors import VeraniError
+from verani.settings import LogFormat
 
 from ..membership.control import REGISTRAR
 from ..upkeep.logs import is_no_banner
@@ -156,9 +157,9 @@ def cluster_secret() -> bytes:
     return _secret
 
 
-def start(capabilities: Mapping[str, object], level: str) -> tuple[HardenedBase, ActorSystem]:
+def start(capabilities: Mapping[str, object], level: str, log_format: LogFormat) -> tuple[HardenedBase, ActorSystem]:
     """Start Admin and logger."""
-    base = HardenedBase(SimpleNamespace(capabilities=dict(capabilities)), _logger_definitions(level))
+    base = HardenedBase(SimpleNamespace(capabilities=dict(capabilities)), _logger_definitions(level, log_format))
     return base, ActorSystem(systemBase=base, transientUnique=True)
 
 
@@ -185,12 +186,11 @@ def _redirect_logs() -> None:
             module.thesplog = log  # type: ignore[attr-defined]  # any module of Thespian
 
 
-def _logger_definitions(level: str) -> dict[str, Any]:
+def _logger_definitions(level: str, log_format: LogFormat) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"verani": {"()": "verani_actors.upkeep.logs.Formatter"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "verani"}},
+        "handlers": {"stderr": {"()": "verani_actors.upkeep.logs.stderr_handler", "log_format": log_format}},
         "root": {"level": level.upper(), "handlers": ["stderr"], "filters": [is_no_banner]},
     }
 

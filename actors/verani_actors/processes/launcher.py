@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"no plan in {arguments[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 1
-    log_to_stderr(plan.settings.log_level)
+    log_to_stderr(plan.settings.log_level, plan.settings.log_format)
     # The terminal's Ctrl-C is for the supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(starter)
@@ -90,7 +90,7 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
     if leader is not None:
         capabilities["Convention Address.IPv4"] = f"{leader.address}:{leader.port}"
     try:
-        base, system = hardened.start(capabilities, plan.settings.log_level)
+        base, system = hardened.start(capabilities, plan.settings.log_level, plan.settings.log_format)
     except ActorSystemException as error:
         raise VeraniError(f"the actor system did not start at {address}:{port}: {error}") from error
     held.close()

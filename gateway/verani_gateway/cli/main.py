@@ -19,10 +19,11 @@ from typing import Final
 import msgspec
 
 from verani.errors import VeraniError
-from verani.settings import Settings
+from verani.settings import LogFormat, Settings
 from verani_actors.upkeep.fresh import import_from_source
 from verani_actors.upkeep.lifeline import die_with_parent
-from verani_actors.upkeep.logs import printable
+from verani_actors.upkeep.log_lines import printable
+from verani_actors.upkeep.logs import log_to_stderr, writes_json
 
 from ..config import SETTINGS, load, load_secrets, suggest, unknown_variables
 from ..service.gateway_logs import set_up_logging
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         match arguments:
-            case ["definitions", *targets]:
-                return _definitions(targets)
+            case ["definitions", level, "text" | "json" as log_format, *targets]:
+                return _definitions(level, log_format, targets)
             case ["gateway", folder, *targets]:
                 return _gateway(folder, targets)
         parsed = parse(arguments)
@@ -102,9 +103,10 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     return run(load_application(parsed.targets, settings), settings, secrets, until_eof=parsed.until_eof)
 
 
-def _definitions(targets: Sequence[str]) -> int:
+def _definitions(level: str, log_format: LogFormat, targets: Sequence[str]) -> int:
     """Import the targets for the supervisor, and print what they serve as JSON."""
     die_with_parent(os.getppid())
+    log_to_stderr(level, log_format)
     # What the targets print while they are imported must not get in between.
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -166,5 +168,8 @@ def _reload(arguments: Sequence[str], settings: Settings) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-    sys.stderr.write(f"{PROGRAM}: error: {printable(str(error))}\n")
+    if writes_json():
+        logger.error("%s", error)
+    else:
+        sys.stderr.write(f"{PROGRAM}: error: {printable(str(error))}\n")
     return code

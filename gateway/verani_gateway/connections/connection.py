@@ -25,6 +25,7 @@ from msgspec import UNSET, DecodeError
 from verani import frames
 from verani.errors import RateLimited
 from verani.frames import InvalidFrame, NotUtf8, ScannedFrame
+from verani.room.meta import ConnectionMeta
 from verani.tracebacks import forget_traceback
 
 from .close_handshake import CloseHandshake
@@ -73,6 +74,7 @@ class Connection:
         "_invalid",
         "_meter",
         "_turn",
+        "_user",
         "client_id",
         "closing",
         "id",
@@ -85,13 +87,21 @@ class Connection:
     )
 
     def __init__(
-        self, facilities: Facilities, id: str, room: str, client_id: str, meter: Meter, ws: Socket, request: web.Request
+        self,
+        facilities: Facilities,
+        id: str,
+        room: str,
+        meta: ConnectionMeta,
+        meter: Meter,
+        ws: Socket,
+        request: web.Request,
     ) -> None:
         """Take over a prepared WebSocket; raises ConnectionResetError if its transport is gone already."""
         settings, now, writer = facilities.settings, facilities.now, facilities.writer
         self.id = id
         self.room = room
-        self.client_id = client_id
+        self.client_id = meta.client_id
+        self._user = meta.user_id
         self._facilities = facilities
         itself = weakref.ref(self)
         self._intake = ws.take_in_small_pieces(
@@ -118,7 +128,7 @@ class Connection:
     @property
     def _extra(self) -> dict[str, str]:
         """What the log says of it."""
-        return {"room": self.room, "connection": self.id}
+        return {"room": self.room, "connection": self.id, "user": self._user}
 
     # --- reading ---------------------------------------------------------------------------------------
 

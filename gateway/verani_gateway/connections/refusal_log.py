@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from verani.errors import VeraniError
-from verani_actors.upkeep.logs import printable
+from verani_actors.upkeep.log_lines import printable
 
 from ..inputs.metrics import error_label
 

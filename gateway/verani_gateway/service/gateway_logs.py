@@ -1,7 +1,7 @@
 """Send the log of a gateway process to standard error.
 
-What a line looks like is said in `verani_actors.upkeep.logs`; what is logged, and at which level, is decided where it
-happens.
+What a line looks like is said in `verani_actors.upkeep.log_lines`; what is logged, and at which level, is decided where
+it happens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["set_up_logging"]
 
 def set_up_logging(settings: Settings) -> None:
     """Log at the configured level; replaces whatever was set up before."""
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     logging.getLogger("aiohttp.server").addFilter(_is_no_noise)
 
 

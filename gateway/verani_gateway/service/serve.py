@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -20,13 +20,13 @@ from verani_actors.upkeep.memory import quieten_collector
 
 from ..application import GATEWAY
 from ..config import Secrets
-from ..http.host_port import is_loopback
+from .banner import announce
 from .listeners import Listeners
-from .loading import Served, served_by
+from .loading import served_by
 from .loop import fastest_loop, run_loop
 from .signals import stopping
 
-__all__ = ["announce", "at_end_of_input", "run", "serve", "warn_of_public"]
+__all__ = ["at_end_of_input", "run", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,27 +88,3 @@ def at_end_of_input(stop: Callable[[], object], heard: Callable[[bytes], object]
             stop()
 
     loop.add_reader(descriptor, readable)
-
-
-def announce(public: Sequence[str], internal: Sequence[str], served: Sequence[Served], settings: Settings) -> None:
-    """Say once, for the whole service, that it is ready, and where: all addresses of both listeners."""
-    for url in public:
-        logger.info("public listener: %s", url)
-    rooms_at = public[0].replace("http", "ws", 1) if settings.unix_socket is None else ""
-    for each in served:
-        logger.info("room definition %s: %s", each.name, rooms_at + each.path)
-    for url in internal:
-        logger.info("internal listener: %s", url)
-    warn_of_public(served, settings)
-
-
-def warn_of_public(served: Sequence[Served], settings: Settings) -> None:
-    """Warn of rooms that believe whatever clients say, where others than this machine's can reach them."""
-    public = [each.name for each in served if each.is_public]
-    reached = [host for host in settings.public_addresses if not is_loopback(host)]
-    if public and reached and settings.unix_socket is None:
-        logger.warning(
-            "host %s is reachable from other machines, and without extract_meta clients may claim any user id in: %s",
-            ", ".join(reached),
-            ", ".join(public),
-        )

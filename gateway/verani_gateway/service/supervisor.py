@@ -39,14 +39,15 @@ from verani_actors.upkeep.runtime import Plan, Runtime
 
 from ..config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets
 from ..http.host_port import is_loopback
+from .banner import announce
 from .descendants import adopt_orphans, kill_children, reap
 from .early import stop_signals
 from .folder import runtime_folder
-from .import_check import check_imports, command
+from .import_check import check_imports, command, definitions
 from .keeper import BEATS, DRAINED, NO, READY, RESTART, STOP, WAITING, YES, Keeper
 from .loading import Served
 from .loop import run_loop
-from .serve import announce, at_end_of_input
+from .serve import at_end_of_input
 from .shape import check_shape
 from .sockets import Sockets, take, unix_url, urls
 
@@ -145,7 +146,7 @@ class _Supervisor:
             self._settings, self._sockets = await take(self._settings, held)
         # In a thread: a name server may take many seconds to say nothing.
         self._address = await asyncio.to_thread(resolve, self._settings.advertise)
-        return await check_imports(self._targets)
+        return await check_imports(self._targets, self._settings)
 
     def _on_signal(self, number: signal.Signals) -> None:
         """Stop at the first signal; end everything at the second."""
@@ -166,7 +167,7 @@ class _Supervisor:
             address=self._address,
             leader=self._leader,
             listeners=(_descriptors(self._sockets.public), _descriptors(self._sockets.internal)),
-            check=tuple(command("definitions", *self._targets)),
+            check=tuple(definitions(self._targets, "error", "text")),
         )
 
     # --- serving ---------------------------------------------------------------------------------------

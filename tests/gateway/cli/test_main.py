@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import re
 import signal
@@ -23,7 +22,6 @@ from tests.ports import free_port
 from verani.client import VeraniClient
 from verani.room.definition import define_room
 from verani.settings import Settings
-from verani_actors.upkeep.logs import Formatter
 from verani_gateway.application import setup
 from verani_gateway.cli.main import main
 from verani_gateway.config import SETTINGS, Secrets
@@ -582,7 +580,7 @@ async def test_a_second_signal_ends_a_process_whose_loop_is_blocked(start: Start
 async def test_a_start_up_hook_that_raises_ends_with_exit_code_1(start: Start) -> None:
     server = await start("serve", "app:failing", "--port", "0")
     assert await server.end() == 1
-    assert server.lines[-1] == "RuntimeError: no database"
+    assert server.lines[-1] == "    RuntimeError: no database"
 
 
 async def test_a_service_that_fails_to_start_frees_its_ports() -> None:
@@ -628,64 +626,3 @@ async def _started(**settings: Any) -> listeners.Listeners:
 )
 def test_the_internal_port_is_the_next_one_or_a_free_one(port: int, internal: int | None, expected: int) -> None:
     assert sockets.internal_port(Settings(port=port, internal_port=internal)) == expected
-
-
-# --- logging -------------------------------------------------------------------------------------------
-
-
-def _formatted(name: str, message: str, *arguments: object, **extra: object) -> str:
-    record = logging.LogRecord(name, logging.INFO, __file__, 1, message, arguments, None)
-    vars(record).update(extra)
-    return Formatter().format(record)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("verani", "[Verani] hello"),
-        ("verani.room.definition", "[Verani] hello"),
-        ("verani_actors.rooms.host", "[Verani] hello"),
-        ("verani_gateway.service.serve", "[Verani] hello"),
-        ("veranika", "veranika: hello"),
-        ("aiohttp.server", "aiohttp.server: hello"),
-        ("root", "root: hello"),
-    ],
-)
-def test_only_what_this_project_says_has_the_prefix(name: str, expected: str) -> None:
-    assert _formatted(name, "hello").endswith(f" INFO {expected}")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a\nINFO fake", r"a\nINFO fake"),
-        ("a\r\x1b[2J\x00", r"a\r\x1b[2J\x00"),
-        ("\u202eevil\u2028", r"\u202eevil\u2028"),
-        ("\udc80", r"\udc80"),
-        ("\U000e0001\t", r"\U000e0001\t"),
-        ("żółw ☃ 👍", "żółw ☃ 👍"),
-    ],
-)
-def test_what_could_forge_a_line_is_escaped(text: str, expected: str) -> None:
-    assert _formatted("verani", "got %s", text).endswith(f"[Verani] got {expected}")
-    assert _formatted("verani", "got it", room=text).endswith(f"[Verani] got it room={expected}")
-
-
-def test_room_and_connection_follow_the_message() -> None:
-    line = _formatted("verani", "hook failed", room="chat/lobby", connection="c1")
-    assert line.endswith("[Verani] hook failed room=chat/lobby connection=c1")
-    line = _formatted("verani", "hook failed", room='chat/a" connection=c9', connection="c1")
-    assert line.endswith('[Verani] hook failed room="chat/a\\" connection=c9" connection=c1')
-
-
-def test_a_traceback_is_indented_so_that_it_cannot_forge_a_line() -> None:
-    try:
-        raise ValueError("a\n2026-01-01 INFO [Verani] fake\x1b")
-    except ValueError:
-        record = logging.LogRecord("verani", logging.ERROR, __file__, 1, "failed", (), sys.exc_info())
-    record.stack_info = "Stack:\n  here"
-    head, *lines = Formatter().format(record).split("\n")
-    assert head.endswith("ERROR [Verani] failed")
-    assert all(line.startswith("    ") for line in lines)
-    assert r"    2026-01-01 INFO [Verani] fake\x1b" in lines
-    assert lines[-1] == "      here"
