@@ -40,6 +40,8 @@ USED = MappingProxyType(
         "README.md/chat.py": "test_readme",
         "docs/quick-start.md/service.py": "test_the_application_serves_its_own_pages_and_the_room",
         "docs/delivery.md/orders.py": "test_the_room_of_orders_says_what_is_unknown",
+        "docs/coming-from/socket-io.md/chat.py": "test_coming_from",
+        "docs/coming-from/socket-io.md/durable.py": "test_coming_from",
         "docs/protocol.md/room.py": "test_the_conversation_of_the_protocol_goes_as_it_says",
     }
 )
@@ -156,6 +158,13 @@ def test_every_module_of_a_page_is_used() -> None:
             if not used and f"{page}/{name}" not in USED:
                 unused.append(str(block))
     assert unused == []
+
+
+def test_what_is_said_to_use_a_module_is_there() -> None:
+    here = Path(__file__)
+    named = [used for used in USED.values() if not here.with_name(f"{used}.py").exists()]
+    assert named
+    assert [name for name in named if f"def {name}(" not in here.read_text()] == []
 
 
 Start = Callable[[str, str], Awaitable["Server"]]
