@@ -7,7 +7,7 @@ the definition is made, or every payload would be, later.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -15,7 +15,17 @@ from msgspec import inspect
 
 from .errors import DefinitionError
 
-__all__ = ["Unfit", "check_plain", "decode_hook", "encode_hook", "make_decoder", "schema_hook"]
+__all__ = [
+    "Unfit",
+    "check_plain",
+    "decode_hook",
+    "encode_hook",
+    "hints_of",
+    "is_model",
+    "is_plain",
+    "make_decoder",
+    "parts_of",
+]
 
 # What JSON decodes to where no type is asked for.
 _PLAIN = (dict, list, str, int, float, bool, type(None))
@@ -53,6 +63,20 @@ def check_plain(kind: type[msgspec.Struct], label: str) -> None:
 
 def _unchecked(annotation: Any, *, models: bool = True) -> Iterator[str]:
     yield from _foreign_constraints(annotation)
+    for info in parts_of(annotation):
+        kind = getattr(info, "cls", None)
+        if isinstance(info, inspect.CustomType):
+            if not ((is_model(kind) and models) or is_plain(kind)):
+                yield f"{kind!r}"
+        elif hasattr(kind, "__pydantic_validator__"):
+            yield f"the Pydantic dataclass {kind!r}"
+        elif isinstance(kind, type):
+            for hint in hints_of(kind).values():
+                yield from _foreign_constraints(hint)
+
+
+def parts_of(annotation: Any) -> Iterator[inspect.Type]:
+    """Give a type and all that it is made of, each once; raises TypeError for one that msgspec does not take."""
     seen: set[int] = set()
     waiting = [inspect.type_info(annotation)]
     while waiting:
@@ -60,27 +84,20 @@ def _unchecked(annotation: Any, *, models: bool = True) -> Iterator[str]:
         if id(info) in seen:
             continue
         seen.add(id(info))
-        kind = getattr(info, "cls", None)
-        if isinstance(info, inspect.CustomType):
-            if not ((_is_model(kind) and models) or _is_plain(kind)):
-                yield f"{kind!r}"
-        elif hasattr(kind, "__pydantic_validator__"):
-            yield f"the Pydantic dataclass {kind!r}"
-        elif isinstance(kind, type):
-            for hint in _hints_of(kind):
-                yield from _foreign_constraints(hint)
+        yield info
         for field in info.__struct_fields__:
             waiting += _types_in(getattr(info, field))
 
 
-def _hints_of(kind: type) -> Iterable[Any]:
+def hints_of(kind: type) -> Mapping[str, Any]:
+    """Give the annotations of a class; none where one cannot be resolved."""
     try:
-        return get_type_hints(kind, include_extras=True).values()
+        return get_type_hints(kind, include_extras=True)
     except NameError:  # of a name that msgspec did not need, because it belongs to a base class elsewhere
-        return ()
+        return {}
 
 
-def _is_plain(kind: Any) -> bool:
+def is_plain(kind: Any) -> bool:
     """Tell whether what JSON holds may be one of these: `object`, for example."""
     return isinstance(kind, type) and any(issubclass(plain, kind) for plain in _PLAIN)
 
@@ -103,7 +120,8 @@ def _foreign_constraints(annotation: Any) -> Iterator[str]:
             yield from _foreign_constraints(argument)
 
 
-def _is_model(kind: Any) -> bool:
+def is_model(kind: Any) -> bool:
+    """Tell whether this is a Pydantic model that `decode_hook` takes."""
     model = getattr(sys.modules.get("pydantic"), "BaseModel", None)
     if model is None or not (isinstance(kind, type) and issubclass(kind, model)):
         return False
@@ -112,7 +130,7 @@ def _is_model(kind: Any) -> bool:
 
 def decode_hook(kind: Any, value: Any) -> Any:
     """Make what msgspec leaves to us of a decoded value; raises `Unfit`."""
-    if not _is_model(kind):
+    if not is_model(kind):
         if isinstance(value, kind):
             return value
         raise Unfit(f"Expected `{kind.__name__}`, got `{type(value).__name__}`", "")
@@ -129,14 +147,6 @@ def _path_of(location: Iterable[str | int]) -> str:
 
 def encode_hook(value: Any) -> Any:
     """Make what msgspec can encode of what it cannot; raises TypeError as it does by itself."""
-    if _is_model(type(value)):
+    if is_model(type(value)):
         return value.model_dump(mode="json", by_alias=True)
     raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
-
-
-def schema_hook(kind: Any) -> dict[str, Any]:
-    """Describe a model for OpenAPI; one that refers to others may be any object."""
-    if not _is_model(kind):
-        raise NotImplementedError  # what msgspec expects
-    schema: dict[str, Any] = kind.model_json_schema()
-    return {"type": "object", "title": kind.__name__} if "$defs" in schema else schema

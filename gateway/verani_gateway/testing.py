@@ -16,7 +16,7 @@ from verani.errors import DefinitionError
 from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 
-from .application import adopt, mounted, setup
+from .application import GATEWAY, adopt, mounted, setup
 from .config import Secrets
 from .service.listeners import Listeners
 
@@ -30,7 +30,10 @@ async def serving(
     """Serve while the block runs; give the URLs of the public and of the internal listener."""
     loopback = {"host": "127.0.0.1", "port": 0, "internal_host": "127.0.0.1", "internal_port": 0, "unix_socket": None}
     settings = msgspec.structs.replace(settings, **loopback)
-    listeners = Listeners(_application(targets, settings), settings, Secrets())
+    application = _application(targets, settings)
+    for definition in application[GATEWAY].definitions:
+        definition.events.are_checked = True
+    listeners = Listeners(application, settings, Secrets())
     await listeners.start()
     try:
         yield listeners.public_urls[0], listeners.internal_urls[0]

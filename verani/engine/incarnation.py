@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic
 
 from ..errors import VeraniError
+from ..room.checked_actor import CheckedActor
 from ..room.context import Actor, Context
 from ..room.definition import RoomDefinition
 from ..room.meta import M
@@ -69,7 +70,7 @@ class Incarnation(Generic[M, S]):
         self.calls = OutgoingCalls(self.turn, sink, settings.rpc_timeout)
         self.drains = Drains(self.turn, self.roster, self.outputs)
         self.log = log
-        self.actor: Actor[M, S] = Actor(self)
+        self.actor: Actor[M, S] = CheckedActor(self) if definition.events.are_checked else Actor(self)
         self._state: tuple[S] | None = None
         self._marker = marker
         self._hook_timeout = settings.hook_timeout

@@ -14,18 +14,18 @@ from typing import Any, Generic, TypeVar, Unpack, overload
 import msgspec
 
 from ..errors import DefinitionError
-from ..frames import PING
 from ..models import check_plain
-from ..names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
+from ..names import LIFECYCLE_EVENTS
 from ..settings import RatePolicy, Settings
 from ..signatures import check_arity, is_async
 from .authority import Authority, public_meta
 from .context import Context, S
-from .handlers import EventRate, Handlers
+from .handlers import EventRate, Handlers, event_rate
 from .meta import AttachmentCodec, ConnectionMeta, M
 from .methods import BUILT_IN, Method
-from .options import HOOKS, RATES, RoomOptions, SameClient, check_options, check_subprotocols, is_number
+from .options import HOOKS, RATES, RoomOptions, SameClient, check_options, check_subprotocols
 from .request import ConnectRequest, MetaMaker
+from .sent_events import K, SentEvents, check_event_name
 
 __all__ = ["RoomDefinition", "define_room"]
 
@@ -71,6 +71,7 @@ class RoomDefinition(Generic[M, S]):
         self.rates = {option: value for option, value in options.items() if option in RATES}
         self.event_rates: dict[str, EventRate] = {}
         self.handlers = Handlers()
+        self.events = SentEvents(name)
         self.middleware: list[Callable[..., Any]] = []
         self.methods: dict[str, Method] = dict(BUILT_IN)
         self.hooks: dict[str, Callable[..., Any]] = {}
@@ -101,12 +102,10 @@ class RoomDefinition(Generic[M, S]):
         socket unread, other events included, ``"drop"`` drops the frame and answers a request with ``rate_limited``,
         ``"close"`` closes the connection with 1008.
         """
-        check_name(event, "event")
-        if event.startswith(RESERVED_PREFIX):
-            raise DefinitionError(f"{self.name}: event names that start with {RESERVED_PREFIX!r} are reserved")
-        if event == PING:
-            raise DefinitionError(f"{self.name}: {PING!r} is answered by the gateway and never reaches a room")
-        self._set_rate(event, rate, burst, policy)
+        check_event_name(self.name, event)
+        own_rate = event_rate(f"{self.name}: {event!r}", event, rate, burst, policy)
+        if own_rate is not None and self.event_rates.setdefault(event, own_rate) is not own_rate:
+            raise DefinitionError(f"{self.name}: {event!r} has a rate already; expected one rate= for each event")
         self.warn_of_collision(event)
         if event in _HABITS:
             logger.warning(
@@ -123,23 +122,6 @@ class RoomDefinition(Generic[M, S]):
 
         return register
 
-    def _set_rate(self, event: str, rate: float | None, burst: int | None, policy: RatePolicy | None) -> None:
-        if rate is None:
-            if burst is not None or policy is not None:
-                raise DefinitionError(f"{self.name}: {event!r}: expected rate= with burst= and policy=")
-            return
-        if event == "*":
-            raise DefinitionError(f"{self.name}: expected rate_limit= of define_room for all events, got rate= for '*'")
-        if event in self.event_rates:
-            raise DefinitionError(f"{self.name}: {event!r} has a rate already; expected one rate= for each event")
-        if not is_number(rate) or rate <= 0:
-            raise DefinitionError(f"{self.name}: {event!r}: expected rate= to be more than 0, got {rate!r}")
-        given = {"rate_burst": burst, "rate_policy": policy}
-        check_options(
-            f"{self.name}: {event!r}", {option: value for option, value in given.items() if value is not None}
-        )
-        self.event_rates[event] = EventRate(float(rate), burst, policy)
-
     def rated(self, settings: Settings) -> Settings:
         """Give the settings with the rates of this definition."""
         return msgspec.structs.replace(settings, **self.rates) if self.rates else settings
@@ -147,6 +129,24 @@ class RoomDefinition(Generic[M, S]):
     def off(self, event: str, handler: Callable[..., Any]) -> None:
         """Remove a handler from an event; one that is not registered is ignored."""
         self.handlers.remove(event, handler)
+
+    @overload
+    def event(self, event: str) -> Callable[[K], K]: ...
+    @overload
+    def event(self, event: str, kind: Any) -> None: ...
+    def event(self, event: str, kind: Any = msgspec.UNSET) -> Callable[[K], K] | None:
+        """Declare an event that the room sends, with the type of its data: `kind`, None for none, or the class below.
+
+        Types for browsers are made of it. Only tests (`verani.testing`) look at what a room sends: one that declares
+        any event is held to what it declares. Raises `DefinitionError` for an event that is declared twice, and for a
+        type that nobody could check or that has a ``type``.
+        """
+        decorator = self.events.decorator(event)
+        self.warn_of_collision(event)
+        if kind is msgspec.UNSET:
+            return decorator
+        self.events.declare(event, kind)
+        return None
 
     def use(self, middleware: F) -> F:
         """Wrap every frame that reaches a handler or `on_message`, valid payload included, and every call.
@@ -300,6 +300,7 @@ class RoomDefinition(Generic[M, S]):
 
     def check(self) -> None:
         """Raise `DefinitionError` for what can only be known once all decorators have run, or is costly to know."""
+        self.events.check_types()
         try:
             self.codec(1)
             check_plain(self.meta, f"{self.name}: meta= {self.meta.__name__}")

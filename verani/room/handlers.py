@@ -1,37 +1,58 @@
-"""Keep the event handlers of a definition, and find those of a frame."""
+"""Keep the event handlers of a definition with what they take, and find those of a frame."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import msgspec
 
+from .. import frames
 from ..errors import DefinitionError
 from ..models import make_decoder
 from ..settings import RatePolicy
 from ..signatures import check_arity, is_async, label_of, resolve
+from .options import check_options, is_number
 
-__all__ = ["EventRate", "Handler", "Handlers"]
+__all__ = ["EventRate", "Handler", "Handlers", "event_rate"]
 
 
 class Handler:
-    """One registered event handler and the decoder for the type its payload is annotated with."""
+    """One registered event handler, the type its payload is annotated with, and the decoder for that."""
 
-    __slots__ = ("decoder", "function", "is_async")
+    __slots__ = ("decoder", "function", "is_async", "taken")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.is_async = is_async(function)
-        self.decoder = _payload_decoder(function)
+        self.taken, self.decoder = _payload_of(function)
+
+    @property
+    def needs_data(self) -> bool:
+        """False where clients may leave out the data, which is ``{}`` then."""
+        try:
+            frames.decode_data(None, self.decoder)
+        except Exception:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
+            return True
+        return False
+
+    @property
+    def returned(self) -> Any:
+        """The type its result is annotated with; `Any` where that is not known."""
+        annotation = getattr(inspect.unwrap(self.function), "__annotations__", {}).get("return", Any)
+        try:
+            return resolve(self.function, {"return": annotation})["return"]
+        except (NameError, TypeError):  # of a name that exists for type checkers alone
+            return Any
 
 
-def _payload_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any] | None:
+def _payload_of(function: Callable[..., Any]) -> tuple[Any, msgspec.json.Decoder[Any] | None]:
     label = label_of(function)
     parameter = check_arity(function, label, ("ctx", "data"))[1]
     try:
         annotation = resolve(function, {"data": parameter.annotation})["data"]
-        return None if annotation is Any else make_decoder(annotation, label)
+        return annotation, None if annotation is Any else make_decoder(annotation, label)
     except (NameError, TypeError) as error:
         raise DefinitionError(
             f"{label}: expected the type of {parameter.name!r} to be one that msgspec can decode: {error}"
@@ -82,3 +103,20 @@ class EventRate(NamedTuple):
     rate: float
     burst: int | None
     policy: RatePolicy | None
+
+
+def event_rate(
+    owner: str, event: str, rate: float | None, burst: int | None, policy: RatePolicy | None
+) -> EventRate | None:
+    """Make the rate that an event is given, if it is; raises `DefinitionError`, which begins with `owner`."""
+    if rate is None:
+        if burst is not None or policy is not None:
+            raise DefinitionError(f"{owner}: expected rate= with burst= and policy=")
+        return None
+    if event == "*":
+        raise DefinitionError(f"{owner}: expected rate_limit= of define_room for all events, got rate= for one")
+    if not is_number(rate) or rate <= 0:
+        raise DefinitionError(f"{owner}: expected rate= to be more than 0, got {rate!r}")
+    given = {"rate_burst": burst, "rate_policy": policy}
+    check_options(owner, {option: value for option, value in given.items() if value is not None})
+    return EventRate(float(rate), burst, policy)

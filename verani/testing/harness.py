@@ -50,6 +50,7 @@ class RoomHarness(Generic[M, S]):
     waiting for real time has happened. The room wakes with its first event, and `on_startup` runs before that.
     `calls` stands in for the rooms that this one calls: ``(room, method, arguments) -> result``, `def` or `async def`,
     with the room's whole name and the arguments as a dict (or a list, where they were given by position).
+    A room whose definition declares events (``@room.event``) raises `NotDeclared` where it sends anything else.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RoomHarness(Generic[M, S]):
         if spelled is None:
             raise ValueError(f"RoomHarness: expected {ROOM_ID}, got {room_id!a}")
         definition.check()
+        definition.events.are_checked = True
         self.definition = definition
         self.room_id = spelled
         self.settings = settings if settings is not None else Settings()

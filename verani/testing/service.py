@@ -57,7 +57,8 @@ def serve(*rooms: RoomDefinition[Any, Any] | web.Application, settings: Settings
 
     `url` is ``http://127.0.0.1:PORT``. Everything is real: listeners, WebSockets, limits, sleep. It runs in the event
     loop of the test and stops as a service does: connections that are still there are closed with 1012. `settings`
-    are those of the service; hosts and ports are chosen here. What hooks raise is in the log. Entering the block
+    are those of the service; hosts and ports are chosen here. What hooks raise is in the log, also `NotDeclared`, for
+    what a room sends and its definition does not declare. Entering the block
     raises `DefinitionError` and `SettingsError` as `verani serve` does.
     """
     return TestService(rooms, settings or Settings())

@@ -9,19 +9,15 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from verani.connect import KEY_HEADER, TIMEOUT_HEADER
 from verani.errors import error_for
-from verani.models import schema_hook
 from verani.names import MAX_ROOM_ID, ROOM_ID
 from verani.room.definition import RoomDefinition
 from verani.room.methods import MAX_TIMEOUT, MIN_TIMEOUT, Method
+from verani.schemas import REF, describe
 from verani.version import __version__
 
 __all__ = ["openapi_document"]
-
-_REF: Final = "#/components/schemas/{name}"
 
 # What a call may come to (design section 8), besides its result.
 _CODES: Final = (
@@ -67,7 +63,8 @@ def openapi_document(definitions: Sequence[RoomDefinition[Any, Any]], *, with_to
     """Build the document; `with_token` says that calls need the rpc token."""
     methods = [(definition, method) for definition in definitions for method in definition.methods.values()]
     types = [kind for _, method in methods for kind in (*method.types.values(), method.result_type)]
-    schemas, components = _schemas(types)
+    found, components = describe(types)
+    schemas = iter(found)
     paths = {
         f"/rpc/{definition.name}/{{room}}/{method.name}": {"post": _operation(definition, method, schemas, with_token)}
         for definition, method in methods
@@ -138,24 +135,5 @@ def _failures() -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for code in _CODES:
         by_status.setdefault(error_for(code).status, []).append(code)
-    content = {"application/json": {"schema": {"$ref": _REF.format(name="VeraniError")}}}
+    content = {"application/json": {"schema": {"$ref": REF.format(name="VeraniError")}}}
     return {str(status): {"description": ", ".join(codes), "content": content} for status, codes in by_status.items()}
-
-
-def _schemas(types: Sequence[Any]) -> tuple[Iterator[Any], dict[str, Any]]:
-    """Return the schema of each type and the components they share; a type that has none may be anything."""
-    try:
-        schemas, components = msgspec.json.schema_components(types, schema_hook=schema_hook, ref_template=_REF)
-        return iter(schemas), components
-    except (TypeError, ValueError):
-        known = [kind if _has_schema(kind) else Any for kind in types]
-        schemas, components = msgspec.json.schema_components(known, schema_hook=schema_hook, ref_template=_REF)
-        return iter(schemas), components
-
-
-def _has_schema(kind: Any) -> bool:
-    try:
-        msgspec.json.schema(kind, schema_hook=schema_hook)
-    except (TypeError, ValueError):
-        return False
-    return True
