@@ -74,6 +74,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "leader", metavar="LEADER", help="HOST or HOST:PORT of the machine that runs verani serve (default port: 8100)"
     )
     _add_serve_arguments(join)
+    new = commands.add_parser(
+        "new",
+        help="make a small project that runs",
+        description="Make a folder with a room, a page, a test, a Makefile and a Dockerfile.",
+        allow_abbrev=False,
+    )
+    new.add_argument("name", metavar="NAME", help="name of the folder, and of the Python module in it")
     rooms = commands.add_parser(
         "rooms",
         help="show the rooms of a running service",

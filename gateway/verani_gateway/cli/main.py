@@ -1,4 +1,4 @@
-"""Obey the command line: `verani serve`, `join`, `rooms`, `cluster`, `drain`, `restart`, `call` and `--version`.
+"""Obey the command line: `verani serve`, `join`, `new`, `rooms`, `cluster`, `drain`, `restart`, `call` and `--version`.
 
 A wrong name, value or target ends with exit code 2, a service that cannot start with 1, both with one sentence on
 standard error. What the supervisor of several processes starts is not shown in the help.
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         match parsed.command:
             case "serve" | "join":
                 return _serve(parsed, arguments)
+            case "new":
+                return _new(parsed)
             case "rooms":
                 return _rooms(parsed)
             case "cluster":
@@ -126,6 +128,17 @@ def _gateway(folder: str, targets: Sequence[str]) -> int:
     from ..service.gateway_process import run_gateway
 
     return run_gateway(folder, targets, load_secrets(os.environ))
+
+
+def _new(parsed: argparse.Namespace) -> int:
+    from .new import ProjectError, make_project, next_steps  # the only command that needs what this imports
+
+    try:
+        project = make_project(parsed.name, Path.cwd())
+    except ProjectError as error:
+        return _fail(error, _FAILED)
+    sys.stdout.write(next_steps(project.name))
+    return 0
 
 
 def _cluster(parsed: argparse.Namespace) -> int:
