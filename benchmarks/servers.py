@@ -16,6 +16,7 @@ from typing import Any, Final
 from aiohttp import WSMsgType, web
 
 from verani import Context, Settings, define_room
+from verani_actors.upkeep.memory import quieten_collector
 from verani_gateway import setup
 
 # The largest frames that are measured carry 64 KiB beside their number.
@@ -103,4 +104,6 @@ def run(make_app: Callable[[], web.Application], loop: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "verani":
+        quieten_collector()  # as `verani serve` does
     run(verani_app if sys.argv[1] == "verani" else plain_app, sys.argv[2])
