@@ -111,7 +111,8 @@ def test_models_bring_what_they_refer_to() -> None:
 
 
 def test_models_of_one_name_do_not_get_mixed_up() -> None:
-    other = pydantic.create_model("Order", items=(list[pydantic.create_model("Item", weight=(int, ...))], ...))  # type: ignore[misc]
+    fields: dict[str, Any] = {"items": (list[pydantic.create_model("Item", weight=(int, ...))], ...)}  # type: ignore[misc]
+    other: Any = pydantic.create_model("Order", **fields)
     [first, second], components = describe([Order, other])
     assert first["properties"]["items"]["items"] != second["properties"]["items"]["items"]
     assert {"name", "weight"} <= {key for schema in components.values() for key in schema["properties"]}
