@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import uuid
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from verani import (
     ConnectRequest,
     Context,
     Forbidden,
+    Identity,
     InvalidArguments,
     NotFound,
     Unauthorized,
@@ -271,6 +273,11 @@ def tell(ctx: Ctx, letter: Letter) -> int:
 @chat.on("reply")
 def reply(ctx: Ctx, data: Any) -> None:
     ctx.emit("replied", data)
+
+
+@chat.on("utter")
+def utter(ctx: Ctx, name: str) -> None:
+    ctx.actor.broadcast("default", {"type": name, "by": ctx.meta.user_id})
 
 
 @chat.on("join")
@@ -558,6 +565,32 @@ def add_to(actor: Actor, amount: int) -> int:
     return actor.state.total  # type: ignore[no-any-return]  # a namespace
 
 
+vault = define_room("vault", websocket_path="/vault/{room}")
+
+
+class Keys:
+    """Tokens say whom they are for and how many seconds they last: `ann.3600`."""
+
+    async def __call__(self, request: ConnectRequest) -> Identity:
+        shown = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        offered = [each.removeprefix("bearer.") for each in request.subprotocols if each.startswith("bearer.")]
+        return await self.verify_token(shown or offered[0])
+
+    async def verify_token(self, token: str, /) -> Identity:
+        user, _, seconds = token.partition(".")
+        if not seconds.isdigit():
+            raise Unauthorized(ON_PURPOSE)
+        return Identity({"user_id": user}, expires_at=time.time() + int(seconds))
+
+
+vault.extract_meta(Keys())
+
+
+@vault.on("who")
+def holder(ctx: Context, data: Any) -> str:
+    return ctx.meta.user_id
+
+
 single = define_room("single", same_client="reject", websocket_path="/single/{room}")
 
 
@@ -618,4 +651,4 @@ async def count(request: web.Request) -> web.Response:
 
 app = web.Application()
 app.router.add_get("/count/{room}", count)
-setup(app, gate, chat, guarded, hesitant, ledger, single, tireless, wild, plain)
+setup(app, gate, chat, guarded, hesitant, ledger, single, tireless, vault, wild, plain)

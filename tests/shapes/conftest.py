@@ -30,6 +30,17 @@ if _UNKNOWN := sorted({*_CHOSEN} - {*SHAPES}):
     raise pytest.UsageError(f"VERANI_TEST_SHAPES: expected some of {', '.join(SHAPES)}, got {', '.join(_UNKNOWN)}")
 
 
+# What clients do is theirs: it is enough to see it in one process and in several.
+_OF_CLIENTS = "test_client_behaviour.py"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out what needs not be run on several machines, too."""
+    spared = [item for item in items if item.path.name == _OF_CLIENTS and "[machines" in item.name]
+    items[:] = [item for item in items if item not in spared]
+    config.hook.pytest_deselected(items=spared)
+
+
 @pytest.fixture(scope="session", params=_CHOSEN)
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     """Start the service of a shape when its first test needs it."""

@@ -427,7 +427,8 @@ export class VeraniClient {
     socket.onopen = () => this.#opened();
     socket.onmessage = (message) => this.#received(message.data);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
-    socket.onerror = () => {}; // says nothing; `close` follows
+    // It says nothing, and `close` follows; but for Node 20, where none does for a handshake that has failed.
+    socket.onerror = () => this.#socket === socket && this.#openedAt === null && this.#lost(LOST, "");
   }
 
   #opened() {
