@@ -11,7 +11,7 @@ WORKERS ?= 5
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help serve test check format docs bench bench-smoke soak fuzz autobahn clean
+.PHONY: help serve test check format dist docs bench bench-smoke soak fuzz autobahn clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -96,5 +96,10 @@ format: $(VENV)/.installed ## format the code
 docs: $(VENV)/.docs ## build the documentation as a site, in site/; fails where a link or an anchor leads nowhere
 	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
+dist: $(VENV)/.installed ## build wheel and source distribution in dist/, as an index would get them, and check both
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) $(PEERS)/node_modules tests/node/node_modules .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts site
+	rm -rf $(VENV) $(PEERS)/node_modules tests/node/node_modules .coverage* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts dist site

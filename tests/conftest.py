@@ -86,6 +86,7 @@ def unused_tcp_port() -> int:
 _SHARED: Final = (
     "tests/actors/processes/test_hardened.py",
     "tests/integration/test_machines.py",
+    "tests/integration/test_packages.py",
     "tests/integration/test_strangers.py",
     "tests/test_netns.py",
 )

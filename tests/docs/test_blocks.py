@@ -54,6 +54,8 @@ FOREIGN = {
     "export",
     "echo",
     "npm",
+    "git",
+    "twine",
 }
 
 PLACEHOLDER = re.compile(r"path/to/the/checkout(?:\[([\w,]+)\])?$")
