@@ -25,6 +25,7 @@ from verani.link.messages import Ask, HostMessage, Told
 from ..rooms.host import RoomHost
 from ..rooms.room_status import RoomStatus
 from ..upkeep.code_check import CodeCheck
+from .activity import host_activity
 from .measures import host_metrics, process_metrics, render
 
 __all__ = [
@@ -50,7 +51,18 @@ __all__ = [
 # What may be asked. The argument of `rooms` is a `RoomsQuestion`, of `room`, `sessions`, `hibernate` and `wake` a name,
 # of `drain` a target, of `close` a `verani_gateway.operating.sessions.CloseOrder`.
 Topic: TypeAlias = Literal[
-    "rooms", "room", "sessions", "errors", "metrics", "cluster", "quarantine", "hibernate", "wake", "close", "drain"
+    "rooms",
+    "room",
+    "sessions",
+    "activity",
+    "errors",
+    "metrics",
+    "cluster",
+    "quarantine",
+    "hibernate",
+    "wake",
+    "close",
+    "drain",
 ]
 
 # The target of a drain that ends the whole service.
@@ -259,6 +271,8 @@ def answer(topic: str, argument: str, host: RoomHost, status: Callable[[], HostS
     match topic:
         case "room":
             return msgspec.json.encode(host.status(argument))
+        case "activity":
+            return msgspec.json.encode(host_activity(host))
         case "errors":
             return msgspec.json.encode(host.failures.listed())
         case "hibernate":

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from verani.errors import NotFound
+from verani_actors.operating.activity import Activity, host_activity, sum_up
 from verani_actors.operating.answers import SLICE, GatewayStatus, RoomsQuestion
 from verani_actors.rooms.hook_failures import HookFailure
 from verani_actors.rooms.room_status import RoomStatus
 
 from ..gateway import Gateway
 from .exposition import exposition
+from .own_answers import gateway_activity
 from .service_answers import Listing, ServiceStatus, check_target
 from .sessions import CloseOrder, SessionsTold, close, sessions_of
 
@@ -69,6 +71,10 @@ class Alone:
             draining=not gateway.accepting,
         )
         return ServiceStatus(0, "", [], [status], [])
+
+    async def activity(self) -> Activity:
+        """Count what the gateway and its host do."""
+        return sum_up((gateway_activity(self._gateway), host_activity(self._gateway.host)))
 
     async def errors(self) -> list[HookFailure]:
         """Ask the host."""

@@ -6,14 +6,13 @@ be this listener's own. Callers and operators show a token. The application's ow
 
 from __future__ import annotations
 
-import hmac
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import hdrs, web
 
-from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, Unauthorized, VeraniError
+from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, VeraniError
 from verani.names import room_id_of
 from verani.settings import Settings
 from verani_actors.operating.answers import RoomsQuestion
@@ -34,6 +33,7 @@ from .orders import JSON, Orders, json_response
 from .rpc import RPC_PATH, RpcEndpoint, error_response
 from .service_answers import CUT, Answers
 from .sessions import SessionsTold
+from .token_check import require_token
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
@@ -79,7 +79,7 @@ def internal_application(
         return web.json_response({"status": "not ready"}, status=503)
 
     async def rooms(request: web.Request) -> web.StreamResponse:
-        _require(secrets.admin_token, request)
+        require_token(secrets.admin_token, request)
         query = request.query
         question = RoomsQuestion(_limit(request), query.get("state"), query.get("prefix", ""))
         listing = await service.rooms(question)
@@ -93,7 +93,7 @@ def internal_application(
         return response
 
     async def room(request: web.Request) -> web.Response:
-        _require(secrets.admin_token, request)
+        require_token(secrets.admin_token, request)
         name = _room_name(request)
         found = await service.room(name) if name is not None else None
         if found is None:
@@ -101,34 +101,34 @@ def internal_application(
         return json_response(found)
 
     async def sessions(request: web.Request) -> web.Response:
-        _require(secrets.admin_token, request)
+        require_token(secrets.admin_token, request)
         name = _room_name(request)
         return json_response(await service.sessions(name) if name is not None else SessionsTold([]))
 
     async def metrics(request: web.Request) -> web.Response:
-        _require(secrets.admin_token, request)
+        require_token(secrets.admin_token, request)
         return web.Response(text=await service.metrics(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
     async def cluster(request: web.Request) -> web.Response:
-        _require(secrets.admin_token, request)
+        require_token(secrets.admin_token, request)
         return json_response(await service.cluster())
 
     async def quarantine(request: web.Request) -> web.Response:
-        _require(secrets.admin_token, request)
+        require_token(secrets.admin_token, request)
         return json_response(await service.quarantine())
 
     async def errors(request: web.Request) -> web.Response:
-        _require(secrets.admin_token, request)
+        require_token(secrets.admin_token, request)
         return json_response(await service.errors())
 
     call_room = RpcEndpoint(gateway)
 
     async def rpc(request: web.Request) -> web.Response:
-        _require(secrets.rpc_token, request)
+        require_token(secrets.rpc_token, request)
         return await call_room(request)
 
     async def openapi(request: web.Request) -> web.Response:
-        _require(secrets.rpc_token, request)
+        require_token(secrets.rpc_token, request)
         document = openapi_document(gateway.definitions, with_token=secrets.rpc_token is not None)
         return json_response(document)
 
@@ -145,7 +145,7 @@ def internal_application(
     application.router.add_get("/admin/quarantine", quarantine)
     application.router.add_get("/admin/errors", errors)
     application.router.add_get(f"/admin/sessions/{{definition}}/{ROOM_IN_PATH}", sessions)
-    Orders(gateway, service, partial(_require, secrets.admin_token)).add_to(application.router)
+    Orders(gateway, service, partial(require_token, secrets.admin_token)).add_to(application.router)
     add_browser_client(application)
     return application
 
@@ -185,16 +185,5 @@ def _guard(settings: Settings) -> Middleware:
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
-
-
-def _require(token: str | None, request: web.Request) -> None:
-    """Raise `Unauthorized` unless the request shows the token; without one, only loopback reaches this listener."""
-    if token is None:
-        return
-    scheme, _, shown = (only(request.headers, hdrs.AUTHORIZATION) or "").partition(" ")
-    # aiohttp decodes headers with surrogateescape; the same way back keeps every byte.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(
-        shown.strip().encode("utf-8", "surrogateescape"), token.encode()
-    ):
-        raise Unauthorized("expected a bearer token")
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from verani.errors import Conflict, InvalidArguments, NotFound, RoomBusy
+from verani_actors.operating.activity import Activity, sum_up
 from verani_actors.operating.answers import (
     ALL,
     GatewayStatus,
@@ -84,6 +85,10 @@ class Overview:
         """Ask all gateways."""
         told = (await self._inquiry.collect("sessions", room)).decoded(SessionsTold)
         return SessionsTold([seen for each in told for seen in each.sessions], more=any(each.more for each in told))
+
+    async def activity(self) -> Activity:
+        """Add up what all processes count."""
+        return sum_up((await self._inquiry.collect("activity")).told(Activity))
 
     async def errors(self) -> list[HookFailure]:
         """Ask all hosts."""

@@ -7,6 +7,7 @@ from itertools import chain, islice
 
 import msgspec
 
+from verani_actors.operating.activity import Activity
 from verani_actors.operating.answers import MAX_ROOMS, GatewayStatus, RoomHeld, RoomsHeld, RoomsQuestion
 
 from ..gateway import Gateway
@@ -15,7 +16,7 @@ from ..placement.placement import Placement
 from .exposition import exposition
 from .sessions import CloseOrder, close, sessions_of
 
-__all__ = ["answer"]
+__all__ = ["answer", "gateway_activity"]
 
 
 def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], GatewayStatus]) -> bytes:
@@ -29,6 +30,8 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
         case "room":
             held = rooms.get(argument)
             return msgspec.json.encode(_known(gateway.placement, held) if held is not None else None)
+        case "activity":
+            return msgspec.json.encode(gateway_activity(gateway))
         case "sessions":
             return msgspec.json.encode(sessions_of(gateway, argument))
         case "close":
@@ -39,6 +42,12 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
             return msgspec.json.encode(status())
         case _:
             return b"null"
+
+
+def gateway_activity(gateway: Gateway) -> Activity:
+    """Count what a gateway does."""
+    counts = gateway.metrics
+    return Activity(connections=len(gateway.connections), frames=counts.frames, deliveries=counts.deliveries)
 
 
 def _known(placement: Placement, room: RoomInputs) -> RoomHeld:

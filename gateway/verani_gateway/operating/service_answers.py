@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from verani.errors import InvalidArguments
+from verani_actors.operating.activity import Activity
 from verani_actors.operating.answers import ALL, GatewayStatus, HostStatus, RoomsQuestion
 from verani_actors.rooms.hook_failures import HookFailure
 from verani_actors.rooms.room_status import RoomStatus
@@ -50,6 +51,9 @@ class Answers(Protocol):
 
     async def room(self, name: str) -> RoomStatus | None:
         """Explain one room; None for one that nobody is in and that is not awake."""
+
+    async def activity(self) -> Activity:
+        """Count what the whole service has done."""
 
     async def sessions(self, room: str) -> SessionsTold:
         """Tell who is in a room, as its gateways know it: it is not woken."""

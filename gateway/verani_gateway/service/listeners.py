@@ -13,6 +13,8 @@ from verani.settings import Settings
 
 from ..application import GATEWAY
 from ..config import Secrets, check
+from ..inspector.inspector import Inspector
+from ..operating.alone import Alone
 from ..operating.internal import check_tokens, internal_application
 from ..operating.service_answers import Answers
 from .listener import Listener
@@ -44,7 +46,7 @@ class Listeners:
         answers: Answers | None = None,
         sockets: Sockets | None = None,
     ) -> None:
-        self._answers = answers
+        self._answers = answers if answers is not None else Alone(application[GATEWAY])
         self._inherited = sockets
         self._application = application
         self._gateway = application[GATEWAY]
@@ -53,6 +55,7 @@ class Listeners:
         self._opened = AsyncExitStack()
         self._public: Listener
         self._internal: Listener
+        self._inspector: Inspector
         self.public_urls: Sequence[str] = ()
         self.internal_urls: Sequence[str] = ()
 
@@ -81,6 +84,8 @@ class Listeners:
             self._public = Listener(self._application, sockets.public, gateway, internal=False)
             await self._public.start(opened)
             guarded = internal_application(gateway, settings, self._secrets, self._answers)
+            self._inspector = Inspector(self._answers, settings, self._secrets.admin_token)
+            self._inspector.add_to(guarded)
             self._internal = Listener(guarded, sockets.internal, gateway, internal=True)
             await self._internal.start(opened)
             self._opened = opened.pop_all()
@@ -111,6 +116,8 @@ class Listeners:
         left = [self._public, self._internal] if internal else [self._public]
         for each in left:
             each.close()
+        if internal:
+            await self._inspector.close()
         now = asyncio.get_running_loop().time
         until, asked = now() + self._settings.header_timeout + _MARGIN, now()
         while now() < until and now() - asked < _QUIET:
