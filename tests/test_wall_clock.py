@@ -34,7 +34,9 @@ ALLOWED = {
     # `Retry-After` may be a date.
     "verani.client.handshakes.Handshakes": {"time.time"},
     # Shown to the operator only: what hooks raised and when, for how long an identity is good, when an input was set
-    # aside, and when Thespian's system began.
+    # aside, the times of charts, and when a process and Thespian's system began.
+    "verani_gateway.inspector.room": {"time.time"},
+    "verani_actors.operating.measures": {"time.time"},
     "verani_actors.rooms.hook_failures.HookFailures": {"time.time"},
     "verani_gateway.operating.sessions": {"time.time"},
     "verani_gateway.placement.hosts.Cluster": {"time.time"},
