@@ -58,7 +58,7 @@ check: $(VENV)/.installed ## lint, types, import rules, then the tests with cove
 	$(PYTEST) --cov --cov-report= $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report
 
-bench: $(VENV)/.peers ## print what a frame, actors, sleep, rooms and hosts cost, also beside other servers; fails if a delivery is lost, doubled or late, or a flood hurts others
+bench: $(VENV)/.peers ## print what a frame, actors, sleep, rooms and hosts cost, also beside other servers; fails if a delivery is lost, doubled or late, a flood hurts others, or a scrape holds up a loop
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.actors
 	$(BIN)/python -m benchmarks.hibernation
@@ -70,6 +70,7 @@ bench: $(VENV)/.peers ## print what a frame, actors, sleep, rooms and hosts cost
 	$(BIN)/python -m benchmarks.hosts
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.crowd
+	$(BIN)/python -m benchmarks.scrape
 	$(BIN)/python -m benchmarks.compare --quick
 
 bench-smoke: $(VENV)/.installed ## fail in half a minute if a frame has become dearer, in calls or beside plain aiohttp

@@ -208,11 +208,6 @@ class Gateway:
         """Bytes of inputs that no room has processed yet."""
         return self.attachments.in_flight
 
-    @property
-    def slow_connections(self) -> int:
-        """How many connections are watched, because they may be too slow."""
-        return self.facilities.writer.suspects
-
     def rooms(self) -> list[RoomStatus]:
         """Explain the rooms that are awake or have connections, those that are awake first."""
         statuses = (self.room(name) for name in self.room_names())

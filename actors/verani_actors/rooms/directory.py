@@ -31,6 +31,8 @@ class RoomDirectory:
     def __init__(self, clock: Callable[[], float], definitions: Iterable[RoomDefinition[Any, Any]]) -> None:
         self._clock = clock
         self.rooms: dict[str, HostedRoom] = {}
+        # How many of them are in each state.
+        self.counts: Counter[str] = Counter()
         self.lives: dict[str, RoomLife] = {}
         # How often rooms woke and slept, and what woke them.
         self.wakes = 0
@@ -72,6 +74,7 @@ class RoomDirectory:
     def end_life(self, room: HostedRoom, holders: dict[str, int], *, slept: bool) -> None:
         """Note that a room has no actor any more; `holders` are the gateways of its connections, with their numbers."""
         del self.rooms[room.name]
+        self.counts[room.state.shown] -= 1
         self.sleeps += slept
         room.life.ended(self._clock(), slept=slept, gateways=holders)
 

@@ -12,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
@@ -120,8 +120,12 @@ class HostedRoom:
         calls: CarriedCalls,
         caught_up: Callable[[HostedRoom], None],
         tell: Callable[[ActorAddress, object], None],
+        counts: Counter[str],
     ) -> None:
-        """Begin to wake; `caught_up` is called whenever the room has processed all that it was given."""
+        """Begin to wake; `caught_up` is called whenever the room has processed all that it was given.
+
+        `counts` says how many rooms are in each state.
+        """
         self.name = name
         self.definition = definition
         self.life = life
@@ -143,12 +147,16 @@ class HostedRoom:
         self._calls = calls
         self._caught_up = caught_up
         self._tell = tell
+        self._counts = counts
+        counts[self.state.shown] += 1
 
     # --- state -----------------------------------------------------------------------------------------
 
     def enter(self, change: RoomChange) -> None:
         """Change the state by the table."""
+        self._counts[self.state.shown] -= 1
         self.state = TRANSITIONS[self.state].get(change, self.state)
+        self._counts[self.state.shown] += 1
 
     def is_back(self, ownership: Ownership) -> bool:
         """Whether it is abandoned and its host's again: what comes is for the next incarnation."""
@@ -193,6 +201,7 @@ class HostedRoom:
         in_flight, engine = self.in_flight, self.engine
         if not in_flight:
             self._entries.working += 1
+        self._entries.unprocessed += len(arrivals)
         for arrival in arrivals:
             in_flight.append((gateway, arrival))
             if type(arrival) is Close and engine is not None:
@@ -253,6 +262,7 @@ class HostedRoom:
         left = list(self.in_flight)
         if left:
             self._entries.working -= 1
+            self._entries.unprocessed -= len(left)
         if self.has_begun:
             gateway, arrival = left[0]
             left[0] = gateway, arrival if isinstance(arrival, InterruptedInput) else InterruptedInput(arrival)
@@ -301,6 +311,7 @@ class HostedRoom:
         in_flight = self.in_flight
         while in_flight:
             origin, arrival = in_flight.popleft()
+            self._entries.unprocessed -= 1
             if origin == gateway and arrival.number == number:
                 break  # what was before it was skipped: its task was cancelled from outside
         if self.has_begun:
@@ -322,6 +333,7 @@ class HostedRoom:
         self.end()
         if self.in_flight:
             self._entries.working -= 1
+            self._entries.unprocessed -= len(self.in_flight)
             self.in_flight.clear()
         self.taken.clear()
         self.has_begun = False

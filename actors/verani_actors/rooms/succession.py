@@ -61,6 +61,7 @@ class Succession:
             calls=self._calls,
             caught_up=self._parts.sleeping.mark_active,
             tell=self._parts.actors.base.tell,
+            counts=self._parts.directory.counts,
         )
         self._parts.actors.tell_manager(Wake(name))
         return room
@@ -117,5 +118,6 @@ class Succession:
             room.end()
             self._parts.entries.begun.discard(room)
         self._parts.directory.rooms.clear()
+        self._parts.directory.counts.clear()
         self._by_address.clear()
         return rooms

@@ -61,8 +61,9 @@ class TickEntries:
         self.weight = 0
         # Rooms whose input in hand has had its first effect since the last flush.
         self.begun: set[Speaker] = set()
-        # How many rooms have inputs in flight.
+        # How many rooms have inputs in flight, and how many these are together.
         self.working = 0
+        self.unprocessed = 0
         self._seq = 0
         # The broadcast that was put last.
         self._before: Deliver | None = None

@@ -227,6 +227,7 @@ class Intake(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand on the loss."""
+        self._metrics.full.discard(self.transport)
         if self._turn is not None:
             self._turn.cancel()
         self._end()
@@ -235,9 +236,11 @@ class Intake(asyncio.BufferedProtocol):
         self.arrived()
 
     def pause_writing(self) -> None:
-        """Hand on that the transport is full."""
+        """Note and hand on that the transport is full."""
+        self._metrics.full.add(self.transport)
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """Hand on that it is not."""
+        """Note and hand on that it is not."""
+        self._metrics.full.discard(self.transport)
         self._protocol.resume_writing()

@@ -300,11 +300,6 @@ class Writer:
         if patient:
             self._slice = self._loop.call_soon(self._write_slice)
 
-    @property
-    def suspects(self) -> int:
-        """Count the connections whose transports hold more than they should, for the moment."""
-        return len(self._suspects)
-
     def look_again(self, outbox: Outbox) -> None:
         """Judge this outbox once its client had a moment to read."""
         self._suspects[outbox] = None

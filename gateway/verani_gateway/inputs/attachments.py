@@ -86,8 +86,9 @@ class Attachments:
         # Draws the number of the next input, which is to be added at once.
         self.next_number = count(1).__next__
         self._number = 0
-        # Bytes of all unprocessed inputs.
+        # Bytes of all unprocessed inputs, and how many there are.
         self.in_flight = 0
+        self.unprocessed = 0
         self._forgotten: list[Callable[[str], None]] = []
 
     def when_forgotten(self, forget: Callable[[str], None]) -> None:
@@ -109,6 +110,7 @@ class Attachments:
         room.unprocessed.append((input, size))
         room.in_flight += size
         self.in_flight += size
+        self.unprocessed += 1
         return size
 
     def attach(self, room: RoomInputs, attach: Attach | Seat) -> None:
@@ -137,6 +139,7 @@ class Attachments:
             input, size = unprocessed.popleft()
             room.in_flight -= size
             self.in_flight -= size
+            self.unprocessed -= 1
             if isinstance(input, Connect):
                 room.records[input.connection].connected = True
             elif isinstance(input, Close):
@@ -190,6 +193,7 @@ class Attachments:
         size = sum(size for _, size in inputs)
         room.in_flight -= size
         self.in_flight -= size
+        self.unprocessed -= len(inputs)
 
     def snapshots(self, name: str, incarnation: int, heard: Heard | None = None) -> Iterator[Snapshot]:
         """Yield the records of a room in chunks; the last one is marked, and says what was heard of its owners."""

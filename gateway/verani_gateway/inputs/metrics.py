@@ -5,6 +5,7 @@ Counting must cost nothing: plain numbers, changed by the loop's thread only, an
 
 from __future__ import annotations
 
+from asyncio import WriteTransport
 from collections import Counter
 from typing import Final
 
@@ -49,7 +50,7 @@ OTHER: Final = "other"
 
 
 class Metrics:
-    """The counters of one gateway; they only ever rise, and each has a bounded set of labels."""
+    """The counters of one gateway, and which transports are full; each has a bounded set of labels."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -59,6 +60,8 @@ class Metrics:
         # Of sockets, headers of frames included, and as compressed as they are.
         self.received_bytes = 0
         self.sent_bytes = 0
+        # Transports that are full: their clients have not read for a while.
+        self.full: set[WriteTransport] = set()
         # Frames of rooms that were put into the outbox of a connection.
         self.deliveries = 0
         # Of connections, by close code; of handshakes and calls, by the code of the error table ("ok" for a result).

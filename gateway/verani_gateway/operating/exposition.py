@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from operator import attrgetter
 from typing import Final
 
 from verani_actors.operating.measures import Measure, counter, counters, gauge, process_metrics, render
@@ -40,10 +39,10 @@ def _traffic(gateway: Gateway) -> Iterator[Measure]:
 
 
 def _queues(gateway: Gateway) -> Iterator[Measure]:
-    inputs = sum(map(len, map(attrgetter("unprocessed"), gateway.attachments.rooms.values())))
-    unsent = sum(map(attrgetter("unsent"), gateway.open_connections.outboxes.values()))
+    full = gateway.metrics.full
+    unsent = sum(transport.get_write_buffer_size() for transport in full)
     yield gauge("calls_waiting", "Calls that wait for their answer.", len(gateway.calls))
-    yield gauge("in_flight_inputs", "Inputs that no room has processed yet.", inputs)
+    yield gauge("in_flight_inputs", "Inputs that no room has processed yet.", gateway.attachments.unprocessed)
     yield gauge("in_flight_bytes", "Bytes of inputs that no room has processed yet.", gateway.in_flight)
-    yield gauge("send_buffer_bytes", "Bytes for connections that have not reached their sockets.", unsent)
-    yield gauge("slow_connections", "Connections that are watched: they may be too slow.", gateway.slow_connections)
+    yield gauge("full_sockets", "Connections whose sockets take nothing more at present.", len(full))
+    yield gauge("send_buffer_bytes", "Bytes that wait for sockets which take nothing more.", unsent)

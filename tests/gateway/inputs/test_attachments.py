@@ -218,6 +218,7 @@ def test_the_weights_always_add_up_and_end_at_nothing(steps: list[tuple[str, int
         held = desk.attachments.rooms.get(ROOM)
         weight = sum(size_of(input) for input, _ in held.unprocessed) if held is not None else 0
         assert desk.attachments.in_flight == weight
+        assert desk.attachments.unprocessed == sum(len(room.unprocessed) for room in desk.attachments.rooms.values())
         assert held is None or held.in_flight == weight
     if ROOM in desk.attachments.rooms:
         desk.acknowledge(last)
@@ -229,7 +230,7 @@ def test_an_acknowledgement_is_whole_before_anybody_hears_of_it() -> None:
     desk = Desk()
     inputs: list[Input] = [desk.connect("c1", b"one"), desk.call(), desk.close("c1")]
     settled = desk.attachments.acknowledge(desk.attachments.rooms[ROOM], Entry(ROOM, processed=inputs[-1].number))
-    assert (desk.attachments.rooms, desk.attachments.in_flight) == ({}, 0)
+    assert (desk.attachments.rooms, desk.attachments.in_flight, desk.attachments.unprocessed) == ({}, 0, 0)
     again = desk.connect("c2", b"two")  # whoever is told of the first input may put the next
     assert [input for input, _ in settled] == inputs
     assert [input for input, _ in desk.attachments.rooms[ROOM].unprocessed] == [again]

@@ -57,7 +57,7 @@ class FakeHost:
         self.limited: dict[str, int] = {}
         self.directory = RoomDirectory(lambda: 0.0, ())
         self.directory.woken_by["frame"] = 3
-        self.sleeping = SimpleNamespace(excess=0)
+        self.sleeping, self.entries = SimpleNamespace(excess=0), SimpleNamespace(unprocessed=0, working=0)
         self.drained: list[str] = []
         self.restarts = 0
         self.check = CodeCheck(Plan(Settings(), (), "/", "here", check=("echo", "[]")))
