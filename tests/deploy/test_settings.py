@@ -8,7 +8,6 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 
 from tests.deploy.files import DEPLOY, STOP_GRACE, compose, environments, pods
@@ -20,7 +19,7 @@ from verani_gateway.http.host_port import is_loopback
 from verani_gateway.service.sockets import internal_port
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Serve
+    pass
 
 DEFAULTS = Settings()
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and "secrets" not in path.parts)
@@ -149,15 +148,6 @@ def test_proxies_give_up_idle_connections_before_verani_closes_them() -> None:
         found = re.search(r"^\s*keepalive(?:_timeout)? (\d+)s;?$", (DEPLOY / file).read_text(), re.MULTILINE)
         assert found, file
         assert float(found[1]) < DEFAULTS.header_timeout
-
-
-async def test_alerts_ask_for_what_is_measured(serve: Serve) -> None:
-    server = await serve("examples.chat:app")
-    async with aiohttp.ClientSession(server.internal) as session, session.get("/metrics") as response:
-        exported = set(re.findall(r"^# TYPE (\S+)", await response.text(), re.MULTILINE))
-    asked = set(re.findall(r"\bverani_\w+", (DEPLOY / "prometheus" / "alerts.yml").read_text()))
-    assert asked
-    assert asked <= exported
 
 
 def test_prometheus_scrapes_the_internal_listener() -> None:

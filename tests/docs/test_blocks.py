@@ -71,7 +71,7 @@ def named(block: Block) -> str:
 
 
 def test_every_block_has_a_rule() -> None:
-    ruled = {"python", "py", "js", "html", "console", "toml", "json", "yaml", "dockerfile", "text", "ts"}
+    ruled = {"python", "py", "js", "html", "console", "toml", "json", "yaml", "dockerfile", "text", "ts", "promql"}
     # The pictures of ARCHITECTURE.md are drawn with characters.
     unknown = [block for block in BLOCKS if block.language not in ruled and block.page != "ARCHITECTURE.md"]
     assert [f"{block}: {block.language!r}" for block in unknown] == []
@@ -93,6 +93,14 @@ def test_a_block_of_python_or_html_is_a_file(block: Block) -> None:
 )
 def test_python_of_others_is_python(block: Block) -> None:
     ast.parse(block.text)
+
+
+@pytest.mark.parametrize("block", of("promql"), ids=named)
+def test_prometheus_takes_a_query(block: Block, tool: Tool, tmp_path: Path) -> None:
+    rules = [{"record": f"query:{number}", "expr": line} for number, line in enumerate(block.text.splitlines())]
+    file = tmp_path / "queries.yml"
+    file.write_bytes(msgspec.yaml.encode({"groups": [{"name": "queries", "rules": rules}]}))
+    check(tool("promtool", package="Debian's prometheus"), "check", "rules", file)
 
 
 @pytest.mark.parametrize("block", of("py"), ids=named)
