@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -9,7 +10,8 @@ import pydantic
 import pytest
 from msgspec import UNSET, Struct, UnsetType
 
-from verani.schemas import describe, describe_both, misfit
+from verani.misfits import misfit
+from verani.schemas import describe, describe_both, resolved
 
 T = TypeVar("T")
 
@@ -62,8 +64,7 @@ class Node(pydantic.BaseModel):
 
 
 class Uncallable(pydantic.BaseModel):
-    call: Any = None
-    back: type[int] | None = None
+    back: Callable[[], int]
 
 
 def components_of(*types: Any, sent: bool) -> dict[str, Any]:
@@ -100,22 +101,27 @@ def test_a_class_that_goes_one_way_has_one_name() -> None:
     assert sorted(components) == ["Inner", "Plain"]
 
 
-def test_models_bring_what_they_refer_to() -> None:
-    [order], components = describe([Order], sent=True)
-    assert order["properties"]["items"]["items"] == {"$ref": "#/components/schemas/Order-Item"}
-    assert components["Order-Item"]["required"] == ["name", "price"]
-    assert describe([Order])[1]["Order-Item"]["required"] == ["name"]
+def test_models_are_components_with_what_they_refer_to() -> None:
+    [order, item], components = describe([list[Order], Item], sent=True)
+    assert order["items"] == {"$ref": "#/components/schemas/Order"}
+    assert components["Order"]["properties"]["items"]["items"] == item == {"$ref": "#/components/schemas/Item"}
+    assert components["Item"]["required"] == ["name", "price"]
+    assert describe([Order])[1]["Item"]["required"] == ["name"]
     [node], components = describe([Node])
-    assert node == {"$ref": "#/components/schemas/Node-Node"}
-    assert components["Node-Node"]["properties"]["children"]["items"] == node
+    assert components["Node"]["properties"]["children"]["items"] == node
 
 
-def test_models_of_one_name_do_not_get_mixed_up() -> None:
+def test_models_and_classes_of_one_name_do_not_get_mixed_up() -> None:
     fields: dict[str, Any] = {"items": (list[pydantic.create_model("Item", weight=(int, ...))], ...)}  # type: ignore[misc]
     other: Any = pydantic.create_model("Order", **fields)
-    [first, second], components = describe([Order, other])
-    assert first["properties"]["items"]["items"] != second["properties"]["items"]["items"]
-    assert {"name", "weight"} <= {key for schema in components.values() for key in schema["properties"]}
+    struct = msgspec.defstruct("Inner", [("model", pydantic.create_model("Inner", deep=(int, ...)))])
+    [first, second, third], components = describe([Order, other, struct])
+    for schema, keys in (first, {"name", "price"}), (second, {"weight"}):
+        [items] = resolved(schema, components)["properties"].values()
+        assert resolved(items["items"], components)["properties"].keys() == keys
+    inner = resolved(third, components)["properties"]["model"]
+    assert inner != third
+    assert list(resolved(inner, components)["properties"]) == ["deep"]
 
 
 def test_classes_of_one_full_name_are_described_as_far_as_they_can_be() -> None:

@@ -16,9 +16,10 @@ from msgspec import UNSET
 from .. import frames
 from ..errors import DefinitionError, VeraniError
 from ..frames import PING
+from ..misfits import misfit
 from ..models import is_model, make_decoder
 from ..names import RESERVED_PREFIX, check_name
-from ..schemas import Components, Schema, describe, misfit, options_of, resolved
+from ..schemas import Components, Schema, describe, options_of, resolved
 
 __all__ = ["NotDeclared", "SentEvent", "SentEvents", "check_event_name"]
 

@@ -126,6 +126,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     restarted.add_argument("target", nargs="?", metavar="host:ID|gateway:ID", help="what to start anew")
     restarted.add_argument("--rolling", action="store_true", help="every process, one after the other")
     _add_url(restarted)
+    types = commands.add_parser(
+        "types",
+        help="write the types of rooms for TypeScript",
+        usage="%(prog)s [options] MODULE:NAME [MODULE:NAME ...]",
+        description="Write a .d.ts with an interface for each room definition: what its rooms send (@room.event) and"
+        " take (@room.on), as new VeraniClient<Chat>(...) wants to know it. Nothing is served.",
+        allow_abbrev=False,
+    )
+    types.add_argument("targets", nargs="+", metavar="MODULE:NAME", help="what verani serve would be given")
+    types.add_argument("-o", "--output", metavar="FILE", help="file to write (default: standard output)")
     call = commands.add_parser(
         "call",
         help="call a room of a running service",

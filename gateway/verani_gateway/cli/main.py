@@ -1,4 +1,4 @@
-"""Obey the command line: `verani serve`, `join`, `new`, `rooms`, `cluster`, `drain`, `restart`, `call` and `--version`.
+"""Obey the command line: `verani serve`, `join`, `new`, `types`, `rooms`, `cluster`, `drain`, `restart`, `call`.
 
 A wrong name, value or target ends with exit code 2, a service that cannot start with 1, both with one sentence on
 standard error. What the supervisor of several processes starts is not shown in the help.
@@ -33,6 +33,7 @@ from .arguments import PROGRAM, parse
 from .call import call_room
 from .members import check_restart, check_target, drain, restart, show_cluster
 from .rooms import ServiceError, show_quarantine, show_rooms
+from .types import write_types
 
 __all__ = ["main"]
 
@@ -68,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _drain(parsed)
             case "restart":
                 return _restart(parsed)
+            case "types":
+                write_types(parsed.targets, parsed.output)
+                return 0
             case _:
                 return _call(parsed)
     except (ListenError, ServiceError) as error:
