@@ -39,7 +39,7 @@ OTHERS = {
     *("client_max_size", "asyncio_mode", "run_coroutine_threadsafe", "call_soon_threadsafe", "to_thread", "run_app"),
     *("VmRSS", "RLIMIT_NOFILE", "XDG_RUNTIME_DIR", "DJANGO_SETTINGS_MODULE", "PIP_NO_INDEX", "PIP_FIND_LINKS"),
     *("error_log", "reverse_proxy", "enableServiceLinks", "preStop", "StateDirectory", "RuntimeDirectoryMode", "UMask"),
-    *("fetch_token", "fetchToken", "ackTimeout"),  # a reader's own, Socket.IO's
+    *("fetch_token", "fetchToken", "ackTimeout", "AuthMiddlewareStack"),  # a reader's own, Socket.IO's, Channels'
     *("_auth_user_id", "on_commit", "getAttribute", "encodeURIComponent", "multiprocTCPBase", "simpleSystemBase"),
 }
 
