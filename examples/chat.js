@@ -84,7 +84,7 @@ function enterRoom() {
   $("title").textContent = room;
   $("door").hidden = true;
   $("chat").hidden = false;
-  $("log").replaceChildren();
+  $("lines").replaceChildren();
   showError("");
   showChannels();
   showPeople([]);
@@ -202,10 +202,10 @@ function addNote(text) {
 }
 
 function addLine(line) {
-  const log = $("log");
+  const lines = $("lines");
   following ||= line.classList.contains("mine");
-  log.append(line);
-  while (log.children.length > MAX_LINES) log.firstElementChild.remove();
+  lines.append(line);
+  while (lines.children.length > MAX_LINES) lines.firstElementChild.remove();
   keepFollowing();
 }
 
