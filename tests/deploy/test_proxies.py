@@ -220,7 +220,7 @@ async def test_a_client_cannot_claim_another_address(proxy: Proxy) -> None:
 
 async def test_the_internal_listener_is_not_behind_it(proxy: Proxy) -> None:
     async with proxy.session() as session:
-        for path in ("/ready", "/metrics", "/admin/rooms", "/openapi.json"):
+        for path in ("/ready", "/metrics", "/admin/rooms", "/openapi.json", "/asyncapi.json"):
             async with session.get(path) as response:
                 assert response.status == 404
 

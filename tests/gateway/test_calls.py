@@ -244,7 +244,7 @@ async def test_every_refusal_over_http_has_its_status_and_code(
 async def test_calls_are_not_on_the_public_listener(start: Start) -> None:
     running = await start()
     async with aiohttp.ClientSession() as session:
-        for path in ("/rpc/chat/lobby/get_session_count", "/openapi.json"):
+        for path in ("/rpc/chat/lobby/get_session_count", "/openapi.json", "/asyncapi.json"):
             async with session.post(f"{running.public}{path}", data=b"{}") as response:
                 assert response.status == 404
 

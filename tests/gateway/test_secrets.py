@@ -334,7 +334,8 @@ async def call_and_look(served: Served) -> None:
     assert await ask("GET", f"/nowhere?q={secrets.new('a query of nothing')}", served.admin) == 404
     for path in ("/admin/rooms", "/admin/rooms/by_token/a", "/metrics"):
         assert await ask("GET", f"{path}{query}", served.admin) in (200, 404)
-    assert await ask("GET", f"/openapi.json{query}", served.rpc) == 200
+    for document in ("openapi", "asyncapi"):
+        assert await ask("GET", f"/{document}.json{query}", served.rpc) == 200
 
 
 # --- what is searched ----------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class Nothing(Struct):
     pass
 
 
-Odd = TypedDict("Odd", {"odd-key": int, 'with"quote': str, "__proto__": bool, "class": NotRequired[int]})
+Odd = TypedDict("Odd", {"odd-key": int, 'with"quote': str, "constructor": bool, "class": NotRequired[int]})
 
 
 @dataclass
@@ -173,7 +173,7 @@ SENT: Final[list[tuple[str, Any, Any]]] = [
     ("page of pairs", Page[Pair], Page([Pair(1)], 2)),
     ("strict", Strict, Strict(1)),
     ("sparse", Sparse, Sparse(1)),
-    ("odd~1name", Odd, {"odd-key": 1, 'with"quote': "x", "__proto__": True}),
+    ("odd~1name", Odd, {"odd-key": 1, 'with"quote': "x", "constructor": True}),
     ("score", Score, Score("ann")),
     ("item", Item, Item(name="pen")),
     ("order", Order, Order(items=[Item(name="pen")])),
@@ -203,7 +203,7 @@ TAKEN: Final[list[tuple[str, Any, str]]] = [
     ("row", Row, "[1]"),
     ("page", Page[Strict], '{"pageItems": [{"number": 1}]}'),
     ("sparse", Sparse, '{"sure": 1}'),
-    ("odd", Odd, '{"odd-key": 1, "with\\"quote": "x", "__proto__": true}'),
+    ("odd", Odd, '{"odd-key": 1, "with\\"quote": "x", "constructor": true}'),
     ("score", Score, '{"user": "ann"}'),
     ("order", Order, '{"items": [{"name": "pen"}]}'),
     ("node", Node, "{}"),

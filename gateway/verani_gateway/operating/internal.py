@@ -27,6 +27,7 @@ from ..http.listener_names import host_allowed
 from ..http.origins import origin_allowed
 from ..http.paths import ROOM_IN_PATH
 from .alone import Alone
+from .asyncapi import asyncapi_document
 from .exposition import CONTENT_TYPE
 from .openapi import openapi_document
 from .orders import JSON, Orders, json_response
@@ -132,11 +133,17 @@ def internal_application(
         document = openapi_document(gateway.definitions, with_token=secrets.rpc_token is not None)
         return json_response(document)
 
+    async def asyncapi(request: web.Request) -> web.Response:
+        require_token(secrets.rpc_token, request)
+        paths = {name: resource.canonical for name, resource in gateway.resources.items()}
+        return json_response(asyncapi_document(gateway.definitions, paths, settings))
+
     middlewares = [leaving_bodies(gateway), _guard(settings)]
     application = web.Application(middlewares=middlewares, client_max_size=settings.max_rpc_bytes)
     application.on_response_prepare.append(_add_headers)
     application.router.add_get(_READY_PATH, ready)
     application.router.add_get("/openapi.json", openapi)
+    application.router.add_get("/asyncapi.json", asyncapi)
     application.router.add_post(RPC_PATH, rpc)
     application.router.add_get("/metrics", metrics)
     application.router.add_get("/admin/rooms", rooms)

@@ -102,6 +102,8 @@ TARGETS: Final = [
     Target("internal", "POST", "/rpc/chat/lobby/get_session_count", 401),
     Target("internal", "POST", "/rpc/chat/lobby/get_session_count", 415, RPC),
     Target("internal", "GET", "/openapi.json", 200, RPC),
+    Target("internal", "GET", "/asyncapi.json", 200, RPC),
+    Target("internal", "GET", "/asyncapi.json", 401),
 ]
 
 

@@ -170,7 +170,17 @@ async def test_only_methods_that_are_meant_to_be_called_are_there(listen: Listen
 
 INTERNAL_PATHS = [
     *("/metrics", "/admin", "/admin/", "/admin/rooms", "/admin/rooms/chat/lobby", "/debug", "/debug/pprof"),
-    *("/inspector/", "/openapi.json", "/ready", COUNT, "/rpc", "/server-status", "/.env", "/.git/config"),
+    *(
+        "/inspector/",
+        "/openapi.json",
+        "/asyncapi.json",
+        "/ready",
+        COUNT,
+        "/rpc",
+        "/server-status",
+        "/.env",
+        "/.git/config",
+    ),
     *("//admin/rooms", "/./admin/rooms", "/ws/../admin/rooms", "/%61dmin/rooms", "/admin%2frooms", "/ADMIN/rooms"),
     "http://127.0.0.1/admin/rooms",
 ]
@@ -195,7 +205,7 @@ async def test_nothing_internal_is_on_the_public_listener_even_with_the_tokens(
 
 
 @pytest.mark.threat(51)
-@pytest.mark.parametrize("path", [COUNT, "/admin/rooms", "/metrics", "/openapi.json", "/ready"])
+@pytest.mark.parametrize("path", [COUNT, "/admin/rooms", "/metrics", "/openapi.json", "/asyncapi.json", "/ready"])
 @pytest.mark.parametrize(
     ("name", "value"),
     [("Origin", "https://evil.test"), ("Origin", "null"), ("Origin", "http://127.0.0.1:1"), ("Host", "evil.test")],
@@ -235,7 +245,10 @@ async def test_a_page_gets_no_leave_to_ask(listen: Listen) -> None:
 
 @pytest.mark.threat(51)
 @pytest.mark.threat(52)
-@pytest.mark.parametrize("path", ["/ready", "/metrics", "/admin/rooms", "/openapi.json", COUNT, "/nowhere", "/admin"])
+@pytest.mark.parametrize(
+    "path",
+    ["/ready", "/metrics", "/admin/rooms", "/openapi.json", "/asyncapi.json", COUNT, "/nowhere", "/admin"],
+)
 @pytest.mark.parametrize("token", ["", RPC, ADMIN])
 async def test_every_answer_forbids_frames_scripts_and_guessing(listen: Listen, path: str, token: str) -> None:
     running = await listen()
