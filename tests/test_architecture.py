@@ -1,4 +1,4 @@
-"""The code map of ARCHITECTURE.md names the floors that there are, and modules that are on them."""
+"""The code map in docs/internals.md names the floors that there are, and modules that are on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = {
 
 def rows() -> Iterator[tuple[Path, str, str]]:
     """Yield the package, the floor and the text of each row of the map."""
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("| floor | holds |\n|---|---|\n")[2]
+    text = (ROOT / "docs/internals.md").read_text(encoding="utf-8").partition("| floor | holds |\n|---|---|\n")[2]
     package = ROOT
     for row in text.partition("\n\n")[0].splitlines():
         floor, holds = row.strip("| ").split(" | ") if not row.endswith("| |") else (row.strip("| "), "")
