@@ -38,10 +38,10 @@ FAILING = MappingProxyType({"docs/testing.md": ("test_counter.py",)})
 USED = MappingProxyType(
     {
         "README.md/chat.py": "test_readme",
-        "docs/quick-start.md/service.py": "test_the_application_serves_its_own_pages_and_the_room",
+        "docs/quick-start.md/service.py": "test_guide_pages",
         "docs/delivery.md/orders.py": "test_the_room_of_orders_says_what_is_unknown",
-        "docs/coming-from/socket-io.md/chat.py": "test_coming_from",
-        "docs/coming-from/socket-io.md/durable.py": "test_coming_from",
+        "docs/coming-from/socket-io.md/chat.py": "test_guide_pages",
+        "docs/coming-from/socket-io.md/durable.py": "test_guide_pages",
         "docs/protocol.md/room.py": "test_the_conversation_of_the_protocol_goes_as_it_says",
     }
 )
@@ -179,15 +179,6 @@ def serve_file(serve: Serve, tmp_path: Path) -> Start:
         return await serve(target, directory=tmp_path)
 
     return start
-
-
-async def test_the_application_serves_its_own_pages_and_the_room(serve_file: Start) -> None:
-    server = await serve_file("docs/quick-start.md", "service:app")
-    async with aiohttp.ClientSession(server.url) as session, session.get("/") as response:
-        assert await response.text() == "the rest of your site"
-    async with VeraniClient(f"{server.ws}/ws?room=lobby&userId=ann") as client:
-        assert await client.request("chat.message", {"text": "hi"}) == 1
-    assert await server.stop() == 0
 
 
 async def test_the_room_of_orders_says_what_is_unknown(serve_file: Start) -> None:
