@@ -85,6 +85,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     link_ca: Annotated[
         str | None, Meta(description="PEM file of the authority that signed the certificates of links (default: none)")
     ] = None
+    tracing: Annotated[
+        bool, Meta(description="make OpenTelemetry spans, for the tracer provider that the application sets up")
+    ] = False
     link_compression: Annotated[bool, Meta(description="compress the links between machines")] = False
     link_grace: Annotated[_Seconds, Meta(description="seconds that a broken link may take to come back")] = 2.0
     lease: Annotated[_Seconds, Meta(description="seconds that a host serves without hearing of the others")] = 3.0

@@ -72,7 +72,7 @@ class Calls:
                 future.set_result(outcome)
 
         timeout = self._settings.rpc_timeout if timeout is None else timeout
-        number = self._start(room, method, arguments, timeout, idempotency_key, (), done)
+        number = self._start(room, method, arguments, timeout, idempotency_key, done)
         try:
             return result_of(await future, room, method)
         finally:
@@ -81,7 +81,16 @@ class Calls:
     def invoke(self, invoke: Invoke, done: _Done) -> None:
         """Carry a call of one room to another; `done` is called with the outcome, maybe before this returns."""
         try:
-            self._start(invoke.target, invoke.method, invoke.arguments, invoke.timeout, invoke.key, invoke.chain, done)
+            self._start(
+                invoke.target,
+                invoke.method,
+                invoke.arguments,
+                invoke.timeout,
+                invoke.key,
+                done,
+                chain=invoke.chain,
+                trace=invoke.trace,
+            )
         except VeraniError as error:
             done(Outcome(code=error.code, message=str(error), public=error.public))
 
@@ -113,8 +122,10 @@ class Calls:
         arguments: bytes,
         timeout: float,
         key: str | None,
-        chain: tuple[str, ...],
         done: _Done,
+        *,
+        chain: tuple[str, ...] = (),
+        trace: str | None = None,
     ) -> int:
         """Put the call among the inputs of its room; raises the `VeraniError` it is refused with."""
         try:
@@ -122,7 +133,7 @@ class Calls:
         except VeraniError as error:
             self._metrics.called(error.code)
             raise
-        number = self._ingress.call(room, method, arguments, timeout, key, chain)
+        number = self._ingress.call(room, method, arguments, timeout, key, chain, trace)
         timer = asyncio.get_running_loop().call_later(timeout, self._expire, number)
         self._waiting[number] = done, timer
         return number

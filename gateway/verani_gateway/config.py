@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -221,6 +222,8 @@ def check(settings: Settings) -> None:
         value = getattr(settings, setting.name)
         if value is not None or not setting.optional:
             setting.convert(value, f"Settings: {setting.name}", strict=True)
+    if settings.tracing and find_spec("opentelemetry") is None:
+        raise SettingsError("tracing: expected OpenTelemetry to be installed: pip install 'verani[otel]'")
 
 
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -11,11 +11,12 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp.web import AbstractResource
 
+from verani.link.messages import Input
 from verani.room.definition import RoomDefinition
 from verani.room.stub import RoomStub
 from verani.settings import Settings
@@ -48,6 +49,18 @@ logger = logging.getLogger(__name__)
 
 # What rooms get to fall asleep when the drain has used up its time.
 _LAST_GRACE = 1.0
+
+
+def _tracing(
+    settings: Settings,
+) -> tuple[type[Delivery], Callable[[Callable[[Input], None]], Callable[[Input], None]]]:
+    """Choose, once for a gateway, what brings entries to connections, and what wraps the sending of inputs."""
+    if not settings.tracing:
+        return Delivery, lambda send: send
+    from .connections.traced_delivery import TracedDelivery
+    from .inputs.traced_inputs import traced_send
+
+    return TracedDelivery, traced_send
 
 
 class Gateway:
@@ -103,7 +116,8 @@ class Gateway:
         self.entrance.limit(settings)
         meters = Meters(settings, loop.time)
         self.facilities = Facilities(settings, loop.time, writer, Turns(loop, 2), meters, self.metrics, self.ingress)
-        self.delivery = Delivery(
+        delivery, traced = _tracing(settings)
+        self.delivery = delivery(
             self.open_connections,
             self.attachments,
             self.ingress.congestion,
@@ -115,7 +129,7 @@ class Gateway:
         )
         self.ticker = Ticker(settings, self.open_connections.connections, meters.sweep)
         await self.placement.start(self)
-        self.ingress.send = self.placement.put
+        self.ingress.send = traced(self.placement.put)
         self.ticker.tick()
 
     def opened(self) -> None:

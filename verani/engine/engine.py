@@ -60,6 +60,7 @@ class Engine(Generic[M, S]):
         marker: Marker | None = None,
         limited: Counter[str] | None = None,
         measures: HookMeasures | None = None,
+        hooks: type[Hooks[M, S]] = Hooks,
         is_full: Callable[[], bool] | None = None,
         watch: Callable[[BaseException, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -91,7 +92,7 @@ class Engine(Generic[M, S]):
         )
         self._sink = sink
         self._turn = room.turn
-        self._hooks = hooks = Hooks(
+        self._hooks = running = hooks(
             room,
             post=post,
             suspended=Listed(self, suspended),
@@ -101,10 +102,10 @@ class Engine(Generic[M, S]):
             timeout=settings.hook_timeout,
             clock=clock,
         )
-        self._middleware = Middleware(definition.middleware, hooks)
-        self._waking = Waking(room, hooks)
-        self._door = Door(room, hooks)
-        self._dispatch = FrameDispatch(room, hooks, self._middleware, measures)
+        self._middleware = Middleware(definition.middleware, running)
+        self._waking = Waking(room, running)
+        self._door = Door(room, running)
+        self._dispatch = FrameDispatch(room, running, self._middleware, measures)
         # Made with the first call: most rooms never get one.
         self._calls: IncomingCalls[M, S] | None = None
         self._clock = clock

@@ -99,7 +99,8 @@ class Entry(Struct, array_like=True, tag="entry"):
     `processed`: every input up to this number is done. `begun`: this input's hook is running and has visible
     outputs, so it is never replayed. `seq` rises with every entry of a host, to whomever. `asleep`: the room has fallen
     asleep with this entry. `more`: on a link between processes, the next entry is the rest of this one. `others`: what
-    gateways must have of the room by the end of the tick; None of hosts of an earlier version.
+    gateways must have of the room by the end of the tick; None of hosts of an earlier version. `traces`: the spans that
+    the outputs belong to, where they are followed.
     """
 
     room: str
@@ -111,6 +112,7 @@ class Entry(Struct, array_like=True, tag="entry"):
     asleep: bool = False
     more: bool = False
     others: tuple[Said, ...] | None = None
+    traces: tuple[str, ...] = ()
 
 
 class EntryBatch(Struct, frozen=True, array_like=True, tag="entries"):

@@ -95,6 +95,7 @@ class Invoke(Struct, frozen=True, array_like=True, tag="invoke"):
     timeout: float
     key: str | None = None
     chain: tuple[str, ...] = ()
+    trace: str | None = None
 
 
 class Outcome(Struct, frozen=True, array_like=True):

@@ -100,6 +100,7 @@ class Shorthand:
             entry.asleep,
             entry.more,
             entry.others,
+            entry.traces,
         )
 
     def _cast(self, room: str, output: Deliver, written: list[HostMessage]) -> Cast:
@@ -302,4 +303,5 @@ def halves_of(entry: Entry) -> tuple[Entry, Entry] | None:
         entry.asleep,
         entry.more,
         entry.others,
+        entry.traces,
     )

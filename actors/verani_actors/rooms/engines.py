@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from verani.engine.engine import Engine
+from verani.engine.hook_runner import Hooks
 from verani.engine.marking import Marker
 from verani.engine.room_events import HookFailed
 from verani.link.messages import Close
@@ -32,11 +33,23 @@ LOOK: Final = 0.25
 class Engines:
     """The engines of the rooms that are awake."""
 
-    def __init__(self, parts: SharedParts, settings: Settings, *, limited: Counter[str], marker: Marker | None) -> None:
-        """Make engines for hooks that `marker` is told of; `limited` counts what limits did."""
+    def __init__(
+        self,
+        parts: SharedParts,
+        settings: Settings,
+        *,
+        limited: Counter[str],
+        marker: Marker | None,
+        hooks: type[Hooks[Any, Any]],
+    ) -> None:
+        """Make engines for hooks that `marker` is told of; `limited` counts what limits did.
+
+        `hooks` is what runs the hooks of each.
+        """
         self._parts = parts
         self._settings = settings
         self._limited = limited
+        self._hooks = hooks
         self._marker = marker
         # What their hooks raised last.
         self.failures = HookFailures()
@@ -65,6 +78,7 @@ class Engines:
             drowsy=self._parts.sleeping.drowsy,
             marker=self._marker,
             limited=self._limited,
+            hooks=self._hooks,
             measures=self._parts.directory.hooks[room.definition.name],
             is_full=partial(_is_full, self._parts.flow, room.name),
             watch=partial(self.failures.note, room.name),

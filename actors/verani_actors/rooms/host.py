@@ -51,6 +51,7 @@ from .engines import Engines
 from .hibernation import Begin
 from .hook_failures import HookFailures
 from .hosted_room import HostedRoom, RoomState
+from .kinds import kinds_for
 from .moving import Moving
 from .opening import RoomOpening
 from .room_status import RoomStatus
@@ -106,9 +107,10 @@ class RoomHost:
         parts = SharedParts(
             self.directory, self.gateways, self.ownership, self.entries, self.sleeping, self.actors, self.flow, clock
         )
-        self._engines = Engines(parts, settings, limited=self.limited, marker=marker)
+        kind, hooks = kinds_for(settings)
+        self._engines = Engines(parts, settings, limited=self.limited, marker=marker, hooks=hooks)
         self._opening = RoomOpening(parts, self._engines)
-        self._succession = Succession(parts, definitions, opening=self._opening, calls=self.calls)
+        self._succession = Succession(parts, definitions, opening=self._opening, calls=self.calls, kind=kind)
         self.moving = Moving(parts)
         self._definitions = tuple(definitions)
         self._started = StartedDefinitions(settings.hook_timeout)

@@ -39,11 +39,14 @@ class Succession:
         *,
         opening: RoomOpening,
         calls: CarriedCalls,
+        kind: type[HostedRoom],
     ) -> None:
+        """Have rooms of this kind."""
         self._parts = parts
         self._definitions = {definition.name: definition for definition in definitions}
         self._opening = opening
         self._calls = calls
+        self._kind = kind
         self._by_address: dict[str, HostedRoom] = {}
         self._trimmer = Trimmer()
 
@@ -52,7 +55,7 @@ class Succession:
         definition = self._definitions.get(name.partition("/")[0])
         if definition is None or not self._parts.actors.has_started:
             return None
-        room = self._parts.directory.rooms[name] = HostedRoom(
+        room = self._parts.directory.rooms[name] = self._kind(
             name,
             definition,
             self._parts.directory.begin_life(name, reason),

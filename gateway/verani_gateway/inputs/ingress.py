@@ -51,11 +51,18 @@ class Ingress:
         return size
 
     def call(
-        self, room: str, method: str, arguments: bytes, timeout: float, key: str | None, chain: tuple[str, ...]
+        self,
+        room: str,
+        method: str,
+        arguments: bytes,
+        timeout: float,
+        key: str | None,
+        chain: tuple[str, ...],
+        trace: str | None,
     ) -> int:
         """Send a call to its room and return its number, which its `Reply` has."""
         number = self._attachments.next_number()
-        self._put(CallInput(room, number, method, arguments, timeout, key, chain))
+        self._put(CallInput(room, number, method, arguments, timeout, key, chain, trace))
         return number
 
     def _put(self, input: Input) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import hdrs, web
@@ -43,12 +44,14 @@ class RpcEndpoint:
         self._gateway = gateway
         # Requests whose body is still being read or whose call still runs.
         self._active = 0
+        self._belonging = _belonging_to if gateway.settings.tracing else _alone
 
     async def __call__(self, request: web.Request) -> web.Response:
         """Answer with the result; raises the `VeraniError` that `error_response` is for."""
         self._active += 1
         try:
-            result = await self._call(request)
+            with self._belonging(request):
+                result = await self._call(request)
         finally:
             self._active -= 1
         return web.Response(body=result, content_type="application/json")
@@ -81,6 +84,17 @@ class RpcEndpoint:
             timeout=left,
             idempotency_key=key,
         )
+
+
+def _alone(_: web.Request) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+def _belonging_to(request: web.Request) -> AbstractContextManager[object]:
+    """Have a call belong to the span of whoever makes it (https://www.w3.org/TR/trace-context/)."""
+    from verani.tracing import HEADER, belonging_to
+
+    return belonging_to(request.headers.get(HEADER, ""))
 
 
 def _timeout(request: web.Request, default: float) -> float:
