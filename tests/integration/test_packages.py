@@ -23,6 +23,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -153,6 +154,11 @@ def test_tests_of_the_source_distribution_can_be_collected(source: Path) -> None
 def test_twine_finds_nothing(dist: Path) -> None:
     printed = run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir())
     assert printed.count("PASSED") == 2
+
+
+def test_the_package_for_npm_has_the_same_version() -> None:
+    package = ROOT / "gateway" / "verani_gateway" / "browser" / "package.json"
+    assert msgspec.json.decode(package.read_bytes())["version"] == __version__
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.deploy.conftest import tool  # noqa: F401
 from tests.deploy.files import Tool, check
 from verani.version import __version__
+from verani_gateway.cli.arguments import parse
 from verani_gateway.cli.main import main
 from verani_gateway.cli.new import ProjectError, WrongName, make_project
 
@@ -68,6 +70,35 @@ def test_ruff_and_mypy_find_nothing(project: Path) -> None:
 )
 def test_its_tests_pass(project: Path, command: list[str], says: str) -> None:
     assert says in run(project, sys.executable, *command)
+
+
+def test_what_its_readme_adds_to_the_room_works(project: Path) -> None:
+    [block] = re.findall(r"```python\n(.*?)```", (project / "README.md").read_text(), re.DOTALL)
+    room = project / "hello.py"
+    before, mark, after = room.read_text().partition("# --- the page ---")
+    room.write_text(f"{before}{block}\n\n{mark}{after}")
+    tests = project / "test_hello.py"
+    old = 'await ann.send("say", "hello")', '("said", "ann", "hello")', 'event.data["text"]'
+    new = 'await ann.send("wave")', '("waved", "ann", None)', 'event.data.get("text")'
+    text = tests.read_text()
+    for was, now in zip(old, new, strict=True):
+        assert was in text
+        text = text.replace(was, now)
+    tests.write_text(text)
+    run(project, Path(sys.executable).parent / "mypy", "--cache-dir", project.parent / "cache")
+    assert "Ran 3 tests" in run(project, sys.executable, "-m", "unittest")
+
+
+def test_every_command_of_its_readme_can_be_given(project: Path) -> None:
+    text = (project / "README.md").read_text()
+    commands = re.findall(r"`verani (\w[^`\n]*)`", text)
+    for words in {command.removesuffix(" --help") for command in commands} - {"new", "serve"}:
+        parse(words.split())
+    targets = re.findall(r"(?:\$ |`)make (\w+)", text)
+    assert {"serve", "test", "image"} == set(targets)
+    assert [target for target in targets if f"\n{target}:" not in (project / "Makefile").read_text()] == []
+    files = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+    assert [file for file in files if not (project / file).exists()] == []
 
 
 def test_its_tests_fail_where_the_room_is_wrong(project: Path) -> None:
