@@ -47,6 +47,7 @@ def _places(
         yield f"room definition {each.name}", rooms_at + each.path, each.name
     for url in internal:
         yield "internal listener", url, ""
+    yield "inspector", f"{internal[0]}/inspector/", ""
 
 
 def _banner(places: Sequence[tuple[str, str, str]]) -> str:

@@ -81,7 +81,9 @@ async def _provoke(service: Service, *, url: str) -> None:
 async def test_every_line_of_a_service_is_a_json_object(start: Start, shape: tuple[str, ...]) -> None:
     service = await start("serve", "app:chat", *shape, "--log-format", "json", "--internal-port", "0")
     public = await service.line(r'"url": "(http://[^"]+)"')
-    await service.line('"message": "internal listener')
+    inspector = await service.line(r'"url": "(http://[^"]+/inspector/)"')
+    async with aiohttp.ClientSession() as session, session.get(inspector[1]) as response:
+        assert response.status == 200
     await _provoke(service, url=public[1])
     records = _records(service)
     said = {record["message"]: record for record in records}
@@ -159,5 +161,6 @@ async def test_a_terminal_is_told_where_to_go(tmp_path: Path) -> None:
     port = public.removeprefix("public listener: http://127.0.0.1:")
     assert port.isdigit()
     assert f"room definition chat: ws://127.0.0.1:{port}/ws/{{room}}" in lines
-    assert any(line.startswith("internal listener: http://127.0.0.1:") for line in lines)
+    [internal] = [line for line in lines if line.startswith("internal listener: http://127.0.0.1:")]
+    assert f"inspector: {internal.removeprefix('internal listener: ')}/inspector/" in lines
     assert "INFO" not in said
