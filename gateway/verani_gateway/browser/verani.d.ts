@@ -56,7 +56,7 @@ export interface ConnectionStateInfo {
   isConnecting: boolean;
   /** Waits in a row since a connection last proved itself. */
   reconnectAttempts: number;
-  /** Counts the attempts to connect. */
+  /** Another number for each connection, and a higher one. */
   connectionId: number;
 }
 
@@ -113,16 +113,19 @@ export interface ReconnectionConfig {
 /** A value, or a function that is called for it each time. */
 export type Source<Value> = Value | (() => Value | Promise<Value>);
 
-/** All durations are in milliseconds. */
+/** All durations are in milliseconds, at most twelve days. The constructor throws a RangeError for other numbers. */
 export interface VeraniClientOptions {
   reconnection?: Partial<ReconnectionConfig>;
-  /** How many frames wait for a connection, 16 million characters at most; beyond, the oldest are dropped. Default 100. */
+  /**
+   * How many frames wait for a connection, 16 million characters at most; beyond, the oldest are dropped. A connection
+   * that takes nothing drops the newest beyond 16 MiB. Default 100.
+   */
   maxQueueSize?: number;
   /** For a token and the handshake together. Default 10000. */
   connectionTimeout?: number;
   /** Between two pings; 0 for none. Default 5000. */
   pingInterval?: number;
-  /** How long a pong may take beyond `pingInterval` before the connection counts as lost. Default 5000. */
+  /** How long nothing may come, beyond `pingInterval` after a ping, before the connection counts as lost. Default 5000. */
   pongTimeout?: number;
   /** Sent as the subprotocol `bearer.TOKEN`. A function is asked for each handshake, and for a new one when it expires. */
   token?: Source<string>;

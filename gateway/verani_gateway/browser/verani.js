@@ -1,36 +1,35 @@
-// One client of one Verani room, over one WebSocket that it keeps. No build, no dependency.
-// What it does for its users is said in verani.d.ts; when it comes back and why is in docs/clients.md.
+// One client of one Verani room. What it does: verani.d.ts. When it comes back, and why: docs/clients.md.
 //
-// Invariants:
-// 1. A socket that was let go of is never heard of again: its handlers are taken off first.
-// 2. A request ends in exactly one way, and is in #requests until then.
-// 3. Listeners may call anything. Who has told them something goes on only if #generation, which changes with each
-//    connection and its end, is still the same.
+// Invariants: a socket that was let go of is never heard of again. A request ends in exactly one way. Listeners may
+// call anything: who has told them something goes on only if #generation, which changes with each connection and with
+// its end, is the same.
 
-const PROOF = 5_000; // ms that a connection lasts at least before the next delay is the first again
-const SPREAD = 2_000; // ms of a delay left to chance after connections that were taken and ended at once
-const LATE = 2_000; // ms that timers are late by where the page did not run
-const MAX_UNSENT = 16 * 2 ** 20; // characters that wait for a connection, or bytes in one that takes none
-const LONGEST_TIMER = 2 ** 31 - 1; // ms; platforms run longer ones at once
-const MAX_NAME = 255; // characters of the name of an event
+const PROOF = 5_000; // ms that a connection has to last, at least
+const SPREAD = 2_000; // ms of a delay left to chance where connections end at once
+const LATE = 2_000; // ms by which timers are late where the page did not run
+const MAX_UNSENT = 16 * 2 ** 20; // characters
+const LONGEST = 2 ** 30; // ms; timers of more than twice as much end at once
+const MAX_NAME = 255; // characters
+const NOT_IN_NAMES = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/u;
 
-const [GOING_AWAY, LOST, TOO_LARGE, NORMAL, RESTART] = [1001, 1006, 1009, 1000, 1012];
-const STAY_AWAY = [NORMAL, GOING_AWAY];
-const INNOCENT = [LOST, RESTART]; // nobody's verdict on this connection
+const LOST = 1006;
+const TOO_LARGE = 1009;
+const STAY_AWAY = [1000, 1001];
+const INNOCENT = [LOST, 1012]; // nobody's verdict on this connection
 const REFUSALS = ["invalid", "unauthorized", "forbidden", "not_found", "conflict", "rate_limited", "busy"];
 const MEANINGS = {
-  1008: "too many frames, or too many that were invalid",
-  1009: "a frame was larger than the server takes",
-  1011: "the room could not take the connection",
+  1008: "too many frames",
+  1009: "a frame was too large",
+  1011: "the room has failed",
   1012: "the service restarts",
-  1013: "this client did not read, or the room cannot take it now",
+  1013: "the room or this client is too slow",
   4001: "the token has expired",
   4009: "another connection has the same client id",
 };
 
-const STATE = Symbol("state"); // what listeners of every change of state are kept under: no event has this name
+const STATE = Symbol("state"); // no event has this name
 const LIFECYCLE = new Set(["connecting", "open", "connected", "close", "disconnected", "reconnecting"]);
-const OURS = new Set([...LIFECYCLE, "*", "verani.dropped"]); // a frame of this name is told to "*" only
+const OURS = new Set([...LIFECYCLE, "*", "verani.dropped"]); // frames of these names are told to "*" only
 
 export class VeraniError extends Error {
   constructor(code, message, { path, text, closing, cause } = {}) {
@@ -43,15 +42,14 @@ export class VeraniError extends Error {
   }
 }
 
-// Listeners by the name of their event, those of an event in order of registration.
 class Listeners {
-  #all = new Map(); // event -> Map(listener -> whether it is called once)
+  #all = new Map(); // event -> Map(listener -> once?)
 
   add(event, listener, once) {
     if (typeof listener !== "function") throw new TypeError(`expected a function that listens to ${String(event)}`);
     if (!this.#all.has(event)) this.#all.set(event, new Map());
     const those = this.#all.get(event);
-    those.set(listener, once && (those.get(listener) ?? true)); // a second time makes at most a `once` permanent
+    those.set(listener, once && (those.get(listener) ?? true));
     return () => this.remove(event, listener);
   }
 
@@ -70,7 +68,7 @@ class Listeners {
 
   call(event, ...told) {
     for (const [listener, once] of [...(this.#all.get(event) ?? [])]) {
-      if (!this.#all.get(event)?.has(listener)) continue; // one before it removed it
+      if (!this.#all.get(event)?.has(listener)) continue; // removed by one before it
       if (once) this.remove(event, listener);
       try {
         listener(...told)?.then?.(undefined, (error) => this.#threw(event, error));
@@ -86,15 +84,16 @@ class Listeners {
   }
 }
 
-// When to come back: counts what came to nothing, and chooses delays. The same rules as the Python client's.
+// When to come back; the rules are those of the Python client.
 class Attempts {
-  failures = 0; // in a row: attempts that failed, and connections that did not last
+  failures = 0; // in a row: attempts and connections that came to nothing
   retries = 0; // in a row: waits
   #delay = 0;
   #wasOpen = false;
 
   constructor({ enabled = true, maxAttempts = 10, initialDelay = 1_000, maxDelay = 30_000, backoffMultiplier = 1.5 }) {
-    Object.assign(this, checked({ maxAttempts, initialDelay, maxDelay, backoffMultiplier }), { enabled });
+    const delays = checked({ initialDelay, maxDelay }, LONGEST);
+    Object.assign(this, { enabled, ...delays, ...checked({ maxAttempts, backoffMultiplier }) });
   }
 
   get mayGoOn() {
@@ -106,21 +105,18 @@ class Attempts {
   }
 
   failed() {
-    this.#wasOpen = false;
-    // Where the device itself is offline, nothing has been tried.
+    this.#wasOpen = false; // what fails offline was no attempt
     if (globalThis.navigator?.onLine !== false) this.failures++;
   }
 
-  // That a server takes a connection proves nothing. What does: that it lasts, or the room's answer, which comes after
-  // `on_connect`, where it was not the server that ended the connection for a reason of its own.
+  // That a server takes a connection proves nothing: it has to last, or to bring an answer and no verdict.
   ended(code, lasted, wasAnswered) {
     this.#wasOpen = true;
     if (lasted >= Math.max(PROOF, this.#delay) || (wasAnswered && INNOCENT.includes(code))) this.startAnew();
     else this.failures++;
   }
 
-  // Full jitter: the clients of a server that restarts do not come back in the same moment. A server that takes
-  // connections and ends them again is there, and is left alone for nearly the whole delay.
+  // Full jitter, but for a server that takes connections and ends them: it wants to be left alone.
   nextDelay() {
     const ceiling = Math.min(this.maxDelay, this.initialDelay * this.backoffMultiplier ** this.retries++) || 0;
     const spread = this.#wasOpen && this.failures > 1 ? Math.min(SPREAD, ceiling / 2) : ceiling;
@@ -128,7 +124,7 @@ class Attempts {
   }
 }
 
-// A promise with a deadline; `settled` is called when it is kept or broken.
+// A promise with a deadline.
 class Pending {
   constructor(timeout, late, settled) {
     this.promise = new Promise((resolve, reject) => {
@@ -140,42 +136,35 @@ class Pending {
       this.resolve = settle(resolve);
       this.reject = settle(reject);
     });
-    const timer = timeout <= LONGEST_TIMER && setTimeout(() => this.reject(late()), timeout);
+    const timer = timeout <= LONGEST && setTimeout(() => this.reject(late()), timeout);
   }
 }
 
 export class VeraniClient {
-  #url;
-  #token;
-  #protocols;
-  #Socket;
-  #maxQueueSize;
-  #connectionTimeout;
-  #pingInterval;
-  #pongTimeout;
+  #options;
   #attempts;
   #listeners = new Listeners();
   #page = new AbortController(); // ends what listens to the page
 
   #state = "disconnected";
-  #over = null; // a VeraniError, once this client does not come back by itself
+  #over = null; // why it does not come back by itself
   #isClosed = false;
 
   #generation = 0;
   #socket = null;
-  #openedAt = null; // null while there is no connection
-  #wasAnswered = false; // a request over this connection was
-  #largest = 0; // characters of the largest frame sent over this connection
+  #openedAt = null;
+  #wasAnswered = false;
+  #largest = 0; // frame over this connection
   #retryTimer;
   #pingTimer;
   #deadline; // of a handshake or a pong
 
-  #queue = []; // frames that wait for a connection, oldest first
-  #queued = 0; // their characters
-  #dropped = 0; // and how many of them were, since that was last told
+  #queue = [];
+  #queued = 0; // characters
+  #dropped = 0; // since that was last told
   #lastId = 0;
-  #requests = new Map(); // id -> Pending that has `event`, `sent` and `size`, too
-  #waiters = new Set(); // Pendings of those who wait for a connection
+  #requests = new Map(); // id -> Pending with event, sent and size
+  #waiters = new Set();
   #warned = new Set();
 
   constructor(
@@ -191,18 +180,11 @@ export class VeraniClient {
       WebSocket = globalThis.WebSocket,
     } = {},
   ) {
-    checked({ maxQueueSize, connectionTimeout, pingInterval, pongTimeout });
+    const durations = checked({ connectionTimeout, pingInterval, pongTimeout }, LONGEST);
     if (!WebSocket) throw new TypeError("expected a global WebSocket, or one in the options");
     if (typeof url !== "function") socketURL(url);
     if (typeof token !== "function" && token !== null) bearer(token);
-    this.#url = url;
-    this.#token = token;
-    this.#protocols = protocols;
-    this.#Socket = WebSocket;
-    this.#maxQueueSize = maxQueueSize;
-    this.#connectionTimeout = connectionTimeout;
-    this.#pingInterval = pingInterval;
-    this.#pongTimeout = pongTimeout;
+    this.#options = { url, token, protocols, WebSocket, ...durations, ...checked({ maxQueueSize }) };
     this.#attempts = new Attempts(reconnection);
     const { signal } = this.#page;
     const { document } = globalThis;
@@ -265,7 +247,7 @@ export class VeraniClient {
     };
   }
 
-  waitForConnection(timeout = 2 * this.#connectionTimeout) {
+  waitForConnection(timeout = 2 * this.#options.connectionTimeout) {
     if (this.isConnected()) return Promise.resolve();
     if (this.#over) return Promise.reject(this.#over);
     const late = () => new VeraniError("deadline", `no connection within ${timeout} ms`);
@@ -295,7 +277,7 @@ export class VeraniClient {
       this.#requests.delete(id);
       if (!request.sent) this.#withdraw(id);
     });
-    Object.assign(request, { event, sent: false, size: 0 });
+    Object.assign(request, { event, sent: false });
     this.#requests.set(id, request);
     signal?.addEventListener("abort", abort);
     try {
@@ -308,15 +290,15 @@ export class VeraniClient {
 
   #post(event, data, id) {
     if (this.#isClosed) throw notSent(event, "the client is closed");
-    if (typeof event !== "string" || event.length > MAX_NAME) {
-      throw new TypeError(`expected the name of an event, of at most ${MAX_NAME} characters`);
+    if (typeof event !== "string" || event.length > MAX_NAME || NOT_IN_NAMES.test(event)) {
+      throw new TypeError(`expected the name of an event: at most ${MAX_NAME} characters, none of control`);
     }
     if (LIFECYCLE.has(event) && !this.#warned.has(event)) {
       this.#warned.add(event);
       console.warn(`[Verani] the event name ${event} collides with a life-cycle listener of clients`);
     }
     const frame = { text: JSON.stringify({ type: event, data, id }), id };
-    // One that the server closes takes nothing any more: what is written now is for the next connection.
+    // What a closing one is given would be lost.
     if (this.#openedAt !== null && this.#socket.readyState === 1) this.#send(frame);
     else this.#enqueue(frame);
   }
@@ -338,7 +320,7 @@ export class VeraniClient {
     const queue = this.#queue;
     queue.push(frame);
     this.#queued += frame.text.length;
-    while (queue.length > this.#maxQueueSize || (queue.length > 1 && this.#queued > MAX_UNSENT)) {
+    while (queue.length > this.#options.maxQueueSize || (queue.length > 1 && this.#queued > MAX_UNSENT)) {
       this.#queued -= queue[0].text.length;
       this.#drop(queue.shift(), "the queue is full");
     }
@@ -352,9 +334,9 @@ export class VeraniClient {
   #drop(frame, why) {
     const request = this.#requests.get(frame.id);
     if (request) {
-      request.reject(notSent(request.event, why)); // that is report enough
+      request.reject(notSent(request.event, why));
     } else if (++this.#dropped === 1) {
-      // Later and together: a listener that emits may cause the next one.
+      // Later: a listener that emits may cause the next one.
       setTimeout(() => this.#tellOfDropped());
     }
   }
@@ -371,15 +353,15 @@ export class VeraniClient {
     if (this.#isClosed) throw new VeraniError("unreachable", "the client is closed, make a new one");
     this.#over = null;
     this.#attempts.startAnew();
-    const generation = this.#leave(NORMAL, "");
+    const generation = this.#leave(1000, "");
     if (generation === this.#generation) this.#connect();
   }
 
-  disconnect(code = NORMAL, reason = "") {
+  disconnect(code = 1000, reason = "") {
     this.#end(code, reason, "the client was disconnected");
   }
 
-  close(code = NORMAL, reason = "") {
+  close(code = 1000, reason = "") {
     if (this.#isClosed) return;
     checkCode(code);
     this.#isClosed = true;
@@ -396,7 +378,6 @@ export class VeraniClient {
     if (this.#over) this.#settle(this.#over);
   }
 
-  // Close what there is, and say so; return the generation that it made.
   #leave(code, reason) {
     const closing = { code, reason };
     const wasOpen = this.#openedAt !== null;
@@ -411,14 +392,14 @@ export class VeraniClient {
     const generation = this.#letGo();
     this.#enter("connecting");
     if (generation !== this.#generation) return;
-    this.#expect(this.#connectionTimeout, `no connection within ${this.#connectionTimeout} ms`);
+    const { url, token, protocols, WebSocket, connectionTimeout } = this.#options;
+    this.#expect(connectionTimeout, () => this.#lost(LOST, "", `no connection within ${connectionTimeout} ms`));
     try {
-      const url = socketURL(await ask(this.#url));
-      const token = await ask(this.#token);
-      if (generation !== this.#generation) return;
-      this.#use(new this.#Socket(url, token === null ? this.#protocols : [...this.#protocols, bearer(token)]));
+      const address = socketURL(await ask(url));
+      const shown = token === null ? [] : [bearer(await ask(token))];
+      if (generation === this.#generation) this.#use(new WebSocket(address, [...protocols, ...shown]));
     } catch (error) {
-      if (generation === this.#generation) this.#lost(LOST, "", error.message, error);
+      if (generation === this.#generation) this.#lost(LOST, "", error?.message ?? error, error);
     }
   }
 
@@ -427,7 +408,7 @@ export class VeraniClient {
     socket.onopen = () => this.#opened();
     socket.onmessage = (message) => this.#received(message.data);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
-    // It says nothing, and `close` follows; but for Node 20, where none does for a handshake that has failed.
+    // Node 20 tells of no close after a handshake that failed.
     socket.onerror = () => this.#socket === socket && this.#openedAt === null && this.#lost(LOST, "");
   }
 
@@ -437,9 +418,8 @@ export class VeraniClient {
     this.#wasAnswered = false;
     this.#largest = 0;
     this.#state = "connected";
-    if (this.#pingInterval) {
-      this.#pingTimer = setInterval(() => this.#ping(this.#pingInterval + this.#pongTimeout), this.#pingInterval);
-    }
+    const { pingInterval, pongTimeout } = this.#options;
+    if (pingInterval) this.#pingTimer = setInterval(() => this.#ping(pingInterval + pongTimeout), pingInterval);
     const queue = this.#queue;
     this.#queue = [];
     this.#queued = 0;
@@ -450,7 +430,7 @@ export class VeraniClient {
     if (generation === this.#generation) this.#enter("connected");
   }
 
-  // A connection or an attempt is over, and it was not this client's user who ended it: come back, or give up.
+  // A connection or an attempt is over, and nobody here wanted it.
   #lost(code, reason, why = MEANINGS[code], cause) {
     const closing = { code, reason };
     const wasOpen = this.#openedAt !== null;
@@ -464,8 +444,8 @@ export class VeraniClient {
     } else {
       this.#attempts.failed();
     }
-    const what = wasOpen ? `the connection ended with code ${code}` : "the connection did not come about";
-    const error = new VeraniError("unreachable", why ? `${what}: ${why}` : what, { closing, cause });
+    const what = wasOpen ? ending(closing, why) : `there is no connection${why ? `: ${why}` : ""}`;
+    const error = new VeraniError("unreachable", what, { closing, cause });
     const refusal = wasOpen ? refusalIn(closing) : null;
     if (refusal) return this.#giveUp(refusal);
     if (wasOpen && (STAY_AWAY.includes(code) || !this.#attempts.enabled)) return this.#settle((this.#over = error));
@@ -485,7 +465,7 @@ export class VeraniClient {
     this.#enter("error", error);
   }
 
-  // Nobody waits for what does not come any more. Frames that are no requests may wait for `reconnect`.
+  // Nobody waits for what does not come; frames that are no requests may, for `reconnect`.
   #settle(error) {
     for (const waiter of [...this.#waiters]) waiter.reject(error);
     for (const request of [...this.#requests.values()]) {
@@ -502,32 +482,27 @@ export class VeraniClient {
     this.#socket = this.#openedAt = null;
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
-      socket.close(code, reason); // 1006 and the like are never sent, and would throw
+      socket.close(code, reason);
     }
     return ++this.#generation;
   }
 
   #interrupt(closing, why) {
-    const { code, reason } = closing;
     const refusal = refusalIn(closing);
-    for (const request of [...this.#requests.values()].filter((request) => request.sent)) {
-      const { event } = request;
+    for (const request of [...this.#requests.values()].filter(({ sent }) => sent)) {
       // Which frame was too large is not on the wire: the largest one.
-      if (code === TOO_LARGE && request.size === this.#largest) {
-        request.reject(new VeraniError("too_large", `${event} was not taken: ${why}`, { closing }));
-      } else {
-        const ended = `the connection ended with code ${code}${why ? `: ${why}` : ` ${reason}`}`;
-        const message = `${event} was sent and not answered, it may have run: ${ended}`;
-        request.reject(refusal ?? new VeraniError("interrupted", message, { closing }));
-      }
+      const isTooLarge = closing.code === TOO_LARGE && request.size === this.#largest;
+      const [code, what] = isTooLarge ? ["too_large", "not taken"] : ["interrupted", "not answered and may have run"];
+      const message = `${request.event} was ${what}: ${ending(closing, why)}`;
+      request.reject(refusal ?? new VeraniError(code, message, { closing }));
     }
   }
 
   #disconnected(closing, wasOpen) {
-    const generation = this.#generation;
     this.#state = "disconnected";
-    if (wasOpen) this.#tell("close", closing);
-    if (generation === this.#generation) this.#enter("disconnected", closing);
+    for (const event of [STATE, wasOpen && "close", "disconnected"]) {
+      if (this.#state === "disconnected") this.#tell(event, event === STATE ? this.#state : closing);
+    }
   }
 
   #enter(state, told) {
@@ -540,27 +515,31 @@ export class VeraniClient {
     this.#listeners.call(event, ...told);
   }
 
-  // The tab is looked at again, or the network is back: wait no longer, and find out whether a connection lives.
+  // The page is looked at again, or the network is back.
   #wake() {
     const isGivenUp = this.#state === "error" && this.#over.code === "unreachable";
-    if (this.#openedAt !== null) this.#ping(this.#pongTimeout);
+    if (this.#openedAt !== null) this.#ping(this.#options.pongTimeout);
     else if (this.#retryTimer !== undefined) this.#connect();
     else if (isGivenUp && this.#attempts.enabled) this.reconnect();
   }
 
-  #ping(patience) {
-    if (!this.#pingInterval) return;
+  #ping(patience, isLast = false) {
+    if (!this.#options.pingInterval) return;
+    const unsent = this.#socket.bufferedAmount;
     this.#socket.send('{"type":"ping"}');
-    this.#expect(patience, `no pong within ${patience} ms`);
+    this.#expect(patience, (isLate) => {
+      // The answer may wait behind this very timer, or the ping behind much that was sent before.
+      if (this.#socket.bufferedAmount < unsent) this.#ping(patience);
+      else if (isLate && !isLast) this.#ping(this.#options.pongTimeout, true);
+      else this.#lost(LOST, "", `no pong within ${patience} ms`);
+    });
   }
 
-  #expect(patience, silence) {
+  #expect(patience, missed) {
     const due = performance.now() + patience;
     this.#deadline ??= setTimeout(() => {
       this.#deadline = undefined;
-      // Where the page did not run, an answer may wait behind this very timer.
-      if (this.#openedAt !== null && performance.now() - due > LATE) this.#ping(this.#pongTimeout);
-      else this.#lost(LOST, "", silence);
+      missed(performance.now() - due > LATE);
     }, patience);
   }
 
@@ -572,16 +551,17 @@ export class VeraniClient {
   // --- what comes -----------------------------------------------------------------------------------------
 
   #received(text) {
+    this.#heard(); // it lives
     let frame;
     try {
       frame = JSON.parse(text);
     } catch {
-      return; // no frame, be it binary or not JSON, is ignored
+      return; // no frame
     }
-    const isRenewable = typeof this.#token === "function";
+    const isRenewable = typeof this.#options.token === "function";
     switch (frame?.type) {
       case "pong":
-        return this.#heard();
+        return;
       case "ack":
         return this.#answered(frame);
       case "verani.expiring":
@@ -606,11 +586,11 @@ export class VeraniClient {
   async #renew() {
     const generation = this.#generation;
     try {
-      const token = await ask(this.#token);
+      const token = await this.#options.token();
       bearer(token);
       if (generation === this.#generation) this.#post("verani.refresh", { token });
     } catch (cause) {
-      // The server closes with 4001, and the next handshake asks again.
+      // The server will close, and the next handshake asks again.
       this.#tell("error", new VeraniError("unreachable", "there is no new token", { cause }));
     }
   }
@@ -627,15 +607,15 @@ function ask(source) {
   return typeof source === "function" ? source() : source;
 }
 
-function checked(numbers) {
+function checked(numbers, most = Infinity) {
   for (const [name, value] of Object.entries(numbers)) {
-    if (!(value >= 0)) throw new RangeError(`${name}: expected a number from 0 up, got ${value}`);
+    if (!(value >= 0 && value <= most)) throw new RangeError(`${name}: expected 0 to ${most}, got ${value}`);
   }
   return numbers;
 }
 
 function checkCode(code) {
-  if (code === NORMAL || (code >= 3000 && code <= 4999)) return;
+  if (code === 1000 || (code >= 3000 && code <= 4999)) return;
   throw new RangeError(`expected close code 1000 or 3000 to 4999, got ${code}`);
 }
 
@@ -647,7 +627,7 @@ function socketURL(url) {
   return parsed.href;
 }
 
-// A token goes as a subprotocol, which browsers let pages choose; these are the characters of one.
+// A token goes as a subprotocol: it has the characters of one.
 function bearer(token) {
   if (typeof token === "string" && /^[\w!#$%&'*+.^`|~-]+$/.test(token)) return `bearer.${token}`;
   throw new TypeError("token: expected a string of letters, digits and !#$%&'*+-.^_`|~");
@@ -655,8 +635,12 @@ function bearer(token) {
 
 function refusalIn(closing) {
   const { code, reason } = closing;
-  if (code !== NORMAL || !REFUSALS.includes(reason)) return null;
+  if (code !== 1000 || !REFUSALS.includes(reason)) return null;
   return new VeraniError(reason, `the room refused this client with ${reason}`, { closing });
+}
+
+function ending({ code, reason }, why) {
+  return `the connection ended with code ${code} ${why ?? reason}`;
 }
 
 function notSent(event, why) {
