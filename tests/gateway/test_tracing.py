@@ -14,11 +14,15 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.raw import until
+from tests.raw import text, until
+from tests.server import Serve
 from verani import Actor, CallFailed, Context, DeadlineExceeded, Forbidden, Settings, connect, define_room
 from verani.client import VeraniClient
+from verani.engine.hook_runner import Hooks
 from verani.room.definition import RoomDefinition
-from verani.testing import serve
+from verani.testing import serve as serve_rooms
+from verani_actors.rooms.hosted_room import HostedRoom
+from verani_gateway.connections.delivery import Delivery
 
 # A process has one provider for ever.
 _EXPORTER = InMemorySpanExporter()
@@ -127,7 +131,7 @@ def traced() -> Traced:
 @asynccontextmanager
 async def serving(traced: Traced, **settings: Any) -> AsyncIterator[tuple[VeraniClient, str]]:
     """Serve, with one client in the room of the chat; give it, and the URL of the internal listener."""
-    service = serve(traced.chat, traced.ledger, settings=Settings(**{"tracing": True, **settings}))
+    service = serve_rooms(traced.chat, traced.ledger, settings=Settings(**{"tracing": True, **settings}))
     async with service as url, VeraniClient(f"{url}/ws?room=lobby") as client:
         yield client, service.internal_url
 
@@ -227,3 +231,14 @@ async def test_without_the_setting_there_are_no_spans(traced: Traced, spans: Spa
         assert await client.request("pay", 4) == 5
         assert await caller.room("chat", "lobby").total() == 2
     assert spans.all() == []
+
+
+async def test_without_the_setting_nothing_stands_in_the_way_of_a_frame(serve: Serve) -> None:
+    server = await serve(define_room("chat"))
+    client = await server.connect()
+    client.send(text(b'{"type":"any"}'))
+    await until(lambda: server.gateway.metrics.frames == 1)
+    room = server.gateway.host.directory.rooms["chat/default"]
+    assert server.gateway.ingress.send == server.gateway.placement.put
+    assert room.engine is not None
+    assert [type(each) for each in (server.gateway.delivery, room, room.engine._hooks)] == [Delivery, HostedRoom, Hooks]

@@ -10,6 +10,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -137,9 +138,10 @@ def _hook_metrics(host: RoomHost) -> Iterator[Measure]:
 
 def process_metrics() -> Iterator[Measure]:
     """Yield what there is to say of any process, by the names that Prometheus' libraries have for it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
     yield CounterMetricFamily("process_cpu_seconds", "Processor time of the process.", time.process_time())
-    yield GaugeMetricFamily("process_resident_memory_bytes", "Memory of the process.", pages * _PAGE)
+    with suppress(OSError):  # a system without /proc
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Memory of the process.", pages * _PAGE)
     yield GaugeMetricFamily("process_start_time_seconds", "When the process started, in seconds since 1970.", _STARTED)
     info = GaugeMetricFamily(f"{_PREFIX}build_info", "1, with the version of Verani.", labels=["version"])
     info.add_metric([__version__], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from typing import Any
 
 import msgspec
@@ -224,3 +225,53 @@ async def test_bytes_of_sockets_and_deliveries_to_each_connection_are_counted(se
     assert counts.deliveries == 5
     assert counts.received_bytes - before[0] == len(frame)
     assert counts.sent_bytes - before[1] == sum(2 + len(answer) for answer in answers)
+
+
+async def test_a_socket_that_takes_nothing_more_is_counted_with_what_waits_for_it(serve: Serve) -> None:
+    server = await serve(a_room(), max_send_buffer=32 << 20)
+    slow = await server.connect(receive_buffer=4096)
+    other = await server.connect(receive_buffer=4096)
+    full = server.gateway.metrics.full
+    send(slow, b'{"type":"flood"}')
+    await until(lambda: bool(full))
+    samples = measured(exposition(server.gateway))
+    assert samples["full_sockets"] == 1
+    assert samples["send_buffer_bytes"] > 1 << 16
+    for _ in range(40):
+        await slow.text()
+    await until(lambda: not full)
+    assert measured(exposition(server.gateway))["send_buffer_bytes"] == 0
+    send(other, b'{"type":"flood"}')
+    await until(lambda: bool(full))
+    await other.end()
+    await until(lambda: not full)
+
+
+async def test_a_scrape_takes_no_longer_where_there_are_more_rooms_and_connections(serve: Serve) -> None:
+    server = await serve(a_room())
+
+    def calls() -> int:
+        count = 0
+
+        def note(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(note)
+        try:
+            exposition(server.gateway)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    async def visit(number: int) -> None:
+        client = await server.connect(f"/ws?room=r{number}")
+        send(client, SAY)
+        await client.text()
+
+    await visit(0)
+    few = calls()
+    for number in range(1, 50):
+        await visit(number)
+    assert len(server.gateway.host.rooms()) == 50
+    assert calls() <= few + 20
