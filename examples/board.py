@@ -10,7 +10,7 @@ Try it: connect to ws://127.0.0.1:8000/gallery, and to ws://127.0.0.1:8000/board
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from verani import Context, define_room
 
@@ -21,13 +21,30 @@ board = define_room("board", websocket_path="/board/{room}", rate_limit=60, rate
 gallery = define_room("gallery", websocket_path="/gallery", rate_limit=5, rate_policy="close")
 
 
+@board.event("cursor")
+class Cursor(Struct):
+    user: str
+    at: Point
+
+
+@board.event("stroke")
+class Drawn(Struct):
+    user: str
+    points: Stroke
+
+
+@gallery.event("busy")
+class Busy(Struct):
+    board: str
+
+
 @board.on("cursor", rate=30, policy="drop")
 def cursor(ctx: Context, at: Point) -> None:
-    ctx.to_channel("default").emit("cursor", {"user": ctx.meta.user_id, "at": at})
+    ctx.to_channel("default").emit("cursor", Cursor(ctx.meta.user_id, at))
 
 
 @board.on("stroke")
 async def stroke(ctx: Context, points: Stroke) -> None:
-    ctx.to_channel("default").emit("stroke", {"user": ctx.meta.user_id, "points": points})
+    ctx.to_channel("default").emit("stroke", Drawn(ctx.meta.user_id, points))
     board_id = ctx.actor.name.partition("/")[2]
-    await ctx.actor.stub(gallery, "default").broadcast("default", {"type": "busy", "board": board_id})
+    await ctx.actor.stub(gallery, "default").emit_to_channel("default", "busy", Busy(board_id))

@@ -46,6 +46,20 @@ def message(ctx: Context, message: Message) -> None:
     ctx.actor.emit_to_channel(message.channel, "chat.message", {"from": ctx.meta.user_id, "text": message.text})
 
 
+# --- what it sends, for tests, `verani types` and /asyncapi.json -------------------------------------------
+
+
+@chat.event("chat.message")
+class Said(Struct, rename={"sender": "from"}):
+    sender: str
+    text: str
+
+
+@chat.event("presence")
+class Presence(Struct):
+    users: list[str]
+
+
 # --- the page -------------------------------------------------------------------------------------------
 
 # Nothing is loaded from elsewhere, nothing inline runs, nobody frames it, and the name in its URL stays here.

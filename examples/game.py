@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from verani import Actor, Conflict, ConnectionMeta, Context, Forbidden, define_room
 
@@ -28,6 +28,25 @@ Ctx = Context[ConnectionMeta, Table]
 game = define_room("game", state=Table, websocket_path="/ws/{room}")
 
 
+@game.event("chat.message")
+class Said(Struct, rename={"sender": "from"}):
+    sender: str
+    text: str
+
+
+@game.event("game.tick")
+class Tick(Struct):
+    """A second of a round is over."""
+
+    left: int
+    scores: dict[str, int]
+
+
+@game.event("game.over")
+class Over(Struct):
+    scores: dict[str, int]
+
+
 @game.on_connect
 def sit_down(ctx: Ctx) -> None:
     ctx.join("chat")
@@ -35,7 +54,7 @@ def sit_down(ctx: Ctx) -> None:
 
 @game.on("chat.message")
 def say(ctx: Ctx, text: Annotated[str, Meta(min_length=1, max_length=200)]) -> None:
-    ctx.actor.emit_to_channel("chat", "chat.message", {"from": ctx.meta.user_id, "text": text})
+    ctx.actor.emit_to_channel("chat", "chat.message", Said(ctx.meta.user_id, text))
 
 
 @game.on("game.join")
@@ -65,7 +84,7 @@ async def play(room: Actor[ConnectionMeta, Table]) -> None:
     """Run one round: tell the players the scores every second, and everybody who chats the result."""
     table = room.state
     while table.seconds_left:
-        room.emit_to_channel("game-state", "game.tick", {"left": table.seconds_left, "scores": table.scores})
+        room.emit_to_channel("game-state", "game.tick", Tick(table.seconds_left, table.scores))
         await asyncio.sleep(1)
         table.seconds_left -= 1
-    room.emit_to_channel("chat", "game.over", {"scores": table.scores})
+    room.emit_to_channel("chat", "game.over", Over(table.scores))

@@ -27,6 +27,17 @@ class Notice(Struct):
     channel: str = "default"
 
 
+@notifications.event("notification")
+class Notification(Struct):
+    id: str
+    text: str
+
+
+@notifications.event("notification.read")
+class Read(Struct):
+    id: str
+
+
 def user_of(request: ConnectRequest) -> str:
     """Say whose token this is."""
     try:
@@ -62,4 +73,4 @@ def notify(ctx: Context, notice: Notice) -> dict[str, int]:
 @notifications.on("read")
 def read(ctx: Context, id: str) -> None:
     """Let all devices of the user know that a notification was read on one of them."""
-    ctx.actor.emit_to_user(ctx.meta.user_id, "notification.read", {"id": id})
+    ctx.actor.emit_to_user(ctx.meta.user_id, "notification.read", Read(id))

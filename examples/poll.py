@@ -15,7 +15,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from verani import Actor, ConnectionMeta, Context, define_room
 
@@ -35,6 +35,13 @@ class Poll:
 Ctx = Context[ConnectionMeta, Poll]
 
 poll = define_room("poll", state=Poll, websocket_path="/ws/{room}")
+
+
+@poll.event("poll.votes")
+class Votes(Struct):
+    """How many have voted for each choice."""
+
+    count: dict[str, int]
 
 
 def file_of(actor: Actor[ConnectionMeta, Poll]) -> Path:
@@ -66,12 +73,12 @@ def write(file: Path, content: bytes) -> None:
 
 @poll.on_connect
 def show(ctx: Ctx) -> None:
-    ctx.emit("poll.votes", {"count": ctx.actor.state.count()})
+    ctx.emit("poll.votes", Votes(ctx.actor.state.count()))
 
 
 @poll.on("poll.vote")
 def vote(ctx: Ctx, choice: Annotated[str, Meta(min_length=1, max_length=50)]) -> dict[str, int]:
     ctx.actor.state.votes[ctx.meta.user_id] = choice
     count = ctx.actor.state.count()
-    ctx.actor.emit("poll.votes", {"count": count})
+    ctx.actor.emit("poll.votes", Votes(count))
     return count

@@ -9,9 +9,12 @@ and send ``{"type": "status.set", "data": "away"}`` as one of them. The other ge
 
 from typing import Literal
 
+from msgspec import Struct
+
 from verani import Actor, ConnectionMeta, Context, define_room
 
 Status = Literal["active", "away"]
+Shown = Literal[Status, "offline"]
 
 
 class Person(ConnectionMeta):
@@ -26,7 +29,20 @@ Ctx = Context[Person]
 presence = define_room("presence", meta=Person)
 
 
-def status_of(office: Office, user_id: str) -> Literal[Status, "offline"]:
+@presence.event("presence.list")
+class Everybody(Struct):
+    """Who is here, for somebody who arrives."""
+
+    users: dict[str, Shown]
+
+
+@presence.event("presence.update")
+class Change(Struct):
+    user: str
+    status: Shown
+
+
+def status_of(office: Office, user_id: str) -> Shown:
     """Combine the statuses of a user's connections."""
     statuses = {session.meta.status for session in office.get_user_sessions(user_id)}
     if not statuses:
@@ -37,13 +53,13 @@ def status_of(office: Office, user_id: str) -> Literal[Status, "offline"]:
 def announce(ctx: Ctx) -> None:
     """Tell everybody else how this user is now."""
     user = ctx.meta.user_id
-    ctx.to_channel("default").emit("presence.update", {"user": user, "status": status_of(ctx.actor, user)})
+    ctx.to_channel("default").emit("presence.update", Change(user, status_of(ctx.actor, user)))
 
 
 @presence.on_connect
 def arrive(ctx: Ctx) -> None:
     users = ctx.actor.get_connected_user_ids()
-    ctx.emit("presence.list", {"users": {user: status_of(ctx.actor, user) for user in users}})
+    ctx.emit("presence.list", Everybody({user: status_of(ctx.actor, user) for user in users}))
     announce(ctx)
 
 

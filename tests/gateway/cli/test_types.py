@@ -185,6 +185,12 @@ import type { Presence } from "./presence";
 const chat = new VeraniClient<Chat>("/ws?room=lobby");
 chat.emit("chat.message", { channel: "general", text: "hello" });
 chat.request("chat.join", "general").then((nothing: null) => nothing);
+chat.on("chat.message", ({ from, text }, channel) => `${channel}: ${from.trim()} says ${text.trim()}`);
+chat.on("presence", ({ users }) => users.map((user) => user.trim()));
+new VeraniClient<Gallery>("/gallery").on("busy", ({ board }) => board.trim());
+new VeraniClient<Game>("/ws/table-1").on("game.tick", ({ left, scores }) => left + (scores["ann"] ?? 0));
+new VeraniClient<Presence>("/ws").on("presence.update", ({ status }) => status === "offline");
+new VeraniClient<Notifications>("/ws").on("notification", ({ id, text }) => id + text);
 new VeraniClient<Board>("/board/plans").emit("stroke", [[0, 0], [1, 2.5]]);
 new VeraniClient<Poll>("/ws/lunch").request("poll.vote", "soup").then((count) => count["soup"]?.toFixed());
 """
@@ -192,6 +198,9 @@ MISUSES: Final = """
 chat.emit("chat.massage", { channel: "general", text: "hello" });
 chat.emit("chat.message", { channel: "general" });
 chat.request("chat.join", 5);
+chat.on("chat.message", ({ form }) => form);
+chat.on("chat.massage", () => {});
+new VeraniClient<Presence>("/ws").on("presence.update", ({ status }) => status === "gone");
 """
 
 
