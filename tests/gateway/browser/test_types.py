@@ -85,7 +85,7 @@ WRONG: Final = [
 _ERROR: Final = r"^sample\.ts\((\d+),\d+\): error (.*?)(?=^\S|\Z)"
 
 
-async def compile_types(folder: Path, source: str) -> str:
+async def compile_types(folder: Path, source: str, *more: str) -> str:
     """Return what the compiler has to say; nothing where all is well."""
     shutil.copy(BROWSER / "verani.d.ts", folder)
     (folder / "sample.ts").write_text(source)
@@ -94,6 +94,7 @@ async def compile_types(folder: Path, source: str) -> str:
         node(),
         str(node_package(".bin/tsc")),
         *options,
+        *more,
         "sample.ts",
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,

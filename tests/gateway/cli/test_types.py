@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, TypedDict
 
 import msgspec
 import pytest
 
-from tests.gateway.browser.test_types import compile_types
+from tests.gateway.browser.test_types import BROWSER, compile_types
 from tests.gateway.typed_rooms import ROOMS, SENT, TAKEN
+from tests.guide import Guide, run_python
 from verani import define_room
 from verani.room.contract import contracts_of
 from verani.room.definition import RoomDefinition
@@ -214,6 +217,23 @@ async def test_the_types_of_all_examples_are_written_and_used(tmp_path: Path) ->
     assert lines_with_errors(found) == set(range(first, first + MISUSES.count("\n") - 1)), found
 
 
+async def test_the_page_about_typed_events_shows_what_is_written_and_what_the_compiler_says(
+    tmp_path: Path,
+) -> None:
+    guide = Guide("docs/typed-events.md")
+    guide.save(tmp_path)
+    assert await run_python(tmp_path, "-m", "verani_gateway", "types", "quiz:quiz", "-o", "quiz.d.ts") == (0, "")
+    shown, used = guide.blocks("ts")
+    assert (tmp_path / "quiz.d.ts").read_text() == shown
+    shutil.copytree(BROWSER, tmp_path / "node_modules" / "verani-client")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    [in_page] = guide.blocks("js")
+    (tmp_path / "page.js").write_text(in_page)
+    assert await compile_types(tmp_path, f'{used}import "./page.js";\n', "--allowJs", "--checkJs") == ""
+    found = await compile_types(tmp_path, used.replace("// @ts-expect-error", "//"))
+    assert re.findall(r"error TS\d+: .*(quiz\.anser|number)", found) == ["quiz.anser", "number"], found
+
+
 # --- the command -------------------------------------------------------------------------------------------
 
 
@@ -233,6 +253,7 @@ def test_types_are_printed_and_what_the_module_prints_is_not_among_them(
 ) -> None:
     (tmp_path / "noisy_room.py").write_text(NOISY)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     assert main(["types", "noisy_room:room"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(
