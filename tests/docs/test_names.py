@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from tests.guide import DOCUMENTS, ROOT, Guide
-from verani import Actor, ConnectRequest, Context, RoomStub, Session
+from verani import Actor, ConnectRequest, Context, RoomStub, Session, errors
 from verani.client import VeraniClient
 from verani.testing import HarnessClient
 from verani_gateway.cli.main import main
@@ -230,6 +230,12 @@ def test_every_name_with_an_underscore_or_a_hump_is_somewhere_in_the_code(page: 
     own = set(re.findall(r"\w+", "\n".join(block.text for block in Guide(page).all_blocks)))
     named = {name for span in spans(page) for name in re.findall(r"\b[A-Za-z]+_\w+|\b[A-Za-z][a-z]+[A-Z]\w*", span)}
     assert sorted(name for name in named - words() - own if not METRIC.match(name)) == []
+
+
+def test_the_codes_of_errors_are_those_that_hooks_show() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", Guide("docs/hooks.md").prose, re.MULTILINE)
+    assert len(rows) == 8
+    assert [(name, code) for name, code in rows if getattr(errors, name).code != code] == []
 
 
 # --- routes and metrics ---------------------------------------------------------------------------------------------

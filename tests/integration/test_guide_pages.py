@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
+import jwt
 import pytest
 from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
 
@@ -27,6 +30,41 @@ OPENED = {
     ("docs/coming-from/socket-io.md", "durable.html"),
 }
 
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How a script without a page of its own is run: beside which rooms, after what, and what the console says then."""
+
+    target: str
+    says: str
+    before: str = ""
+
+
+# What a reader would have: a token, and a function that gets one.
+SECRET = "0123456789abcdef0123456789abcdef"
+CLAIMS = {"sub": "ann", "exp": time.time() + 3600, "iss": "https://login.example.com"}
+TEAM, CHAT = (jwt.encode({**CLAIMS, "aud": audience}, SECRET) for audience in ("team", "chat"))
+
+SCRIPTS = {
+    "docs/authentication.md": Script(
+        "team:team",
+        "open verani",
+        f"""
+        const url = `ws://${{location.host}}/ws`, token = "{TEAM}";
+        const WebSocket = class extends window.WebSocket {{
+          constructor(...given) {{
+            super(...given);
+            this.addEventListener("open", () => console.log("open", this.protocol));
+          }}
+        }};
+        """,
+    ),
+    "docs/clients.md": Script("examples.chat:chat", "ann hello"),
+    "docs/coming-from/centrifugo.md": Script("chat:chat", "ann hi", f'const fetchToken = () => "{CHAT}";'),
+    "docs/coming-from/django-channels.md": Script("chat:chat", "hi"),
+    "gateway/verani_gateway/browser/README.md": Script("examples.chat:chat", "ann hello"),
+}
+
 Open = Callable[..., Awaitable[Page]]
 
 
@@ -36,8 +74,10 @@ async def window() -> AsyncIterator[Open]:
     complaints: list[str] = []
 
     def complain(said: ConsoleMessage) -> None:
-        # The server stops before the browser does, and a page that comes back says that it cannot.
-        if said.type == "error" and "WebSocket connection to" not in said.text:
+        # The server stops before the browser does, and a page that comes back says that it cannot; what is no page
+        # has no icon.
+        is_expected = "WebSocket connection to" in said.text or said.location["url"].endswith("/favicon.ico")
+        if said.type == "error" and not is_expected:
             complaints.append(said.text)
 
     async with async_playwright() as playwright:
@@ -67,6 +107,26 @@ async def reads(page: Page, *texts: str) -> None:
 def test_every_page_that_a_document_shows_is_opened() -> None:
     shown = {(page, name) for page in DOCUMENTS for name in Guide(page).files() if name.endswith(".html")}
     assert shown == OPENED
+
+
+def test_every_script_of_a_document_is_run() -> None:
+    assert {page for page in DOCUMENTS if Guide(page).blocks("js")} == SCRIPTS.keys()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+async def test_a_script_does_what_its_document_says(serve: Serve, window: Open, tmp_path: Path, name: str) -> None:
+    script = SCRIPTS[name]
+    guide = Guide(name)
+    (block,) = guide.blocks("js")
+    guide.save(tmp_path)
+    own = {} if script.target.startswith("examples") else {"directory": tmp_path}
+    server = await serve(script.target, environ={"TEAM_SECRET": SECRET, "CHAT_SECRET": SECRET}, **own)
+    page = await window(server, "/health")
+    async with page.expect_console_message(lambda said: said.text == script.says, timeout=30_000):
+        await page.add_script_tag(
+            content=script.before + block.replace("127.0.0.1:8000", f"localhost:{server.port}"), type="module"
+        )
+    assert await server.stop() == 0
 
 
 async def test_the_page_of_the_quick_start_shows_who_is_here_and_what_they_say(
