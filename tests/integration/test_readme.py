@@ -68,5 +68,30 @@ async def test_the_call_from_the_shell_reaches_who_is_in_the_lobby(serve: Serve,
     assert await server.stop() == 0
 
 
+def row(text: str, start: str) -> dict[str, str]:
+    """Find a row of a table by how its first cell begins; return its cells by the heads of the table."""
+    lines = text.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith(f"| {start}"))
+    top = next(number for number in range(at, 0, -1) if lines[number].startswith("|--"))
+    heads, cells = ([cell.strip() for cell in lines[number].strip("|").split("|")] for number in (top - 1, at))
+    return dict(zip(heads, cells, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("here", "there"), [("CPU of an echo", "echo"), ("CPU of a delivery in a room of 1,000", "fan-out")]
+)
+def test_the_figures_of_the_comparison_are_those_that_were_measured(here: str, there: str) -> None:
+    performance = Guide("docs/performance.md").text
+    ours, measured = row(README.text, here), row(performance, there)
+    for peer, column in {"Socket.IO": "Socket.IO on Node", "python-socketio": "python-socketio"}.items():
+        ratio = float(measured[column])
+        shown = float(ours[peer].removeprefix("about "))
+        # The ratio is rounded to hundredths, so what it is one of lies between these two.
+        assert 1 / (ratio + 0.005) <= shown <= 1 / (ratio - 0.005), peer
+    dates = [re.findall(r"measured on (\d{4}-\d\d-\d\d)", text, re.IGNORECASE) for text in (README.text, performance)]
+    assert dates[0]
+    assert dates[0] == dates[1]
+
+
 def test_the_first_success_is_on_the_first_screen() -> None:
     assert "make serve" in "\n".join(README.text.splitlines()[:10])
