@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from tests.integration.test_accessibility import faults as serious_faults
 from tests.integration.test_chat_page import FLAGS, chromium
 from verani_gateway.cli.new import make_project
 
@@ -79,6 +80,13 @@ async def test_two_windows_see_each_other_and_what_they_say(served: str) -> None
         await ann.keyboard.press("Enter")
         for page in (ann, bob):
             await expect(page.locator("#said li")).to_have_text(["ann: <b>hello</b>"])
+        for _ in range(30):  # more than the page has room for
+            await bob.get_by_label("Say something").fill("hello")
+            await bob.keyboard.press("Enter")
+        await expect(ann.locator("#said li")).to_have_count(31)
+        for scheme in ("light", "dark"):
+            await ann.emulate_media(color_scheme=scheme)
+            assert await serious_faults(ann) == []
         await bob.context.close()
         await expect(ann.locator("#people")).to_have_text("ann")
         await browser.close()
