@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import shlex
+import shutil
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import MappingProxyType
@@ -143,6 +148,71 @@ def test_a_line_of_the_log_looks_as_operations_says() -> None:
     assert formatter.format(record)[len(formatter.formatTime(record)) :] == said.split("\n")[0].removeprefix(
         "2026-11-29 10:12:31,123"
     )
+
+
+# --- commands -------------------------------------------------------------------------------------------
+
+# By page: what is served, and the client whom each command of a block that shows its output reaches.
+SHOWN = MappingProxyType(
+    {
+        "README.md": ("chat:chat", "/ws?room=lobby&userId=ann"),
+        "docs/quick-start.md": ("chat:chat", "/ws?room=lobby&userId=ann"),
+        "docs/calls.md": ("desk:desk", "/ws?room=front&userId=bob"),
+    }
+)
+
+_PROMPT = re.compile(r"^\w*[$#] ")
+
+
+def shown_commands(page: str) -> list[tuple[str, str]]:
+    """List the commands of a page that it shows with their output, and that."""
+    commands: list[tuple[str, str]] = []
+    for block in GUIDES[page].blocks("console"):
+        for line in block.splitlines():
+            if _PROMPT.match(line):
+                commands.append((_PROMPT.sub("", line), ""))
+            else:
+                commands[-1] = (commands[-1][0], commands[-1][1] + line + "\n")
+    return [(command, output) for command, output in commands if output]
+
+
+def test_every_output_of_a_command_is_compared() -> None:
+    # A service on two machines has names and numbers of its own, so of these only the heads are compared.
+    assert {page for page in DOCUMENTS if shown_commands(page)} == SHOWN.keys() | {"docs/scaling.md"}
+
+
+async def run_command(server: Server, command: str) -> str:
+    """Run a command that a page shows against a service, and return what it prints."""
+    program, *words = shlex.split(command)
+    if program == "verani":
+        program, words = sys.executable, ["-m", "verani_gateway", words[0], "--url", server.internal, *words[1:]]
+    elif shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    words = [word.replace(INTERNAL, server.internal) for word in words]
+    process = await asyncio.create_subprocess_exec(program, *words, stdout=PIPE, stderr=PIPE)
+    async with asyncio.timeout(60):
+        printed, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    return printed.decode()
+
+
+@pytest.mark.parametrize("page", SHOWN)
+async def test_a_command_prints_what_its_page_shows(serve: Serve, tmp_path: Path, page: str) -> None:
+    target, url = SHOWN[page]
+    GUIDES[page].save(tmp_path)
+    server = await serve(target, directory=tmp_path)
+    for command, output in shown_commands(page):
+        async with VeraniClient(server.ws + url):  # another one each time: it may be sent away
+            assert (await run_command(server, command)).strip() == output.strip()
+    assert await server.stop() == 0
+
+
+async def test_the_processes_of_a_service_are_shown_under_these_heads(serve: Serve) -> None:
+    [(command, table)] = shown_commands("docs/scaling.md")
+    server = await serve("examples.chat:chat", "--hosts", "1")
+    printed = await run_command(server, command)
+    assert printed.splitlines()[0].split() == table.splitlines()[0].split()
+    assert await server.stop() == 0
 
 
 # --- rooms and applications -----------------------------------------------------------------------------
