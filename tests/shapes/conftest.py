@@ -30,15 +30,20 @@ if _UNKNOWN := sorted({*_CHOSEN} - {*SHAPES}):
     raise pytest.UsageError(f"VERANI_TEST_SHAPES: expected some of {', '.join(SHAPES)}, got {', '.join(_UNKNOWN)}")
 
 
-# What clients do is theirs: it is enough to see it in one process and in several.
+# What clients do is theirs: it is enough to see it in one process and in several, and once for every other runtime.
 _OF_CLIENTS = "test_client_behaviour.py"
+_ONCE = ("test_in_node_with_the_websocket_of_a_package", "test_in_other_runtimes")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out what needs not be run on several machines, too."""
-    spared = [item for item in items if item.path.name == _OF_CLIENTS and "[machines" in item.name]
+    """Take out what needs not be run in every shape."""
+    spared = {item for item in items if item.path.name == _OF_CLIENTS and _is_spared(item.name)}
     items[:] = [item for item in items if item not in spared]
-    config.hook.pytest_deselected(items=spared)
+    config.hook.pytest_deselected(items=list(spared))
+
+
+def _is_spared(name: str) -> bool:
+    return "[machines" in name or (name.startswith(_ONCE) and "[processes" in name)
 
 
 @pytest.fixture(scope="session", params=_CHOSEN)

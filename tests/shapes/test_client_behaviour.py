@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -18,7 +19,7 @@ from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.integration.test_chat_page import FLAGS, chromium
-from tests.node_packages import node
+from tests.node_packages import node, node_package
 from tests.shapes.behaviour.names import PAGES, SCENARIOS
 from tests.shapes.behaviour.python import PLAYED, Stage
 from tests.shapes.behaviour.wire import Wire
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.shapes
 
 BEHAVIOUR: Final = Path(__file__).parent / "behaviour"
-BROWSER: Final = Path(__file__).parents[2] / "gateway/verani_gateway/browser"
+VERANI: Final = (Path(__file__).parents[2] / "gateway/verani_gateway/browser/verani.js").as_uri()
 
 Order = Callable[[], Awaitable[object]]
 
@@ -113,16 +114,19 @@ async def test_in_python(wire: Wire, gate: Gate, room: str, scenario: str) -> No
 # --- Node -------------------------------------------------------------------------------------------------------
 
 
-def flags() -> list[str]:
-    """Return what Node has to be told before it has a WebSocket."""
-    version = subprocess.run([node(), "--version"], capture_output=True, check=True, text=True).stdout
-    return ["--experimental-websocket"] if int(re.findall(r"\d+", version)[0]) < 22 else []
+def runtime(name: str) -> list[str]:
+    """Return the command that runs a program in JavaScript."""
+    if name == "node":
+        version = subprocess.run([node(), "--version"], capture_output=True, check=True, text=True).stdout
+        is_old = int(re.findall(r"\d+", version)[0]) < 22
+        return [node(), *(["--experimental-websocket"] if is_old else [])]
+    return [name, "run", *(["--allow-all"] if name == "deno" else [])]
 
 
-async def run_node(*arguments: str) -> Any:
+async def run(name: str, *arguments: str) -> Any:
     """Run `node.mjs`; return what it has written."""
     process = await asyncio.create_subprocess_exec(
-        node(), *flags(), str(BEHAVIOUR / "node.mjs"), *arguments, stdout=asyncio.subprocess.PIPE
+        *runtime(name), str(BEHAVIOUR / "node.mjs"), *arguments, stdout=asyncio.subprocess.PIPE
     )
     try:
         output, _ = await process.communicate()
@@ -136,8 +140,21 @@ async def run_node(*arguments: str) -> Any:
 
 @pytest.mark.parametrize("scenario", [*SCENARIOS, *PAGES])
 async def test_in_node(setting: Setting, scenario: str) -> None:
-    verani = (BROWSER / "verani.js").as_uri()
-    assert await run_node(json.dumps(setting.as_json(scenario, verani=verani))) is None
+    assert await run("node", json.dumps(setting.as_json(scenario, verani=VERANI))) is None
+
+
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *PAGES])
+async def test_in_node_with_the_websocket_of_a_package(setting: Setting, scenario: str) -> None:
+    ws = node_package("ws/wrapper.mjs").as_uri()
+    assert await run("node", json.dumps(setting.as_json(scenario, verani=VERANI, ws=ws))) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "scenario"),
+    [(name, each) for name in ("bun", "deno") if shutil.which(name) for each in (*SCENARIOS, *PAGES)],
+)
+async def test_in_other_runtimes(setting: Setting, name: str, scenario: str) -> None:
+    assert await run(name, json.dumps(setting.as_json(scenario, verani=VERANI))) is None
 
 
 # --- Chromium ---------------------------------------------------------------------------------------------------
@@ -234,5 +251,5 @@ async def test_in_chromium(setting: Setting, browser: BrowserThread, scenario: s
 
 
 async def test_every_scenario_is_played_everywhere() -> None:
-    assert [list(SCENARIOS), list(PAGES)] == await run_node()
+    assert [list(SCENARIOS), list(PAGES)] == await run("node")
     assert list(SCENARIOS) == list(PLAYED)

@@ -407,7 +407,7 @@ export class VeraniClient {
     this.#socket = socket;
     socket.onopen = () => this.#opened();
     socket.onmessage = (message) => this.#received(message.data);
-    socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+    socket.onclose = ({ code, reason }) => this.#lost(code || LOST, reason); // Deno says 0
     // Node 20 tells of no close after a handshake that failed.
     socket.onerror = () => this.#socket === socket && this.#openedAt === null && this.#lost(LOST, "");
   }
