@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.server import Server
 from tests.virtual_time import VirtualTimeLoop
@@ -195,5 +196,31 @@ def test_a_client_that_on_connect_refuses_stays_away_and_raises_the_refusal(refu
             await asyncio.sleep(TEN_MINUTES)
             assert count == 1
             await client.close()
+
+    in_virtual_time(journey())
+
+
+def test_whatever_a_server_sends_is_a_sign_of_life() -> None:
+    handshakes = 0
+
+    async def talk(request: web.Request) -> web.WebSocketResponse:
+        nonlocal handshakes
+        handshakes += 1
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        async for _ in ws:  # pings, and none is answered by a pong
+            await ws.send_str('{"type":"event","channel":"default","data":{"type":"news"}}')
+        return ws
+
+    async def journey() -> None:
+        application = web.Application()
+        application.router.add_get("/ws", talk)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with VeraniClient(f"ws://127.0.0.1:{runner.addresses[0][1]}/ws"):
+            await asyncio.sleep(TEN_MINUTES)
+            assert handshakes == 1
+        await runner.cleanup()
 
     in_virtual_time(journey())

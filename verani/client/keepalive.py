@@ -1,6 +1,7 @@
-"""Ping the server over one connection, and break that where no pong comes back.
+"""Ping the server over one connection, and break that where nothing comes back.
 
-While reading is stopped, no pong can be seen, so none is missed.
+A pong is what comes at least; whatever else comes is a sign of life, too. While reading is stopped, nothing can be
+seen, so nothing is missed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ logger = logging.getLogger("verani.client")
 
 
 class Keepalive:
-    """The pings of one connection, every `interval` seconds, and the pong due within `timeout` seconds."""
+    """The pings of one connection, every `interval` seconds, and the sign of life due within `timeout` seconds."""
 
     def __init__(
         self, interval: float, timeout: float, *, is_reading: Callable[[], bool], abort: Callable[[], None]
@@ -43,19 +44,19 @@ class Keepalive:
             with suppress(aiohttp.ClientError, ConnectionError):
                 await ws.send_frame(PING, WSMsgType.TEXT)
 
-    def pong(self) -> None:
-        """Note that the server has answered."""
+    def heard(self) -> None:
+        """Note that something has come from the server."""
         if self._pong_due is not None:
             self._pong_due.cancel()
             self._pong_due = None
 
     def resume(self) -> None:
-        """Give a pong its full time again: reading was stopped."""
+        """Give it its full time again: reading was stopped."""
         if self._pong_due is not None:
             self._arm()
 
     def _arm(self) -> None:
-        self.pong()
+        self.heard()
         self._pong_due = asyncio.get_running_loop().call_later(self._timeout, self._missed, True)
 
     def _missed(self, may_be_waiting: bool) -> None:

@@ -80,7 +80,7 @@ class LiveConnection:
         finally:
             if ws.close_code in (None, _LOST):
                 _abort(self.transport)
-            self._keepalive.pong()
+            self._keepalive.heard()
             if self._renewal is not None:
                 tasks.add(self._renewal)
             for task in tasks:
@@ -118,6 +118,7 @@ class LiveConnection:
             message = await self.ws.receive()
             match message.type:
                 case WSMsgType.TEXT:
+                    self._keepalive.heard()
                     self._receive(message.data)
                 case WSMsgType.BINARY:
                     self._exchange.ignore("a binary frame")
@@ -137,7 +138,7 @@ class LiveConnection:
             return
         match frame.type:
             case "pong":
-                self._keepalive.pong()
+                pass
             case "ack" if type(frame.id) is int:
                 self.answered = True
                 self._exchange.respond(frame.id, frame)
