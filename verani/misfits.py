@@ -40,15 +40,20 @@ def misfit(schema: Any, components: Components, value: Any, path: str = "$") -> 
 
 
 def _places(schema: Schema, value: list[Any], path: str) -> Iterator[tuple[str, Any, Any]]:
-    places = [*schema.get("prefixItems", ()), *[schema.get("items", True)] * len(value)]
-    return ((f"{path}[{index}]", places[index], held) for index, held in enumerate(value))
+    """Give path, schema and value of each place of an array; no schema for one that is missing."""
+    places = schema.get("prefixItems", ())
+    for index, held in enumerate(value):
+        yield f"{path}[{index}]", places[index] if index < len(places) else schema.get("items", True), held
+    for index in range(len(value), len(places)):
+        if index < schema.get("minItems", 0):
+            yield f"{path}[{index}]", None, UNSET
 
 
 def _properties(schema: Schema, value: dict[str, Any], path: str) -> Iterator[tuple[str, Any, Any]]:
     """Give path, schema and value of each property; no schema for what is missing or not declared."""
     properties = schema.get("properties", {})
     # A type with fields has no others, if it does not say so; one without is a dict.
-    others = schema.get("additionalProperties", None if properties else True) or None
+    others = schema.get("additionalProperties", "properties" not in schema) or None
     for name in schema.get("required", ()):
         if name not in value:
             yield f"{path}.{name}", None, UNSET
@@ -66,7 +71,7 @@ def _may_hold(schema: Any, components: Components, value: dict[str, Any] | list[
     if isinstance(value, list) or not is_object(schema):
         return isinstance(value, list) and schema.get("type") == "array"
     tags = ((name, _only(inner)) for name, inner in schema.get("properties", {}).items())
-    return all(only is None or value.get(name) in only for name, only in tags)
+    return all(only is None or name not in value or value[name] in only for name, only in tags)
 
 
 # What a schema that lets everything pass has none of.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 import pydantic
@@ -42,6 +42,19 @@ class Pair(NamedTuple):
 class Row(Struct, array_like=True):
     left: int
     right: int = 0
+
+
+class Empty(Struct):
+    pass
+
+
+class Tagged(Struct, tag=True):
+    choice: Literal["a", "b"] = "a"
+    count: int = 0
+
+
+class OtherTagged(Struct, tag=True):
+    pass
 
 
 class Choice(Struct, omit_defaults=True):
@@ -150,6 +163,11 @@ def test_a_model_with_a_field_that_has_no_schema_is_some_object() -> None:
         (list[Any], [{"any": {"thing": 1}}], None),
         (list[list[Inner]], [[{"count": 1}], [{}]], "$[1][0].count"),
         (Row, [1, 2], None),
+        (Row, [1], "$[1]"),
+        (Empty, {"more": 1}, "$.more"),
+        (list[Pair], [[1, 2], [1]], "$[1][1]"),
+        (Tagged | OtherTagged, {"type": "Tagged", "choice": "a"}, "$.count"),
+        (Tagged | OtherTagged, {"type": "Tagged", "count": 0}, "$.choice"),
         (tuple[int, Inner], [1, {}], "$[1].count"),
         (Page[Inner], {"items": [{"cuont": 1, "count": 1}], "next": None}, "$.items[0].cuont"),
         (dict[str, Any] | int, {"any": {"thing": 1}}, None),

@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import random
 from pathlib import Path
 from typing import Any, Final
 
 import jsonschema_rs  # what Schemathesis checks with
 import msgspec
 import pytest
+from msgspec import UNSET
 
+from tests.gateway.browser.test_types import compile_types
+from tests.gateway.random_types import RandomTypes, changed
 from tests.gateway.typed_rooms import ROOMS, SENT, TAKEN
 from tests.node_packages import PACKAGES, node, node_package
 from verani import define_room
+from verani.frames import encode, named_event_frame
+from verani.room.contract import contracts_of
 from verani.room.definition import RoomDefinition
+from verani.room.sent_events import NotDeclared, SentEvent
 from verani.settings import Settings
 from verani.testing import RoomHarness
+from verani_gateway.cli.typescript import typescript
 from verani_gateway.operating.asyncapi import asyncapi_document
 
 EXAMPLES: Final = ("board", "chat", "game", "notifications", "notify", "poll", "presence")
@@ -161,3 +169,44 @@ def test_a_room_that_declares_nothing_may_send_anything_and_one_that_takes_every
     validator(document, "open", "on._").validate({"type": "whatever", "data": 5})
     frame = {"type": "event", "channel": "default", "data": {"type": "whatever", "more": 1}}
     validator(document, "open", "emit._").validate(frame)
+
+
+# --- random types ------------------------------------------------------------------------------------------
+
+
+def refuses(event: SentEvent, data: Any) -> bool:
+    try:
+        event.check(data)
+    except NotDeclared:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_tests_the_document_and_the_compiler_say_the_same_of_random_types(seed: int, tmp_path: Path) -> None:
+    made, chance = RandomTypes(seed), random.Random(seed)
+    types = [made.type() for _ in range(40)]
+    room = define_room("random")
+    for number, each in enumerate(types):
+        room.event(f"e{number}", each.kind)
+    document = document_of(room)
+    lines = ['import type { Random } from "./rooms";']
+    wrong = 0
+    for number, (each, event) in enumerate(zip(types, room.events, strict=True)):
+        message = validator(document, "random", f"emit.e{number}")
+        for value in (each.value() if each.kind is not None else UNSET for _ in range(6)):
+            event.check(value)
+            frame = json.loads(named_event_frame("default", event.name, value))
+            message.validate(frame)
+            sent = {key: inner for key, inner in frame["data"].items() if key != "type"}
+            lines.append(f"const c{len(lines)}: Random['serverEvents']['e{number}'] = {json.dumps(sent)};")
+            plain = json.loads(encode(value)) if value is not UNSET else {}
+            other = changed(plain, chance)
+            if not isinstance(plain, dict) or not isinstance(other, dict):
+                continue  # of the ways to be an object, one may not mind a key `value`
+            told = json.loads(named_event_frame("default", event.name, other))
+            assert refuses(event, other) is not message.is_valid(told), (each.kind, other)
+            wrong += not message.is_valid(told)
+    assert wrong > 10
+    (tmp_path / "rooms.d.ts").write_text(typescript(*contracts_of([room])))
+    assert await compile_types(tmp_path, "\n".join(lines)) == ""
