@@ -21,7 +21,7 @@ from verani import Actor, ConnectRequest, Context, RoomStub, Session, errors
 from verani.client import VeraniClient
 from verani.testing import HarnessClient
 from verani_gateway.cli.main import main
-from verani_gateway.config import CONFIG_VARIABLE, unknown_variables
+from verani_gateway.config import CONFIG_VARIABLE, SETTINGS, unknown_variables
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve
@@ -149,6 +149,29 @@ def test_every_variable_is_read_by_something(page: str) -> None:
     # What tests and benchmarks read is in their code.
     code = "\n".join(text for path, text in sources().items() if not path.startswith(("docs/", "deploy/")))
     assert [variable for variable in unknown if f"{variable}" not in code] == []
+
+
+# A setting with its default: in a sentence, `hook_timeout` (30 s), and in a table, | `hook_timeout` | 30 s |.
+DEFAULT = re.compile(
+    r"(?:`(?P<said>\w+)`(?: seconds)? \(|^\| `(?P<listed>\w+)`[^|]*\| )"
+    r"(?P<number>\d[\d,.]*\d|\d)(?: (?P<unit>KiB|MiB))?\b",
+    re.MULTILINE,
+)
+UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20}
+
+
+def test_every_default_of_a_setting_is_its_default() -> None:
+    seen = 0
+    wrong = []
+    for page in PAGES:
+        for found in DEFAULT.finditer(Guide(page).prose):
+            setting = SETTINGS.get(found["said"] or found["listed"])
+            if setting is not None:
+                seen += 1
+                if float(found["number"].replace(",", "")) * UNITS[found["unit"]] != setting.default:
+                    wrong.append(f"{page}: {found[0]} is {setting.default}")
+    assert wrong == []
+    assert seen > 15
 
 
 # --- files, modules and names ---------------------------------------------------------------------------
