@@ -409,7 +409,7 @@ export class VeraniClient {
     socket.onmessage = (message) => this.#received(message.data);
     socket.onclose = ({ code, reason }) => this.#lost(code || LOST, reason); // Deno says 0
     // Node 20 tells of no close after a handshake that failed.
-    socket.onerror = () => this.#socket === socket && this.#openedAt === null && this.#lost(LOST, "");
+    socket.onerror = () => this.#openedAt === null && this.#lost(LOST, "");
   }
 
   #opened() {
@@ -482,6 +482,7 @@ export class VeraniClient {
     this.#socket = this.#openedAt = null;
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.onerror = ignore; // without one some throw
       socket.close(code, reason);
     }
     return ++this.#generation;
@@ -602,6 +603,8 @@ export class VeraniClient {
     this.#tell("*", { type, data, channel });
   }
 }
+
+function ignore() {}
 
 function ask(source) {
   return typeof source === "function" ? source() : source;

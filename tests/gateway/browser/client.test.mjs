@@ -291,6 +291,17 @@ test("a page that did not run asks once more before it gives up", async () => {
   assert.equal(client.getState(), "reconnecting");
 });
 
+test("a page that runs now and then gives up, too", async () => {
+  const [client] = await opened();
+  await clock.pass(5_000);
+  for (let n = 0; n < 2; n++) {
+    assert.ok(client.isConnected());
+    clock.freeze(60_000);
+    await clock.pass(0);
+  }
+  assert.equal(client.getState(), "reconnecting");
+});
+
 test("a connection that still takes what was sent is no dead one", async () => {
   const [client, socket] = await opened();
   socket.bufferedAmount = 1_000_000;
@@ -354,6 +365,40 @@ test("an answer excuses a restart and no verdict", async () => {
   Socket.all = [];
   clients.pop().close();
   assert.ok((await visits(20_000, 4009, answer)) < 8);
+});
+
+test("the first end may be a restart, and its delay is all chance; from the second on it is nearly none", async () => {
+  Math.random = () => 0.999;
+  const client = make();
+  const delays = [];
+  client.on("reconnecting", ({ delay }) => delays.push(Math.round(delay)));
+  await settled();
+  for (const code of [1011, 1011, 0]) {
+    Socket.all.at(-1).open();
+    Socket.all.at(-1).ends(code);
+    await clock.next();
+  }
+  Socket.all.at(-1).ends(1006);
+  assert.deepEqual(delays, [1, 751, 1_126, 3]);
+});
+
+test("a connection that ends without a code was lost", async () => {
+  const [client, socket] = await opened();
+  const closes = [];
+  client.onClose(({ code }) => closes.push(code));
+  socket.ends(0);
+  assert.deepEqual(closes, [1006]);
+});
+
+test("who was refused stays refused, whatever else happens", async () => {
+  const [client, socket] = await opened();
+  client.onError(() => {});
+  socket.ends(1000, "forbidden");
+  client.disconnect();
+  await assert.rejects(client.waitForConnection(), { code: "forbidden", closing: { code: 1000, reason: "forbidden" } });
+  await assert.rejects(client.request("x"), { code: "forbidden" });
+  client.close();
+  await assert.rejects(client.request("x"), { code: "not_sent" });
 });
 
 test("a connection that lasts proves itself; five seconds at least, and as long as the delay before it", async () => {
@@ -506,23 +551,58 @@ test("requests leave nothing behind, however they end", async () => {
   assert.deepEqual(await Promise.all(ends), ["here", "deadline", "AbortError", "interrupted"]);
 });
 
-test("a client that is closed listens to its page no more", async () => {
-  const listening = new Set();
+test("a client listens to its page as long as it may come back", async () => {
+  const listening = new Map();
   const page = {
     hidden: false,
     addEventListener: (name, listener, { signal }) => {
-      listening.add(name);
+      listening.set(name, listener);
       signal.addEventListener("abort", () => listening.delete(name));
     },
   };
   Object.assign(globalThis, { document: page, addEventListener: page.addEventListener });
   try {
     const client = make();
-    assert.deepEqual([...listening], ["online", "visibilitychange"]);
+    assert.deepEqual([...listening.keys()], ["online", "visibilitychange"]);
     client.close();
     assert.equal(listening.size, 0);
+    const last = make({ reconnection: { enabled: false } });
+    last.onError(() => {});
+    await settled();
+    Socket.all.at(-1).ends(1006);
+    for (const told of listening.values()) told();
+    assert.equal(last.getState(), "error", "a client that may not reconnect does not");
   } finally {
     delete globalThis.document;
     delete globalThis.addEventListener;
   }
+});
+
+test("a client that is closed is free, whoever still has its sockets, promises and signals", async () => {
+  const control = new AbortController();
+  const kept = [control];
+  const refs = [];
+  await (async () => {
+    const client = new VeraniClient(() => "ws://localhost/ws", { WebSocket: Socket, token: async () => "a" });
+    client.onStateChange(() => client.getState());
+    client.on("x", () => client.emit("y"));
+    kept.push(client.waitForConnection());
+    await settled();
+    Socket.all.at(-1).open();
+    for (const options of [{}, { timeout: Infinity }, { signal: control.signal }]) {
+      kept.push(client.request("x", 1, options).catch(() => {}));
+    }
+    Socket.all.at(-1).ends(1012);
+    kept.push(client.waitForConnection().catch(() => {}), client.request("x").catch(() => {}));
+    await clock.next();
+    Socket.all.at(-1).ends(1006);
+    client.emit("x");
+    client.close();
+    refs.push(new WeakRef(client));
+  })();
+  await Promise.all(kept);
+  await new Promise((resolve) => real.setTimeout(resolve)); // a WeakRef holds until the end of its task
+  gc();
+  assert.deepEqual(refs.map((ref) => ref.deref()), [undefined]);
+  assert.equal(Socket.all.length, 2);
 });

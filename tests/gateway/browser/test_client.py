@@ -15,7 +15,7 @@ BROWSER: Final = HERE.parents[2] / "gateway/verani_gateway/browser"
 
 async def test_time_sockets_and_listeners() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(node(), "--test", "--test-reporter=spec", str(HERE / "client.test.mjs")),
+        *(node(), "--expose-gc", "--test", "--test-reporter=spec", str(HERE / "client.test.mjs")),
         env={**os.environ, "VERANI_JS": (BROWSER / "verani.js").as_uri()},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
