@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from asyncio.subprocess import PIPE, STDOUT
@@ -10,23 +11,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DOCUMENTS", "ROOT", "Block", "Guide", "run_python"]
+__all__ = ["DOCUMENTS", "ROOT", "Block", "Guide", "own_files", "run_python"]
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60
 
-# What people read: all but what is installed, built, or made by a test.
-_NOT_OURS = {"node_modules", "site", "build", "dist", "artifacts"}
+# What is installed, built, or made by a test; hidden folders are not ours either.
+_NOT_OURS = {"node_modules", "site", "build", "dist", "artifacts", "__pycache__"}
 
 
-def _documents() -> Iterator[str]:
-    for path in ROOT.rglob("*.md"):
-        folders = path.relative_to(ROOT).parts[:-1]
-        if not any(folder in _NOT_OURS or folder.startswith(".") for folder in folders):
-            yield path.relative_to(ROOT).as_posix()
+def own_files(folder: Path = ROOT) -> Iterator[Path]:
+    """List the files of the project below a folder."""
+    for path, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _NOT_OURS and not name.startswith(".")]
+        yield from (Path(path) / name for name in names)
 
 
-DOCUMENTS = sorted(_documents())
+# What people read.
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in own_files() if path.suffix == ".md")
 
 OPTIONS = """\
 [tool.pytest.ini_options]

@@ -154,10 +154,3 @@ def test_prometheus_scrapes_the_internal_listener() -> None:
     gateway = environments()["gateway"]
     targets = f'["{gateway["VERANI_INTERNAL_HOST"]}:{internal_port(DEFAULTS)}"]'
     assert f"targets: {targets}" in (DEPLOY / "prometheus" / "prometheus.yml").read_text()
-
-
-def test_every_link_of_the_guide_leads_somewhere() -> None:
-    guide = DEPLOY / "README.md"
-    links = re.findall(r"\]\(([^)]+)\)", guide.read_text())
-    assert links
-    assert [link for link in links if not (guide.parent / link).exists()] == []

@@ -10,13 +10,12 @@ import re
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
-from tests.guide import DOCUMENTS, ROOT, Guide
+from tests.guide import DOCUMENTS, ROOT, Guide, own_files
 from verani import Actor, ConnectRequest, Context, RoomStub, Session, errors
 from verani.client import VeraniClient
 from verani.testing import HarnessClient
@@ -31,7 +30,6 @@ PAGES = [page for page in DOCUMENTS if page != "CHANGELOG.md"]
 
 CODE = {".py", ".js", ".ts", ".toml", ".yaml", ".yml", ".json", ".html", ".service", ".conf", ".svg", ""}
 TREES = ("verani", "actors", "gateway", "tests", "examples", "benchmarks", "deploy", "docs")
-INSTALLED = {"node_modules", "__pycache__"}
 
 # Names that belong to others: to Python and its libraries, to Linux, to nginx, to browsers, to JSON Web Tokens.
 OTHERS = {
@@ -52,8 +50,8 @@ def sources() -> dict[str, str]:
     """Read all code of the repository, and what its files are called."""
     found = {}
     for tree in TREES:
-        for path in (ROOT / tree).rglob("*"):
-            if path.is_file() and path.suffix in CODE and not INSTALLED & set(path.parts):
+        for path in own_files(ROOT / tree):
+            if path.suffix in CODE:
                 found[path.relative_to(ROOT).as_posix()] = path.read_text()
     for name in ("pyproject.toml", "Makefile", "mkdocs.yml"):
         found[name] = (ROOT / name).read_text()
@@ -177,19 +175,28 @@ def test_every_default_of_a_setting_is_its_default() -> None:
 # --- files, modules and names ---------------------------------------------------------------------------
 
 
+def is_there(word: str) -> bool:
+    """Say whether a path is there, and the test that it may name; `<floor>` stands for any, `{a,b}` for both."""
+    name, _, test = word.strip('"').partition("::")
+    path = ROOT / re.sub(r"\{(\w+),[^}]*\}", r"\1", name.partition("<")[0])
+    return path.exists() and (not test or f"def {test.partition('[')[0]}(" in path.read_text())
+
+
 @pytest.mark.parametrize("page", of_pages())
-def test_every_file_and_folder_exists(page: str) -> None:
-    missing = []
-    for span in spans(page):
-        for word in span.split():
-            path = word.strip('"').partition("::")[0].partition("<")[0]
-            path = re.sub(r"\{(\w+),[^}]*\}", r"\1", path)  # the first of several
-            if re.match(rf"(?:{'|'.join(TREES)})/", path) and not (ROOT / path).exists() and word != "verani/caller:":
-                missing.append(span)
-            module = re.match(r"python -m ((?:tests|benchmarks)[\w.]*)", span.removeprefix(".venv/bin/"))
-            if module and f"{module[1].replace('.', '/')}.py" not in sources():
-                missing.append(span)
-    assert missing == []
+def test_every_file_folder_and_test_exists(page: str) -> None:
+    trees = tuple(f"{tree}/" for tree in TREES)
+    paths = [word for span in spans(page) for word in span.split() if word.strip('"').startswith(trees)]
+    label = "verani/caller:"  # of Kubernetes
+    assert [path for path in paths if path != label and not is_there(path)] == []
+
+
+@pytest.mark.parametrize("page", of_pages())
+def test_every_module_that_is_run_exists(page: str) -> None:
+    found = [re.match(r"(?:\.venv/bin/)?python -m ((?:tests|benchmarks)[\w.]*)", span) for span in spans(page)]
+    paths = [f"{module[1].replace('.', '/')}.py" for module in found if module]
+    assert [
+        path for path in paths if path not in sources() and path.replace(".py", "/__main__.py") not in sources()
+    ] == []
 
 
 @pytest.mark.parametrize("page", of_pages())
@@ -318,4 +325,6 @@ def test_what_does_not_exist_is_found() -> None:
     assert not is_importable("verani.client.NoSuchClient")
     assert "hibernate_after" in words()
     assert "hibernate_before" + "_lunch" not in words()
-    assert Path(ROOT / "docs").is_dir()
+    assert is_there("tests/docs/test_names.py::test_what_does_not_exist_is_found")
+    assert not is_there("tests/docs/test_names.py::test_what_exists_is_found")
+    assert not is_there("tests/no_such_folder/")
