@@ -71,6 +71,7 @@ bench: $(VENV)/.peers ## print what a frame, actors, sleep, rooms and hosts cost
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.crowd
 	$(BIN)/python -m benchmarks.scrape
+	$(BIN)/python -m benchmarks.inspector
 	$(BIN)/python -m benchmarks.compare --quick
 
 bench-smoke: $(VENV)/.installed ## fail in half a minute if a frame has become dearer, in calls or beside plain aiohttp

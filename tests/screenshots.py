@@ -10,16 +10,18 @@ import re
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
+import aiohttp
 from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
 
+from tests.inspected import PLAYERS
 from tests.integration.test_chat_page import FLAGS, Scheme, chromium
 
-__all__ = ["CHAT", "IMAGES", "MAX_BYTES"]
+__all__ = ["CHAT", "IMAGES", "INSPECTOR", "MAX_BYTES"]
 
 ROOT: Final = Path(__file__).parents[1]
 IMAGES: Final = ROOT / "docs/images"
@@ -37,6 +39,15 @@ CHAT: Final[dict[str, tuple[ViewportSize, Scheme]]] = {
     "chat-phone": (PHONE, "light"),
 }
 
+# Those of the inspector, and seconds for which it looks before they are taken.
+WIDE: Final = ViewportSize(width=1280, height=800)
+INSPECTOR: Final[dict[str, tuple[ViewportSize, Scheme]]] = {
+    "inspector": (WIDE, "light"),
+    "inspector-dark": (WIDE, "dark"),
+    "inspector-phone": (PHONE, "light"),
+}
+INSPECTED_FOR: Final = 40.0
+
 TALK: Final = (
     ("bob", "Good morning! Is the new release out?"),
     ("ann", "Since an hour ago. Rooms sleep now when nobody writes, and nobody notices."),
@@ -47,9 +58,10 @@ TALK: Final = (
 
 
 @asynccontextmanager
-async def serving(target: str) -> AsyncIterator[dict[str, str]]:
+async def serving(target: str, *options: str) -> AsyncIterator[dict[str, str]]:
     """Serve an application; give the addresses of its listeners, by `public` and `internal`."""
-    command = [sys.executable, "-m", "verani_gateway", "serve", target, "--port", "0", "--internal-port", "0"]
+    ports = ("--port", "0", "--internal-port", "0")
+    command = [sys.executable, "-m", "verani_gateway", "serve", target, *ports, *options]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=PIPE)
     assert process.stderr is not None
     urls: dict[str, str] = {}
@@ -93,6 +105,58 @@ async def take_chat(browser: Browser) -> None:
             await save(page, picture)
 
 
+@asynccontextmanager
+async def playing(url: str) -> AsyncIterator[None]:
+    """Have people in every room that is to be inspected, who go on with what they do."""
+
+    async def play(session: aiohttp.ClientSession, room: str, name: str, every: float | None) -> None:
+        async with session.ws_connect(f"{url}/{room}", params={"userId": name}) as ws:
+            if (room, name) == ("game/oslo", "eve"):
+                await ws.send_json({"type": "round", "data": 600})
+                for _ in range(3):
+                    await ws.send_json({"type": "cheat", "data": 99})
+            while True:
+                if every is not None:
+                    await ws.send_json({"type": "move", "data": 1})
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(every):
+                        while True:
+                            await ws.receive()
+
+    async with aiohttp.ClientSession() as session:
+        people = ((room, name, every) for room, those in PLAYERS.items() for name, every in those)
+        tasks = [asyncio.create_task(play(session, *each)) for each in people]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def take_inspector(browser: Browser) -> None:
+    """Inspect a service for a while, in every way at once."""
+    shape = ("--hosts", "2", "--gateways", "2", "--admin-port", "0", "--link-port", "0", "--machine", "one")
+    async with serving("tests.inspected:app", *shape, "--hibernate-after", "6") as urls, playing(urls["public"]):
+        lookers: dict[str, Page] = {}
+        for picture, (size, scheme) in INSPECTOR.items():
+            scale = 2 if size is PHONE else 1  # what is wide has twice as much to show
+            context = await browser.new_context(viewport=size, color_scheme=scheme, device_scale_factor=scale)
+            page = lookers[picture] = await context.new_page()
+            await page.goto(f"{urls['internal']}/inspector/")
+            await expect(page.locator("#rooms button.name")).to_have_count(len(PLAYERS), timeout=60_000)
+        # Charts of some width, and rooms that have fallen asleep.
+        await expect(lookers["inspector"].locator("#rooms .badge.asleep")).to_have_count(3, timeout=60_000)
+        await asyncio.sleep(INSPECTED_FOR)
+        for picture, page in lookers.items():
+            if picture != "inspector-phone":
+                await page.get_by_role("button", name="game/berlin", exact=True).click()
+                await expect(page.locator("#sessions strong")).to_have_count(3)
+                await page.mouse.move(0, 0)
+                await page.evaluate("document.activeElement.blur()")
+            await save(page, picture)
+
+
 async def save(page: Page, picture: str) -> None:
     """Write what a page shows, where it is small enough."""
     IMAGES.mkdir(exist_ok=True)
@@ -106,6 +170,7 @@ async def main() -> None:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         await take_chat(browser)
+        await take_inspector(browser)
         await browser.close()
 
 

@@ -25,7 +25,7 @@ from verani_actors.operating.answers import RoomsQuestion
 from verani_actors.rooms.room_status import RoomStatus
 
 from ..operating.service_answers import Answers
-from .samples import Samples
+from .samples import LEAST_TIME, Samples, rate
 
 __all__ = ["MAX_LISTED", "inspector_room"]
 
@@ -69,6 +69,10 @@ class RoomRow(Struct, frozen=True):
     deliveries_rate: float | None
 
 
+# When, and what a room had been given and had said by then.
+_Counted = tuple[float, int, int]
+
+
 class Looking:
     """What the room knows until it sleeps."""
 
@@ -80,8 +84,8 @@ class Looking:
         self.looks = 0
         # How many errors of hooks there were when they were told last.
         self.errors = -1
-        # Of the rooms that were listed at the last look: when, and what they had been given and had said by then.
-        self.counts: dict[str, tuple[float, int, int]] = {}
+        # Of the rooms that were listed at the last look: what they had been given and had said, and when that was.
+        self.counts: dict[str, _Counted] = {}
 
 
 _Room = Actor[Watcher, Looking]
@@ -166,8 +170,8 @@ async def _tell_lists(actor: _Room, service: Answers) -> None:
         now = asyncio.get_running_loop().time()
         rows = []
         async for status in listing.rooms:
-            counts[status.name] = now, status.inputs, status.deliveries
-            rows.append(_row(status, state.counts.get(status.name), now))
+            row, counts[status.name] = _row(status, state.counts.get(status.name), now)
+            rows.append(row)
         is_cut = listing.cut or len(rows) >= MAX_LISTED
         told = {"prefix": prefix, "state": kind, "rows": rows, "cut": is_cut}
         actor.broadcast("default", {"type": "rooms", **told}, client_ids=watchers)
@@ -190,10 +194,11 @@ def _by(actor: _Room, choose: Callable[[View], _Key]) -> list[tuple[_Key, list[s
     return list(found.items())
 
 
-def _row(status: RoomStatus, before: tuple[float, int, int] | None, now: float) -> RoomRow:
-    if before is None or now <= before[0]:
-        return RoomRow(status, None, None)
+def _row(status: RoomStatus, before: _Counted | None, now: float) -> tuple[RoomRow, _Counted]:
+    """Compare a room with what was counted before; returns what to compare it with the next time, too."""
+    counted = now, status.inputs, status.deliveries
+    if before is None:
+        return RoomRow(status, None, None), counted
     then, inputs, deliveries = before
-    passed = now - then
-    # A room that went to another host is counted from 0 there.
-    return RoomRow(status, max(0, status.inputs - inputs) / passed, max(0, status.deliveries - deliveries) / passed)
+    row = RoomRow(status, rate(status.inputs, inputs, now - then), rate(status.deliveries, deliveries, now - then))
+    return row, counted if now - then >= LEAST_TIME else before

@@ -9,22 +9,28 @@ from msgspec import Struct
 
 from verani_actors.operating.activity import Activity
 
-__all__ = ["MAX_SAMPLES", "Sample", "Samples"]
+__all__ = ["LEAST_TIME", "MAX_SAMPLES", "Sample", "Samples", "rate"]
 
 # Ten minutes at a look every two seconds.
 MAX_SAMPLES: Final = 300
 
+# Seconds that a rate is of at least: what happened in less says little.
+LEAST_TIME: Final = 1.0
+
 
 class Sample(Struct, frozen=True, array_like=True):
-    """One point of every chart; `at` is in seconds of the wall clock, rates are per second since the sample before."""
+    """One point of every chart; `at` is in seconds of the wall clock.
+
+    `frames`, `deliveries` and `wakes` are per second since the sample before, None where there was none.
+    """
 
     at: float
-    frames: float
-    deliveries: float
+    frames: float | None
+    deliveries: float | None
     connections: int
     awake: int
     asleep: int
-    wakes: float
+    wakes: float | None
 
 
 class Samples:
@@ -39,25 +45,30 @@ class Samples:
         """List them."""
         return [*self._ring]
 
-    def take(self, activity: Activity, *, now: float, at: float) -> Sample:
-        """Make a sample of what is counted `now`; rates are 0 where there is nothing to compare with."""
+    def take(self, activity: Activity, *, now: float, at: float) -> Sample | None:
+        """Make a sample of what is counted `now`; None where the last one is too new to say how much that is."""
         before_at, before = self._last or (now, activity)
-        self._last = now, activity
         passed = now - before_at
-
-        def rate(count: int, earlier: int) -> float:
-            # A process that was started anew counts from 0 again.
-            return max(0, count - earlier) / passed if passed > 0 else 0.0
-
+        if self._last is not None and passed < LEAST_TIME:
+            return None
+        self._last = now, activity
         asleep = activity.rooms.get("asleep", 0)
         sample = Sample(
             at,
-            rate(activity.frames, before.frames),
-            rate(activity.deliveries, before.deliveries),
+            rate(activity.frames, before.frames, passed),
+            rate(activity.deliveries, before.deliveries, passed),
             activity.connections,
             sum(activity.rooms.values()) - asleep,
             asleep,
-            rate(activity.wakes, before.wakes),
+            rate(activity.wakes, before.wakes, passed),
         )
         self._ring.append(sample)
         return sample
+
+
+def rate(count: int, before: int, seconds: float) -> float | None:
+    """Say how much a second a count has grown, None where no time has passed.
+
+    Who counts from 0 again, as a process does that was started anew, has grown by nothing.
+    """
+    return max(0, count - before) / seconds if seconds > 0 else None

@@ -236,8 +236,19 @@ def test_a_look_that_fails_has_the_watchers_come_again() -> None:
 def test_a_process_that_counts_from_zero_again_makes_no_rate_below_zero() -> None:
     samples = Samples()
     samples.take(Activity(frames=100), now=1.0, at=0.0)
-    assert samples.take(Activity(frames=10), now=2.0, at=0.0).frames == 0
-    assert samples.take(Activity(frames=20), now=2.0, at=0.0).frames == 0, "no time has passed"
+    sample = samples.take(Activity(frames=10), now=2.0, at=0.0)
+    assert sample is not None
+    assert sample.frames == 0
+
+
+def test_a_rate_is_never_that_of_a_moment() -> None:
+    samples = Samples()
+    assert samples.take(Activity(), now=1.0, at=0.0) is not None
+    assert samples.take(Activity(frames=10), now=1.5, at=0.0) is None
+    sample = samples.take(Activity(frames=20), now=3.0, at=0.0)
+    assert sample is not None
+    assert sample.frames == 10
+    assert len(samples.listed()) == 2
 
 
 def test_what_processes_do_is_added_up() -> None:

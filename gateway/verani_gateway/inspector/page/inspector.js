@@ -48,10 +48,10 @@ function rate(value) {
 
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 1) return `${NUMBER.format(seconds * 1000)} ms`;
-  if (seconds < 120) return `${NUMBER.format(seconds)} s`;
-  if (seconds < 7200) return `${NUMBER.format(seconds / 60)} min`;
-  return `${NUMBER.format(seconds / 3600)} h`;
+  if (seconds < 1) return `${NUMBER.format(seconds * 1000)}\u00a0ms`;
+  if (seconds < 120) return `${NUMBER.format(seconds)}\u00a0s`;
+  if (seconds < 7200) return `${NUMBER.format(seconds / 60)}\u00a0min`;
+  return `${NUMBER.format(seconds / 3600)}\u00a0h`;
 }
 
 function many(count, one, several = `${one}s`) {
@@ -239,7 +239,7 @@ function plot(chart, data) {
       {
         ...axis,
         size: 38,
-        space: 26,
+        space: 18,
         grid: { stroke: color("--line"), width: 1 },
         values: (_, ticks) => ticks.map(short),
         ...(chart.whole && { incrs: WHOLE }),
@@ -272,7 +272,7 @@ function why(status) {
 
 function wokenBy(status) {
   if (!status.woken_by) return "";
-  return status.wake_seconds === null ? status.woken_by : `${status.woken_by}, in ${duration(status.wake_seconds)}`;
+  return status.wake_seconds === null ? status.woken_by : `${status.woken_by}, in\u00a0${duration(status.wake_seconds)}`;
 }
 
 const drawRooms = table("rooms", [
@@ -416,7 +416,6 @@ const drawProcesses = table("processes", [
   ["Links", text(links)],
   ["Machine", text((process) => process.machine)],
   ["PID", text((process) => String(process.pid)), "number"],
-  ["Epoch", text((process) => String(process.epoch)), "number"],
   ["", button(
     "small danger",
     (process) => cluster.members.length > 0 && !process.draining && { text: "Drain", label: `Drain ${process.target}` },
@@ -513,7 +512,7 @@ function connect() {
     drawCharts();
   });
   client.on("sample", (told) => {
-    samples = [...samples, told.sample].slice(-MAX_SAMPLES);
+    if (told.sample) samples = [...samples, told.sample].slice(-MAX_SAMPLES);
     totals = told.rooms;
     drawCharts();
     drawErrors(); // whose times go on
