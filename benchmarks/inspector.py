@@ -115,7 +115,8 @@ async def measure(rooms: int, hosts: int, pairs: int) -> bool:
 
         told = [0, 0]
         await load.run(messages)  # to warm up
-        without, with_it = [], []
+        without: list[float] = []
+        with_it: list[float] = []
         for number in range(pairs):
             # The one that goes first is not always the same.
             for watches in (number % 2 == 0, number % 2 == 1):

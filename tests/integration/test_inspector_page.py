@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -26,6 +26,18 @@ ENVIRON: Final = {"VERANI_ADMIN_TOKEN": TOKEN, "VERANI_RPC_TOKEN": "rpc"}
 
 # What would run, were it taken for markup.
 HOSTILE: Final = "<img src=x onerror=\"document.title='pwned'\">"
+
+
+# In milliseconds: a loaded machine may take seconds for what nobody waits for otherwise.
+PATIENCE: Final = 30_000
+
+
+@pytest.fixture(autouse=True)
+def patience() -> Iterator[None]:
+    """Let every expectation wait for so long."""
+    expect.set_options(timeout=PATIENCE)
+    yield
+    expect.set_options(timeout=None)
 
 
 class Operator:
@@ -261,7 +273,7 @@ async def test_the_page_comes_back_by_itself_with_a_service_that_is_started_anew
     operator.complaints.clear()  # about nobody being there
     again = await serve(APP, "--internal-port", internal, environ=ENVIRON)
     await enter(again, "new", "ann")
-    await expect(page.locator("#state")).to_have_text("live", timeout=30_000)
+    await expect(page.locator("#state")).to_have_text("live")
     await operator.sees_room("rooms/new")
     operator.complaints.clear()
 

@@ -4,8 +4,8 @@ What is told is read-only; orders go over HTTP, like those of everybody else (`v
 
 Invariants:
 - Nothing is asked while nobody watches: the task that looks ends with the last connection, and the room sleeps.
-- A look is followed by a pause of at least `LEAST_PAUSE`, and of `SHARE` times as long as it took: however large the
-  service is, watching it takes a small part of its time only.
+- A look is followed by a pause of `SHARE` times as long as it took: however large the service is, watching it takes a
+  small part of its time only. Who wants to see something else waits for the next look `LEAST_PAUSE` at most.
 - What is told has a limit whatever the size of the service: `MAX_LISTED` rooms, the last errors, some connections.
 """
 
@@ -29,7 +29,7 @@ from .samples import LEAST_TIME, Samples, rate
 
 __all__ = ["MAX_LISTED", "inspector_room"]
 
-# Seconds between two looks, and between two that watchers ask for.
+# Seconds between two looks, and between two where a watcher has asked for the second.
 _PERIOD: Final = 2.0
 LEAST_PAUSE: Final = 0.3
 SHARE: Final = 30
@@ -139,10 +139,10 @@ async def _look_on(actor: _Room, service: Answers) -> None:
         state.wanted.clear()
         began = now()
         await _look(actor, service)
-        pause = min(_LONGEST_PAUSE, max(LEAST_PAUSE, SHARE * (now() - began)))
-        await asyncio.sleep(pause)
+        pause = min(_LONGEST_PAUSE, max(_PERIOD, SHARE * (now() - began)))
+        await asyncio.sleep(LEAST_PAUSE)
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, _PERIOD - pause)):
+            async with asyncio.timeout(pause - LEAST_PAUSE):
                 await state.wanted.wait()
 
 
