@@ -33,10 +33,10 @@ _carrying: Final = TraceContextTextMapPropagator()
 _tracer: Final = trace.get_tracer("verani", __version__)
 
 
-def traceparent() -> str | None:
-    """Write down the context of the code that runs; None outside of any span."""
+def traceparent(span: Span | None = None) -> str | None:
+    """Write down the context of a span, by default that of the code that runs; None outside of any."""
     carrier: dict[str, str] = {}
-    _carrying.inject(carrier)
+    _carrying.inject(carrier, trace.set_span_in_context(span, Context()) if span is not None else None)
     return carrier.get(HEADER)
 
 
@@ -46,13 +46,13 @@ def begin_span(
     kind: SpanKind,
     attributes: Mapping[str, str | int],
     *,
-    parent: str | None = None,
+    parent: str | None,
     others: tuple[str, ...] = (),
 ) -> Span:
     """Begin what is done to a message of a room, as the conventions for messaging name it.
 
-    The operation is send, process or deliver. `parent` and `others` were written by `traceparent`; without a parent the
-    span belongs to the code that runs.
+    The operation is send, process or deliver. `parent` and `others` were written by `traceparent`; without a parent a
+    trace begins. What runs now is never the parent: callbacks of the loop run in the context of who has planned them.
     """
     definition, _, _ = room.partition("/")
     said: dict[str, str | int] = {
@@ -64,7 +64,7 @@ def begin_span(
         **attributes,
     }
     links = [Link(_span_of(_read(other)).get_span_context()) for other in others[:_MAX_LINKS]]
-    context = _read(parent) if parent is not None else None
+    context = _read(parent) if parent is not None else Context()
     return _tracer.start_span(f"{operation} {definition}", context, kind, said, links)
 
 

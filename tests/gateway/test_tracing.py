@@ -157,6 +157,23 @@ async def test_a_frame_is_one_trace_from_its_socket_through_its_hook_to_what_is_
         assert span.attributes["messaging.destination.template"] == "chat/{room}"
 
 
+async def test_frames_that_come_together_are_traces_of_their_own(traced: Traced, spans: Spans) -> None:
+    async with serving(traced) as (client, _):
+        await asyncio.gather(*(client.request("say", number) for number in range(30)))
+        assert await client.request("pay", 1) == 2
+        await until(lambda: len(spans.of("process", hook="say")) == 30)
+        await until(lambda: bool(spans.of("deliver")))
+    sent = {trace_of(span): span for span in spans.of("send", input="frame")}
+    assert len(sent) == 31
+    assert all(span.parent is None for span in sent.values())
+    for span in spans.of("process", hook="say"):
+        assert is_child(span, sent[trace_of(span)])
+    told = [[trace_of(span), *(link.context.trace_id for link in span.links)] for span in spans.of("deliver")]
+    assert all(len({*each}) == len(each) for each in told)
+    assert sent.keys() >= {each for traces in told for each in traces}
+    assert max(map(len, told)) > 1
+
+
 async def test_what_a_hook_asks_of_another_room_is_in_its_trace(traced: Traced, spans: Spans) -> None:
     async with serving(traced) as (client, _):
         assert await client.request("pay", 4) == 5

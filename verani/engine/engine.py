@@ -255,6 +255,11 @@ class Engine(Generic[M, S]):
         return self.room.tasks.busy
 
     @property
+    def is_running_hook(self) -> bool:
+        """Whether the code that asks belongs to the hook that runs."""
+        return self._turn.is_callers
+
+    @property
     def doing(self) -> tuple[str, float] | None:
         """Name the hook that runs, or else the oldest spawned task, and tell when it began."""
         run = self._turn.current

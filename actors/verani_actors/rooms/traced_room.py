@@ -15,6 +15,11 @@ __all__ = ["TracedRoom"]
 _MAX_TRACES = 16
 
 
+def _id(trace: str) -> str:
+    """Return what all spans of a trace begin with: the version of the format and the id of the trace."""
+    return trace[:35]
+
+
 class TracedRoom(HostedRoom):
     """One incarnation of a room, whose effects are followed."""
 
@@ -24,12 +29,16 @@ class TracedRoom(HostedRoom):
         super().output(gateway, output, cause)
 
     def _note(self, gateway: str, cause: int | None) -> None:
-        trace = traceparent()
-        if trace is None and cause is not None:  # what follows a hook, such as its answer
-            arrival = self.in_flight[0][1]
-            trace = getattr(arrival, "trace", None)
+        if cause is None or (self.engine is not None and self.engine.is_running_hook):
+            trace = traceparent()
+        else:  # what follows a hook, such as its answer
+            trace = getattr(self.in_flight[0][1], "trace", None)
         entry = self._entries.entry(gateway, self)
-        if trace is not None and trace not in entry.traces and len(entry.traces) < _MAX_TRACES:
+        if (
+            trace is not None
+            and len(entry.traces) < _MAX_TRACES
+            and not any(map(trace.startswith, map(_id, entry.traces)))
+        ):
             entry.traces = (*entry.traces, trace)
 
     def invoke(self, invoke: Invoke) -> None:

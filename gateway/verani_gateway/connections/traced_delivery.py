@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry.trace import SpanKind
 
 from verani.link.messages import Entry
-from verani.tracing import begin_span, making_current
+from verani.tracing import begin_span
 
 from .delivery import Delivery
 
@@ -22,6 +22,5 @@ class TracedDelivery(Delivery):
         first, *others = entry.traces
         about = {"messaging.batch.message_count": len(entry.outputs)}
         span = begin_span("deliver", entry.room, SpanKind.PRODUCER, about, parent=first, others=tuple(others))
-        with making_current(span):
-            super()._apply(entry)
+        super()._apply(entry)
         span.end()
