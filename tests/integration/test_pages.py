@@ -20,6 +20,15 @@ from verani_gateway.service.listeners import Listeners
 
 pytestmark = pytest.mark.browser
 
+# What a page hears first that has the client from somewhere else.
+IMPORT = """async ([client, url, token]) => {
+    const { VeraniClient } = await import(client);
+    const verani = new VeraniClient(url, { token });
+    const heard = await new Promise(resolve => verani.on("you", ({ user }) => resolve(user)));
+    verani.close();
+    return heard;
+}"""
+
 # What comes of a WebSocket: the subprotocol and the first frame, or the code of its close.
 OPEN = """([url, offered]) => new Promise(resolve => {
     const ws = new WebSocket(url, offered);
@@ -44,6 +53,17 @@ class Site:
             assert response is not None
             assert response.status == 200
             return await window.evaluate(OPEN, [f"ws://{host}:{self.port}/ws", offered])
+        finally:
+            await context.close()
+
+    async def imports(self, page: str, host: str) -> Any:
+        """Go to a page, and import the client for browsers from another name."""
+        context = await self.browser.new_context()
+        try:
+            window = await context.new_page()
+            await window.goto(f"http://{page}:{self.port}/")
+            sources = f"http://{host}:{self.port}/verani.js", f"ws://{page}:{self.port}/ws"
+            return await window.evaluate(IMPORT, [*sources, token()])
         finally:
             await context.close()
 
@@ -96,3 +116,7 @@ async def test_a_page_whose_name_was_made_to_lead_here_gets_nothing(site: Site) 
     assert await site.opens("evil.test", "evil.test", good) == {"code": 1006}
     assert await site.opens("evil.test", "localhost", good) == {"code": 1006}
     assert await site.status("app.test") == 200
+
+
+async def test_a_page_imports_the_client_from_another_origin(site: Site) -> None:
+    assert await site.imports("app.test", "localhost") == "ann"
