@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         match arguments:
-            case ["definitions", level, "text" | "json" as log_format, *targets]:
-                return _definitions(level, log_format, targets)
+            case ["definitions", "--log", level, "text" | "json" as log_format, *targets]:
+                return _definitions(targets, level, log_format)
+            case ["definitions", *targets]:
+                return _definitions(targets)
             case ["gateway", folder, *targets]:
                 return _gateway(folder, targets)
         parsed = parse(arguments)
@@ -109,7 +111,7 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     return run(load_application(parsed.targets, settings), settings, secrets, until_eof=parsed.until_eof)
 
 
-def _definitions(level: str, log_format: LogFormat, targets: Sequence[str]) -> int:
+def _definitions(targets: Sequence[str], level: str = "error", log_format: LogFormat = "text") -> int:
     """Import the targets for the supervisor, and print what they serve as JSON."""
     die_with_parent(os.getppid())
     log_to_stderr(level, log_format)

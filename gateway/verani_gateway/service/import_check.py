@@ -11,12 +11,12 @@ from typing import Final
 import msgspec
 
 from verani.errors import SettingsError
-from verani.settings import LogFormat, LogLevel, Settings
+from verani.settings import Settings
 
 from .keeper import ending
 from .loading import Served
 
-__all__ = ["check_imports", "command", "definitions"]
+__all__ = ["check_imports", "command"]
 
 # Seconds that importing the targets may take.
 _IMPORT_PATIENCE: Final = 30.0
@@ -27,7 +27,7 @@ _decode_served = msgspec.json.Decoder(list[Served]).decode
 async def check_imports(targets: Sequence[str], settings: Settings) -> tuple[int, list[Served]]:
     """Have the targets imported elsewhere; returns an exit code, 0 if all is well, and what they serve."""
     process = await asyncio.create_subprocess_exec(
-        *definitions(targets, settings.log_level, settings.log_format),
+        *command("definitions", "--log", settings.log_level, settings.log_format, *targets),
         stdout=PIPE,
         stdin=asyncio.subprocess.DEVNULL,
         process_group=0,
@@ -46,11 +46,6 @@ async def check_imports(targets: Sequence[str], settings: Settings) -> tuple[int
     if process.returncode != 0:
         raise SettingsError(f"importing {', '.join(targets)} ended with {ending(process.returncode or 0)}")
     return 0, _decode_served(output)
-
-
-def definitions(targets: Sequence[str], log_level: LogLevel, log_format: LogFormat) -> list[str]:
-    """Give the command line of a process that imports the targets, says what they serve, and logs like this."""
-    return command("definitions", log_level, log_format, *targets)
 
 
 def command(*words: str) -> list[str]:

@@ -43,7 +43,7 @@ from .banner import announce
 from .descendants import adopt_orphans, kill_children, reap
 from .early import stop_signals
 from .folder import runtime_folder
-from .import_check import check_imports, command, definitions
+from .import_check import check_imports, command
 from .keeper import BEATS, DRAINED, NO, READY, RESTART, STOP, WAITING, YES, Keeper
 from .loading import Served
 from .loop import run_loop
@@ -167,7 +167,7 @@ class _Supervisor:
             address=self._address,
             leader=self._leader,
             listeners=(_descriptors(self._sockets.public), _descriptors(self._sockets.internal)),
-            check=tuple(definitions(self._targets, "error", "text")),
+            check=tuple(command("definitions", *self._targets)),
         )
 
     # --- serving ---------------------------------------------------------------------------------------
