@@ -29,27 +29,31 @@ _TAKEN: Final = ("Array",)
 
 def typescript(contracts: Sequence[Contract], components: Components) -> str:
     """Return the text of a ``.d.ts``: an interface for each definition, then the types that they use."""
-    names = _names([*(f"Room {contract.definition.name}" for contract in contracts), *components])
-    writer = _Writer({name: names[name] for name in components})
-    rooms = [writer.room(names[f"Room {contract.definition.name}"], contract) for contract in contracts]
-    return "\n".join([*rooms, *(writer.component(name, schema) for name, schema in components.items())])
+    names = _Names()
+    rooms = [names.give(contract.definition.name, "Room") for contract in contracts]
+    writer = _Writer({name: names.give(name, "Type") for name in components})
+    return "\n".join(
+        [
+            *(writer.room(name, contract) for name, contract in zip(rooms, contracts, strict=True)),
+            *(writer.component(name, schema) for name, schema in components.items()),
+        ]
+    )
 
 
-def _names(wanted: Iterable[str]) -> dict[str, str]:
-    """Give each an identifier of its own; a definition's is its name without ``Room``, if it begins with a letter."""
-    given: dict[str, str] = {}
-    for name in wanted:
-        words = re.findall(r"[A-Za-z0-9]+", name)
-        if words[:1] == ["Room"] and " " in name and words[1:] and words[1][0].isalpha():
-            del words[0]
-        joined = "".join(word[0].upper() + word[1:] for word in words) or "Type"
-        base = joined if joined[0].isalpha() else f"Type{joined}"
-        taken = {*given.values(), *_TAKEN}
-        number = 1
-        while (found := base if number == 1 else f"{base}{number}") in taken:
-            number += 1
-        given[name] = found
-    return given
+class _Names:
+    """Gives each definition and each type an identifier of its own."""
+
+    def __init__(self) -> None:
+        self._taken = set(_TAKEN)
+
+    def give(self, name: str, prefix: str) -> str:
+        """Make an identifier of any text; the prefix is for one that does not begin with a letter."""
+        joined = "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
+        base = joined if joined[:1].isalpha() else f"{prefix}{joined}"
+        numbered = (base, *(f"{base}{number}" for number in range(2, len(self._taken) + 2)))
+        found = next(each for each in numbered if each not in self._taken)
+        self._taken.add(found)
+        return found
 
 
 class _Writer:
