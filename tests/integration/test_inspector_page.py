@@ -234,6 +234,27 @@ async def test_an_operator_does_everything_with_the_keyboard(serve: Serve, watch
     await expect(page.get_by_role("button", name="rooms/lobby", exact=True)).to_be_focused()
 
 
+async def test_a_host_is_drained_and_its_rooms_are_seen_on_another_one(
+    serve: Serve, watch: Watch, enter: Enter
+) -> None:
+    shape = ("--hosts", "2", "--gateways", "1", "--admin-port", "0", "--link-port", "0", "--machine", "m")
+    server = await serve(APP, *shape, environ=ENVIRON)
+    visits = [await enter(server, f"room{n}", "ann") for n in range(4)]
+    operator = await watch(server)
+    page = operator.page
+    await operator.enters()
+    processes = page.locator("#processes tbody tr td:first-child")
+    await expect(processes).to_have_text(["host:m-0", "host:m-1", re.compile("gateway:.*")])
+    await page.get_by_role("button", name="Drain host:m-0").click()
+    await expect(page.locator("#question")).to_contain_text("Take host:m-0 out of service?")
+    await page.get_by_role("button", name="Drain", exact=True).click()
+    await expect(page.locator("#outcome")).to_have_text("host:m-0 is draining.")
+    await expect(processes).to_have_text(["host:m-1", re.compile("gateway:.*")])
+    await expect(page.locator("#processes tbody tr").first).to_contain_text("4 rooms awake, 0 asleep")
+    for visit in visits:
+        assert (await visit.ask("echo", "still here"))["data"] == "still here"
+
+
 async def test_lists_follow_the_service_and_what_is_focused_stays_so(serve: Serve, watch: Watch, enter: Enter) -> None:
     server = await serve(APP)
     for name in ("b", "a", "other"):

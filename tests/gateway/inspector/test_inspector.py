@@ -135,3 +135,42 @@ async def test_there_is_a_limit_of_pages(
     assert refused.value.status == 503
     for page in pages:
         await page.close()
+
+
+async def test_a_process_that_leaves_sends_its_pages_to_another_one_and_does_not_wait_for_them(
+    session: aiohttp.ClientSession,
+) -> None:
+    service, running = await start_service(header_timeout=1000.0)  # for which it waits where somebody may still ask
+    async with session.ws_connect(f"http://127.0.0.1:{running.internal}/inspector/ws", headers=HEADERS) as ws:
+        leaving = asyncio.create_task(service.leave(internal=True))
+        while (message := await ws.receive()).type is WSMsgType.TEXT:
+            pass
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1012)
+    await session.close()
+    await leaving
+    await service.stop()
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("ops.test", "http://ops.test", 101),
+        ("ops.test:81", "http://ops.test:81", 101),
+        ("localhost", "http://localhost", 101),
+        ("ops.test", "http://evil.test", 403),
+        ("ops.test", "null", 403),
+        ("evil.test", "http://evil.test", 403),
+    ],
+)
+async def test_pages_of_the_listener_itself_connect_by_every_name_that_it_has(
+    session: aiohttp.ClientSession, host: str, origin: str, status: int
+) -> None:
+    service, running = await start_service(internal_hosts=("ops.test",))
+    url = f"http://127.0.0.1:{running.internal}/inspector/ws"
+    got = 101
+    try:
+        await (await session.ws_connect(url, headers={**HEADERS, "Host": host, "Origin": origin})).close()
+    except aiohttp.WSServerHandshakeError as refused:
+        got = refused.status
+    assert got == status
+    await service.stop()
