@@ -11,12 +11,12 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import BrowserContext, Page, async_playwright
 
 from tests.integration.test_chat_page import FLAGS, chromium
 from tests.node_packages import node, node_package
@@ -33,6 +33,7 @@ pytestmark = pytest.mark.shapes
 BEHAVIOUR: Final = Path(__file__).parent / "behaviour"
 VERANI: Final = (Path(__file__).parents[2] / "gateway/verani_gateway/browser/verani.js").as_uri()
 
+T = TypeVar("T")
 Order = Callable[[], Awaitable[object]]
 
 
@@ -177,18 +178,13 @@ class BrowserThread:
 
     def __init__(self, path: str) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="browser")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="browser", daemon=True)
         self._thread.start()
-        self._ends = asyncio.Event()
-        self._browser: asyncio.Future[Browser] = self._loop.create_future()
-        self._life = asyncio.run_coroutine_threadsafe(self._live(path), self._loop)
+        self._playwright = self._do(async_playwright().start())
+        self._browser = self._do(self._playwright.chromium.launch(executable_path=path, args=FLAGS))
 
-    async def _live(self, path: str) -> None:
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
-            self._browser.set_result(browser)
-            await self._ends.wait()
-            await browser.close()
+    def _do(self, what: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     async def play(self, setting: Setting, scenario: str) -> Any:
         """Play one scenario in a page of its own."""
@@ -196,7 +192,7 @@ class BrowserThread:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(playing, self._loop))
 
     async def _play(self, setting: Setting, scenario: str, loop: asyncio.AbstractEventLoop) -> Any:
-        context = await (await self._browser).new_context()
+        context = await self._browser.new_context()
         try:
             page = await context.new_page()
             orders = obey_in(page, context)
@@ -217,8 +213,8 @@ class BrowserThread:
 
     def end(self) -> None:
         """End the browser and the thread."""
-        self._loop.call_soon_threadsafe(self._ends.set)
-        self._life.result()
+        self._do(self._browser.close())
+        self._do(self._playwright.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
