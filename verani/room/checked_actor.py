@@ -24,7 +24,7 @@ class CheckedActor(Actor[M, S]):
         """Check the data, and send it."""
         plain = msgspec.json.decode(frames.encode(data))
         if isinstance(plain, dict) and isinstance(event := plain.pop("type", None), str):
-            self._room.definition.events.check(event, plain)
+            self._room.definition.events.check_spread(event, plain)
         return super().broadcast(channel, data, **filters)
 
     def _named(self, channel: str, event: str, data: Any) -> bytes:

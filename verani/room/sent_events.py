@@ -177,3 +177,12 @@ class SentEvents:
             names = ", ".join(map(repr, self._declared))
             raise NotDeclared(f"{self._owner}: event {event!r} is not declared; declared are {names}", event)
         declared.check(data)
+
+    def check_spread(self, event: str, data: dict[str, Any]) -> None:
+        """Raise `NotDeclared` for data as clients get it: what is no object is the ``value`` of one."""
+        try:
+            self.check(event, data)
+        except NotDeclared:
+            if data.keys() != {"value"}:
+                raise
+            self.check(event, data["value"])

@@ -333,8 +333,14 @@ async def test_an_event_that_is_not_declared_is_an_error_of_the_hook_in_every_wa
 
 
 async def test_what_goes_out_unchanged_is_an_event_where_clients_take_it_for_one() -> None:
-    async with RoomHarness(a_room(message=Message, hello=None)) as room:
-        await room.connect(user_id="ann")
+    async with RoomHarness(a_room(message=Message, hello=None, count=int)) as room:
+        ann = await room.connect(user_id="ann")
+        assert room.actor.emit("count", 5) == 1
+        assert room.actor.broadcast("default", {"type": "count", "value": 5}) == 1
+        first, second = ann.take()
+        assert first == second
+        with pytest.raises(NotDeclared, match=r"event 'count', .*Expected `int`, got `str`"):
+            room.actor.broadcast("default", {"type": "count", "value": "five"})
         assert room.actor.broadcast("default", {"type": "message", "text": "hi", "mentions": []}) == 1
         assert room.actor.send_to_user("ann", "default", {"type": "hello"}) == 1
         assert room.actor.broadcast("default", [1, 2]) == 1
