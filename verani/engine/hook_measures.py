@@ -65,13 +65,14 @@ class HookMeasures:
 
     def of_event(self, event: str) -> HookMeasure:
         """Find the measure of an event, that of ``"*"`` or `on_message` for one that has no handler of its own."""
-        measure = self.events.get(event)
-        if measure is not None:
-            return measure
         names = self._definition.handlers.names
         if event not in names:
-            return self.of_event("*") if "*" in names else self.of("on_message")
-        measure = self.events[event] = HookMeasure()
+            if "*" not in names:
+                return self.of("on_message")
+            event = "*"
+        measure = self.events.get(event)
+        if measure is None:
+            measure = self.events[event] = HookMeasure()
         return measure
 
     def of(self, name: str) -> HookMeasure:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from struct import Struct
 from typing import Protocol
 
@@ -299,6 +300,11 @@ class Writer:
                 break
         if patient:
             self._slice = self._loop.call_soon(self._write_slice)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of outboxes whose turn has not come, or whose transports are full."""
+        return sum(map(attrgetter("pending"), {*self._dirty, *self._patient, *self._suspects}))
 
     def look_again(self, outbox: Outbox) -> None:
         """Judge this outbox once its client had a moment to read."""

@@ -44,5 +44,7 @@ def _queues(gateway: Gateway) -> Iterator[Measure]:
     yield gauge("calls_waiting", "Calls that wait for their answer.", len(gateway.calls))
     yield gauge("in_flight_inputs", "Inputs that no room has processed yet.", gateway.attachments.unprocessed)
     yield gauge("in_flight_bytes", "Bytes of inputs that no room has processed yet.", gateway.in_flight)
+    waiting = gateway.facilities.writer.waiting_bytes
+    yield gauge("outbox_bytes", "Bytes of outboxes whose turn has not come, or whose sockets are full.", waiting)
     yield gauge("full_sockets", "Connections whose sockets take nothing more at present.", len(full))
     yield gauge("send_buffer_bytes", "Bytes that wait for sockets which take nothing more.", unsent)

@@ -119,6 +119,20 @@ async def test_what_is_put_in_one_tick_leaves_in_one_write_in_order(writer: Writ
     assert line.transport.writes == [b"abc", b"d"]
 
 
+async def test_what_waits_in_outboxes_is_counted_once_until_it_is_written(writer: Writer) -> None:
+    now, later, both = Line(writer), Line(writer), Line(writer)
+    now.outbox.put(b"a")
+    later.outbox.put(b"bc", patient=True)
+    both.outbox.put(b"def", patient=True)
+    both.outbox.put(b"g")
+    assert writer.waiting_bytes == 7
+    writer.flush()
+    assert writer.waiting_bytes == 2
+    await until(lambda: later.written == b"bc")
+    assert writer.waiting_bytes == 0
+    assert writer.metrics.sent_bytes == 7
+
+
 async def test_nothing_follows_the_frame_that_seals(writer: Writer) -> None:
     line = Line(writer)
     line.outbox.put(b"before")
