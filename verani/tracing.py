@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("tracing needs OpenTelemetry: pip install 'verani[otel]'", name=error.name) from error
 
-from .errors import is_refusal
+from .errors import VeraniError, is_refusal
 from .version import __version__
 
 __all__ = ["HEADER", "begin_span", "belonging_to", "failed_with", "making_current", "traceparent"]
@@ -85,7 +85,7 @@ def belonging_to(parent: str) -> Iterator[None]:
 
 def failed_with(span: Span, error: BaseException) -> None:
     """Say what type of error came of it; who was refused on purpose was treated as it should."""
-    span.set_attribute("error.type", getattr(error, "code", None) or type(error).__name__)
+    span.set_attribute("error.type", error.code if isinstance(error, VeraniError) else type(error).__name__)
     if not is_refusal(error):
         span.set_status(Status(StatusCode.ERROR))
 

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from verani.errors import SettingsError
 from verani.settings import Settings
+from verani_gateway import config
 from verani_gateway.config import (
     SETTINGS,
     Secrets,
@@ -222,6 +223,14 @@ def test_a_file_that_was_asked_for_must_be_there() -> None:
 def test_a_file_that_is_no_toml_is_named(content: bytes) -> None:
     Path("verani.toml").write_bytes(content)
     assert _refusal().startswith("verani.toml: expected TOML, got an error: ")
+
+
+def test_tracing_asks_for_the_package_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(Settings(tracing=True))
+    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    check(Settings())
+    with pytest.raises(SettingsError, match=r"pip install 'verani\[otel\]'"):
+        check(Settings(tracing=True))
 
 
 def test_unknown_variables_are_listed_and_known_ones_are_not() -> None:

@@ -222,6 +222,8 @@ async def test_a_span_says_what_type_of_error_there_was_and_nothing_that_anybody
                 await client.request(event, SECRET)
         failed = await spans.one("process", hook="fail")
         declined = await spans.one("process", hook="decline")
+        client.emit("e" * 200, SECRET)
+        await until(lambda: bool(spans.of("send", event="e" * 100)))
     assert (failed.attributes or {})["error.type"] == "KeyError"
     assert not failed.status.is_ok
     assert (declined.attributes or {})["error.type"] == "forbidden"

@@ -43,8 +43,11 @@ class TracedHooks(Hooks[M, S]):
                 self._end(run)
 
     async def _await(self, run: HookRun, awaitable: Awaitable[Any]) -> Returned | None:
+        span = self._spans.get(run)
+        if span is None:  # the room has ended meanwhile
+            return await super()._await(run, awaitable)
         try:
-            with making_current(self._spans[run]):
+            with making_current(span):
                 return await super()._await(run, awaitable)
         finally:
             self._end(run)

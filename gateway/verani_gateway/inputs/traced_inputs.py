@@ -14,6 +14,9 @@ from .attachments import size_of
 
 __all__ = ["traced_send"]
 
+# Of the name of an event: a client chooses it.
+_LONGEST = 100
+
 
 def traced_send(send: Callable[[Input], None]) -> Callable[[Input], None]:
     """Wrap what leads to the owners of rooms; a call has its parent with it, or belongs to the code that makes it."""
@@ -23,7 +26,7 @@ def traced_send(send: Callable[[Input], None]) -> Callable[[Input], None]:
         parent = input.trace
         match input:
             case FrameInput():
-                about |= {"verani.event": input.event, "messaging.client.id": input.connection}
+                about |= {"verani.event": input.event[:_LONGEST], "messaging.client.id": input.connection}
             case CallInput():
                 about |= {"verani.event": input.method}
                 parent = parent or traceparent()
