@@ -38,6 +38,9 @@ pythonpath = ["."]
 filterwarnings = ["error"]
 """
 
+# A reader's pytest has pytest-asyncio; ours would import five times as much for plugins that no page speaks of.
+_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_asyncio.plugin"}
+
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?"
     r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
@@ -113,7 +116,7 @@ class Guide:
 async def run_python(directory: Path, *arguments: str, patience: float = PATIENCE) -> tuple[int | None, str]:
     """Run Python in a directory; return its exit code and all that it printed."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=directory, stdout=PIPE, stderr=STDOUT
+        sys.executable, *arguments, cwd=directory, env=os.environ | _PLUGINS, stdout=PIPE, stderr=STDOUT
     )
     async with asyncio.timeout(patience):
         output, _ = await process.communicate()
