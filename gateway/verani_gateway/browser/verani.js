@@ -188,7 +188,9 @@ export class VeraniClient {
     this.#attempts = new Attempts(reconnection);
     const { signal } = this.#page;
     const { document } = globalThis;
-    globalThis.addEventListener?.("online", () => this.#wake(), { signal });
+    // A handshake that began over another network may hang.
+    const online = () => (this.isConnecting ? this.#connect() : this.#wake());
+    globalThis.addEventListener?.("online", online, { signal });
     document?.addEventListener("visibilitychange", () => document.hidden || this.#wake(), { signal });
     this.#connect();
   }

@@ -551,7 +551,8 @@ test("requests leave nothing behind, however they end", async () => {
   assert.deepEqual(await Promise.all(ends), ["here", "deadline", "AbortError", "interrupted"]);
 });
 
-test("a client listens to its page as long as it may come back", async () => {
+// Have a page for a while: what it listens to, by name.
+async function withPage(scene) {
   const listening = new Map();
   const page = {
     hidden: false,
@@ -562,21 +563,48 @@ test("a client listens to its page as long as it may come back", async () => {
   };
   Object.assign(globalThis, { document: page, addEventListener: page.addEventListener });
   try {
-    const client = make();
-    assert.deepEqual([...listening.keys()], ["online", "visibilitychange"]);
-    client.close();
-    assert.equal(listening.size, 0);
-    const last = make({ reconnection: { enabled: false } });
-    last.onError(() => {});
-    await settled();
-    Socket.all.at(-1).ends(1006);
-    for (const told of listening.values()) told();
-    assert.equal(last.getState(), "error", "a client that may not reconnect does not");
+    await scene(listening);
   } finally {
     delete globalThis.document;
     delete globalThis.addEventListener;
   }
-});
+}
+
+test("a client that is closed listens to its page no more", () =>
+  withPage(async (listening) => {
+    const client = make();
+    assert.deepEqual([...listening.keys()], ["online", "visibilitychange"]);
+    client.close();
+    assert.equal(listening.size, 0);
+  }));
+
+test("a client that may not reconnect does not, whatever the page tells", () =>
+  withPage(async (listening) => {
+    const client = make({ reconnection: { enabled: false } });
+    client.onError(() => {});
+    await settled();
+    Socket.all[0].ends(1006);
+    for (const told of listening.values()) told();
+    assert.deepEqual([client.getState(), Socket.all.length], ["error", 1]);
+  }));
+
+test("a handshake begins anew over a network that is new, and not because the page is looked at", () =>
+  withPage(async (listening) => {
+    const client = make();
+    await settled();
+    listening.get("visibilitychange")();
+    await settled();
+    assert.equal(Socket.all.length, 1);
+    listening.get("online")();
+    await settled();
+    assert.deepEqual(Socket.all.map(({ readyState }) => readyState), [2, 0]);
+    Socket.all[1].open();
+    assert.ok(client.isConnected());
+    listening.get("online")();
+    assert.deepEqual(Socket.all[1].sent, ['{"type":"ping"}']);
+    await clock.pass(5_000);
+    assert.equal(client.getState(), "reconnecting");
+  }));
 
 test("a client that is closed is free, whoever still has its sockets, promises and signals", async () => {
   const control = new AbortController();
