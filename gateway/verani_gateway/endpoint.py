@@ -214,6 +214,7 @@ class Endpoint:
             if scope.expired():
                 gateway.metrics.limited["hook_timeout"] += 1
             logger.exception("%s of %s failed", which, self._definition.name)
+            gateway.failures.note(self._definition.name, error, which)
             raise VeraniError("the request could not be handled") from error
 
     def _check_meta(self, meta: ConnectionMeta) -> bytes:

@@ -20,6 +20,7 @@ from verani.link.messages import Input
 from verani.room.definition import RoomDefinition
 from verani.room.stub import RoomStub
 from verani.settings import Settings
+from verani_actors.rooms.hook_failures import HookFailures
 from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.room_status import RoomStatus
 
@@ -87,6 +88,8 @@ class Gateway:
         self.incarnation = secrets.token_hex(8)
         self.placement: Placement = placement if placement is not None else Embedded()
         self.metrics = Metrics()
+        # What hooks raised last that decide who may connect; those of rooms are their hosts'.
+        self.failures = HookFailures()
         self.refusals = RefusalLog(time.monotonic)
         # The hosts that the public listener listens on, where it is known here.
         self.bound: tuple[str, ...] = ()

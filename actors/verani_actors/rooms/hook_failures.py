@@ -1,4 +1,4 @@
-"""Remember what the hooks of a host's rooms raised last, so that an operator can ask without reading logs.
+"""Remember what the hooks of a process raised last, so that an operator can ask without reading logs.
 
 Invariants:
 - There are `MAX_FAILURES` at most, each of a bounded size; one that is like another only raises its count.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from traceback import TracebackException
 from typing import Final
 
@@ -18,9 +19,9 @@ from msgspec import Struct
 from verani.errors import is_refusal
 from verani.names import well_formed
 
-__all__ = ["MAX_FAILURES", "HookFailure", "HookFailures"]
+__all__ = ["MAX_FAILURES", "HookFailure", "HookFailures", "latest_first"]
 
-# Failures that differ, of one host.
+# Failures that differ, of one process.
 MAX_FAILURES: Final = 50
 
 # Characters of the text of an exception, and of a traceback, of which the end is kept.
@@ -34,7 +35,8 @@ _FRAMES: Final = 6
 class HookFailure(Struct, frozen=True, kw_only=True):
     """What a hook of a room has raised, `count` times since `first`; times are seconds of the wall clock.
 
-    `type` is the name of the exception's class. `host` is where hosts are processes of their own.
+    `room` is the definition's name alone where the hook decides who may connect. `type` is the name of the exception's
+    class. `host` is where hosts are processes of their own.
     """
 
     room: str
@@ -49,7 +51,7 @@ class HookFailure(Struct, frozen=True, kw_only=True):
 
 
 class HookFailures:
-    """The last failures of one host; the one that happened last comes last."""
+    """The last failures of one process; the one that happened last comes last."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[tuple[str, str, str, str], HookFailure] = OrderedDict()
@@ -83,6 +85,11 @@ class HookFailures:
     def listed(self) -> list[HookFailure]:
         """List them, the latest first."""
         return [*reversed(self._found.values())]
+
+
+def latest_first(failures: Iterable[HookFailure]) -> list[HookFailure]:
+    """Sort what several processes remember."""
+    return sorted(failures, key=lambda failure: failure.last, reverse=True)
 
 
 def _text_of(error: BaseException) -> str:

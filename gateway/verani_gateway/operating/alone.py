@@ -11,7 +11,7 @@ import msgspec
 from verani.errors import NotFound
 from verani_actors.operating.activity import Activity, host_activity, sum_up
 from verani_actors.operating.answers import SLICE, GatewayStatus, RoomsQuestion
-from verani_actors.rooms.hook_failures import HookFailure
+from verani_actors.rooms.hook_failures import HookFailure, latest_first
 from verani_actors.rooms.room_status import RoomStatus
 
 from ..gateway import Gateway
@@ -77,8 +77,8 @@ class Alone:
         return sum_up((gateway_activity(self._gateway), host_activity(self._gateway.host)))
 
     async def errors(self) -> list[HookFailure]:
-        """Ask the host."""
-        return self._gateway.host.failures.listed()
+        """Ask the gateway and its host."""
+        return latest_first([*self._gateway.failures.listed(), *self._gateway.host.failures.listed()])
 
     async def sessions(self, room: str) -> SessionsTold:
         """Ask the gateway."""

@@ -22,7 +22,7 @@ from verani_actors.operating.answers import (
     gateway_target,
     host_target,
 )
-from verani_actors.rooms.hook_failures import HookFailure
+from verani_actors.rooms.hook_failures import HookFailure, latest_first
 from verani_actors.rooms.room_status import RoomStatus
 
 from .inquiry import Asking, Inquiry
@@ -91,14 +91,15 @@ class Overview:
         return sum_up((await self._inquiry.collect("activity")).told(Activity))
 
     async def errors(self) -> list[HookFailure]:
-        """Ask all hosts."""
+        """Ask all processes."""
         collected = await self._inquiry.collect("errors")
-        found = [
+        found = [failure for told in collected.decoded(list[HookFailure]) for failure in told]
+        found += [
             msgspec.structs.replace(failure, host=id)
             for id, body in collected.hosts.items()
             for failure in msgspec.json.decode(body, type=list[HookFailure])
         ]
-        return sorted(found, key=lambda failure: failure.last, reverse=True)
+        return latest_first(found)
 
     async def hibernate(self, room: str) -> bool:
         """Tell all hosts: the one that has it awake obeys."""

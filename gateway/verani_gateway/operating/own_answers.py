@@ -32,6 +32,8 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
             return msgspec.json.encode(_known(gateway.placement, held) if held is not None else None)
         case "activity":
             return msgspec.json.encode(gateway_activity(gateway))
+        case "errors":
+            return msgspec.json.encode(gateway.failures.listed())
         case "sessions":
             return msgspec.json.encode(sessions_of(gateway, argument))
         case "close":
@@ -47,7 +49,12 @@ def answer(topic: str, argument: str, gateway: Gateway, status: Callable[[], Gat
 def gateway_activity(gateway: Gateway) -> Activity:
     """Count what a gateway does."""
     counts = gateway.metrics
-    return Activity(connections=len(gateway.connections), frames=counts.frames, deliveries=counts.deliveries)
+    return Activity(
+        connections=len(gateway.connections),
+        frames=counts.frames,
+        deliveries=counts.deliveries,
+        errors=gateway.failures.count,
+    )
 
 
 def _known(placement: Placement, room: RoomInputs) -> RoomHeld:

@@ -59,7 +59,7 @@ class Answers(Protocol):
         """Tell who is in a room, as its gateways know it: it is not woken."""
 
     async def errors(self) -> list[HookFailure]:
-        """List what hooks of rooms raised last, the latest first."""
+        """List what hooks raised last, the latest first."""
 
     async def metrics(self) -> str:
         """Write down all counters and gauges."""

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from tests.server import Serve
-from verani import ConnectionMeta, ConnectRequest, Identity, define_room
+from verani import ConnectionMeta, ConnectRequest, Identity, Unauthorized, define_room
+from verani_gateway.operating.alone import Alone
 from verani_gateway.operating.sessions import MAX_SESSIONS, SessionSeen, SessionsTold, sessions_of
 
 
@@ -89,3 +90,24 @@ async def test_of_a_crowd_the_first_are_told_and_that_there_are_more(serve: Serv
         await server.connect("/ws")
     told = sessions_of(server.gateway, "chat/default")
     assert (len(told.sessions), told.more) == (MAX_SESSIONS, True)
+
+
+async def test_what_a_hook_raises_that_decides_who_may_connect_is_told_like_that_of_a_room(
+    serve: Serve, clean_log: list[str]
+) -> None:
+    clean_log.append("extract_meta or name_from_request of chat failed")
+
+    def extract(request: ConnectRequest) -> Any:
+        if "userId" not in request.query:
+            raise Unauthorized("on purpose")
+        raise LookupError("no such user")
+
+    server = await serve(define_room("chat", extract_meta=extract))
+    for query, status in (("", 401), ("?userId=ann", 500), ("?userId=ann", 500)):
+        request = f"GET /ws{query} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        assert (await server.request((request + key).encode())).status == status
+    (failure,) = await Alone(server.gateway).errors()
+    assert (failure.room, failure.type, failure.text, failure.count) == ("chat", "LookupError", "no such user", 2)
+    assert "extract_meta" in failure.hook
+    assert (await Alone(server.gateway).activity()).errors == 2
