@@ -196,6 +196,7 @@ class Endpoint:
     async def _hooks(self, which: str) -> AsyncIterator[None]:
         """Run hooks within their time; whatever they raise, its text stays here, and nothing ends the process."""
         gateway = self._gateway
+        measure, began = gateway.metrics.identifying[self._definition.name], time.monotonic()
         try:
             async with asyncio.timeout(gateway.settings.hook_timeout) as scope:
                 gateway.entrance.identifying.add(scope)
@@ -215,7 +216,10 @@ class Endpoint:
                 gateway.metrics.limited["hook_timeout"] += 1
             logger.exception("%s of %s failed", which, self._definition.name)
             gateway.failures.note(self._definition.name, error, which)
+            measure.failed(error)
             raise VeraniError("the request could not be handled") from error
+        finally:
+            measure.observe(time.monotonic() - began)
 
     def _check_meta(self, meta: ConnectionMeta) -> bytes:
         """Refuse names that may not pass with 400; return the attachment."""

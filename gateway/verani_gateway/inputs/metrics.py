@@ -6,9 +6,10 @@ Counting must cost nothing: plain numbers, changed by the loop's thread only, an
 from __future__ import annotations
 
 from asyncio import WriteTransport
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Final
 
+from verani.engine.hook_measures import HookMeasure
 from verani.errors import CODES
 
 __all__ = ["LIMITS", "OTHER", "Metrics", "error_label"]
@@ -68,6 +69,8 @@ class Metrics:
         self.closes: Counter[int | str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
+        # How the hooks do that decide who may connect, by name of the definition.
+        self.identifying: defaultdict[str, HookMeasure] = defaultdict(HookMeasure)
         # How often a limit made itself felt, by the name of its setting.
         self.limited: Counter[str] = Counter(dict.fromkeys(LIMITS, 0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from verani_actors.operating.measures import Measure, counter, counters, gauge, process_metrics, render
+from verani_actors.operating.measures import Measure, counter, counters, gauge, histograms, process_metrics, render
 
 from ..gateway import Gateway
 
@@ -16,7 +16,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 
 def exposition(gateway: Gateway) -> str:
     """Render all counters and gauges of a gateway and of what it knows of the room hosts."""
-    return render((*_traffic(gateway), *_queues(gateway), *gateway.placement.measures(), *process_metrics()))
+    own = (*_traffic(gateway), *_identifying(gateway), *_queues(gateway))
+    return render((*own, *gateway.placement.measures(), *process_metrics()))
 
 
 def _traffic(gateway: Gateway) -> Iterator[Measure]:
@@ -36,6 +37,14 @@ def _traffic(gateway: Gateway) -> Iterator[Measure]:
     yield counters("limited", "What limits did, by setting.", "setting", counts.limited)
     yield counter("slow_consumers", "Connections closed because their clients do not read.", slow)
     yield counters("calls", "Calls answered, by error code or ok.", "code", counts.calls)
+
+
+def _identifying(gateway: Gateway) -> Iterator[Measure]:
+    rows = gateway.metrics.identifying
+    told = (({"definition": name}, measure) for name, measure in rows.items())
+    errors = {name: measure.errors for name, measure in rows.items()}
+    yield histograms("identify_duration", "Time that hooks took which decide who may connect.", told)
+    yield counters("identify_errors", "Hooks that failed which decide who may connect.", "definition", errors)
 
 
 def _queues(gateway: Gateway) -> Iterator[Measure]:
