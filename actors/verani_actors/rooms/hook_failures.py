@@ -19,7 +19,7 @@ from msgspec import Struct
 from verani.errors import is_refusal
 from verani.names import well_formed
 
-__all__ = ["MAX_FAILURES", "HookFailure", "HookFailures", "latest_first"]
+__all__ = ["MAX_FAILURES", "HookFailure", "HookFailures", "put_together"]
 
 # Failures that differ, of one process.
 MAX_FAILURES: Final = 50
@@ -87,9 +87,19 @@ class HookFailures:
         return [*reversed(self._found.values())]
 
 
-def latest_first(failures: Iterable[HookFailure]) -> list[HookFailure]:
-    """Sort what several processes remember."""
-    return sorted(failures, key=lambda failure: failure.last, reverse=True)
+def put_together(failures: Iterable[HookFailure]) -> list[HookFailure]:
+    """List what several processes remember, the latest first; what is alike is one here, too."""
+    found: dict[tuple[str | None, ...], HookFailure] = {}
+    for each in failures:
+        key = each.host, each.room, each.hook, each.type, each.text
+        known = found.get(key)
+        found[key] = each if known is None else _sum(known, each)
+    return sorted(found.values(), key=lambda failure: failure.last, reverse=True)
+
+
+def _sum(one: HookFailure, other: HookFailure) -> HookFailure:
+    later = max(one, other, key=lambda failure: failure.last)
+    return msgspec.structs.replace(later, first=min(one.first, other.first), count=one.count + other.count)
 
 
 def _text_of(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 
 from verani import Actor, ConnectionMeta, Context, RoomDefinition, define_room
 from verani_actors.operating.answers import RoomsQuestion
+from verani_actors.rooms.hook_failures import MAX_FAILURES
 from verani_actors.rooms.room_status import RoomStatus
 
 from ..operating.service_answers import Answers
@@ -154,7 +155,8 @@ async def _look(actor: _Room, service: Answers) -> None:
     actor.emit_to_channel("default", "sample", {"sample": sample, "rooms": activity.rooms})
     actor.emit_to_channel("default", "cluster", await service.cluster())
     if activity.errors != state.errors:
-        actor.emit_to_channel("default", "errors", {"errors": await service.errors(), "count": activity.errors})
+        last = (await service.errors())[:MAX_FAILURES]
+        actor.emit_to_channel("default", "errors", {"errors": last, "count": activity.errors})
         state.errors = activity.errors
     if state.looks % _RARELY == 0:
         actor.emit_to_channel("default", "quarantine", {"inputs": await service.quarantine()})

@@ -11,7 +11,7 @@ import msgspec
 from verani.errors import NotFound
 from verani_actors.operating.activity import Activity, host_activity, sum_up
 from verani_actors.operating.answers import SLICE, GatewayStatus, RoomsQuestion
-from verani_actors.rooms.hook_failures import HookFailure, latest_first
+from verani_actors.rooms.hook_failures import HookFailure, put_together
 from verani_actors.rooms.room_status import RoomStatus
 
 from ..gateway import Gateway
@@ -78,7 +78,7 @@ class Alone:
 
     async def errors(self) -> list[HookFailure]:
         """Ask the gateway and its host."""
-        return latest_first([*self._gateway.failures.listed(), *self._gateway.host.failures.listed()])
+        return put_together([*self._gateway.failures.listed(), *self._gateway.host.failures.listed()])
 
     async def sessions(self, room: str) -> SessionsTold:
         """Ask the gateway."""

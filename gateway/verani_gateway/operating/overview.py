@@ -22,7 +22,7 @@ from verani_actors.operating.answers import (
     gateway_target,
     host_target,
 )
-from verani_actors.rooms.hook_failures import HookFailure, latest_first
+from verani_actors.rooms.hook_failures import HookFailure, put_together
 from verani_actors.rooms.room_status import RoomStatus
 
 from .inquiry import Asking, Inquiry
@@ -97,9 +97,9 @@ class Overview:
         found += [
             msgspec.structs.replace(failure, host=id)
             for id, body in collected.hosts.items()
-            for failure in msgspec.json.decode(body, type=list[HookFailure])
+            for failure in msgspec.json.decode(body, type=list[HookFailure] | None) or ()
         ]
-        return latest_first(found)
+        return put_together(found)
 
     async def hibernate(self, room: str) -> bool:
         """Tell all hosts: the one that has it awake obeys."""

@@ -8,7 +8,7 @@ import weakref
 import msgspec
 
 from verani.errors import CallFailed, Forbidden
-from verani_actors.rooms.hook_failures import MAX_FAILURES, HookFailures
+from verani_actors.rooms.hook_failures import MAX_FAILURES, HookFailure, HookFailures, put_together
 
 
 def raised(error: BaseException, depth: int = 0) -> BaseException:
@@ -46,6 +46,27 @@ def test_failures_that_are_alike_are_one_with_a_count() -> None:
     assert failures.count == 6
     for each in failures.listed():
         assert each.last >= each.first
+
+
+def test_what_processes_remember_that_is_alike_is_one() -> None:
+    def failure(last: float, *, count: int, host: str | None = None) -> HookFailure:
+        return HookFailure(
+            room="chat",
+            hook="extract_meta",
+            type="LookupError",
+            text="no such user",
+            traceback=f"at {last}",
+            first=last - 1,
+            last=last,
+            count=count,
+            host=host,
+        )
+
+    listed = put_together(
+        [failure(5, count=1), failure(9, count=2), failure(4, count=4), failure(7, count=8, host="h-0")]
+    )
+    assert [(each.first, each.last, each.count, each.host) for each in listed] == [(3, 9, 7, None), (6, 7, 8, "h-0")]
+    assert listed[0].traceback == "at 9"
 
 
 def test_refusals_are_no_failures_unless_they_came_from_a_call() -> None:

@@ -12,7 +12,7 @@ from tests.virtual_time import VirtualTimeLoop
 from verani.testing.harness import RoomHarness
 from verani_actors.operating.activity import Activity, sum_up
 from verani_actors.operating.answers import RoomsQuestion
-from verani_actors.rooms.hook_failures import HookFailure
+from verani_actors.rooms.hook_failures import MAX_FAILURES, HookFailure
 from verani_actors.rooms.room_status import RoomStatus
 from verani_gateway.inspector.room import MAX_LISTED, inspector_room
 from verani_gateway.inspector.samples import MAX_SAMPLES, Samples
@@ -28,6 +28,7 @@ class Service:
         self.questions: list[RoomsQuestion] = []
         self.counted = Activity(connections=3, rooms={"awake": 2, "asleep": 1})
         self.inputs = 0
+        self.failures: list[HookFailure] = []
         self._slowness = slowness
 
     async def _ask(self, what: str) -> None:
@@ -44,7 +45,7 @@ class Service:
 
     async def errors(self) -> list[HookFailure]:
         await self._ask("errors")
-        return []
+        return self.failures
 
     async def quarantine(self) -> list[msgspec.Raw]:
         await self._ask("quarantine")
@@ -198,6 +199,22 @@ def test_whoever_comes_gets_the_last_minutes_and_no_more() -> None:
             late = await room.connect()
             (history,) = told(late, "history")
             assert len(history["samples"]) == MAX_SAMPLES
+
+    play(test)
+
+
+def test_of_the_errors_of_many_hosts_the_last_are_told() -> None:
+    async def test() -> None:
+        service = Service()
+        service.failures = [
+            HookFailure(room="chat/a", hook="say", type="E", text=str(n), traceback="", first=0, last=0, host=f"h-{n}")
+            for n in range(3 * MAX_FAILURES)
+        ]
+        async with harness(service) as room:
+            watcher = await room.connect()
+            await asyncio.sleep(1)
+            (errors,) = told(watcher, "errors")
+            assert [each["text"] for each in errors["errors"]] == [str(n) for n in range(MAX_FAILURES)]
 
     play(test)
 

@@ -28,6 +28,7 @@ from verani_actors.operating.answers import (
     list_rooms,
 )
 from verani_actors.rooms.directory import RoomDirectory
+from verani_actors.rooms.hook_failures import HookFailures
 from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.room_status import RoomStatus
 from verani_actors.upkeep.code_check import CodeCheck
@@ -48,6 +49,12 @@ def _member(id: str) -> Member:
     return Member(id, f"incarnation of {id}", "here", 1, "")
 
 
+def _failures(room: str, hook: str) -> HookFailures:
+    failures = HookFailures()
+    failures.note(room, LookupError("no such user"), hook)
+    return failures
+
+
 class FakeHost:
     """A room host that has no rooms, only gateways that are linked to it."""
 
@@ -59,6 +66,7 @@ class FakeHost:
         self.directory.woken_by["frame"] = 3
         self.sleeping, self.entries = SimpleNamespace(excess=0), SimpleNamespace(unprocessed=0, working=0)
         self.drained: list[str] = []
+        self.failures = HookFailures()
         self.restarts = 0
         self.check = CodeCheck(Plan(Settings(), (), "/", "here", check=("echo", "[]")))
         self.known = {"chat/a": "awake", "chat/b": "asleep", "chat/c": "asleep"}
@@ -111,6 +119,8 @@ class Service:
                     return msgspec.json.encode(status)
                 case "rooms":
                     return msgspec.json.encode(RoomsHeld([RoomHeld("chat/a", 1), RoomHeld("chat/only-here", 2)]))
+                case "errors":
+                    return msgspec.json.encode(_failures("chat", "extract_meta").listed())
                 case "metrics":
                     return msgspec.json.encode("# HELP verani_x text\n# TYPE verani_x gauge\nverani_x 1\n")
                 case _:
@@ -212,6 +222,24 @@ async def test_nobody_waits_for_a_gateway_that_has_left(topic: str, caplog: pyte
     collected = await asking
     assert (sorted(collected.gateways), collected.missing) == (["a", "c"], [])
     assert caplog.messages == []
+
+
+async def test_errors_are_those_of_every_host_and_those_that_all_gateways_have_alike_once() -> None:
+    service = Service(hosts=("h-0", "h-1", "h-old"), gateways=("a", "b"))
+    for id in ("h-0", "h-1"):
+        service.hosts[id].failures = _failures("chat/a", "say")
+    old = service.hosts["h-old"].overview  # of a version that knows nothing of errors
+    service.hosts["h-old"].overview = cast(HostOverview, SimpleNamespace(asked=_asked_in_vain(old), told=old.told))
+    found = await service.gateways["a"].errors()
+    assert sorted((each.room, each.host or "", each.count) for each in found) == [
+        ("chat", "", 2),
+        ("chat/a", "h-0", 1),
+        ("chat/a", "h-1", 1),
+    ]
+
+
+def _asked_in_vain(overview: HostOverview) -> Callable[[str, Ask], None]:
+    return lambda gateway, ask: overview.asked(gateway, msgspec.structs.replace(ask, topic="of a later version"))
 
 
 async def test_an_answer_to_an_old_question_is_dropped() -> None:
