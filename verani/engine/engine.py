@@ -192,7 +192,7 @@ class Engine(Generic[M, S]):
                 self.room.members.sort()
                 return None
             case HookFailed():
-                return functools.partial(self._hooks.report, event.error, event.context)
+                return functools.partial(self._hooks.report, event.error, event.context, name=event.name)
             case Retire():
                 return functools.partial(self._retire, event.force)
 

@@ -57,6 +57,7 @@ class FrameDispatch(Generic[M, S]):
             logger.debug("no handler for event %r", event.event, extra=self._room.log.about(session))
             self._refuse(gateway, event, messages.Outcome(code="not_found"))
             return None
+        data = None
         try:
             data = frames.decode_data(event.data)
             if len(handlers) == 1 and handlers[0].decoder is None:
@@ -64,7 +65,7 @@ class FrameDispatch(Generic[M, S]):
             else:
                 payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
         except BaseException as error:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
-            return self._misfit(error, session, gateway, event)
+            return self._misfit(error, data, session, gateway, event)
         context = Context(self._room, session, Frame(event.event, data, event.channel))
         measure = self._measures.events.get(event.event) or self._measures.of_event(event.event)
         fail = None if event.request is None else functools.partial(self._failed, gateway, event)
@@ -97,7 +98,7 @@ class FrameDispatch(Generic[M, S]):
                 await failed()
 
     def _misfit(
-        self, error: BaseException, session: Session[M], gateway: str, event: messages.FrameInput
+        self, error: BaseException, data: Any, session: Session[M], gateway: str, event: messages.FrameInput
     ) -> Rest[None] | None:
         """Refuse a frame whose data no handler can take."""
         match error:
@@ -112,7 +113,8 @@ class FrameDispatch(Generic[M, S]):
                     self._sink.output(gateway, messages.Invalid(session.id), event.number)
                 return None
             case _:
-                return self._report(error, Context(self._room, session), gateway, event)
+                context = Context(self._room, session, Frame(event.event, data, event.channel))
+                return self._report(error, context, gateway, event)
 
     def _report(
         self, error: BaseException, context: Context[M, S], gateway: str, event: messages.FrameInput

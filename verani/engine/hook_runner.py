@@ -329,7 +329,7 @@ class Hooks(Generic[M, S]):
         if run.role == "report":
             self._room.log.failed(error, run.context, "on_error")
         else:
-            self._post(HookFailed(error, run.context))
+            self._post(HookFailed(error, run.context, run.name))
 
     def end(self) -> None:
         """Be looked after no more."""

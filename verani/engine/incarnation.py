@@ -106,7 +106,7 @@ class Incarnation(Generic[M, S]):
             raise
         run = running.get()
         context = run.context_of_tasks() if run is not None else None
-        return self.tasks.start(coroutine, context or Context(self, None))
+        return self.tasks.start(coroutine, context or Context(self, None), name=run.name if run is not None else "")
 
     def end(self) -> None:
         """Disarm all handles and cancel what the room still runs."""

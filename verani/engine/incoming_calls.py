@@ -59,7 +59,8 @@ class IncomingCalls(Generic[M, S]):
             return
         except BaseException as error:  # a __post_init__ of an argument's type is the user's code, too  # noqa: BLE001
             self._failed(gateway, event, error)
-            await self._hooks.report(error, Context(self._room, None), gateway, event)
+            context = Context(self._room, None, call=Call(method.name, {}))
+            await self._hooks.report(error, context, gateway, event)
             return
         await self._run(gateway, event, method, arguments)
 

@@ -33,10 +33,14 @@ class Retire(Struct, frozen=True):
 
 
 class HookFailed(Struct, frozen=True):
-    """Something outside the order of inputs failed: a spawned task, an abandoned hook. Leads to `on_error`."""
+    """Something outside the order of inputs failed: a spawned task, an abandoned hook. Leads to `on_error`.
+
+    `name` is that of the hook that it was, or was spawned by, where `context` was not made for that hook alone.
+    """
 
     error: BaseException
     context: Any
+    name: str = ""
 
 
 Event: TypeAlias = messages.Arrival | Woken | Attached | Retire | HookFailed

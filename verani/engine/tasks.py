@@ -42,9 +42,14 @@ class Tasks:
         # When each began, the oldest first.
         self._tasks: dict[asyncio.Task[Any], float] = {}
 
-    def start(self, coroutine: CoroutineType[Any, Any, Any], context: Context[Any, Any]) -> asyncio.Task[Any]:
-        """Start a task whose operations are not the running hook's; its failure leads to `on_error`."""
-        run = HookRun(context, self._clock())
+    def start(
+        self, coroutine: CoroutineType[Any, Any, Any], context: Context[Any, Any], *, name: str = ""
+    ) -> asyncio.Task[Any]:
+        """Start a task whose operations are not the running hook's; its failure leads to `on_error`.
+
+        `name` is that of the hook which starts it, as `HookFailed` has it.
+        """
+        run = HookRun(context, self._clock(), name=name)
         token = running.set(run)
         try:
             task = asyncio.get_running_loop().create_task(_without_exit(coroutine), name=coroutine.__qualname__)
@@ -61,9 +66,9 @@ class Tasks:
         coroutine.close()  # a task that was cancelled before its first step has not touched it
         error = None if task.cancelled() else task.exception()
         if error is not None and self._turn.awake:
-            self._post(HookFailed(error, context))
+            self._post(HookFailed(error, context, run.name))
         elif error is not None:
-            self._log.failed(error, context)
+            self._log.failed(error, context, run.name)
 
     def keep_awake(self, seconds: float) -> None:
         """Count as busy for some time."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.verani.conftest import OpenRoom, Room
 from verani import Actor, Context, Forbidden, Settings, define_room
 from verani.engine.hook_runner import CANCEL_GRACE
+from verani.engine.room_events import Retire
 from verani.histogram import BOUNDS, Histogram
 from verani.room.definition import RoomDefinition
 
@@ -177,3 +179,65 @@ async def test_what_a_definition_has_is_there_before_it_runs(open_room: OpenRoom
 
 def count(actor: Actor) -> int:
     return 3
+
+
+class Picky(msgspec.Struct):
+    value: int
+
+    def __post_init__(self) -> None:
+        raise RuntimeError("code of the application")
+
+
+async def test_what_the_type_of_a_payload_raises_is_an_error_of_what_takes_it(open_room: OpenRoom) -> None:
+    room, seen = define_room("chat"), list[tuple[str, Any]]()
+    room.on_connect(lambda ctx: None)
+
+    @room.on("take")
+    def take(ctx: Context, data: Picky) -> None: ...
+
+    @room.rpc
+    def give(actor: Actor, picky: Picky) -> None: ...
+
+    @room.on_error
+    def on_error(error: BaseException, ctx: Context) -> None:
+        seen.append((ctx.hook, ctx.frame.data if ctx.call is None else None))
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    await lobby.frame("a", "take", {"value": 1})
+    await lobby.call("give", {"picky": {"value": 1}})
+    assert failures(lobby) == {"take": (1, 0), "give": (1, 0)}
+    assert seen == [("on('take')", {"value": 1}), ("rpc give", None)]
+
+
+async def test_an_error_outside_the_order_of_inputs_is_one_of_the_hook_it_comes_from(open_room: OpenRoom) -> None:
+    room, released = define_room("chat"), asyncio.Event()
+
+    async def fail() -> None:
+        raise ValueError
+
+    async def fail_in_a_task_of_its_own(actor: Actor) -> None:
+        actor.spawn(fail())
+
+    @room.on_wake
+    def on_wake(actor: Actor) -> None:
+        actor.spawn(fail())
+        actor.spawn(fail_in_a_task_of_its_own(actor))
+
+    @room.on_hibernate
+    async def on_hibernate(actor: Actor) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    lobby = open_room(room)
+    await lobby.settle()
+    assert failures(lobby) == {"on_wake": (2, 0)}
+    lobby.put(Retire(force=True))
+    await lobby.settle()
+    await lobby.abandon_hook()
+    await lobby.settle()
+    assert failures(lobby) == {"on_wake": (2, 0), "on_hibernate": (1, 0)}
+    released.set()
