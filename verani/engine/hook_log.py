@@ -43,7 +43,7 @@ class HookLog:
         Every error that a hook or a spawned task of a room raises passes here, once.
         """
         self._measures.failed(error, context, name)
-        hook = name or context.hook
+        hook = self._measures.named(context, name)  # never by what a client chose: repeats are limited by it
         if self._watch is not None:
             self._watch(error, hook)
         extra = self.about(context._session) | {"hook": hook}

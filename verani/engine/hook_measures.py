@@ -86,6 +86,13 @@ class HookMeasures:
         """Count an error of a hook, by default the one that the context was made for."""
         self._of_context(context, name).failed(error)
 
+    def named(self, context: Context[Any, Any], name: str = "") -> str:
+        """Name a hook for logs, by default the one that the context was made for: as the definition knows it."""
+        frame, names = context._frame, self._definition.handlers.names
+        if name or frame is None or frame.type in names:
+            return name or context.hook
+        return "on('*')" if "*" in names else "on_message"
+
     def _of_context(self, context: Context[Any, Any], name: str) -> HookMeasure:
         if name:
             return self.of(name)

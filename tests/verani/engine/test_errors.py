@@ -99,8 +99,26 @@ async def test_whatever_a_hook_raises_goes_to_on_error_and_the_room_lives(
     assert record.exc_info is not None
     assert record.exc_info[1] is seen[0]
     assert record.__dict__["room"] == "chat/lobby"
-    named = {"on": "on('x')", "use": "on('x')", "on_message": "on('x')"}
+    named = {"on": "on('x')", "use": "on('x')", "on_message": "on_message"}
     assert record.__dict__["hook"] == named.get(hook, hook)
+
+
+@pytest.mark.parametrize("catch", ["*", "on_message"])
+async def test_what_clients_choose_names_no_hook(
+    open_room: OpenRoom, catch: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    room: RoomDefinition[Any, Any] = define_room("chat")
+    room.on("known")(raising(ValueError(), False))
+    if catch == "*":
+        room.on("*")(raising(ValueError(), False))
+    else:
+        room.on_message(raising(ValueError(), False))
+    lobby = open_room(room)
+    await lobby.connect("a")
+    for event in ("known", "made-up-1", "made-up-2"):
+        await lobby.frame("a", event)
+    named = "on('*')" if catch == "*" else catch
+    assert [record.__dict__["hook"] for record in caplog.records] == ["on('known')", named, named]
 
 
 async def test_other_connections_notice_nothing_of_an_error(open_room: OpenRoom) -> None:
