@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
+from types import NoneType
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -221,7 +222,7 @@ _SHALLOW = 2 * _MAX_DATA_DEPTH
 
 
 def decode_data(data: bytes | None, decoder: msgspec.json.Decoder[Any] | None = None) -> Any:
-    """Decode the data of a scanned frame, absent data as ``{}``.
+    """Decode the data of a scanned frame, absent data as ``{}``, or as None where only that is taken.
 
     Raises `InvalidFrame` for what is no JSON value or more than we hold (the scan lets ``1e999`` and any depth pass),
     and `msgspec.ValidationError` for a value that does not fit the decoder's type.
@@ -229,7 +230,7 @@ def decode_data(data: bytes | None, decoder: msgspec.json.Decoder[Any] | None = 
     payload = b"{}" if data is None else data
     try:
         if decoder is not None:
-            return decoder.decode(payload)
+            return None if data is None and decoder.type is NoneType else decoder.decode(payload)
         value = _decode(payload)
     except msgspec.ValidationError as error:
         if decoder is not None:

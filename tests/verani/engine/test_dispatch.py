@@ -210,6 +210,22 @@ async def test_falsy_data_arrives_as_it_is_and_absent_data_as_an_empty_object(
     assert type(seen[0][0]) is type(value)
 
 
+async def test_absent_data_is_none_for_a_handler_that_takes_nothing_else(open_room: OpenRoom) -> None:
+    room, seen = define_room("chat"), list[Any]()
+
+    @room.on("wave")
+    def wave(ctx: Context[Any, Any], data: None) -> str:
+        seen.append((data, ctx.frame.data))
+        return "hello"
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    await lobby.frame("a", "wave", raw=None)
+    await lobby.frame("a", "wave", raw=b"null")
+    assert seen == [(None, {}), (None, None)]
+    assert await lobby.request("a", "wave", {}) == refusal("invalid")
+
+
 async def test_a_typed_payload_arrives_as_its_type(open_room: OpenRoom) -> None:
     room, seen = define_room("chat"), list[Any]()
 
