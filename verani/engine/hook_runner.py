@@ -12,12 +12,14 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
@@ -110,14 +112,16 @@ class Hooks(Generic[M, S]):
         task = asyncio.current_task()
         requests = task.cancelling() if task is not None else 0
         run = HookRun(context, self._clock(), **of, measure=measure)
-        called = self._call(run, hook, arguments)
+        # In the context of the loop's callback, what the hook sets would be there for all rooms.
+        variables = copy_context()
+        called = variables.run(self._call, run, hook, arguments)
         if isinstance(called, Returned) and (task is None or task.cancelling() == requests):
             took = self._clock() - run.started
             measure.counts[bisect_left(BOUNDS, took)] += 1  # as `observe` does
             measure.seconds += took
             run.over()
             return called
-        return self._later(run, called, requests)
+        return self._later(run, called, requests, variables)
 
     def begin(
         self, which: str, context: Context[M, S], *arguments: Any, **of: Unpack[RunOptions]
@@ -160,9 +164,15 @@ class Hooks(Generic[M, S]):
         run = HookRun(context, self._clock(), gateway, message, fail, error=error)
         return self._later(run, None, _requests())
 
-    def _later(self, run: HookRun, called: Returned | Awaitable[Any] | None, requests: int) -> Rest[Returned | None]:
+    def _later(
+        self,
+        run: HookRun,
+        called: Returned | Awaitable[Any] | None,
+        requests: int,
+        variables: contextvars.Context | None = None,
+    ) -> Rest[Returned | None]:
         self._left = run
-        return functools.partial(self._conclude, run, called, requests)
+        return functools.partial(self._conclude, run, called, requests, variables)
 
     def _call(
         self, run: HookRun, hook: Callable[..., Any], arguments: tuple[Any, ...]
@@ -235,9 +245,21 @@ class Hooks(Generic[M, S]):
         # The shell that tears a room down disarms it before it cancels.
         return self._turn.awake or not isinstance(error, asyncio.CancelledError)
 
-    async def _conclude(self, run: HookRun, called: Returned | Awaitable[Any] | None, requests: int) -> Returned | None:
-        """Do what is left of a run; the hook may have asked its own task to end, beyond so many `requests`."""
+    async def _conclude(
+        self,
+        run: HookRun,
+        called: Returned | Awaitable[Any] | None,
+        requests: int,
+        variables: contextvars.Context | None = None,
+    ) -> Returned | None:
+        """Do what is left of a run; the hook may have asked its own task to end, beyond so many `requests`.
+
+        `variables` are what it has set before it returned what is to be awaited.
+        """
         self._left = None
+        for variable, value in variables.items() if variables is not None else ():
+            if variable.get(None) is not value:
+                variable.set(value)
         try:
             task = asyncio.current_task()
             if task is not None and task.cancelling() > requests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import pytest
 from tests.verani.conftest import OpenRoom, Sent, noted
 from verani import Context, Forbidden, Frame, InvalidArguments, RateLimited, VeraniError, define_room
 from verani.errors import REFUSALS
-from verani.link.messages import FrameInput, Invalid
+from verani.link.messages import Connect, FrameInput, Invalid
 
 
 class Say(msgspec.Struct):
@@ -668,3 +669,42 @@ async def test_a_handler_that_fails_or_returns_an_awaitable_leaves_the_rest_to_a
     assert left is not None
     lobby.engine.end()
     assert await left() is False, "what is left of a room that is over is left alone"
+
+
+async def test_what_a_hook_sets_for_its_own_code_is_not_there_for_the_next_one(make_room: OpenRoom) -> None:
+    variable, seen = ContextVar("variable", default=""), list[str]()
+    room = define_room("chat")
+
+    async def look() -> None:
+        await asyncio.sleep(0)
+        seen.append(variable.get())
+
+    @room.on_connect
+    def connected(ctx: Context[Any, Any]) -> None:
+        seen.append(variable.get())
+        variable.set("of who connects")
+
+    @room.on("x")
+    def plain(ctx: Context[Any, Any], data: Any) -> None:
+        seen.append(variable.get())
+        variable.set("of x")
+
+    @room.on("y")
+    def waiting(ctx: Context[Any, Any], data: Any) -> Any:
+        variable.set("of y")
+        return look()
+
+    lobby = make_room(room)
+    await lobby.wake()
+    inputs: list[Connect | FrameInput] = [
+        Connect("chat/lobby", 1, "a", lobby.record("a").attachment),
+        FrameInput("chat/lobby", 2, "a", "x", None, None),
+        FrameInput("chat/lobby", 3, "a", "x", None, None),
+    ]
+    asyncio.get_running_loop().call_soon(lambda: [lobby.engine.start(each, "g1") for each in inputs])
+    await asyncio.sleep(0)
+    rest = lobby.engine.start(FrameInput("chat/lobby", 4, "a", "y", None, None), "g1")
+    assert rest is not None
+    await asyncio.create_task(rest())
+    assert seen == ["", "", "", "of y"]
+    assert variable.get() == ""
