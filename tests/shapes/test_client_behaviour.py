@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import shutil
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -15,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
-from aiohttp import web
 from playwright.async_api import BrowserContext, Page, async_playwright
 
 from tests.integration.test_chat_page import FLAGS, chromium
-from tests.node_packages import node, node_package
+from tests.node_packages import node_package
 from tests.shapes.behaviour.names import PAGES, SCENARIOS
+from tests.shapes.behaviour.program import Program
 from tests.shapes.behaviour.python import PLAYED, Stage
 from tests.shapes.behaviour.wire import Wire
 
@@ -30,20 +27,20 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.shapes
 
-BEHAVIOUR: Final = Path(__file__).parent / "behaviour"
+SCENARIOS_IN_JAVASCRIPT: Final = Path(__file__).parent / "behaviour/scenarios.mjs"
 VERANI: Final = (Path(__file__).parents[2] / "gateway/verani_gateway/browser/verani.js").as_uri()
 
 T = TypeVar("T")
 Order = Callable[[], Awaitable[object]]
+Programs = Callable[[str], Program]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a scenario in JavaScript is told; `orders` are what it may have done at `control`."""
+    """What a scenario in JavaScript is told; `orders` are what it may have done here."""
 
     wire: Wire
     room: str
-    control: str
     orders: dict[str, Order]
 
     async def obey(self, order: str) -> object:
@@ -52,7 +49,7 @@ class Setting:
 
     def as_json(self, scenario: str, **more: Any) -> dict[str, Any]:
         """Say it."""
-        return {"scenario": scenario, "control": self.control, "port": self.wire.port, "room": self.room, **more}
+        return {"scenario": scenario, "port": self.wire.port, "room": self.room, **more}
 
 
 @pytest.fixture
@@ -72,7 +69,7 @@ def gate(gates: Gates) -> Gate:
 
 
 @pytest.fixture
-async def setting(wire: Wire, gate: Gate, room: str) -> AsyncIterator[Setting]:
+def setting(wire: Wire, gate: Gate, room: str) -> Setting:
     async def name_of_gate() -> str:
         return gate.name
 
@@ -82,22 +79,7 @@ async def setting(wire: Wire, gate: Gate, room: str) -> AsyncIterator[Setting]:
     orders: dict[str, Order] = {"gate": name_of_gate, "open": gate.open}
     for what in (wire.cut, wire.block, wire.unblock, wire.freeze, wire.thaw):
         orders[what.__name__] = lambda what=what: at_wire(what)  # type: ignore[misc]  # mypy has no types for defaults
-
-    async def obey(request: web.Request) -> web.Response:
-        return web.json_response(await orders[request.match_info["order"]]())
-
-    async def scenarios(_: web.Request) -> web.Response:
-        text = (BEHAVIOUR / "scenarios.mjs").read_text()
-        return web.Response(text=text, content_type="text/javascript", headers={"Access-Control-Allow-Origin": "*"})
-
-    application = web.Application()
-    application.router.add_get("/scenarios.mjs", scenarios)
-    application.router.add_post("/{order}", obey)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield Setting(wire, room, f"http://127.0.0.1:{runner.addresses[0][1]}", orders)
-    await runner.cleanup()
+    return Setting(wire, room, orders)
 
 
 # --- Python -----------------------------------------------------------------------------------------------------
@@ -115,54 +97,50 @@ async def test_in_python(wire: Wire, gate: Gate, room: str, scenario: str) -> No
 # --- Node -------------------------------------------------------------------------------------------------------
 
 
-def runtime(name: str) -> list[str]:
-    """Return the command that runs a program in JavaScript."""
-    if name == "node":
-        version = subprocess.run([node(), "--version"], capture_output=True, check=True, text=True).stdout
-        is_old = int(re.findall(r"\d+", version)[0]) < 22
-        return [node(), *(["--experimental-websocket"] if is_old else [])]
-    return [name, "run", *(["--allow-all"] if name == "deno" else [])]
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Programs]:
+    """Start each program when its first test needs it, and anew where it is gone; nothing may keep one from ending."""
+    started: dict[str, Program] = {}
+
+    def programs(runtime: str) -> Program:
+        if runtime in started and not started[runtime].runs:
+            started.pop(runtime).end()  # a test has failed
+        if runtime not in started:
+            started[runtime] = Program(runtime)
+        return started[runtime]
+
+    yield programs
+    assert [program.end() for program in started.values()] == [0] * len(started)
 
 
-async def run(name: str, *arguments: str) -> Any:
-    """Run `node.mjs`; return what it has written."""
-    process = await asyncio.create_subprocess_exec(
-        *runtime(name), str(BEHAVIOUR / "node.mjs"), *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0
-    return json.loads(output)
+async def played(program: Program, setting: Setting, scenario: str, **more: Any) -> str | None:
+    return await program.play(setting.as_json(scenario, verani=VERANI, **more), setting.obey)
 
 
 @pytest.mark.parametrize("scenario", [*SCENARIOS, *PAGES])
-async def test_in_node(setting: Setting, scenario: str) -> None:
-    assert await run("node", json.dumps(setting.as_json(scenario, verani=VERANI))) is None
+async def test_in_node(setting: Setting, programs: Programs, scenario: str) -> None:
+    assert await played(programs("node"), setting, scenario) is None
 
 
 @pytest.mark.parametrize("scenario", [*SCENARIOS, *PAGES])
-async def test_in_node_with_the_websocket_of_a_package(setting: Setting, scenario: str) -> None:
+async def test_in_node_with_the_websocket_of_a_package(setting: Setting, programs: Programs, scenario: str) -> None:
     ws = node_package("ws/wrapper.mjs").as_uri()
-    assert await run("node", json.dumps(setting.as_json(scenario, verani=VERANI, ws=ws))) is None
+    assert await played(programs("node"), setting, scenario, ws=ws) is None
 
 
 @pytest.mark.parametrize(
     ("name", "scenario"),
     [(name, each) for name in ("bun", "deno") if shutil.which(name) for each in (*SCENARIOS, *PAGES)],
 )
-async def test_in_other_runtimes(setting: Setting, name: str, scenario: str) -> None:
-    assert await run(name, json.dumps(setting.as_json(scenario, verani=VERANI))) is None
+async def test_in_other_runtimes(setting: Setting, programs: Programs, name: str, scenario: str) -> None:
+    assert await played(programs(name), setting, scenario) is None
 
 
 # --- Chromium ---------------------------------------------------------------------------------------------------
 
-PLAY = """async ({ scenario, control, port, room }) => {
+PLAY = """async ({ scenario, scenarios, port, room }) => {
     const { VeraniClient } = await import("/verani.js");
-    const { play } = await import(`${control}/scenarios.mjs`);
+    const { play } = await import(URL.createObjectURL(new Blob([scenarios], { type: "text/javascript" })));
     return await play(scenario, { VeraniClient, order, port, room }); // `order` comes from outside
 }"""
 
@@ -174,7 +152,10 @@ LOOK = """hidden => {
 
 
 class BrowserThread:
-    """One browser for many tests: it outlives their event loops, in a thread with a loop of its own."""
+    """One browser for many tests: it outlives their event loops, in a thread with a loop of its own.
+
+    Scenarios are played in one tab, each in a page of its own origin: what another has left is gone with its page.
+    """
 
     def __init__(self, path: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -182,34 +163,45 @@ class BrowserThread:
         self._thread.start()
         self._playwright = self._do(async_playwright().start())
         self._browser = self._do(self._playwright.chromium.launch(executable_path=path, args=FLAGS))
+        self._scenarios = SCENARIOS_IN_JAVASCRIPT.read_text()
+        self._tab: Page | None = None
+        self._obey: Callable[[str], Awaitable[object]]
 
     def _do(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     async def play(self, setting: Setting, scenario: str) -> Any:
-        """Play one scenario in a page of its own."""
+        """Play one scenario."""
         playing = self._play(setting, scenario, asyncio.get_running_loop())
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(playing, self._loop))
 
     async def _play(self, setting: Setting, scenario: str, loop: asyncio.AbstractEventLoop) -> Any:
-        context = await self._browser.new_context()
+        tab = self._tab or await self._open_tab()
+        own, of_page = asyncio.get_running_loop(), obey_in(tab, tab.context)
+
+        async def obey(order: str) -> Any:
+            if order in of_page:
+                return await of_page[order]()
+            # The wire and the gate are in the loop of the test.
+            there = asyncio.run_coroutine_threadsafe(setting.obey(order), loop)
+            return await asyncio.wrap_future(there, loop=own)
+
+        self._obey = obey
+        failure: Any = "it was not played to the end"
         try:
-            page = await context.new_page()
-            orders = obey_in(page, context)
-            own = asyncio.get_running_loop()
-
-            async def order(name: str) -> Any:
-                if name in orders:
-                    return await orders[name]()
-                # The wire and the gate are in the loop of the test.
-                there = asyncio.run_coroutine_threadsafe(setting.obey(name), loop)
-                return await asyncio.wrap_future(there, loop=own)
-
-            await page.expose_function("order", order)
-            await page.goto(f"http://127.0.0.1:{setting.wire.port}/health")
-            return await page.evaluate(PLAY, setting.as_json(scenario))
+            await tab.goto(f"http://127.0.0.1:{setting.wire.port}/health")
+            failure = await tab.evaluate(PLAY, setting.as_json(scenario, scenarios=self._scenarios))
         finally:
-            await context.close()
+            if failure is not None:  # who knows what it is like
+                self._tab = None
+                await tab.context.close()
+        return failure
+
+    async def _open_tab(self) -> Page:
+        context = await self._browser.new_context()
+        self._tab = await context.new_page()
+        await self._tab.expose_function("order", lambda order: self._obey(order))
+        return self._tab
 
     def end(self) -> None:
         """End the browser and the thread."""
@@ -246,6 +238,6 @@ async def test_in_chromium(setting: Setting, browser: BrowserThread, scenario: s
 # --- the list ---------------------------------------------------------------------------------------------------
 
 
-async def test_every_scenario_is_played_everywhere() -> None:
-    assert [list(SCENARIOS), list(PAGES)] == await run("node")
+def test_every_scenario_is_played_everywhere(programs: Programs) -> None:
+    assert [list(SCENARIOS), list(PAGES)] == programs("node").names
     assert list(SCENARIOS) == list(PLAYED)

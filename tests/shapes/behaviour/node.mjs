@@ -1,13 +1,16 @@
-// Play one scenario in Node: what `{scenario, verani, control, port, room}` of the argument says; without one, name all.
+// Play scenarios in Node, one after the other: each line that comes is `{scenario, verani, port, room}`, and is answered
+// with `{failure}`. Meanwhile lines `{order}` go out, and the next line that comes is what came of it.
 // `ws` is a package to take the WebSocket from, instead of the global one.
 
+import { createInterface } from "node:readline";
+import process from "node:process";
 import { pages, play, scenarios } from "./scenarios.mjs";
 
 // What a page has and Node has not: this one is offline and hidden when the scenario says so.
 const page = new EventTarget();
 globalThis.addEventListener = page.addEventListener.bind(page);
-globalThis.document = Object.assign(new EventTarget(), { hidden: false });
-const device = { onLine: true };
+globalThis.document = new EventTarget();
+const device = {};
 Object.defineProperty(globalThis, "navigator", { value: device });
 
 const shown = {
@@ -23,16 +26,41 @@ const shown = {
   },
 };
 
-if (process.argv[2]) {
-  const { scenario, verani, control, port, room, ws } = JSON.parse(process.argv[2]);
+// Nobody else's: what no scenario has caught.
+const uncaught = [];
+for (const event of ["uncaughtException", "unhandledRejection"]) {
+  process.on(event, (error) => uncaught.push(`${event}: ${error?.stack ?? error}`));
+}
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+async function hear() {
+  const { value, done } = await lines.next();
+  return done ? undefined : JSON.parse(value);
+}
+
+function say(what) {
+  process.stdout.write(`${JSON.stringify(what)}\n`);
+}
+
+async function order(name) {
+  if (shown[name]) return void shown[name]();
+  say({ order: name });
+  return await hear();
+}
+
+say([Object.keys(scenarios), Object.keys(pages)]);
+for (let setting; (setting = await hear()); ) {
+  const { scenario, verani, port, room, ws } = setting;
   const { VeraniClient } = await import(verani);
   const WebSocket = ws ? (await import(ws)).WebSocket : undefined;
-  const order = async (name) => {
-    if (shown[name]) return void shown[name]();
-    return await (await fetch(`${control}/${name}`, { method: "POST" })).json();
-  };
+  globalThis.document.hidden = false;
+  device.onLine = true;
   const failure = await play(scenario, { VeraniClient, WebSocket, order, port, room });
-  process.stdout.write(JSON.stringify(failure));
-} else {
-  process.stdout.write(JSON.stringify([Object.keys(scenarios), Object.keys(pages)]));
+  await new Promise((resolve) => setImmediate(resolve)); // rejections are unhandled only by then
+  say({ failure: failure ?? uncaught.shift() ?? null });
+}
+if (uncaught.length) {
+  console.error(uncaught.join("\n"));
+  process.exitCode = 1;
 }
