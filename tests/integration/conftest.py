@@ -69,6 +69,14 @@ class Server:
             await self._listening.wait()
         assert self.url, "it ended without listening:\n" + "\n".join(self.lines)
 
+    async def says(self, text: str) -> None:
+        """Wait until a line of its log has this text."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if any(text in line for line in self.lines):
+                    return
+                await asyncio.sleep(0.01)
+
     async def status(self, room: str) -> dict[str, Any]:
         """Ask the internal listener about a room; empty for one that it does not know."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.internal}/admin/rooms/{room}") as response:

@@ -182,6 +182,28 @@ async def test_who_was_offline_gets_what_was_said_once(
     assert await server.stop() == 0
 
 
+async def test_what_the_database_does_not_take_is_sent_until_it_does(
+    serve: Serve, window: Open, tmp_path: Path
+) -> None:
+    SOCKET_IO.save(tmp_path)
+    server = await serve("durable:app", directory=tmp_path)
+    ann, bob = await window(server), await window(server)
+    await expect(bob.locator("#toggle")).to_have_text("Disconnect")
+    await says(ann, "one")
+    await reads(bob, "one")
+    file, away = tmp_path / "chat.db", tmp_path / "away.db"
+    file.rename(away)
+    file.mkdir()  # no database can be opened there
+    await says(ann, "two")
+    await says(ann, "three")
+    await server.says("a hook of chat/lobby failed: OperationalError")
+    file.rmdir()
+    away.rename(file)
+    await reads(bob, "one", "two", "three")
+    await reads(ann, "one", "two", "three")
+    assert await server.stop() == 0
+
+
 async def test_a_number_that_is_none_is_refused_before_the_socket_opens(serve: Serve, tmp_path: Path) -> None:
     SOCKET_IO.save(tmp_path)
     server = await serve("durable:app", directory=tmp_path)

@@ -104,6 +104,8 @@ class FrameDispatch(Generic[M, S]):
         match error:
             case msgspec.ValidationError():
                 logger.debug("payload of %r does not fit: %s", event.event, error, extra=self._room.log.about(session))
+                if event.request is None and (unfit := self._handlers.first_misfit(event.event)) is not None:
+                    self._tell_of_misfit(*unfit, session, came=event.data is not None)
                 self._refuse(gateway, event, messages.Outcome(code="invalid", path=frames.path_of(error)))
                 return None
             case InvalidFrame():
@@ -115,6 +117,16 @@ class FrameDispatch(Generic[M, S]):
             case _:
                 context = Context(self._room, session, Frame(event.event, data, event.channel))
                 return self._report(error, context, gateway, event)
+
+    def _tell_of_misfit(self, event: str, expected: str, session: Session[M], *, came: bool) -> None:
+        """Say to who writes the room, once, what nobody else hears: that a plain event was dropped."""
+        logger.info(
+            "an event %r is dropped: expected %s, got %s (said once for this event; --log-level debug says all)",
+            event,
+            expected,
+            "other data" if came else "no data, which is read as {}",
+            extra=self._room.log.about(session),
+        )
 
     def _report(
         self, error: BaseException, context: Context[M, S], gateway: str, event: messages.FrameInput

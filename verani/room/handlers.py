@@ -66,6 +66,8 @@ class Handlers:
         self._registered: dict[str, list[Handler]] = {}
         # What `of` found for names that handlers are registered for.
         self.found: dict[str, tuple[Handler, ...]] = {}
+        # Names of which `first_misfit` has told; no others than registered ones.
+        self._misfits: set[str] = set()
 
     def add(self, event: str, function: Callable[..., Any]) -> None:
         """Register a function."""
@@ -95,6 +97,15 @@ class Handlers:
             if event in self._registered:  # other names are the clients' choice, and without end
                 self.found[event] = found
         return found
+
+    def first_misfit(self, event: str) -> tuple[str, str] | None:
+        """Return what an event is registered as and the types its data has to fit, once a name in this process."""
+        name = event if event in self._registered and event != "*" else "*"
+        if name in self._misfits:
+            return None
+        self._misfits.add(name)
+        taken = [handler.taken for handler in self.of(event) if handler.decoder is not None]
+        return name, " and ".join(map(inspect.formatannotation, taken))
 
 
 class EventRate(NamedTuple):

@@ -320,6 +320,54 @@ async def test_data_that_no_room_can_decode_comes_back_as_an_invalid_frame(
     assert seen == []
 
 
+async def test_of_a_plain_event_that_does_not_fit_is_told_once_and_not_what_came(
+    open_room: OpenRoom, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "verani")
+    room = define_room("chat")
+
+    @room.on("say")
+    def say(ctx: Context[Any, Any], data: Annotated[str, msgspec.Meta(max_length=5)]) -> None: ...
+
+    @room.on("typing")
+    def typing(ctx: Context[Any, Any], data: list[str]) -> None: ...
+
+    @room.on("*")
+    def any_event(ctx: Context[Any, Any], data: dict[str, int]) -> None: ...
+
+    lobby, garden = open_room(room), open_room(room)
+    for each in (lobby, garden):
+        await each.connect("a")
+        await each.frame("a", "say", "secret")
+        await each.frame("a", "typing")
+        for name in ("*", "x", "y"):  # names that clients choose are not kept
+            await each.frame("a", name, {"secret": "z"})
+    once = "(said once for this event; --log-level debug says all)"
+    expected = "dict[str, int]"
+    say_expected = "typing.Annotated[str, msgspec.Meta(max_length=5)]"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"an event 'say' is dropped: expected {say_expected} and {expected}, got other data {once}",
+        f"an event 'typing' is dropped: expected list[str] and {expected}, got no data, which is read as {{}} {once}",
+        f"an event '*' is dropped: expected {expected}, got other data {once}",
+    ]
+    assert [record.__dict__["connection"] for record in caplog.records] == ["a"] * 3
+
+
+async def test_a_request_that_does_not_fit_is_told_to_who_asked_alone(
+    open_room: OpenRoom, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "verani")
+    room = define_room("chat")
+
+    @room.on("say")
+    def say(ctx: Context[Any, Any], data: str) -> None: ...
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    assert await lobby.request("a", "say", 5) == refusal("invalid")
+    assert caplog.records == []
+
+
 async def test_a_payload_type_whose_own_code_raises_is_an_error_of_the_room_never_of_the_engine(
     open_room: OpenRoom,
 ) -> None:
