@@ -26,6 +26,7 @@ from verani_actors.rooms.hook_failures import MAX_FAILURES
 from verani_actors.rooms.room_status import RoomStatus
 
 from ..operating.service_answers import Answers
+from ..operating.sessions import MAX_SESSIONS, SessionsTold
 from .samples import LEAST_TIME, Samples, rate
 
 __all__ = ["MAX_LISTED", "inspector_room"]
@@ -184,8 +185,13 @@ async def _tell_rooms(actor: _Room, service: Answers) -> None:
     for name, watchers in _by(actor, lambda view: view.room):
         if not name:
             continue
-        told = {"name": name, "status": await service.room(name), "told": await service.sessions(name)}
+        told = {"name": name, "status": await service.room(name), "told": _first(await service.sessions(name))}
         actor.broadcast("default", {"type": "room", **told}, client_ids=watchers)
+
+
+def _first(told: SessionsTold) -> SessionsTold:
+    """Keep as many as one gateway tells of: there may be many gateways."""
+    return SessionsTold(told.sessions[:MAX_SESSIONS], told.more or len(told.sessions) > MAX_SESSIONS)
 
 
 def _by(actor: _Room, choose: Callable[[View], _Key]) -> list[tuple[_Key, list[str]]]:

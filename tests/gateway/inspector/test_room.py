@@ -17,7 +17,7 @@ from verani_actors.rooms.room_status import RoomStatus
 from verani_gateway.inspector.room import MAX_LISTED, inspector_room
 from verani_gateway.inspector.samples import MAX_SAMPLES, Samples
 from verani_gateway.operating.service_answers import Listing, ServiceStatus
-from verani_gateway.operating.sessions import SessionsTold
+from verani_gateway.operating.sessions import MAX_SESSIONS, SessionSeen, SessionsTold
 
 
 class Service:
@@ -29,6 +29,7 @@ class Service:
         self.counted = Activity(connections=3, rooms={"awake": 2, "asleep": 1})
         self.inputs = 0
         self.failures: list[HookFailure] = []
+        self.crowd = 0
         self._slowness = slowness
 
     async def _ask(self, what: str) -> None:
@@ -69,7 +70,20 @@ class Service:
 
     async def sessions(self, room: str) -> SessionsTold:
         await self._ask(f"sessions {room}")
-        return SessionsTold([])
+        return SessionsTold([_session(n) for n in range(self.crowd)])
+
+
+def _session(number: int) -> SessionSeen:
+    return SessionSeen(
+        connection=str(number),
+        gateway="a",
+        user_id="ann",
+        client_id=str(number),
+        channels=(),
+        connected_seconds=1.0,
+        expires_seconds=None,
+        meta={},
+    )
 
 
 def play(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -215,6 +229,20 @@ def test_of_the_errors_of_many_hosts_the_last_are_told() -> None:
             await asyncio.sleep(1)
             (errors,) = told(watcher, "errors")
             assert [each["text"] for each in errors["errors"]] == [str(n) for n in range(MAX_FAILURES)]
+
+    play(test)
+
+
+def test_of_a_room_that_has_a_crowd_at_every_gateway_the_first_are_told() -> None:
+    async def test() -> None:
+        service = Service()
+        async with harness(service) as room:
+            watcher = await room.connect()
+            for service.crowd, shown, more in ((MAX_SESSIONS, MAX_SESSIONS, False), (250, MAX_SESSIONS, True)):
+                await watcher.request("watch", {"room": "chat/a"})
+                await asyncio.sleep(3)
+                seen = told(watcher, "room")[-1]["told"]
+                assert (len(seen["sessions"]), seen["more"]) == (shown, more)
 
     play(test)
 
