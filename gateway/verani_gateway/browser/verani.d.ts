@@ -185,7 +185,10 @@ export class VeraniClient<Room extends RoomTypes = AnyRoom> {
   /** Forget one listener of an event, or all of them. */
   off(event: ServerEvent<Room> | keyof LifecycleEvents, listener?: (...told: any[]) => unknown): void;
 
-  /** Send an event now, or when there is a connection. Throws `not_sent` after `close`. */
+  /**
+   * Send an event now, or when there is a connection. Throws `not_sent` after `close`, and a TypeError for a callback or
+   * a second value: who wants an answer asks with `request`.
+   */
   emit<Name extends ClientEvent<Room>>(event: Name, ...data: Arguments<ClientData<Room, Name>>): void;
 
   /**

@@ -260,7 +260,8 @@ export class VeraniClient {
 
   // --- sending --------------------------------------------------------------------------------------------
 
-  emit(event, data) {
+  emit(event, data, ...more) {
+    if (more.length) throw new TypeError(`expected one value as the data of ${event}; request gets an answer`);
     this.#post(event, data);
   }
 
@@ -295,6 +296,7 @@ export class VeraniClient {
     if (typeof event !== "string" || event.length > MAX_NAME || NOT_IN_NAMES.test(event)) {
       throw new TypeError(`expected the name of an event: at most ${MAX_NAME} characters, none of control`);
     }
+    if (typeof data === "function") throw new TypeError(`expected data of ${event}, got a function; request gets an answer`);
     if (LIFECYCLE.has(event) && !this.#warned.has(event)) {
       this.#warned.add(event);
       console.warn(`[Verani] the event name ${event} collides with a life-cycle listener of clients`);

@@ -208,6 +208,17 @@ test("names of events that no server takes, and data that is no JSON, are refuse
   assert.equal(socket.sent.length, 1);
 });
 
+test("a callback, and a second value, are refused: nobody would call it, or get it", async () => {
+  const [client, socket] = await opened();
+  const callback = () => {};
+  const refused = { name: "TypeError", message: /request gets an answer/ };
+  assert.throws(() => client.emit("x", callback), refused);
+  assert.throws(() => client.emit("x", { y: 1 }, callback), refused);
+  assert.throws(() => client.emit("x", 1, 2), refused);
+  await assert.rejects(client.request("x", callback), refused);
+  assert.deepEqual(socket.sent, []);
+});
+
 test("a socket that takes nothing any more is given no more than it can hold", async () => {
   const [client, socket] = await opened();
   const dropped = [];

@@ -71,6 +71,7 @@ WRONG: Final = [
     ('client.emit("typing", { user: "ann" });', "typing"),
     ('client.emit("chat.message", { txt: "hello" });', "txt"),
     ('client.emit("chat.message");', "2 arguments"),
+    ('client.emit("chat.message", { text: "hello" }, () => {});', "2 arguments"),
     ('client.request("chat.join", 5);', "number"),
     ('const n: Promise<number> = client.request("chat.join", "general");', "string"),
     ('client.request("who", "me");', "undefined"),
