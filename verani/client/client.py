@@ -4,7 +4,7 @@ It does not store anything between processes, replay what a lost connection swal
 or work from other threads. This is the face; behind it, each in a module of its own, one floor on the other:
 
     client            what an application calls
-    reconnector       one connection after the other   (reconnection: when; handshakes: how)
+    reconnector       one connection after the other   (reconnection: when; destination: where; handshakes: how)
     live_connection   one WebSocket: reader, writer     (keepalive, tokens)
     lifecycle         the state, and who waits for the connection
     exchange          inbox, send_queue and requests: what may be read, what may leave, who is answered
@@ -33,6 +33,7 @@ from yarl import URL
 
 from ..names import MAX_REASON_BYTES
 from .client_thread import ClientThread
+from .destination import Destination, URLSource
 from .exchange import Exchange
 from .handshakes import Handshakes
 from .lifecycle import ClientLife, ClientState
@@ -64,10 +65,11 @@ class VeraniClient:
                 ...
 
     `url` holds everything the room wants to know (user, token, channels); it may be replaced at any time, for the
-    next attempt. `headers` go with each handshake. `token` is a function, plain or async, that returns a token: it is
-    called for each handshake, which carries it as ``Authorization: Bearer``, and when the server says that the
-    token expires, which is answered with a new one. A token that is a string goes with each handshake and is never
-    renewed: `verani.expiring` is then an event like others. `session` is used for the handshakes and not closed.
+    next attempt, or be a function, plain or async, that is asked for it before each. `headers` go with each handshake.
+    `token` is a function, plain or async, that returns a token: it is called for each handshake, which carries it as
+    ``Authorization: Bearer``, and when the server says that the token expires, which is answered with a new one. A
+    token that is a string goes with each handshake and is never renewed: `verani.expiring` is then an event like
+    others. `session` is used for the handshakes and not closed.
     All durations are seconds: `connection_timeout` for one handshake; `ping_interval` between keepalives and
     `pong_timeout` until an unanswered one ends the connection; `close_timeout` for what is waited for in `close`.
     `max_queue` bounds the frames that wait for a connection, `max_inbox` the events that wait for callbacks and those
@@ -86,7 +88,7 @@ class VeraniClient:
 
     def __init__(
         self,
-        url: str | URL,
+        url: str | URL | URLSource,
         *,
         reconnection: Reconnection | None = None,
         max_queue: int = 1000,
@@ -116,7 +118,7 @@ class VeraniClient:
         self._exchange = Exchange(max_queue, max_inbox, self._thread)
         self._life = ClientLife(self._exchange)
         self._handshakes = Handshakes(
-            _checked(url),
+            Destination(url),
             headers=headers or {},
             token=tokens,
             session=session,
@@ -137,13 +139,16 @@ class VeraniClient:
 
     @property
     def url(self) -> str:
-        """Where the next attempt connects to. Raise ValueError if set to something that is no WebSocket URL."""
-        return str(self._handshakes.url)
+        """Where the next attempt connects to, or the latest one did if a function is asked (empty before the first).
+
+        Raise ValueError, or TypeError, if set to something that is no WebSocket URL and no function that returns one.
+        """
+        return str(self._handshakes.destination.latest or "")
 
     @url.setter
-    def url(self, url: str | URL) -> None:
+    def url(self, url: str | URL | URLSource) -> None:
         self._thread.check_call("url")
-        self._handshakes.url = _checked(url)
+        self._handshakes.destination = Destination(url)
 
     @property
     def state(self) -> ClientState:
@@ -315,10 +320,3 @@ class VeraniClient:
             await inbox.cancel(self._close_timeout)
             await self._handshakes.close()
             self._reconnector.forget()
-
-
-def _checked(url: str | URL) -> URL:
-    parsed = URL(url)
-    if parsed.scheme not in ("ws", "wss", "http", "https") or not parsed.host:
-        raise ValueError(f"expected a ws:// or wss:// URL with a host, got {str(parsed.with_query(None))!r}")
-    return parsed

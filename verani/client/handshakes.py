@@ -16,6 +16,7 @@ from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from .causes import bare, cause_of, speaks_no_tls
+from .destination import Destination
 from .failures import (
     ConnectFailed,
     HandshakeRefused,
@@ -39,7 +40,7 @@ class Handshakes:
 
     def __init__(
         self,
-        url: URL,
+        destination: Destination,
         *,
         headers: Mapping[str, str],
         token: Token,
@@ -47,7 +48,7 @@ class Handshakes:
         timeout: float,
         close_timeout: float,
     ) -> None:
-        self.url = url
+        self.destination = destination
         self._headers = dict(headers)
         self._token = token
         self._own_session = session is None
@@ -62,10 +63,12 @@ class Handshakes:
             self._session = aiohttp.ClientSession(trace_configs=[self._answers.trace()])
             # Or each attempt would be two, one right after the other; aiohttp has no public way.
             self._session._retry_connection = False
-        url, self._answers.body = self.url, b""
-        awaited = "token from its function"
+        self._answers.body = b""
+        awaited = "URL from its function"
         try:
             async with asyncio.timeout(self._timeout):
+                url = await self.destination.ask()
+                awaited = "token from its function"
                 headers = self._headers
                 if (token := await self._token.ask()) is not None:
                     headers = {**headers, "Authorization": f"Bearer {token}"}

@@ -5,15 +5,11 @@ A token is in no log line and in no exception.
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Awaitable, Callable
 
-from .failures import ConnectFailed
+from .sources import ask
 
 __all__ = ["Token", "TokenSource"]
-
-logger = logging.getLogger("verani.client")
 
 # Returns a fresh token, at once or later.
 TokenSource = Callable[[], str | Awaitable[str]]
@@ -41,20 +37,13 @@ class Token:
         source = self._source
         if source is None or isinstance(source, str):
             return source
-        try:
-            given = source()
-            token = await given if inspect.isawaitable(given) else given
-            _check(token)
-            return token
-        except Exception as exc:
-            # The application's own code: whatever it raises, another attempt may work.
-            logger.exception("the function that returns tokens failed")
-            raise ConnectFailed("expected a token, its function failed") from exc
+        return await ask(source, _check, "token")
 
 
-def _check(token: object) -> None:
-    """Refuse what no header can carry, without showing it."""
+def _check(token: object) -> str:
+    """Return a token; refuse what no header can carry, without showing it."""
     if not isinstance(token, str):
         raise TypeError(f"token: expected a string, got {type(token).__name__}")
     if not (token.isascii() and token.isprintable() and token) or " " in token:
         raise ValueError("token: expected visible ASCII characters, at least one, and no spaces or line ends")
+    return token

@@ -30,6 +30,7 @@ from verani.client import (
     VeraniClient,
 )
 from verani.client.causes import reason_of
+from verani.client.destination import URLSource
 from verani.client.failures import address_of
 from verani.client.reconnection import Reconnection
 from verani.errors import (
@@ -188,7 +189,7 @@ async def make(server: Server) -> AsyncIterator[Make]:
     """Make clients that come back at once and are closed at the end of the test."""
     clients = []
 
-    def make(url: str | None = None, **options: Any) -> VeraniClient:
+    def make(url: str | URLSource | None = None, **options: Any) -> VeraniClient:
         options.setdefault("reconnection", AT_ONCE)
         options.setdefault("close_timeout", 5.0)
         clients.append(VeraniClient(url or server.url, **options))
@@ -1744,6 +1745,69 @@ async def test_the_next_attempt_uses_a_new_url(server: Server, make: Make) -> No
     client.url = client.url.replace("secret", "fresh")
     await peer.close(4001)
     assert (await server.accepted()).request.query["token"] == "fresh"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_function_is_asked_for_the_url_before_every_attempt(server: Server, make: Make, is_async: bool) -> None:
+    names = iter(["one", "two", "three"])
+
+    def plain() -> str:
+        return server.url.replace("ada", next(names))
+
+    async def later() -> URL:
+        await asyncio.sleep(0)
+        return URL(plain())
+
+    client = make(later if is_async else plain)
+    assert client.url == ""
+    server.refusals.append((503, {}))
+    await soon(client.connect())
+    peer = await server.accepted()
+    assert peer.request.query["userId"] == "two"
+    assert client.url == server.url.replace("ada", "two")
+    await peer.close(4001)
+    peer = await server.accepted()
+    assert peer.request.query["userId"] == "three"
+    client.url = server.url
+    await peer.close(4001)
+    assert (await server.accepted()).request.query["userId"] == "ada"
+
+
+@pytest.mark.parametrize("given", [5, None, b"ws://host/ws?token=secret", "ftp://host/ws?token=secret", OSError("no")])
+async def test_a_function_that_gives_no_url_fails_the_attempt_and_is_asked_again(
+    server: Server, make: Make, caplog: pytest.LogCaptureFixture, given: Any
+) -> None:
+    answers = [given, server.url]
+
+    def url() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    client = make(url)
+    told = record(client, "error")
+    await soon(client.connect())
+    assert str((await soon(told.get()))[1]) == "expected a URL, its function failed"
+    assert "the function that returns URLs failed" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_url_that_does_not_come_ends_the_attempt_and_is_named(make: Make) -> None:
+    async def url() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    client = make(url, reconnection=NEVER, connection_timeout=0.02)
+    with pytest.raises(ConnectFailed, match=r"no URL from its function within 0\.02 s"):
+        await soon(client.connect())
+
+
+@pytest.mark.parametrize("url", [5, None, b"ws://host/ws?token=secret"])
+def test_what_is_no_url_and_no_function_is_refused_at_once(url: Any) -> None:
+    with pytest.raises(TypeError, match="url: expected a string, a URL, or a function that returns one, got") as caught:
+        VeraniClient(url)
+    assert "secret" not in str(caught.value)
 
 
 async def test_no_log_line_has_the_query(server: Server, make: Make, caplog: pytest.LogCaptureFixture) -> None:
