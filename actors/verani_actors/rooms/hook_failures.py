@@ -2,14 +2,16 @@
 
 Invariants:
 - There are `MAX_FAILURES` at most, each of a bounded size; one that is like another only raises its count.
+- A client that has a hook fail in another way each time has no more than `MAX_NEW` written down in a second, and pushes
+  out none that another hook has raised, unless there are too many of them.
 - What is kept is text: no exception, and so no frame of a hook, is kept alive.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from traceback import TracebackException
 from typing import Final
 
@@ -19,10 +21,13 @@ from msgspec import Struct
 from verani.errors import is_refusal
 from verani.names import well_formed
 
-__all__ = ["MAX_FAILURES", "HookFailure", "HookFailures", "put_together"]
+__all__ = ["MAX_FAILURES", "MAX_NEW", "HookFailure", "HookFailures", "put_together"]
 
 # Failures that differ, of one process.
 MAX_FAILURES: Final = 50
+
+# Failures like no other that are written down in a second; a traceback takes a third of a millisecond.
+MAX_NEW: Final = 20
 
 # Characters of the text of an exception, and of a traceback, of which the end is kept.
 _MAX_TEXT: Final = 300
@@ -51,9 +56,13 @@ class HookFailure(Struct, frozen=True, kw_only=True):
 
 
 class HookFailures:
-    """The last failures of one process; the one that happened last comes last."""
+    """The last failures of one process; the one that happened last comes last. `clock` counts seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # When the second began that `_new` are counted in.
+        self._since = clock()
+        self._new = 0
         self._found: OrderedDict[tuple[str, str, str, str], HookFailure] = OrderedDict()
         # All there ever were, those that are like others included.
         self.count = 0
@@ -70,6 +79,8 @@ class HookFailures:
             self._found[key] = msgspec.structs.replace(known, last=now, count=known.count + 1)
             self._found.move_to_end(key)
             return
+        if not self._may_take():
+            return
         self._found[key] = HookFailure(
             room=room,
             hook=hook,
@@ -80,7 +91,20 @@ class HookFailures:
             last=now,
         )
         if len(self._found) > MAX_FAILURES:
-            self._found.popitem(last=False)
+            self._drop_one()
+
+    def _may_take(self) -> bool:
+        now = self._clock()
+        if now - self._since >= 1:
+            self._since, self._new = now, 0
+        self._new += 1
+        return self._new <= MAX_NEW
+
+    def _drop_one(self) -> None:
+        """Forget the oldest of those that there are the most of."""
+        kinds = Counter((hook, kind) for _, hook, kind, _ in self._found)
+        ((most, _),) = kinds.most_common(1)
+        del self._found[next(key for key in self._found if (key[1], key[2]) == most)]
 
     def listed(self) -> list[HookFailure]:
         """List them, the latest first."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 
 import msgspec
 
 from verani.errors import CallFailed, Forbidden
-from verani_actors.rooms.hook_failures import MAX_FAILURES, HookFailure, HookFailures, put_together
+from verani_actors.rooms.hook_failures import MAX_FAILURES, MAX_NEW, HookFailure, HookFailures, put_together
 
 
 def raised(error: BaseException, depth: int = 0) -> BaseException:
@@ -80,8 +81,34 @@ def test_refusals_are_no_failures_unless_they_came_from_a_call() -> None:
     assert failures.count == 2
 
 
+def test_what_fails_in_another_way_each_time_costs_little_and_hides_nothing_else() -> None:
+    now = 0.0
+    failures = HookFailures(lambda: now)
+    for hook in ("on_connect", "join"):
+        failures.note("chat/a", raised(ValueError("of its own")), hook)
+    for n in range(10 * MAX_FAILURES):
+        failures.note(f"chat/{n}", raised(KeyError(n)), "say")
+    assert len(failures.listed()) == MAX_NEW
+    assert failures.count == 2 + 10 * MAX_FAILURES
+    for n in range(3 * MAX_FAILURES):
+        now += 1
+        failures.note(f"chat/{n}", raised(KeyError(-n)), "say")
+    listed = failures.listed()
+    assert len(listed) == MAX_FAILURES
+    assert [each.hook for each in listed if each.text == "of its own"] == ["join", "on_connect"]
+    assert listed[0].text == str(1 - 3 * MAX_FAILURES)
+
+
+def test_what_is_known_is_counted_however_often_it_comes() -> None:
+    failures = HookFailures(lambda: 0.0)
+    for _ in range(10 * MAX_NEW):
+        failures.note("chat/a", raised(KeyError("one")), "say")
+    assert [each.count for each in failures.listed()] == [10 * MAX_NEW]
+
+
 def test_memory_is_bounded_whatever_is_raised() -> None:
-    failures = HookFailures()
+    seconds = itertools.count()
+    failures = HookFailures(lambda: next(seconds))
     for n in range(3 * MAX_FAILURES):
         failures.note("chat/a", raised(ValueError(f"{n} " + "x" * 1_000_000)), "say")
     failures.note("chat/a", raised(RecursionError("deep"), 500), "say")
