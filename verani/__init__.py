@@ -1,5 +1,7 @@
 """Realtime rooms: define them here, serve them with `verani serve`."""
 
+from typing import TYPE_CHECKING
+
 from .connect import Service, connect, connect_sync
 from .errors import (
     CallCycle,
@@ -72,3 +74,11 @@ __all__ = [
     "TooLarge",
     "Unauthorized",
 ]
+
+if not TYPE_CHECKING:  # who checks types would believe that any name is here
+
+    def __getattr__(name: str) -> None:
+        # An AttributeError would not be shown by `from verani import VeraniClient`.
+        if name in ("VeraniClient", "Reconnection"):
+            raise ImportError(f"{name} is in verani.client: from verani.client import {name}", name=__name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)

@@ -33,6 +33,7 @@ __all__ = [
     "check_own_field",
     "make_meta",
     "set_channels",
+    "undeclared",
 ]
 
 FIXED_FIELDS = frozenset({"user_id", "client_id", "channels"})
@@ -57,7 +58,12 @@ class ConnectionMeta(Struct, kw_only=True):
 
     def __setattr__(self, name: str, value: Any) -> None:
         check_own_field(self, name)
-        super().__setattr__(name, value)
+        try:
+            super().__setattr__(name, value)
+        except AttributeError as error:
+            if hasattr(type(self), name):  # a property of the subclass, which says what it wants to
+                raise
+            raise undeclared(self, name) from error
 
 
 # The default (PEP 696) lets a bare `Context`, `Actor` or `Session` mean the one with the plain meta.
@@ -82,6 +88,13 @@ def check_own_field(meta: ConnectionMeta, name: str) -> None:
     if name in FIXED_FIELDS:
         advice = "use join() and leave()" if name == "channels" else "it is fixed when the client connects"
         raise AttributeError(f"{type(meta).__name__}.{name} is read-only: {advice}")
+
+
+def undeclared(meta: ConnectionMeta, name: str) -> AttributeError:
+    """Make the error for a field that hooks set and the type of the meta does not have."""
+    kind = type(meta)
+    advice = ": expected it in a subclass of ConnectionMeta, the meta= of define_room" if kind is ConnectionMeta else ""
+    return AttributeError(f"{kind.__name__} has no field {name!r}{advice}")
 
 
 def set_channels(meta: ConnectionMeta, channels: tuple[str, ...]) -> None:

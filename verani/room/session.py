@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol
 import msgspec
 
 from ..names import MAX_CHANNELS, check_name
-from .meta import M, check_own_field, set_channels
+from .meta import M, check_own_field, set_channels, undeclared
 
 __all__ = ["Session", "SessionOwner"]
 
@@ -107,7 +107,7 @@ class Session(Generic[M]):
         known = {field.name for field in msgspec.structs.fields(self.live_meta)}
         for name in fields:
             if name not in known:
-                raise AttributeError(f"{type(self.live_meta).__name__} has no field {name!r}")
+                raise undeclared(self.live_meta, name)
             check_own_field(self.live_meta, name)
         self._owner.touch(self)
         for name, value in fields.items():

@@ -19,6 +19,7 @@ import pytest
 from aiohttp import WSMsgType, web
 from yarl import URL
 
+import verani
 from verani.client import (
     ClientState,
     ConnectFailed,
@@ -1801,6 +1802,15 @@ async def test_a_url_that_does_not_come_ends_the_attempt_and_is_named(make: Make
     client = make(url, reconnection=NEVER, connection_timeout=0.02)
     with pytest.raises(ConnectFailed, match=r"no URL from its function within 0\.02 s"):
         await soon(client.connect())
+
+
+@pytest.mark.parametrize("name", ["VeraniClient", "Reconnection"])
+def test_who_looks_for_the_client_among_the_rooms_is_told_where_it_is(name: str) -> None:
+    with pytest.raises(ImportError, match=f"^{name} is in verani.client: from verani.client import {name}$"):
+        exec(f"from verani import {name}")
+    with pytest.raises(ImportError, match="cannot import name 'Nothing' from 'verani'"):
+        exec("from verani import Nothing")
+    assert not hasattr(verani, "Nothing")
 
 
 @pytest.mark.parametrize("url", [5, None, b"ws://host/ws?token=secret"])

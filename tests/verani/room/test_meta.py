@@ -38,6 +38,25 @@ def test_the_fixed_fields_are_read_only_and_own_fields_are_not(name: str) -> Non
     assert meta.score == 9
 
 
+def test_a_field_that_is_not_declared_says_where_it_would_be() -> None:
+    plain, player = ConnectionMeta(user_id="ann"), copy.copy(PLAYER)
+    told = "^ConnectionMeta has no field 'name': expected it in a subclass of ConnectionMeta, the meta= of define_room$"
+    with pytest.raises(AttributeError, match=told):
+        plain.name = "ann"
+    with pytest.raises(AttributeError, match="^Player has no field 'scroe'$"):
+        player.scroe = 5
+
+
+def test_a_property_of_a_meta_says_itself_what_it_refuses() -> None:
+    class Named(ConnectionMeta):
+        @property
+        def name(self) -> str:
+            return self.user_id
+
+    with pytest.raises(AttributeError, match="property 'name' of .* has no setter"):
+        Named(user_id="ann").name = "bob"  # type: ignore[misc]  # that is what is wrong with it
+
+
 def test_the_engine_has_its_own_way_to_change_channels() -> None:
     meta = copy.copy(PLAYER)
     set_channels(meta, ("z",))
