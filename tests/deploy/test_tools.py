@@ -69,4 +69,4 @@ def test_promtool_takes_the_configuration_and_its_alerts(tool: Tool, tmp_path: P
     for name in ("prometheus.yml", "alerts.yml"):
         text = (DEPLOY / "prometheus" / name).read_text().replace("/run/secrets", str(tmp_path))
         (tmp_path / name).write_text(text)
-    assert "16 rules found" in check(promtool, "check", "config", tmp_path / "prometheus.yml")
+    assert "17 rules found" in check(promtool, "check", "config", tmp_path / "prometheus.yml")

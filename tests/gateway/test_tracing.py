@@ -240,6 +240,7 @@ async def test_the_span_of_a_hook_that_is_abandoned_ends_then(
             await client.request("hang", timeout=30)
         hung = await spans.one("process", hook="hang")
         assert hung.end_time is not None
+        assert (hung.attributes or {}).get("error.type") == "deadline"
         assert await client.request("say", 1) == "done"
         traced.stuck.set()
         assert is_child(await spans.one("process", hook="say"), spans.of("send", input="frame")[-1])

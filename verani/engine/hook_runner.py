@@ -343,7 +343,7 @@ class Hooks(Generic[M, S]):
         self._room.metas.roll_back(run)
         self._room.outputs.flush()
         self._observe(run)
-        error = self.timeout(run)
+        error = run.error = self.timeout(run)
         if run.fail is not None:
             run.fail(error)
         if run.message is not None:

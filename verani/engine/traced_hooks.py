@@ -53,8 +53,8 @@ class TracedHooks(Hooks[M, S]):
             self._end(run)
 
     def _abandon(self, run: HookRun) -> None:
-        self._end(run)
         super()._abandon(run)
+        self._end(run)
 
     def end(self) -> None:
         """Be looked after no more."""

@@ -6,11 +6,13 @@ All of it is counted while it happens, so that a look takes no longer where ther
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -43,7 +45,6 @@ _PREFIX: Final = "verani_"
 # As Prometheus writes the numbers.
 _BUCKETS: Final = (*map(repr, BOUNDS), "+Inf")
 
-_STARTED: Final = time.time()
 _PAGE: Final = resource.getpagesize()
 
 _NO_ROOMS: Final = {state.shown: 0 for state in RoomState} | {"asleep": 0}
@@ -136,13 +137,21 @@ def _hook_metrics(host: RoomHost) -> Iterator[Measure]:
     yield from (errors, refusals)
 
 
+@cache
+def _began(pid: int) -> float:
+    """Tell when the process with this id began, which is our own: room hosts are forks of one that has loaded all."""
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def process_metrics() -> Iterator[Measure]:
     """Yield what there is to say of any process, by the names that Prometheus' libraries have for it."""
     yield CounterMetricFamily("process_cpu_seconds", "Processor time of the process.", time.process_time())
     with suppress(OSError):  # a system without /proc
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         yield GaugeMetricFamily("process_resident_memory_bytes", "Memory of the process.", pages * _PAGE)
-    yield GaugeMetricFamily("process_start_time_seconds", "When the process started, in seconds since 1970.", _STARTED)
+        began = _began(os.getpid())
+        yield GaugeMetricFamily("process_start_time_seconds", "When the process began, in seconds since 1970.", began)
     info = GaugeMetricFamily(f"{_PREFIX}build_info", "1, with the version of Verani.", labels=["version"])
     info.add_metric([__version__], 1)
     yield info
