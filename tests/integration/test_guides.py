@@ -99,8 +99,8 @@ async def test_the_room_that_counts_fails_with_the_diff_that_it_shows(tmp_path: 
 # By page and file: what is served, and what the program prints at its end.
 PROGRAMS = MappingProxyType(
     {
-        ("README.md", "hello.py"): ("chat:chat", "ann says hello\n"),
-        ("docs/quick-start.md", "hello.py"): ("chat:chat", "1 heard it\nann says hello\n"),
+        ("README.md", "ann.py"): ("chat:chat", "ann says hello\n"),
+        ("docs/quick-start.md", "ann.py"): ("chat:chat", "1 heard it\nann says hello\n"),
         ("docs/calls.md", "close_early.py"): ("desk:desk", "1\n1\n"),
         ("docs/clients.md", "listen.py"): (
             "examples.chat:chat",

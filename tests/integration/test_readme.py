@@ -36,12 +36,12 @@ def test_the_thirty_lines_are_those_of_the_example() -> None:
 
 async def test_the_room_is_served_and_the_client_talks_to_it(serve: Serve, project: Path) -> None:
     server = await serve("chat:chat", directory=project)
-    script = project / "hello.py"
+    script = project / "ann.py"
     assert ADDRESS in script.read_text()
     script.write_text(script.read_text().replace(ADDRESS, server.ws))
-    printed = re.search(r"`python hello\.py` prints `(.*)`:$", README.text, flags=re.MULTILINE)
+    printed = re.search(r"`python ann\.py` prints `(.*)`:$", README.text, flags=re.MULTILINE)
     assert printed is not None
-    assert await run_python(project, "-W", "error", "hello.py") == (0, printed[1] + "\n")
+    assert await run_python(project, "-W", "error", "ann.py") == (0, printed[1] + "\n")
     assert await server.stop() == 0
 
 

@@ -69,8 +69,8 @@ def next_steps(name: str) -> str:
 
 def _check(name: str) -> None:
     if not _NAME.fullmatch(name):
-        guess = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_0123456789")[:40]
-        offer = f"; did you mean {guess}?" if _NAME.fullmatch(guess) else ""
+        guess = re.sub(r"[^a-z0-9]+", "_", name.lower()).lstrip("_0123456789").rstrip("_")[:40]
+        offer = f"; did you mean {guess}?" if len(guess) > 1 and _NAME.fullmatch(guess) else ""
         raise WrongName(
             "expected a name for a folder here and a Python module, at most 40 letters from a to z, digits and _,"
             f" got {name!a}{offer}"

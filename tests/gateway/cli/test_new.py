@@ -133,6 +133,7 @@ def test_hadolint_finds_nothing_in_its_dockerfile(project: Path, tool: Tool) -> 
         ("my-chat", "got 'my-chat'; did you mean my_chat?"),
         ("Hello World", "did you mean hello_world?"),
         ("1st", "did you mean st?"),
+        ("Hello2", "did you mean hello2?"),
         ("żółw", r"got '\u017c\xf3\u0142w'"),
         ("a\nb", r"got 'a\nb'; did you mean a_b?"),
         ("\udc80", r"got '\udc80'"),
