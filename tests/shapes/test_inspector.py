@@ -40,6 +40,17 @@ class Page:
                     return dict(frame["data"])
 
 
+    async def told_all(self, *events: str) -> list[Told]:
+        """Read on until all of these have come, in whatever order: a page may come in the middle of a look."""
+        found: dict[str, Told] = {}
+        async with asyncio.timeout(PATIENCE):
+            while not found.keys() >= set(events):
+                frame = await self._ws.receive_json()
+                if frame["type"] == "event":
+                    found[frame["data"]["type"]] = frame["data"]
+        return [found[event] for event in events]
+
+
 @asynccontextmanager
 async def inspecting(service: Service) -> AsyncIterator[Page]:
     """Connect as the page does: with the token as a subprotocol."""
@@ -114,13 +125,12 @@ async def test_processes_errors_and_quarantine_are_told_to_whoever_comes(
     await guest.heard()
     async with inspecting(service) as page, inspecting(service) as other:
         for each in (page, other):
-            cluster = await each.told("cluster")
+            cluster, raised, quarantine = await each.told_all("cluster", "errors", "quarantine")
             assert cluster["missing"] == []
             assert len(cluster["gateways"]) == service.gateways
             assert len(cluster["members"]) == (0 if service.shape == "embedded" else service.hosts)
-            errors = (await each.told("errors"))["errors"]
-            assert [error["count"] for error in errors if error["room"] == f"chat/{room}"] == [1]
-            assert (await each.told("quarantine"))["inputs"] == []
+            assert [error["count"] for error in raised["errors"] if error["room"] == f"chat/{room}"] == [1]
+            assert quarantine["inputs"] == []
 
 
 async def test_the_inspector_is_none_of_the_service_s_rooms_connections_or_figures(service: Service) -> None:

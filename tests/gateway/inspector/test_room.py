@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.virtual_time import VirtualTimeLoop
 from verani.testing.harness import RoomHarness
@@ -213,6 +214,19 @@ def test_whoever_comes_gets_the_last_minutes_and_no_more() -> None:
             late = await room.connect()
             (history,) = told(late, "history")
             assert len(history["samples"]) == MAX_SAMPLES
+
+    play(test)
+
+
+@pytest.mark.parametrize("after", [0.05 + n / 10 for n in range(8)])
+def test_whoever_comes_in_the_middle_of_a_look_is_told_everything_at_the_next(after: float) -> None:
+    async def test() -> None:
+        async with harness(Service(slowness=0.1)) as room:
+            await room.connect()
+            await asyncio.sleep(after)
+            late = await room.connect()
+            await asyncio.sleep(12)
+            assert {each.type for each in late.take()} >= {"sample", "cluster", "errors", "quarantine", "rooms"}
 
     play(test)
 
