@@ -39,7 +39,6 @@ class Page:
                 if frame["type"] == "event" and frame["data"]["type"] == event and fits(frame["data"]):
                     return dict(frame["data"])
 
-
     async def told_all(self, *events: str) -> list[Told]:
         """Read on until all of these have come, in whatever order: a page may come in the middle of a look."""
         found: dict[str, Told] = {}
