@@ -19,6 +19,7 @@ from tests.server import Serve
 from verani import Actor, CallFailed, Context, DeadlineExceeded, Forbidden, Settings, connect, define_room
 from verani.client import VeraniClient
 from verani.engine.hook_runner import Hooks
+from verani.link.messages import FrameInput, Input
 from verani.room.definition import RoomDefinition
 from verani.testing import serve as serve_rooms
 from verani_actors.rooms.hosted_room import HostedRoom
@@ -155,6 +156,17 @@ async def test_a_frame_is_one_trace_from_its_socket_through_its_hook_to_what_is_
         assert span.attributes["messaging.system"] == "verani"
         assert span.attributes["messaging.destination.name"] == "chat/lobby"
         assert span.attributes["messaging.destination.template"] == "chat/{room}"
+
+
+def test_a_span_ends_where_what_it_is_about_fails(spans: Spans) -> None:
+    from verani_gateway.inputs.traced_inputs import traced_send
+
+    def fail(_: Input) -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        traced_send(fail)(FrameInput("chat/a", 1, "c", "say"))
+    assert len(spans.of("send", event="say")) == 1
 
 
 async def test_frames_that_come_together_are_traces_of_their_own(traced: Traced, spans: Spans) -> None:

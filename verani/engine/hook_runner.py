@@ -147,7 +147,7 @@ class Hooks(Generic[M, S]):
         None means that the hook failed, and that this has been dealt with.
         """
         requests = _requests()
-        run = HookRun(context, self._clock(), **of, measure=measure)
+        run = HookRun(context, self._clock(), **of)
         run.measure = measure or self.measures.of(run.hook)
         return self._conclude(run, self._call(run, hook, arguments), requests)
 

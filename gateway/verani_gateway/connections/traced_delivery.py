@@ -22,5 +22,7 @@ class TracedDelivery(Delivery):
         first, *others = entry.traces
         about = {"messaging.batch.message_count": len(entry.outputs)}
         span = begin_span("deliver", entry.room, SpanKind.PRODUCER, about, parent=first, others=tuple(others))
-        super()._apply(entry)
-        span.end()
+        try:
+            super()._apply(entry)
+        finally:
+            span.end()

@@ -35,7 +35,9 @@ def traced_send(send: Callable[[Input], None]) -> Callable[[Input], None]:
         span = begin_span("send", input.room, SpanKind.PRODUCER, about, parent=parent)
         # It was made just now and only the attachments have it: what is sent again is in this span, too.
         force_setattr(input, "trace", traceparent(span))
-        send(input)
-        span.end()
+        try:
+            send(input)
+        finally:
+            span.end()
 
     return send_traced
