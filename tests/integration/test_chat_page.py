@@ -15,6 +15,8 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, WebSocketRoute, async_playwright, expect
 
+from tests.integration.complaints import complaints_of
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve, Server
 
@@ -62,21 +64,18 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
+def _says_that_the_server_is_away(said: ConsoleMessage) -> bool:
+    return "WebSocket connection to" in said.text or "net::ERR_CONNECTION_REFUSED" in said.text
+
+
 class Window:
     """A page of one person, and the complaints of its browser."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.complaints: list[str] = []
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _console(self, message: ConsoleMessage) -> None:
         # A server that is away is what these pages are for (it may go before the icon has come);
         # everything else, policy violations included, counts.
-        server_away = "WebSocket connection to" in message.text or "net::ERR_CONNECTION_REFUSED" in message.text
-        if message.type in ("error", "warning") and not server_away:
-            self.complaints.append(f"{message.text} ({message.location['url']})")
+        self.complaints = complaints_of(page, _says_that_the_server_is_away)
 
     async def is_in_state(self, text: str | re.Pattern[str], timeout: float = 10_000) -> None:
         await expect(self.page.locator("#state")).to_have_text(text, timeout=timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import pytest
 from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
 
 from tests.guide import DOCUMENTS, Guide
+from tests.integration.complaints import complaints_of
 from tests.integration.test_chat_page import FLAGS, chromium
 
 if TYPE_CHECKING:
@@ -71,28 +73,26 @@ Open = Callable[..., Awaitable[Page]]
 @pytest.fixture
 async def window() -> AsyncIterator[Open]:
     """Return ``await window(server, path)``, which opens a page in a window of its own, and allows it no complaint."""
-    complaints: list[str] = []
+    complaints: list[list[str]] = []
 
-    def complain(said: ConsoleMessage) -> None:
+    def is_expected(said: ConsoleMessage) -> bool:
         # The server stops before the browser does, which says of a socket what became of it; what is no page has no
         # icon.
-        is_expected = said.text.startswith("WebSocket ") or said.location["url"].endswith("/favicon.ico")
-        if said.type == "error" and not is_expected:
-            complaints.append(said.text)
+        is_known = said.text.startswith("WebSocket ") or said.location["url"].endswith("/favicon.ico")
+        return is_known or said.type == "warning"
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
 
         async def open_page(server: Server, path: str = "/") -> Page:
             page = await (await browser.new_context()).new_page()
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("console", complain)
+            complaints.append(complaints_of(page, is_expected))
             await page.goto(f"http://localhost:{server.port}{path}")
             return page
 
         yield open_page
         await browser.close()
-    assert complaints == []
+    assert [*chain.from_iterable(complaints)] == []
 
 
 async def says(page: Page, text: str) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, expect
+from playwright.async_api import Browser, Page, expect
 
+from tests.integration.complaints import complaints_of
 from tests.integration.test_accessibility import faults
 from tests.integration.test_chat_page import browser  # noqa: F401
 
@@ -45,14 +46,8 @@ class Operator:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.complaints: list[str] = []
-        page.on("console", self._console)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _console(self, message: ConsoleMessage) -> None:
         # A token that is refused is logged by the browser; everything else, policy violations included, counts.
-        if message.type in ("error", "warning") and "401" not in message.text:
-            self.complaints.append(message.text)
+        self.complaints = complaints_of(page, lambda said: "401" in said.text)
 
     async def enters(self, token: str = TOKEN) -> None:
         await self.page.get_by_label("Admin token").fill(token)
