@@ -10,6 +10,8 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -176,17 +178,36 @@ async def test_a_host_that_was_stopped_does_not_go_on_with_rooms_that_others_hav
     members = await fleet.whole(*THREE)
     stopped = members["three"].pid
     async with Crowd(fleet, THREE, ROOMS) as crowd:
-        os.kill(stopped, signal.SIGSTOP)
-        try:
+        # Whoever would kill it as one that hangs stands still with it.
+        with standing_still(lineage(stopped, fleet.nodes["three"].process.pid)):
             everybody = [each for name in THREE for each in crowd.of(name, "three")]
             await crowd.until(lambda: all(each.heard[-1].host != stopped for each in everybody), everybody)
-        finally:
-            os.kill(stopped, signal.SIGCONT)
         await fleet.whole(*THREE)
         await crowd.answered()
         await crowd.settled()
         assert crowd.judge() == []
         assert [code for each in crowd.talkers for code in each.codes] == []
+
+
+def lineage(pid: int, ancestor: int) -> list[int]:
+    """List a process and those above it, up to one of them."""
+    if pid == ancestor:
+        return [pid]
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    (parent,) = (line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+    return [pid, *lineage(int(parent), ancestor)]
+
+
+@contextmanager
+def standing_still(pids: list[int]) -> Iterator[None]:
+    """Stop processes, the last one first, and let them go on in the end."""
+    try:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.threat(69)
