@@ -19,7 +19,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from .errors import VeraniError
 from .models import Unfit, encode_hook
-from .names import is_name, well_formed
+from .names import MAX_NAME, is_name, well_formed
 
 __all__ = [
     "PING",
@@ -202,7 +202,10 @@ def scan(payload: bytes) -> ScannedFrame:
         frame = _scan_deep(payload, error)
     except _UNREADABLE as error:
         raise InvalidFrame(f"not a frame: {error}") from error
-    if not is_name(frame.type) or (frame.channel is not None and not is_name(frame.channel)):
+    # The first three are what `is_name` sees of most, without the call.
+    if (frame.channel is not None or not frame.type.isprintable() or len(frame.type) > MAX_NAME) and not (
+        is_name(frame.type) and (frame.channel is None or is_name(frame.channel))
+    ):
         raise InvalidFrame("expected type and channel without control characters")
     return frame
 

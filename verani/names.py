@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
 from typing import Annotated
 
 from msgspec import Meta
@@ -30,7 +29,6 @@ __all__ = [
     "ROOM_ID",
     "check_name",
     "is_name",
-    "is_usable",
     "room_id_of",
     "well_formed",
 ]
@@ -80,8 +78,6 @@ def room_id_of(text: object) -> str | None:
     return spelled if fits and _UNSEEN.isdisjoint(map(unicodedata.category, spelled)) else None
 
 
-# Asked for every frame, and an application's names are few; bounded, because clients may make up names without end.
-@lru_cache(maxsize=1024)
 def is_name(text: str) -> bool:
     """Tell whether `text` may be an event, channel or user name (the empty string may)."""
     # isprintable() settles the common case without the regular expression.
@@ -97,12 +93,6 @@ def check_name(text: object, what: str) -> str:
     """Return `text` if it is a non-empty name; raise TypeError or ValueError that names `what` otherwise."""
     if not isinstance(text, str):
         raise TypeError(f"{what}: expected a string, got {type(text).__name__}")
-    if not is_usable(text):
+    if not text or not is_name(text):
         raise ValueError(f"{what}: expected 1 to {MAX_NAME} characters without control characters, got {text[:40]!r}")
     return text
-
-
-@lru_cache(maxsize=1024)
-def is_usable(text: str) -> bool:
-    """Tell whether a text is a name that is not empty."""
-    return bool(text) and is_name(text)

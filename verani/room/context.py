@@ -15,7 +15,7 @@ from msgspec import UNSET
 from .. import frames
 from ..errors import VeraniError
 from ..frames import Frame
-from ..names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name, is_usable
+from ..names import LIFECYCLE_EVENTS, RESERVED_PREFIX, check_name
 from .meta import M
 from .operations import Operations, S, WakeReason
 from .session import Session
@@ -33,6 +33,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Excluded: TypeAlias = "Session[Any] | str | Iterable[Session[Any] | str] | None"
+
+
+# Asked for every event, and an application's names are few; bounded, because one may make up names without end.
+@functools.lru_cache(maxsize=1024)
+def _check_emitted(channel: str, event: str) -> None:
+    check_name(event, "event")
+    check_name(channel, "channel")
+    if event.startswith(RESERVED_PREFIX):
+        raise ValueError(f"emit: event names that start with {RESERVED_PREFIX!r} are reserved")
 
 
 def _ids(what: str, ids: Iterable[str] | None) -> frozenset[str] | None:
@@ -137,12 +146,10 @@ class Actor(Generic[M, S]):
         return self._awake.outputs.to_selected(None, self._named("default", event, data), user_ids=(user_id,))
 
     def _named(self, channel: str, event: str, data: Any) -> bytes:
-        if type(event) is not str or not is_usable(event):
-            check_name(event, "event")
-        if type(channel) is not str or not is_usable(channel):
-            check_name(channel, "channel")
-        if event.startswith(RESERVED_PREFIX):
-            raise ValueError(f"emit: event names that start with {RESERVED_PREFIX!r} are reserved")
+        if type(event) is str and type(channel) is str:
+            _check_emitted(channel, event)
+        else:  # which may not even have a hash
+            _check_emitted.__wrapped__(channel, event)
         if event in LIFECYCLE_EVENTS:
             self._awake.definition.warn_of_collision(event)
         return frames.named_event_frame(channel, event, data)

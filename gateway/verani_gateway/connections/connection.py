@@ -48,8 +48,12 @@ logger = logging.getLogger(__name__)
 # What a connection ends with that had no close frame of the peer's.
 _LOST: Final = 1006, ""
 
+# To look up a member of an enumeration costs as much as ten attributes in Python 3.11.
+_TEXT: Final = WSMsgType.TEXT
 # The messages that may be compressed.
-_DATA: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
+_DATA: Final = frozenset({_TEXT, WSMsgType.BINARY})
+# Those after which none follows.
+_LAST: Final = frozenset({WSMsgType.CLOSE, WSMsgType.ERROR})
 
 # The frames that are not for the room.
 _OWN: Final = frozenset({frames.PING, REFRESH})
@@ -202,22 +206,20 @@ class Connection:
         return None if rest is None else await rest()
 
     def _handle(self, message: WSMessage, *, is_metered: bool = False) -> Rest | None:
-        kind, closing, in_flight, liveness = message.type, self.closing, self.in_flight, self.liveness
-        liveness.seen_at = now = self._facilities.now()
-        liveness.pinged_at = None
-        if kind is WSMsgType.CLOSE:
-            return partial(_end, closing.answer(message.data, message.extra or ""))
-        if kind is WSMsgType.ERROR:
-            return partial(self._fail, message.data)
-        size = len(message.data)
+        kind, data, closing, in_flight = message.type, message.data, self.closing, self.in_flight
+        self.liveness.seen_at = now = self._facilities.now()
+        self.liveness.pinged_at = None
+        if kind in _LAST:
+            return self._last(message)
+        size = len(data)
         if not is_metered and (exceeded := self._meter.take(now, size)) is not None:
             return partial(self._exceeded, message, size, exceeded)
         if closing.sent is not None and (not closing.heeds or in_flight.exceed()):
             return self.throttle.skip
-        if kind is WSMsgType.TEXT:
+        if kind is _TEXT:
             self._intake.last_size = size
             try:
-                frame = frames.scan(message.data)
+                frame = frames.scan(data)
             except InvalidFrame as error:
                 self._unreadable(error)
                 return None
@@ -230,8 +232,13 @@ class Connection:
         elif kind is WSMsgType.BINARY:
             self.count_invalid("binary frame")
         elif kind is WSMsgType.PING:
-            self.outbox.put(control_frame(10, bytes(message.data)))
+            self.outbox.put(control_frame(10, bytes(data)))
         return None
+
+    def _last(self, message: WSMessage) -> Rest:
+        if message.type is WSMsgType.CLOSE:
+            return partial(_end, self.closing.answer(message.data, message.extra or ""))
+        return partial(self._fail, message.data)
 
     async def _exceeded(self, message: WSMessage, size: int, setting: str) -> tuple[int, str] | None:
         if not await self.throttle.exceeded(self._meter, setting, size):

@@ -75,6 +75,7 @@ class Delivery:
         """Apply the entries of one batch, each whole."""
         congestion = self._congestion
         was_full = bool(congestion.waiting) and congestion.is_full
+        self._writer.is_held = True
         for entry in entries:
             self._apply(entry)
         if congestion.waiting:
@@ -89,7 +90,7 @@ class Delivery:
         for attach in entry.attachments:
             self._attachments.attach(room, attach)
         for input, size in self._attachments.acknowledge(room, entry):
-            if isinstance(input, FrameInput):
+            if type(input) is FrameInput:
                 connection = self._connections.get(input.connection)
                 if connection is not None:
                     connection.in_flight.release(size)
@@ -98,12 +99,13 @@ class Delivery:
 
     def _put(self, room: RoomInputs, outputs: Sequence[Output]) -> None:
         for output in outputs:
-            if isinstance(output, Deliver) and len(output.connections) > 1:
+            # `isinstance` is slow for structs, whose class has a metaclass of its own.
+            if type(output) is Deliver and len(output.connections) > 1:
                 self._join(output)
                 continue
             if self._run is not None:
                 self._end_run()
-            if isinstance(output, Deliver):
+            if type(output) is Deliver:
                 for id in output.connections:
                     outbox = self._outboxes.get(id)
                     if outbox is not None and id not in output.exclude:

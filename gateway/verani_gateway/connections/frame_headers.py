@@ -39,8 +39,18 @@ class FrameHeaders:
 
     def checked(self, data: bytes) -> bytes:
         """Return what may be handed on: whole headers, and a violation instead of the first one without a mask."""
-        data, self._head = self._head + data, b""
         position, end = self._rest, len(data)
+        if (
+            end >= _HEADER
+            and _MASKED <= data[1] < _LENGTH_OF_2
+            and end == _HEADER + data[1] - _MASKED
+            and not position
+            and not self._head
+            and self.compressed is None
+        ):
+            return data  # one short frame as a whole, as most come
+        data, self._head = self._head + data, b""
+        end = len(data)
         heads: list[int] = []
         while position + 2 <= end:
             second = data[position + 1]

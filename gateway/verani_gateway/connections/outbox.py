@@ -264,6 +264,8 @@ class Writer:
         self.metrics = metrics
         self._dirty: list[Outbox] = []
         self._handle: asyncio.Handle | None = None
+        # Whether who schedules will `flush`, too, before it returns to the loop.
+        self.is_held = False
         self._patient: OrderedDict[Outbox, None] = OrderedDict()
         self._slice: asyncio.Handle | None = None
         self._suspects: dict[Outbox, None] = {}
@@ -277,11 +279,12 @@ class Writer:
                 self._slice = self._loop.call_soon(self._write_slice)
             return
         self._dirty.append(outbox)
-        if self._handle is None:
+        if self._handle is None and not self.is_held:
             self._handle = self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what the outboxes hold whose turn is now."""
+        self.is_held = False
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

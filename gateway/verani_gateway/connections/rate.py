@@ -143,12 +143,18 @@ class Meter:
 
     def take(self, now: float, size: int = 0) -> str | None:
         """Take one token, or the bytes, of each bucket; if one has none, take nothing and name its setting."""
-        for index, (setting, bucket, is_sized) in enumerate(self._buckets):
+        for setting, bucket, is_sized in self._buckets:
             if bucket.take(now, size if is_sized else 1):
-                for _, earlier, was_sized in self._buckets[:index]:
-                    earlier.give_back(size if was_sized else 1)
+                self._undo(bucket, size)
                 return setting
         return None
+
+    def _undo(self, refused: TokenBucket, size: int) -> None:
+        """Give back what was taken of the buckets before the one that has refused."""
+        for _, bucket, is_sized in self._buckets:
+            if bucket is refused:
+                break
+            bucket.give_back(size if is_sized else 1)
 
     def reserve(self, now: float, size: int = 0) -> float:
         """Take what `take` does, whenever it comes; return in how many seconds all is there."""

@@ -42,15 +42,14 @@ _INPUT_OVERHEAD = 128
 
 def size_of(input: Input) -> int:
     """Weigh an input for the in-flight limits, in bytes."""
-    match input:
-        case FrameInput():
-            return _INPUT_OVERHEAD + len(input.event) + len(input.data or b"")
-        case Connect():
-            return _INPUT_OVERHEAD + len(input.attachment)
-        case CallInput():
-            return _INPUT_OVERHEAD + len(input.method) + len(input.arguments)
-        case Close():
-            return _INPUT_OVERHEAD
+    weight = _INPUT_OVERHEAD
+    if type(input) is FrameInput:
+        weight += len(input.event) + len(input.data or b"")
+    elif type(input) is Connect:
+        weight += len(input.attachment)
+    elif type(input) is CallInput:
+        weight += len(input.method) + len(input.arguments)
+    return weight
 
 
 class _HeldConnection:
@@ -103,7 +102,7 @@ class Attachments:
         room = self.rooms.get(input.room)
         if room is None:
             room = self.rooms[input.room] = RoomInputs(input.room)
-        if isinstance(input, Connect):
+        if type(input) is Connect:
             room.records[input.connection] = _HeldConnection(input.attachment)
         size = size_of(input)
         self._number = input.number
@@ -140,9 +139,9 @@ class Attachments:
             room.in_flight -= size
             self.in_flight -= size
             self.unprocessed -= 1
-            if isinstance(input, Connect):
+            if type(input) is Connect:
                 room.records[input.connection].connected = True
-            elif isinstance(input, Close):
+            elif type(input) is Close:
                 room.records.pop(input.connection, None)
             settled.append((input, size))
         if not room.records and not unprocessed:
