@@ -100,12 +100,14 @@ class Delivery:
     def _put(self, room: RoomInputs, outputs: Sequence[Output]) -> None:
         for output in outputs:
             # `isinstance` is slow for structs, whose class has a metaclass of its own.
-            if type(output) is Deliver and len(output.connections) > 1:
-                self._join(output)
-                continue
-            if self._run is not None:
+            if type(output) is not Deliver:
                 self._end_run()
-            if type(output) is Deliver:
+                self._put_other(room, output)
+            elif len(output.connections) > 1:
+                self._join(output)
+            else:
+                if self._run is not None:
+                    self._end_run()
                 for id in output.connections:
                     outbox = self._outboxes.get(id)
                     if outbox is not None and id not in output.exclude:
@@ -114,8 +116,6 @@ class Delivery:
                         outbox.put(
                             text_frame(output.payload) if least is None else deflated_frame(output.payload, least)
                         )
-            else:
-                self._put_other(room, output)
         if self._run is not None:
             self._end_run()
 

@@ -133,17 +133,18 @@ class Attachments:
         """Settle the records of the inputs that an entry says are processed; return those with their sizes."""
         if entry.processed is None:
             return ()
-        unprocessed, settled = room.unprocessed, []
+        unprocessed, settled, weight = room.unprocessed, [], 0
         while unprocessed and unprocessed[0][0].number <= entry.processed:
-            input, size = unprocessed.popleft()
-            room.in_flight -= size
-            self.in_flight -= size
-            self.unprocessed -= 1
+            first = input, size = unprocessed.popleft()
+            settled.append(first)
+            weight += size
             if type(input) is Connect:
                 room.records[input.connection].connected = True
             elif type(input) is Close:
                 room.records.pop(input.connection, None)
-            settled.append((input, size))
+        room.in_flight -= weight
+        self.in_flight -= weight
+        self.unprocessed -= len(settled)
         if not room.records and not unprocessed:
             self._remove(room)
         return settled
