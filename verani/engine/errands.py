@@ -12,7 +12,7 @@ from ..errors import RoomAsleep, WrongThread
 from ..signatures import label_of
 from ..threads import run_on
 from .hook_run import HookRun, Turn, running
-from .marking import Marker, noted
+from .marking import Marker
 
 __all__ = ["Errands"]
 
@@ -44,8 +44,11 @@ class Errands:
         if self._marker is None:
             result = call()
         else:
-            enter = functools.partial(self._marker.enter, self._turn.name, "", 0)
-            result = noted(enter, self._marker.leave, call)
+            self._marker.enter(self._turn.name, "", 0)
+            try:
+                result = call()
+            finally:
+                self._marker.leave()
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()

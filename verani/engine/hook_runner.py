@@ -35,7 +35,7 @@ from .hook_measures import HookMeasure, HookMeasures
 from .hook_run import HookRun, running
 from .incarnation import Incarnation
 from .listed import Listed
-from .marking import Marker, marked, noted
+from .marking import Marker, marked
 from .room_events import HookFailed
 
 __all__ = ["CANCEL_GRACE", "HookAbandoned", "Hooks", "Rest", "Returned"]
@@ -285,9 +285,15 @@ class Hooks(Generic[M, S]):
     def _mark(self, run: HookRun, marker: Marker, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Call the hook, with the marker set whenever code of it runs."""
         number = run.message.number if run.message is not None else 0
-        enter = functools.partial(marker.enter, self._turn.name, run.gateway, number)
-        result = noted(enter, marker.leave, functools.partial(hook, *arguments))
-        return marked(result, enter, marker.leave) if inspect.isawaitable(result) else result
+        room, gateway = self._turn.name, run.gateway
+        marker.enter(room, gateway, number)
+        try:
+            result = hook(*arguments)
+        finally:
+            marker.leave()
+        if result is None or not inspect.isawaitable(result):
+            return result
+        return marked(result, functools.partial(marker.enter, room, gateway, number), marker.leave)
 
     def timeout(self, run: HookRun) -> HookTimeout:
         """Count that a hook took too long, and say so."""

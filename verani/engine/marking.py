@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import coroutine
 from typing import Any, Protocol
 
-__all__ = ["Marker", "marked", "noted"]
+__all__ = ["Marker", "marked"]
 
 
 class Marker(Protocol):
@@ -17,15 +17,6 @@ class Marker(Protocol):
 
     def leave(self) -> None:
         """Note that no hook runs."""
-
-
-def noted(enter: Callable[[], None], leave: Callable[[], None], call: Callable[[], Any]) -> Any:
-    """Call a function between `enter` and `leave`."""
-    enter()
-    try:
-        return call()
-    finally:
-        leave()
 
 
 @coroutine

@@ -46,7 +46,13 @@ def weight_of(part: Entry | Output | Attach | Seat) -> int:
         case Attach():
             return OVERHEAD + len(part.attachment)
         case Entry():
-            return OVERHEAD + sum(map(weight_of, part.outputs)) + sum(map(weight_of, part.attachments))
+            weight = OVERHEAD
+            for output in part.outputs:  # without a call for the most frequent kind
+                if type(output) is Deliver and len(output.connections) == 1:
+                    weight += OVERHEAD + len(output.payload)
+                else:
+                    weight += weight_of(output)
+            return weight + sum(map(weight_of, part.attachments))
         case _:
             return OVERHEAD
 
@@ -67,8 +73,9 @@ class Flow:
     """All rooms of a host, and all gateways that are linked to it."""
 
     def __init__(self) -> None:
-        # By gateway; a room is held by none if there is none.
-        self.links: dict[str, _Ahead] = {}
+        self._links: dict[str, _Ahead] = {}
+        # Those that may hold a room: others are not behind by as much as one room may be ahead.
+        self.far: dict[str, _Ahead] = {}
         self._held: dict[str, asyncio.Future[None]] = {}
 
     # --- what links tell -------------------------------------------------------------------------------
@@ -82,24 +89,26 @@ class Flow:
                     weights[entry.room] = weights.get(entry.room, 0) + weight_of(entry)
         if not weights:
             return
-        ahead = self.links.get(gateway)
+        ahead = self._links.get(gateway)
         if ahead is None:
-            ahead = self.links[gateway] = _Ahead()
+            ahead = self._links[gateway] = _Ahead()
         ahead.packets.append((number, weights))
         for room, weight in weights.items():
             ahead.rooms[room] = ahead.rooms.get(room, 0) + weight
             ahead.total += weight
+        if ahead.total > ROOM_AHEAD:
+            self.far[gateway] = ahead
 
     def confirmed(self, gateway: str, number: int) -> None:
         """Note that a gateway has everything up to this packet."""
-        ahead = self.links.get(gateway)
+        ahead = self._links.get(gateway)
         if ahead is None:
             return
         packets, was_far = ahead.packets, ahead.total > LINK_AHEAD
-        rooms: dict[str, None] = {}
+        rooms: dict[str, int] = {}
         while packets and packets[0][0] <= number:
             weights = packets.popleft()[1]
-            rooms |= dict.fromkeys(weights)
+            rooms |= weights
             for room, weight in weights.items():
                 left = ahead.rooms[room] - weight
                 if left:
@@ -107,12 +116,16 @@ class Flow:
                 else:
                     del ahead.rooms[room]
                 ahead.total -= weight
+        if ahead.total <= ROOM_AHEAD:
+            self.far.pop(gateway, None)
         # Confirmations are frequent, and those that are held may be many.
-        self._release(tuple(self._held) if was_far and ahead.total <= LINK_AHEAD else rooms)
+        if self._held:
+            self._release(tuple(self._held) if was_far and ahead.total <= LINK_AHEAD else rooms)
 
     def lost(self, gateway: str) -> None:
         """Forget a gateway that is not waited for any more."""
-        self.links.pop(gateway, None)
+        self._links.pop(gateway, None)
+        self.far.pop(gateway, None)
         self._release(tuple(self._held))
 
     def _release(self, rooms: Iterable[str]) -> None:
@@ -126,11 +139,11 @@ class Flow:
 
     def ahead(self, room: str) -> int:
         """Say how far a room is ahead of the gateway that is most behind it."""
-        return max((ahead.rooms.get(room, 0) for ahead in self.links.values()), default=0)
+        return max((ahead.rooms.get(room, 0) for ahead in self._links.values()), default=0)
 
     def is_held(self, room: str) -> bool:
         """True if the room is to handle no further input for the time being."""
-        for ahead in self.links.values():
+        for ahead in self.far.values():
             weight = ahead.rooms.get(room, 0)
             if weight > ROOM_AHEAD or (weight and ahead.total > LINK_AHEAD):
                 return True
@@ -138,7 +151,7 @@ class Flow:
 
     def holds(self, gateway: str) -> bool:
         """True if a room is held for this gateway."""
-        ahead = self.links.get(gateway)
+        ahead = self._links.get(gateway)
         return ahead is not None and (
             ahead.total > LINK_AHEAD or any(weight > ROOM_AHEAD for weight in ahead.rooms.values())
         )

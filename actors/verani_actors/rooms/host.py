@@ -255,15 +255,24 @@ class RoomHost:
 
     def _take(self, gateway: str, batch: InputBatch) -> None:
         ready: dict[str, list[Arrival]] = {}
+        # The inputs that go with the one before, if that was for a room which can take it.
+        name = ""
+        together: list[Arrival] = []
         inputs: Sequence[Arrival] = batch.inputs
         if batch.again or batch.epoch != self.ownership.epoch:
             inputs = self._not_taken(gateway, batch)
         for input in inputs:
             if type(input) is CallInput:
                 input = TakenCall.of(input, self._clock() + input.timeout)
+            if input.room == name:
+                together.append(input)
+                continue
+            name = ""
             room = self.directory.rooms.get(input.room)
             if room is not None and room.state is _AWAKE and gateway not in room.pulled.late:
-                ready.setdefault(input.room, []).append(input)
+                name = input.room
+                together = ready.setdefault(name, [])
+                together.append(input)
             elif room is not None:
                 self._keep(room, gateway, input)
             elif self.ownership.owns(input.room):

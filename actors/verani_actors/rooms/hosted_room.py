@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
+from itertools import repeat
 from typing import Any, Final
 
 from thespian.actors import ActorAddress
@@ -205,10 +206,11 @@ class HostedRoom:
         if not in_flight:
             self._entries.working += 1
         self._entries.unprocessed += len(arrivals)
-        for arrival in arrivals:
-            in_flight.append((gateway, arrival))
-            if type(arrival) is Close and engine is not None:
-                engine.note_close(arrival.connection)
+        in_flight.extend(zip(repeat(gateway), arrivals, strict=False))
+        if engine is not None:
+            for arrival in arrivals:
+                if type(arrival) is Close:
+                    engine.note_close(arrival.connection)
         self.life.inputs += len(arrivals)
         self.taken[gateway] = arrivals[-1].number
         self._tell(self.address, HandleInputs(gateway, arrivals))

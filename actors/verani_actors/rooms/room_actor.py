@@ -162,7 +162,7 @@ class RoomActor(Actor):
         while inputs:
             if now() - self._since > _TURN:
                 return partial(self._wait, partial(asyncio.sleep, 0))
-            if flow.links and flow.is_held(engine.name):
+            if flow.far and flow.is_held(engine.name):
                 return partial(self._wait, partial(flow.wait, engine.name))
             gateway, input = inputs.popleft()
             try:
