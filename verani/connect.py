@@ -82,12 +82,13 @@ class Service:
     again. From its first call on it belongs to one thread; others get `WrongThread`, which names the way.
     """
 
-    def __init__(self, url: str, *, token: str | None, timeout: float) -> None:
+    def __init__(self, url: str, *, token: str | None, timeout: float, waits_for_listener: bool = True) -> None:
         if not (token is None or isinstance(token, str)):
             raise TypeError(f"token: expected a string or None, got {type(token).__name__}")
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         self._timeout = timeout
+        self._waits_for_listener = waits_for_listener
         self._session: aiohttp.ClientSession | None = None
         self._thread = OwnThread()
         self._closed = False
@@ -170,7 +171,9 @@ class Service:
             error.__traceback__ = None  # aiohttp keeps the error in one of its frames, and so this one
             if speaks_no_tls(cause):
                 raise self._no_service("speaks no TLS") from bare(cause)
-            raise RoomBusy(f"cannot connect to {self._url}: {reason.lower()}", retry_after=0.0) from bare(cause)
+            text = f"cannot connect to {self._url}: {reason.lower()}"
+            refused = RoomBusy(text, retry_after=0.0) if self._waits_for_listener else VeraniError(text)
+            raise refused from bare(cause)
         except TimeoutError:
             raise DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s") from None
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # InvalidURL among them

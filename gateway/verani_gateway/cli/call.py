@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from verani import frames
-from verani.connect import connect
+from verani.connect import Service
 from verani.errors import SettingsError, Unauthorized, VeraniError
 from verani.names import well_formed
 
@@ -51,7 +51,8 @@ def call_room(
     arguments = parse_arguments(words)
 
     async def call() -> Any:
-        async with connect(url, token=secrets.rpc_token, timeout=timeout) as service:
+        # A person who has mistyped the address, or started nothing, is not kept waiting.
+        async with Service(url, token=secrets.rpc_token, timeout=timeout, waits_for_listener=False) as service:
             return await service.room(definition, room_id).call(method, idempotency_key=key, **arguments)
 
     try:
