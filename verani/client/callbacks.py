@@ -30,6 +30,8 @@ class Callbacks:
 
     def register(self, event: str, callback: C | None, *, once: bool) -> C | Callable[[C], C]:
         """Add a callback and return it; without one, return a decorator that does."""
+        if not isinstance(event, str):
+            raise TypeError(f'expected the name of an event, as in client.on("message"), got {event!r}')
         if callback is None:
             return lambda callback: self._add(event, callback, once)
         return self._add(event, callback, once)

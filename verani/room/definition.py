@@ -17,7 +17,7 @@ from ..errors import DefinitionError
 from ..models import check_plain
 from ..names import LIFECYCLE_EVENTS
 from ..settings import RatePolicy, Settings
-from ..signatures import check_arity, is_async
+from ..signatures import check_arity, is_async, label_of
 from .authority import Authority, public_meta
 from .context import Context, S
 from .handlers import EventRate, Handlers, event_rate
@@ -157,6 +157,7 @@ class RoomDefinition(Generic[M, S]):
         budget. What it returns is the answer; not calling ``call_next`` drops the frame. In a call `ctx.call`
         is set and there is no connection: neither `ctx.frame` nor `ctx.meta`.
         """
+        check_arity(middleware, f"{self.name}: middleware {label_of(middleware)}", ("ctx", "call_next"))
         self.middleware.append(middleware)
         return middleware
 
@@ -178,6 +179,9 @@ class RoomDefinition(Generic[M, S]):
         caller gets the result, or the code of what it raised. Raises `DefinitionError` for a name that is taken or
         starts with ``_``.
         """
+        if not callable(function):
+            written = "@room.rpc right above a function, which names the method"
+            raise TypeError(f"{self.name}: expected {written}, got {function!r}")
         name = getattr(function, "__name__", "")
         if name in self.methods:
             taken = "a built-in method" if name in BUILT_IN else "given twice"

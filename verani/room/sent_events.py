@@ -20,6 +20,7 @@ from ..misfits import misfit
 from ..models import is_model, make_decoder
 from ..names import RESERVED_PREFIX, check_name
 from ..schemas import Components, Schema, describe, options_of, resolved
+from ..signatures import label_of
 
 __all__ = ["NotDeclared", "SentEvent", "SentEvents", "check_event_name"]
 
@@ -40,6 +41,9 @@ class NotDeclared(VeraniError):
 
 def check_event_name(owner: str, event: str) -> None:
     """Raise an error for what no application may call an event."""
+    if callable(event):
+        written = '@room.on("message") or @room.event("message")'
+        raise TypeError(f"{owner}: expected {written} above {label_of(event)}, got no name of an event")
     check_name(event, "event")
     if event.startswith(RESERVED_PREFIX):
         raise DefinitionError(f"{owner}: event names that start with {RESERVED_PREFIX!r} are reserved")

@@ -554,6 +554,14 @@ def test_a_callback_must_be_callable() -> None:
         VeraniClient("ws://localhost/ws").on("a", 5)  # type: ignore[call-overload]  # the mistake under test
 
 
+@pytest.mark.parametrize("decorator", ["on", "once"])
+def test_a_decorator_without_the_name_of_its_event_says_so(decorator: str) -> None:
+    def told() -> None: ...
+
+    with pytest.raises(TypeError, match=r"expected the name of an event, as in client.on\(\"message\"\), got .*told"):
+        getattr(VeraniClient("ws://localhost/ws"), decorator)(told)
+
+
 # --- requests ----------------------------------------------------------------------------------------------------
 
 

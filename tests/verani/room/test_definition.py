@@ -169,6 +169,26 @@ def test_an_event_with_an_unfit_name_is_refused(event: Any, error: type[Exceptio
         define_room("chat").on(event)
 
 
+@pytest.mark.parametrize("decorator", ["on", "event"])
+def test_a_decorator_without_the_name_of_its_event_says_how_it_is_written(decorator: str) -> None:
+    def message() -> None: ...
+
+    with pytest.raises(TypeError, match=r'^chat: expected @room.on\("message"\) or .* above .*message, got no name'):
+        getattr(define_room("chat"), decorator)(message)
+
+
+@pytest.mark.parametrize("name", ["kick", None])
+def test_rpc_with_a_name_says_that_it_takes_that_of_the_function(name: Any) -> None:
+    with pytest.raises(TypeError, match="^chat: expected @room.rpc right above a function, which names the method"):
+        define_room("chat").rpc(name)
+
+
+@pytest.mark.parametrize("middleware", ["x", lambda: None, lambda ctx: None])
+def test_what_cannot_be_middleware_is_refused(middleware: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"^chat: middleware .*: expected a function that takes \(ctx, call_next"):
+        define_room("chat").use(middleware)
+
+
 @pytest.mark.parametrize("event", ["connect", "disconnect"])
 def test_the_habit_of_other_libraries_is_answered_with_a_hint(event: str, caplog: pytest.LogCaptureFixture) -> None:
     define_room("chat").on(event)
