@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -119,7 +120,9 @@ def _commands(name: str) -> tuple[str, str]:
     python = shutil.which("python3")
     is_active = python is not None and Path(python).parent.samefile(Path(sys.executable).parent)
     if shutil.which("make") is None:
-        python = "python3" if is_active else sys.executable
+        python = "python3" if is_active else shlex.quote(sys.executable)
         return f"{python} -m unittest", f"{python} -m verani_gateway serve {name}:app"
-    tail = "" if is_active else f" PYTHON={sys.executable}"
+    # For the shell that make gives it to, and then for the one that is read by a person.
+    escaped = shlex.quote(re.sub(r"([^\w/.+-])", r"\\\1", sys.executable))
+    tail = "" if is_active else f" PYTHON={escaped}"
     return f"make test{tail}", f"make serve{tail}"

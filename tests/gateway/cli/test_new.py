@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,3 +231,22 @@ def test_an_environment_that_is_not_active_is_named(
     (other / "make").unlink()
     main(["new", "again"])
     assert f"{sys.executable} -m verani_gateway serve again:app " in capsys.readouterr().out
+
+
+def test_a_path_of_python_with_spaces_is_printed_as_a_shell_and_make_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    python = tmp_path / "my (own) bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho it runs: $*\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    main(["new", "hello"])
+    _, _, cd, test, _ = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    main(["new", "again"])
+    bare = capsys.readouterr().out.splitlines()[3]
+    for command in (test, bare):
+        ran = subprocess.run(["sh", "-c", f"{cd} && {command}"], capture_output=True, text=True, check=True)
+        assert ran.stdout.endswith("it runs: -m unittest\n")
