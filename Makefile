@@ -21,6 +21,7 @@ help: ## list the targets
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo 'Python 3.11, 3.12 or 3.13 is needed; say which: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@echo 'Installing what is needed into $(VENV); it takes about a minute, once.'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
