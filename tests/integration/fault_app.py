@@ -159,6 +159,12 @@ def segfault(ctx: Ctx, data: Any) -> None:
     ctypes.string_at(0)
 
 
+@fault.on("exit")
+def exit_(ctx: Ctx, data: int) -> None:
+    note(ctx)
+    os._exit(data)
+
+
 @fault.on("abort")
 def abort(ctx: Ctx, data: Any) -> None:
     note(ctx)

@@ -282,18 +282,21 @@ def _runs_no_more(pid: int) -> bool:
 
 
 @pytest.mark.threat(56)
-async def test_a_hook_that_crashes_its_process_leaves_no_process_behind_and_is_set_aside(faults: Faults) -> None:
+@pytest.mark.parametrize(("event", "data"), [("segfault", 0), ("exit", 0), ("exit", 3)])
+async def test_a_hook_that_ends_its_process_leaves_no_process_behind_and_is_set_aside(
+    faults: Faults, event: str, data: int
+) -> None:
     await faults.serve()
     guest, others = await faults.join("a"), await faults.crowd(8)
     with pytest.raises(Interrupted):
-        await guest.ask("segfault", 0)
+        await guest.ask(event, data)
     await all_are_served([guest, *others])
     runs = faults.runs()
-    assert [(name, data) for name, data, _ in runs] == [("segfault", "0")] * 2
+    assert [(name, number) for name, number, _ in runs] == [(event, str(data))] * 2
     for _, _, pid in runs:
         await until(lambda pid=pid: _runs_no_more(pid))
     (kept,) = await faults.ask("/admin/quarantine")
-    assert (kept["room"], kept["event"]) == ("fault/a", "segfault")
+    assert (kept["room"], kept["event"]) == ("fault/a", event)
 
 
 @pytest.mark.threat(55)

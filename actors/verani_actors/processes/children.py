@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 ADMIN: Final = "the Admin of the actor system"
 # With so many probes unanswered, the Admin is to blame for what it did not create.
 _SURELY: Final = 3
+# Seconds in which the Admin says how a process has ended; it is told by a signal.
+_REAPED: Final = 1.0
 
 
 class Children:
@@ -51,7 +53,10 @@ class Children:
         for child in self._announcements.take():
             # A process without a name has just been forked, whoever had its pid before.
             known = next((each for each in self._running.values() if each.pid == child.pid), None)
-            if child.name and known is not None:
+            if child.exit_code is not None:
+                if known is not None:
+                    known.exit_code = child.exit_code
+            elif child.name and known is not None:
                 known.name = child.name
                 child.close()
             elif child.is_watched:
@@ -69,9 +74,21 @@ class Children:
         # Announcements first: a process may have said its name and died since.
         self.take_announced()
         for descriptor in ready:
-            if (process := self._running.pop(descriptor, None)) is not None:
+            if (process := self._running.get(descriptor)) is not None:
+                self._learn_exit_code(process)
+                del self._running[descriptor]
                 process.close()
                 yield process
+
+    def _learn_exit_code(self, process: ChildProcess) -> None:
+        """Wait a moment until the Admin has reaped a process, unless it has ended itself."""
+        if self.admin is None or self.admin not in self._running.values():
+            return
+        deadline, watched = time.monotonic() + _REAPED, (self._announcements.descriptor, self.admin.descriptor)
+        while process.exit_code is None and (left := deadline - time.monotonic()) > 0:
+            if self._announcements.descriptor not in select.select(watched, (), (), left)[0]:
+                return
+            self.take_announced()
 
     def give_up(self, name: str) -> None:
         """Kill the process of this name, should it ever claim it."""

@@ -12,7 +12,7 @@ it logs to a file in the temporary folder, and its children outlive it. Here:
 5. The Admin is a child of the launcher (no double fork), so that it can be tied to it
    (`verani_actors.upkeep.lifeline`).
 6. The Admin passes control messages on to the registrar, so one fixed address finds it from every machine. It answers
-   the launcher's probes, too.
+   the launcher's probes, too, and tells it how processes have ended.
 
 All this depends on Thespian's insides, so any other version is refused. `verani_actors.processes.environment` comes
 first.
@@ -42,6 +42,7 @@ from verani.errors import VeraniError
 from verani.settings import LogFormat
 
 from ..membership.control import REGISTRAR
+from ..upkeep.lifeline import tell_of_end
 from ..upkeep.logs import is_no_banner
 from .environment import MAX_PENDING_TRANSMITS
 from .parcel import Parcel, Probe
@@ -94,6 +95,13 @@ class Admin(multiprocCommon.MultiProcAdmin):
         elif self._registrar is not None:
             self._send_intent(TransmitIntent(self._registrar, envelope.message))
         return True
+
+    @staticmethod
+    def _checkChildLiveness(childInfo: multiprocCommon.ChildInfo) -> bool:
+        if multiprocCommon.MultiProcReplicator._checkChildLiveness(childInfo):
+            return True
+        tell_of_end(childInfo.childProc.pid, childInfo.childProc.exitcode)
+        return False
 
 
 class HardenedBase(ActorSystemBase):

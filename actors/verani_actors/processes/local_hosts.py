@@ -153,7 +153,9 @@ class LocalHosts:
             self.note_served()
         del self._running[host.id]
         has_left = self._runtime.farewell(host.incarnation).exists()
-        death = _read_death(self._runtime, host.incarnation)
+        was_told = has_left or host.kill_at is not None
+        has_exited = process.exit_code is not None and process.exit_code >= 0
+        death = _read_death(self._runtime, host.incarnation, has_exited=has_exited and not was_told)
         if host.kill_at is None:
             how = "has ended without having been drained" if has_left else f"has died{_by(death)}"
             logger.warning("host %s, process %d, %s", host.id, process.pid, how)
@@ -174,11 +176,14 @@ class LocalHosts:
             self._plane.send(host.address, Welcome(self._plan.machine), {REGISTRAR: self._registrar.address})
 
 
-def _read_death(runtime: Runtime, incarnation: str) -> Death | None:
-    """Read what a dead host was doing, if it died of that, and remove its files."""
+def _read_death(runtime: Runtime, incarnation: str, *, has_exited: bool = False) -> Death | None:
+    """Read what a dead host was doing, if it died of that, and remove its files.
+
+    It did if it left a note, or if it has exited though nobody had asked it to.
+    """
     note, running_hook = runtime.death_note(incarnation), runtime.running_hook(incarnation)
     try:
-        death = read_running_hook(running_hook) if note.stat().st_size > 0 else None
+        death = read_running_hook(running_hook) if has_exited or note.stat().st_size > 0 else None
     except OSError:
         death = None
     for path in (note, running_hook, Path(runtime.socket(incarnation)), runtime.farewell(incarnation)):

@@ -1,7 +1,7 @@
 """Keep in a file which hook a host runs at this moment, so that whoever finds it dead knows what it died of.
 
 The file is mapped into memory: writing costs no system call, and what was written outlives the process. Whether a hook
-killed the host at all is said by the death note (see `verani_actors.upkeep.runtime`), not here.
+killed the host at all is said by the death note (see `verani_actors.upkeep.runtime`) and its exit code, not here.
 
 The file begins with a word of memory: the number of the input, and 1, or 0 while no hook runs. The rest changes less
 often: the length and the text that say in which room, and for which gateway.

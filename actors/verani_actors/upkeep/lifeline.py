@@ -1,7 +1,8 @@
 """Tie child processes to their parents: the kernel kills each with its parent, and the launcher knows all of them.
 
 Every process that is forked below the launcher asks the kernel to be killed with its parent, and sends the launcher
-its pidfd. That is done in the child, before any other code of it runs. Linux only; it knows nothing of Thespian.
+its pidfd. That is done in the child, before any other code of it runs. Whoever reaps it tells the launcher how it
+ended. Linux only; it knows nothing of Thespian.
 
 Invariants: a process that the launcher was not told of does not run any further than its fork; a pidfd means the one
 process for ever, so nothing that took over a pid is ever signalled, but for a process that has just been announced
@@ -18,7 +19,7 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["Announcements", "ChildProcess", "claim", "die_with_parent", "tie_children"]
+__all__ = ["Announcements", "ChildProcess", "claim", "die_with_parent", "tell_of_end", "tie_children"]
 
 # prctl(2)
 _PR_SET_PDEATHSIG: Final = 1
@@ -38,6 +39,8 @@ class ChildProcess:
         self.name = name
         # How often it was asked since it answered last.
         self.unanswered = 0
+        # What it exited with, or less than 0 where a signal ended it; None before its parent has said so.
+        self.exit_code: int | None = None
 
     @property
     def is_watched(self) -> bool:
@@ -78,15 +81,17 @@ class Announcements:
         self.descriptor = reader.fileno()
 
     def take(self) -> list[ChildProcess]:
-        """Return what has come; a process comes once when it is forked, and again when it claims its name."""
+        """Return what has come; a process comes when it is forked, when it claims its name and when it was reaped."""
         announcements: list[ChildProcess] = []
         while True:
             try:
                 content, descriptors, _, _ = socket.recv_fds(self._reader, _LONGEST_NAME, 1)
             except BlockingIOError:
                 return announcements
-            pid, _, name = content.decode().partition(" ")
-            announcements.append(ChildProcess(int(pid), descriptors[0] if descriptors else _NONE, name))
+            pid, name, *exit_code = content.decode().split(" ")
+            child = ChildProcess(int(pid), descriptors[0] if descriptors else _NONE, name)
+            child.exit_code = int(exit_code[0]) if exit_code else None
+            announcements.append(child)
 
 
 def tie_children() -> Announcements:
@@ -106,6 +111,12 @@ def claim(name: str) -> None:
         _announce(_tie, name)
         _tie.writer.close()
         _tie = None
+
+
+def tell_of_end(pid: int, exit_code: int) -> None:
+    """Tell the launcher how a child of this process has ended, as `multiprocessing` has it."""
+    if _tie is not None:
+        _tie.writer.send(f"{pid}  {exit_code}".encode())
 
 
 def die_with_parent(parent: int) -> None:

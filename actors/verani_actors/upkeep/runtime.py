@@ -131,7 +131,7 @@ class Runtime:
         return self.folder / f"{incarnation}.slot"
 
     def death_note(self, incarnation: str) -> Path:
-        """File that holds something only if a host died of a fault of its own, or of its watchdog."""
+        """File that holds something only if a host was killed by a fault of its own, or by its watchdog."""
         return self.folder / f"{incarnation}.death"
 
     def farewell(self, incarnation: str) -> Path:

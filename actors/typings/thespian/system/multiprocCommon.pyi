@@ -8,7 +8,19 @@ from thespian.actors import ActorAddress
 from thespian.system.transport import ReceiveEnvelope, TransmitIntent
 from thespian.system.transport.TCPTransport import TCPTransport
 
-class MultiProcAdmin:
+# As it is once it was started and has ended.
+class EndedProcess:
+    pid: int
+    exitcode: int
+
+class ChildInfo:
+    childProc: EndedProcess
+
+class MultiProcReplicator:
+    @staticmethod
+    def _checkChildLiveness(childInfo: ChildInfo) -> bool: ...
+
+class MultiProcAdmin(MultiProcReplicator):
     logdefs: dict[str, Any] | None
     def handleIncoming(self, envelope: ReceiveEnvelope) -> bool: ...
     def _send_intent(self, intent: TransmitIntent) -> None: ...
