@@ -21,7 +21,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 from typing import Any
 
-from aiohttp import WSMessage, WSMsgType, hdrs, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
@@ -30,9 +30,9 @@ from verani_gateway.application import setup
 from verani_gateway.connections.connection import Connection, Rest
 from verani_gateway.connections.outbox import deflated_frame, text_frame
 from verani_gateway.connections.rate import Meter
-from verani_gateway.connections.socket import Socket
 from verani_gateway.gateway import Gateway
 from verani_gateway.http.extensions import DEFLATE, offers_deflate
+from verani_gateway.http.handshake import Upgraded, accept
 
 __all__ = ["echo_application", "find_wstest", "run"]
 
@@ -77,20 +77,24 @@ def echo_application(settings: Settings) -> web.Application:
 
 
 async def _echo(gateway: Gateway, request: web.Request) -> web.StreamResponse:
-    ws = Socket(compress=False)
-    if gateway.settings.compression and offers_deflate(request.headers):
-        ws.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = DEFLATE
-    await ws.prepare(request)
+    compressed = gateway.settings.compression and offers_deflate(request.headers)
+    await accept(request, None, DEFLATE if compressed else None)
     meta = ConnectionMeta(user_id="unused", client_id="")
     connection = EchoConnection(
-        gateway.facilities, gateway.open_connections.next_id(), "unused", meta, Meter(()), ws, request
+        gateway.facilities,
+        gateway.open_connections.next_id(),
+        "unused",
+        meta,
+        Meter(()),
+        request.protocol,
+        compressed=compressed,
     )
     gateway.connections[connection.id] = connection  # for its keepalive and time-outs
     try:
         await connection.run()
     finally:
         del gateway.connections[connection.id]
-    return ws
+    return Upgraded()
 
 
 def find_wstest() -> Path | None:

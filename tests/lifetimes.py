@@ -70,7 +70,6 @@ from verani_gateway.connections.liveness import Liveness
 from verani_gateway.connections.outbox import Outbox
 from verani_gateway.connections.rate import Meter
 from verani_gateway.connections.renewal import Renewal
-from verani_gateway.connections.socket import Socket
 from verani_gateway.connections.throttle import Throttle
 from verani_gateway.gateway import Gateway
 from verani_gateway.placement.host_session import HostSession
@@ -86,7 +85,7 @@ _TESTS: Final = f"{Path(__file__).parent}/"
 
 # What ends before its process does.
 MORTAL: Final = (
-    *(Connection, Outbox, Intake, Socket, Meter, Renewal, CloseHandshake, Gate, InFlight, Liveness, Throttle),
+    *(Connection, Outbox, Intake, Meter, Renewal, CloseHandshake, Gate, InFlight, Liveness, Throttle),
     *(Engine, Actor, Context, Emitter, Session, Membership, HookRun, Incarnation, HostedRoom, RoomActor),
     *(GatewaySession, HostSession, RemoteLink, Stream, Wire),
     *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),

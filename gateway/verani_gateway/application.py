@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -62,7 +63,7 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
     if settings is not None:
         check(settings)
     gateway = app[GATEWAY] = Gateway(rooms, settings)
-    app.middlewares.insert(0, leaving_bodies(gateway))
+    app.middlewares.insert(0, leaving_bodies(gateway, partial(_log_stray, app, gateway)))
     for room in rooms:
         path = room.websocket_path.replace("{room}", ROOM_IN_PATH)
         route = app.router.add_route(hdrs.METH_GET, path, Endpoint(gateway, room).__call__)
@@ -70,25 +71,19 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
         gateway.resources[room.name] = route.resource
     _add_health(app)
     add_browser_client(app)
-    _log_strays(app, gateway)
     app.cleanup_ctx.append(_run)
     # Before aiohttp waits for its handlers to end, or open WebSockets would hold up the stop.
     app.on_shutdown.append(_drain)
     return gateway
 
 
-def _log_strays(app: web.Application, gateway: Gateway) -> None:
-    """Log handshakes at paths where nothing is mounted: browsers do not say that a path is mistyped."""
-
-    async def log(request: web.Request, _: web.StreamResponse) -> None:
-        is_stray = request.match_info.http_exception is not None and request.match_info.apps[-1] is app
-        if is_stray and asks_for_websocket(request):
-            paths = ", ".join(sorted(resource.canonical for resource in gateway.resources.values()))
-            error = NotFound(f"nothing is at this path, rooms are at {paths}")
-            peer = client(request, gateway.settings.trusted_proxies)
-            gateway.refusals.log("a handshake", error, path=request.path, remote=peer.address)
-
-    app.on_response_prepare.append(log)
+def _log_stray(app: web.Application, gateway: Gateway, request: web.Request) -> None:
+    """Log a handshake at a path where nothing is mounted: browsers do not say that a path is mistyped."""
+    if request.match_info.apps[-1] is app and asks_for_websocket(request):
+        paths = ", ".join(sorted(resource.canonical for resource in gateway.resources.values()))
+        error = NotFound(f"nothing is at this path, rooms are at {paths}")
+        peer = client(request, gateway.settings.trusted_proxies)
+        gateway.refusals.log("a handshake", error, path=request.path, remote=peer.address)
 
 
 def mounted(app: web.Application) -> list[Gateway]:
@@ -105,8 +100,7 @@ def adopt(app: web.Application) -> Gateway:
     (gateway,) = mounted(app)
     if GATEWAY not in app:
         app[GATEWAY] = gateway
-        app.middlewares.insert(0, leaving_bodies(gateway))
-        _log_strays(app, gateway)
+        app.middlewares.insert(0, leaving_bodies(gateway, partial(_log_stray, app, gateway)))
         _add_health(app)
         add_browser_client(app)
     return gateway

@@ -36,10 +36,9 @@ from verani.tracebacks import forget_traceback
 
 from .connections.connection import Connection
 from .connections.expiry import check_expiry
-from .connections.socket import Socket
 from .http.addresses import client, local_address
 from .http.extensions import DEFLATE, offers_deflate
-from .http.handshake import UpgradeRequired, check_upgrade, cookies, normal, subprotocols
+from .http.handshake import Upgraded, UpgradeRequired, accept, check_upgrade, cookies, subprotocols
 from .http.headers import only
 from .http.origins import origin_allowed
 from .http.paths import is_misread
@@ -73,22 +72,20 @@ class Endpoint:
             return self._refuse(error, handshake)
         del request  # what a connection does not need, it does not keep
         try:
-            answer = await self._admit(handshake)
-            if isinstance(answer, web.Response):
-                return answer
-            ws, connection = answer
-            del handshake, answer
-            if connection is not None:
-                code, reason = 1006, ""
-                try:
-                    code, reason = await connection.run()
-                finally:
-                    gateway.disconnected(connection, code, reason)
-            return ws  # without a connection, the client left during the handshake; there is nobody to tell
+            connection = await self._admit(handshake)
+            del handshake
+            if isinstance(connection, web.StreamResponse):
+                return connection
+            code, reason = 1006, ""
+            try:
+                code, reason = await connection.run()
+            finally:
+                gateway.disconnected(connection, code, reason)
+            return Upgraded()
         finally:
             gateway.entrance.release(address)
 
-    async def _admit(self, handshake: _Handshake) -> web.Response | tuple[Socket, Connection | None]:
+    async def _admit(self, handshake: _Handshake) -> Connection | web.StreamResponse:
         try:
             await self._gateway.facilities.turns.take()
             return await self._accept(handshake, *await self._identify(handshake))
@@ -97,21 +94,22 @@ class Endpoint:
 
     async def _accept(
         self, handshake: _Handshake, room: str, meta: ConnectionMeta, attachment: bytes, expires_at: float | None
-    ) -> tuple[Socket, Connection | None]:
+    ) -> Connection | web.StreamResponse:
         """Accept a client and announce it to its room."""
         gateway, request = self._gateway, handshake.request
         subprotocol = next((name for name in subprotocols(request) if name in self._definition.subprotocols), None)
-        ws = Socket(
-            protocols=(subprotocol,) if subprotocol is not None else (),
-            compress=False,  # ours is negotiated below
-        )
-        if gateway.settings.compression and offers_deflate(request.headers):
-            ws.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = DEFLATE
+        compressed = gateway.settings.compression and offers_deflate(request.headers)
         meter = gateway.facilities.meters.meter(self._definition, meta.user_id, handshake.client.address)
         try:
-            await ws.prepare(normal(request, subprotocol))
+            await accept(request, subprotocol, DEFLATE if compressed else None)
             connection = Connection(
-                gateway.facilities, gateway.open_connections.next_id(), room, meta, meter, ws, request
+                gateway.facilities,
+                gateway.open_connections.next_id(),
+                room,
+                meta,
+                meter,
+                request.protocol,
+                compressed=compressed,
             )
             if expires_at is not None:
                 connection.expire(expires_at, partial(self._renew, handshake, meta.user_id))
@@ -119,9 +117,9 @@ class Endpoint:
         except BaseException as error:  # what has begun to run gives its meter back itself
             meter.release()
             if isinstance(error, ConnectionResetError):
-                return ws, None
+                return Upgraded()  # the client left meanwhile; there is nobody to tell
             raise
-        return ws, connection
+        return connection
 
     def _refuse(self, error: VeraniError, handshake: _Handshake) -> web.Response:
         gateway = self._gateway

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, hdrs, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 from msgspec import UNSET, DecodeError
 
 from verani import frames
@@ -34,11 +34,11 @@ from .expiry import REFRESH, read_token
 from .facilities import Facilities
 from .gate import Gate
 from .in_flight import InFlight
+from .intake import Intake
 from .liveness import Liveness
 from .outbox import Outbox, control_frame, text_frame
 from .rate import InvalidFrames, Meter
 from .renewal import Renew, Renewal
-from .socket import Socket
 from .throttle import TURN, Throttle
 
 __all__ = ["Connection", "Rest"]
@@ -97,10 +97,11 @@ class Connection:
         room: str,
         meta: ConnectionMeta,
         meter: Meter,
-        ws: Socket,
-        request: web.Request,
+        handler: web.RequestHandler,
+        *,
+        compressed: bool = False,
     ) -> None:
-        """Take over a prepared WebSocket; raises ConnectionResetError if its transport is gone already."""
+        """Take over from aiohttp after the 101; raises ConnectionResetError if the transport is gone already."""
         settings, now, writer = facilities.settings, facilities.now, facilities.writer
         self.id = id
         self.room = room
@@ -108,12 +109,10 @@ class Connection:
         self._user = meta.user_id
         self._facilities = facilities
         itself = weakref.ref(self)
-        self._intake = ws.take_in_small_pieces(
-            request, facilities.turns, settings.max_frame_bytes, itself, facilities.metrics
-        )
+        self._intake = Intake.install(handler, facilities.turns, settings.max_frame_bytes, itself, facilities.metrics)
         transport = self._intake.transport
         self.outbox = Outbox(writer, transport, settings.max_send_buffer, itself)
-        if hdrs.SEC_WEBSOCKET_EXTENSIONS in ws.headers:
+        if compressed:
             self._intake.headers.compressed = []
             self.outbox.deflates_from = settings.compression_min_bytes
         self._meter = meter

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from ..http.aiohttp_parts import Messages, parser_for
+from aiohttp import web
+
+from ..http.aiohttp_parts import Messages, parser_for, take_over
 from ..inputs.metrics import Metrics
 from .frame_headers import FrameHeaders
 from .rate import Turns
@@ -115,25 +117,25 @@ class Intake(asyncio.BufferedProtocol):
     @classmethod
     def install(
         cls,
-        transport: asyncio.Transport,
-        early: bytes,
+        handler: web.RequestHandler,
         turns: Turns,
         max_frame_bytes: int,
         source: Callable[[], MessageSource | None],
         metrics: Metrics,
     ) -> Intake:
-        """Put one in front of the transport's protocol, which hears of nothing but the end, and hold it.
+        """Put one in front of aiohttp's protocol, which hears of nothing but the end, and hold it.
 
-        `early` is what was read before. The `source`, a weak reference, is told of a message that does not end; nothing
-        more is read then.
+        The `source`, a weak reference, is told of a message that does not end; nothing more is read then. Raises
+        ConnectionResetError if the transport is gone.
         """
-        protocol = transport.get_protocol()
-        assert isinstance(protocol, asyncio.Protocol), "aiohttp's is not buffered"
-        intake = cls(transport, protocol, turns, max_frame_bytes, source, metrics)
+        transport = handler.transport
+        if transport is None:
+            raise ConnectionResetError("the client left during the handshake")
+        intake = cls(transport, handler, turns, max_frame_bytes, source, metrics)
+        intake.hold()  # uvloop asks a new protocol for its buffer only when it begins to read again
         transport.set_protocol(intake)
-        intake._early = early
-        metrics.received_bytes += len(early)
-        intake.hold()
+        intake._early = take_over(handler, intake.parser)
+        metrics.received_bytes += len(intake._early)
         return intake
 
     def hold(self) -> None:

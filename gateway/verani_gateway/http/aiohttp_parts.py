@@ -28,7 +28,6 @@ __all__ = [
     "has_failed",
     "is_ended",
     "parser_for",
-    "take_early",
     "take_over",
     "waits",
 ]
@@ -53,10 +52,10 @@ PARTS: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
             "_payload_parser",
             "_process_keepalive",
             "_waiter",
+            "keep_alive",
             "set_parser",
         ),
     ),
-    (web.WebSocketResponse, ("_parser", "_reader")),
 )
 
 
@@ -91,10 +90,16 @@ def parser_for(messages: Messages, max_message_size: int) -> WebSocketReader:
     return WebSocketReader(messages, max_message_size, compress=False, decode_text=False)
 
 
-def take_over(handler: web.RequestHandler, ws: web.WebSocketResponse[Any], parser: WebSocketReader) -> None:
-    """Have a WebSocket that was accepted keep no parser and no queue besides these: nothing else is fed any more."""
+def take_over(handler: web.RequestHandler, parser: WebSocketReader) -> bytes:
+    """Have a connection that became a WebSocket keep no parser but this one, which it does not feed.
+
+    Returns what the client has sent after its handshake and before the answer.
+    """
+    early, handler._message_tail = handler._message_tail, b""
     handler._payload_parser = parser
-    handler._parser = ws._reader = ws._parser = None
+    handler._parser = None
+    handler.keep_alive(False)
+    return early
 
 
 def check() -> None:
@@ -147,9 +152,3 @@ def has_failed(handler: web.RequestHandler) -> bool:
 def drop_unread(handler: web.RequestHandler) -> None:
     """Free the requests that came and are not handled: what could not be parsed is an exception, which holds all."""
     handler._messages.clear()
-
-
-def take_early(handler: web.RequestHandler) -> bytes:
-    """Take what a client has sent after its handshake and before the answer, so that aiohttp does not read it."""
-    early, handler._message_tail = handler._message_tail, b""
-    return early

@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import hdrs, web
@@ -70,8 +71,11 @@ async def read_body(request: web.Request, limiting: Limiting, seconds: float) ->
         raise InvalidArguments("the body could not be read") from None
 
 
-def leaving_bodies(limiting: Limiting) -> Middleware:
-    """Make the middleware that has nothing read of a request once its handler has returned."""
+def leaving_bodies(limiting: Limiting, strayed: Callable[[web.Request], None] | None = None) -> Middleware:
+    """Make the middleware that has nothing read of a request once its handler has returned.
+
+    Tells of those that have `strayed`: there is no handler for them.
+    """
 
     @web.middleware
     async def leave(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -84,6 +88,9 @@ def leaving_bodies(limiting: Limiting) -> Middleware:
         except Exception:  # aiohttp answers it, and closes
             _leave_body(request, limiting)
             raise
+        finally:
+            if strayed is not None and request.match_info.http_exception is not None:
+                strayed(request)
         if _leave_body(request, limiting):
             response.force_close()
         return response

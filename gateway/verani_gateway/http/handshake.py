@@ -1,22 +1,28 @@
-"""Read WebSocket handshakes (RFC 6455 4.2), strictly, and make them such that aiohttp reads the same."""
+"""Read WebSocket handshakes (RFC 6455 4.2), strictly, and answer them; aiohttp reads and answers none."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE, WS_KEY
 from multidict import CIMultiDict
 
 from verani.errors import InvalidArguments, VeraniError
 
+from .aiohttp_parts import has_failed
 from .headers import listed, only
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-__all__ = ["UpgradeRequired", "asks_for_websocket", "check_upgrade", "cookies", "normal", "subprotocols"]
+__all__ = ["UpgradeRequired", "Upgraded", "accept", "asks_for_websocket", "check_upgrade", "cookies", "subprotocols"]
+
+_STATUS: Final = "HTTP/1.1 101 Switching Protocols"
 
 
 class UpgradeRequired(VeraniError):
@@ -70,23 +76,53 @@ def cookies(request: web.Request) -> Mapping[str, str]:
     """Read the cookies of all lines: what spoke HTTP/2 before may have split them (RFC 9113 8.2.3)."""
     lines = request.headers.getall(hdrs.COOKIE, [])
     if len(lines) > 1:
-        request = request.clone(headers={hdrs.COOKIE: _text("; ".join(lines))})
+        # aiohttp reads bytes that were no UTF-8, and does not write them.
+        line = "; ".join(lines).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        request = request.clone(headers={hdrs.COOKIE: line})
     return request.cookies
 
 
-def normal(request: web.Request, subprotocol: str | None) -> web.Request:
-    """Give a handshake as aiohttp reads it: one line, one value, and no subprotocol but the one to be answered."""
-    headers = request.headers
-    if hdrs.SEC_WEBSOCKET_PROTOCOL not in headers and headers[hdrs.UPGRADE].strip().lower() == "websocket":
-        return request
-    normal = CIMultiDict((name, _text(value)) for name, value in headers.items())
-    normal[hdrs.UPGRADE] = "websocket"
-    normal.popall(hdrs.SEC_WEBSOCKET_PROTOCOL, None)
+class Upgraded(web.WebSocketResponse[Any]):
+    """What aiohttp and its middlewares get once a connection is over whose handshake `accept` has answered."""
+
+    @property
+    def prepared(self) -> bool:
+        """Say that no header can be set any more."""
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        """Do nothing: it is answered."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing: the connection has said its own goodbye."""
+
+
+async def accept(request: web.Request, subprotocol: str | None, extension: str | None) -> None:
+    """Answer a handshake that `check_upgrade` let pass with 101; raises ConnectionResetError if its client is gone.
+
+    What is done at once when this returns comes before anything else that the client sends.
+    """
+    accepted = sha1(request.headers[hdrs.SEC_WEBSOCKET_KEY].encode() + WS_KEY).digest()
+    headers = CIMultiDict(
+        {
+            hdrs.UPGRADE: "websocket",
+            hdrs.CONNECTION: "upgrade",
+            hdrs.SEC_WEBSOCKET_ACCEPT: base64.b64encode(accepted).decode(),
+            hdrs.DATE: rfc822_formatted_time(),
+            hdrs.SERVER: SERVER_SOFTWARE,
+        }
+    )
     if subprotocol is not None:
-        normal[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
-    return request.clone(headers=normal)
-
-
-def _text(value: str) -> str:
-    """Replace bytes that were no UTF-8, which aiohttp reads and does not write."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
+    if extension is not None:
+        headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = extension
+    if any(app.on_response_prepare for app in request.match_info.apps):
+        answer: web.WebSocketResponse[Any] = web.WebSocketResponse()
+        answer.headers.update(headers)
+        headers = answer.headers
+        for app in request.match_info.apps:
+            await app.on_response_prepare.send(request, answer)
+    if request.transport is not None and has_failed(request.protocol):
+        request.transport.abort()  # frames before the answer, where aiohttp did not see an upgrade
+    await request.writer.write_headers(_STATUS, headers)
+    request.writer.send_headers()
