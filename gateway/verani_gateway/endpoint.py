@@ -6,11 +6,10 @@ Every refusal is an HTTP status with a short JSON body; nobody is accepted only 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,7 @@ from .http.handshake import Upgraded, UpgradeRequired, accept, check_upgrade, co
 from .http.headers import only
 from .http.origins import origin_allowed
 from .http.paths import is_misread
-from .http.proxies import FORWARDING, Client
+from .http.proxies import Client, is_forwarded
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -141,9 +140,9 @@ class Endpoint:
 
     def _check_origin(self, handshake: _Handshake) -> None:
         gateway, request, client = self._gateway, handshake.request, handshake.client
-        if not client.is_told and any(name in request.headers for name in FORWARDING):
+        if not client.is_told and is_forwarded(request.headers):
             gateway.refusals.warn_of_forwarding(client.address)
-        origin, own = only(request.headers, hdrs.ORIGIN), f"{client.scheme}://{client.host}"
+        origin = only(request.headers, hdrs.ORIGIN)
         is_own_name = gateway.answers_to(client, local_address(request))
         if not origin_allowed(
             origin,
@@ -157,19 +156,17 @@ class Endpoint:
                     f"Origin {origin!r} is not in allowed_origins, and Host {client.host!r} is no name of this listener"
                     " (public_hosts)"
                 )
+            own = f"{client.scheme}://{client.host}"
             raise Forbidden(f"Origin {origin!r} is neither that of the request ({own}) nor in allowed_origins")
 
     async def _identify(self, handshake: _Handshake) -> tuple[str, ConnectionMeta, bytes, float | None]:
         """Run the application's own decisions; return the room's name, the meta, its attachment and when it expires."""
-        gateway, definition, asked = self._gateway, self._definition, _asked(handshake)
-        async with self._hooks("authorize_channel, authorize_room, extract_meta or name_from_request"):
-            room_id = room_id_of(await definition.name_for(asked))
-            if room_id is None or is_misread(room_id, handshake.request):
-                raise NotFound("no such room")
-            handshake.room = room_id
-            meta, expires_at = await definition.identify(dataclasses.replace(asked, room=room_id))
+        gateway, definition = self._gateway, self._definition
+        meta, expires_at = await self._hooks(
+            "authorize_channel, authorize_room, extract_meta or name_from_request", self._asking(handshake)
+        )
         check_expiry(expires_at, time.time())
-        name = f"{definition.name}/{room_id}"
+        name = f"{definition.name}/{handshake.room}"
         attachment = self._check_meta(meta)
         gateway.entrance.check_room(name)
         if gateway.ingress.congestion.holds_up(name):
@@ -180,26 +177,37 @@ class Endpoint:
         gateway.entrance.check_open()
         return name, meta, attachment, expires_at
 
+    async def _asking(self, handshake: _Handshake) -> tuple[ConnectionMeta, float | None]:
+        asked = _asked(handshake)
+        room_id = room_id_of(await self._definition.name_for(asked))
+        if room_id is None or is_misread(room_id, handshake.request):
+            raise NotFound("no such room")
+        handshake.room = room_id
+        return await self._definition.identify(asked if asked.room == room_id else replace(asked, room=room_id))
+
     async def _renew(self, handshake: _Handshake, user_id: str, token: str) -> float | None:
         """Verify a token that is to refresh this user's connection; return when it expires."""
-        async with self._hooks("authorize_room or verify_token"):
-            asked = dataclasses.replace(_asked(handshake), room=handshake.room)
-            meta, expires_at = await self._definition.identify_token(token, asked)
+        asked = replace(_asked(handshake), room=handshake.room)
+        meta, expires_at = await self._hooks(
+            "authorize_room or verify_token", self._definition.identify_token(token, asked)
+        )
         if meta.user_id != user_id:
             raise Unauthorized("expected a token of the same user")
         check_expiry(expires_at, time.time())
         return expires_at
 
-    @asynccontextmanager
-    async def _hooks(self, which: str) -> AsyncIterator[None]:
+    async def _hooks(
+        self, which: str, asking: Coroutine[Any, Any, tuple[ConnectionMeta, float | None]]
+    ) -> tuple[ConnectionMeta, float | None]:
         """Run hooks within their time; whatever they raise, its text stays here, and nothing ends the process."""
         gateway = self._gateway
+        limit = gateway.settings.hook_timeout if self._definition.deliberates else None
         measure, began = gateway.metrics.identifying[self._definition.name], time.monotonic()
         try:
-            async with asyncio.timeout(gateway.settings.hook_timeout) as scope:
+            async with asyncio.timeout(limit) as scope:
                 gateway.entrance.identifying.add(scope)
                 try:
-                    yield
+                    return await asking
                 finally:
                     gateway.entrance.identifying.discard(scope)
         except VeraniError:
@@ -233,7 +241,7 @@ class Endpoint:
             raise VeraniError("the request could not be handled") from error
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class _Handshake:
     """A request for a WebSocket: its client, and its room once the application has named it."""
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
 
 from tests.raw import KEY, RawClient, Response, handshake
 from tests.server import Serve, Server
 from tests.tokens import AUDIENCE, ISSUER, public_pem, token
 from verani import ConnectionMeta, ConnectRequest, DefinitionError, Forbidden, RoomDefinition, define_room
 from verani.auth import jwt_auth
+from verani_gateway.application import setup
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler
 
 HEAD = f"GET /ws HTTP/1.1\r\nHost: localhost\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n"
 UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -363,3 +369,33 @@ async def test_a_proxy_that_is_trusted_is_warned_of_never(serve: Serve, caplog: 
     await server.connect(X_Forwarded_For="unknown")
     await server.connect()
     assert told(caplog, logging.WARNING) == []
+
+
+# --- the answer ----------------------------------------------------------------------------------------------
+
+
+async def test_the_answer_has_what_signals_and_middlewares_of_the_application_expect() -> None:
+    seen: list[tuple[bool, int]] = []
+
+    async def sign(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers["X-Signed"] = "yes"
+        seen.append((response.prepared, response.status))
+
+    @web.middleware
+    async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        seen.append((response.prepared, response.status))
+        return response
+
+    application = web.Application(middlewares=[watch])
+    setup(application, echo_room())
+    application.on_response_prepare.append(sign)
+    async with (
+        TestServer(application) as server,
+        ClientSession() as session,
+        session.ws_connect(server.make_url("/ws")) as ws,
+    ):
+        assert ws._response.headers["X-Signed"] == "yes"
+        await ws.send_json({"type": "say", "data": 1})
+        assert (await ws.receive_json())["data"] == {"type": "said", "data": 1}
+    assert seen == [(False, 101), (True, 101)]

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import inspect
 import math
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Generic
 
 from ..errors import Forbidden, Unauthorized
 from .context import Context
-from .meta import ConnectionMeta, M, check_names, make_meta
+from .meta import ConnectionMeta, M, check_names, make_id, make_meta
 from .request import ConnectRequest, Identity, TokenVerifier
 
 __all__ = ["Authority", "public_meta", "room_from_request"]
@@ -25,9 +24,9 @@ def public_meta(request: ConnectRequest) -> ConnectionMeta:
     The user id is ``?userId=`` or random, the channels ``?channels=a,b`` or ``default``, the client id is
     made here. Names that may not pass are refused by the gateway.
     """
-    channels = tuple(dict.fromkeys(c.strip() for c in request.query.get("channels", "").split(",") if c.strip()))
+    channels = tuple(dict.fromkeys(filter(None, map(str.strip, request.query.get("channels", "").split(",")))))
     return ConnectionMeta(
-        user_id=request.query.get("userId") or uuid.uuid4().hex,
+        user_id=request.query.get("userId") or make_id(),
         channels=channels or ("default",),
     )
 
@@ -47,7 +46,10 @@ class Authority(Generic[M]):
 
     async def name_for(self, request: ConnectRequest) -> str:
         """Run `name_from_request` or its default; the result is not yet validated."""
-        name = self._hooks.get("name_from_request", room_from_request)(request)
+        hook = self._hooks.get("name_from_request")
+        if hook is None:
+            return room_from_request(request)
+        name = hook(request)
         return await name if inspect.isawaitable(name) else name  # type: ignore[no-any-return]
 
     async def identify(self, request: ConnectRequest) -> tuple[M, float | None]:
@@ -77,7 +79,7 @@ class Authority(Generic[M]):
         return meta, expires_at
 
     async def _resolve(self, given: Any) -> tuple[M, float | None]:
-        if inspect.isawaitable(given):
+        if not isinstance(given, ConnectionMeta) and inspect.isawaitable(given):
             given = await given
         if not isinstance(given, Identity):
             return self._as_meta(given), None

@@ -35,6 +35,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
+# The hooks that decide who may connect, and may wait.
+_JUDGES = frozenset({"name_from_request", "extract_meta", "authorize_room"})
+
 # What other libraries call when somebody comes and goes; here these are hooks.
 _HABITS = frozenset({"connect", "disconnect"})
 
@@ -301,6 +304,11 @@ class RoomDefinition(Generic[M, S]):
     def is_public(self) -> bool:
         """True where the client's own word is all there is about who it is."""
         return self.hooks.get("extract_meta", public_meta) is public_meta
+
+    @property
+    def deliberates(self) -> bool:
+        """True where hooks say who may connect, and may take their time."""
+        return not self.hooks.keys().isdisjoint(_JUDGES)
 
     def check(self) -> None:
         """Raise `DefinitionError` for what can only be known once all decorators have run, or is costly to know."""

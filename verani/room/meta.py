@@ -7,8 +7,8 @@ Who stores it, and when, is decided elsewhere.
 from __future__ import annotations
 
 import copy
+import os
 import sys
-import uuid
 from collections.abc import Mapping
 from typing import Any, Generic
 
@@ -31,6 +31,7 @@ __all__ = [
     "M",
     "check_names",
     "check_own_field",
+    "make_id",
     "make_meta",
     "set_channels",
     "undeclared",
@@ -39,9 +40,9 @@ __all__ = [
 FIXED_FIELDS = frozenset({"user_id", "client_id", "channels"})
 
 
-def make_client_id() -> str:
-    """Make an id that no other connection has."""
-    return uuid.uuid4().hex
+def make_id() -> str:
+    """Make the id of a user or a client that no other has."""
+    return os.urandom(16).hex()
 
 
 class ConnectionMeta(Struct, kw_only=True):
@@ -53,7 +54,7 @@ class ConnectionMeta(Struct, kw_only=True):
     """
 
     user_id: str
-    client_id: str = msgspec.field(default_factory=make_client_id)
+    client_id: str = msgspec.field(default_factory=make_id)
     channels: tuple[str, ...] = ("default",)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import lru_cache
 
 from aiohttp import web
 
@@ -22,6 +23,8 @@ def client(request: web.Request, trusted: tuple[str, ...]) -> Client:
 
 def peer_address(request: web.Request) -> str | None:
     """Give the address of the other end of the connection, `UNIX` over a Unix socket, None once it is gone."""
+    if isinstance(request.protocol.peername, tuple):
+        return request.remote
     # The name of a Unix socket is no address, and its owner may choose one that looks like an address.
     opened = request.get_extra_info("socket")
     return UNIX if opened is not None and opened.family == socket.AF_UNIX else request.remote
@@ -29,10 +32,12 @@ def peer_address(request: web.Request) -> str | None:
 
 def local_address(request: web.Request) -> str:
     """Give the address this connection came in on, empty where it has none, as over a Unix socket."""
-    address = request.get_extra_info("sockname")
+    address = request.protocol.sockname
     return address[0] if isinstance(address, tuple) else ""
 
 
+# Asked twice for each connection; bounded, because there are many addresses.
+@lru_cache(maxsize=256)
 def owner_of(address: str | None) -> str:
     """Name whom an address belongs to: a single host of IPv6 commands a whole /64."""
     if address is None or ":" not in address:

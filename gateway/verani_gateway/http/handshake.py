@@ -65,7 +65,7 @@ def asks_for_websocket(request: web.Request) -> bool:
 
 
 def _names(headers: MultiMapping[str], name: str, element: str) -> bool:
-    return any(each.lower() == element for each in listed(headers, name))
+    return headers.get(name, "").lower() == element or any(each.lower() == element for each in listed(headers, name))
 
 
 def subprotocols(request: web.Request) -> tuple[str, ...]:
@@ -74,7 +74,9 @@ def subprotocols(request: web.Request) -> tuple[str, ...]:
 
 def cookies(request: web.Request) -> Mapping[str, str]:
     """Read the cookies of all lines: what spoke HTTP/2 before may have split them (RFC 9113 8.2.3)."""
-    lines = request.headers.getall(hdrs.COOKIE, [])
+    lines = request.headers.getall(hdrs.COOKIE, ())
+    if not lines:
+        return {}
     if len(lines) > 1:
         # aiohttp reads bytes that were no UTF-8, and does not write them.
         line = "; ".join(lines).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -14,8 +14,8 @@ __all__ = ["listed", "only"]
 
 def listed(headers: MultiMapping[str], name: str) -> list[str]:
     """Give the elements of a header that is a list: all its lines are one (RFC 9110 5.3), empty elements nothing."""
-    elements = (element.strip(" \t") for line in headers.getall(name, ()) for element in _elements(line))
-    return [element for element in elements if element]
+    lines = headers.getall(name, ())
+    return [bare for line in lines for element in _elements(line) if (bare := element.strip(" \t"))]
 
 
 def only(headers: MultiMapping[str], name: str) -> str | None:

@@ -5,6 +5,8 @@ What cannot be parsed is refused.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from .host_port import (
     ANY,
     is_loopback,
@@ -35,6 +37,8 @@ def host_allowed(host: str | None, *, bound: tuple[str, ...] = (), extra: tuple[
     return any(matches(host_port.host, name) for name in names) and not is_unspecified(host_port.host)
 
 
+# The same for all clients of one service; bounded, because they may name whatever they like.
+@lru_cache(maxsize=256)
 def public_host_allowed(host: str | None, local: str, *, bound: tuple[str, ...], extra: tuple[str, ...]) -> bool:
     """Say whether a `Host` header may name the public listener, to which a request came at the address `local`.
 

@@ -28,6 +28,8 @@ class WebOrigin(NamedTuple):
 _OPAQUE = WebOrigin("null", "", None)
 
 
+# The same for all clients of one page; bounded, because they may name whatever they like.
+@lru_cache(maxsize=256)
 def origin_allowed(origin: str | None, host: str | None, *, secure: bool, allowed: tuple[str, ...]) -> bool:
     """Say whether a request with this `Origin` may go on.
 

@@ -19,7 +19,7 @@ from .host_port import Address, parse_address, parse_host_port
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-__all__ = ["FORWARDING", "UNIX", "Client", "client_of", "is_proxy"]
+__all__ = ["FORWARDING", "UNIX", "Client", "client_of", "is_forwarded", "is_proxy"]
 
 # What a peer over a Unix socket is called, and how `trusted_proxies` names all of them.
 UNIX = "unix"
@@ -58,7 +58,12 @@ class Client(NamedTuple):
     address: str | None
     scheme: str
     host: str | None
-    is_told: bool
+    is_told: bool = False
+
+
+def is_forwarded(headers: MultiMapping[str]) -> bool:
+    """Tell whether somebody says that they speak for others; it need not be a proxy."""
+    return any(map(headers.__contains__, FORWARDING))
 
 
 def client_of(peer: str | None, headers: MultiMapping[str], trusted: tuple[str, ...], *, scheme: str) -> Client:
@@ -68,15 +73,14 @@ def client_of(peer: str | None, headers: MultiMapping[str], trusted: tuple[str, 
     first untrusted address is that client's own claim. Of scheme and host the last one read counts, so that the
     outermost trusted proxy has the last word. A malformed address ends the reading.
     """
+    told = Client(_spelled(peer), scheme, headers.get("Host"))
+    if not is_forwarded(headers):
+        return told
     address, networks = parse_address(peer) if peer is not None else None, _networks(trusted)
-    is_trusted = _is_in(address, networks) or (peer == UNIX and UNIX in trusted)
-    told = Client(
-        address=str(address) if address is not None else peer,
-        scheme=scheme,
-        host=headers.get("Host"),
-        is_told=is_trusted and any(name in headers for name in FORWARDING),
-    )
-    for claim in islice(_claims(headers), _MOST_PROXIES) if is_trusted else ():
+    if not (_is_in(address, networks) or (peer == UNIX and UNIX in trusted)):
+        return told
+    told = told._replace(is_told=True)
+    for claim in islice(_claims(headers), _MOST_PROXIES):
         address = _parse_node(claim.node)
         told = Client(
             address=str(address) if address is not None else told.address,
@@ -131,6 +135,12 @@ def _parameters(element: str) -> dict[str, str] | None:
             return None
         found[name] = value
     return found
+
+
+@lru_cache(maxsize=256)
+def _spelled(peer: str | None) -> str | None:
+    address = parse_address(peer) if peer is not None else None
+    return str(address) if address is not None else peer
 
 
 def _parse_node(text: str) -> Address | None:

@@ -16,7 +16,7 @@ from verani.errors import Forbidden
 
 from ..endpoint import Endpoint
 from ..http.addresses import client, local_address
-from ..http.proxies import FORWARDING
+from ..http.proxies import is_forwarded
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
@@ -50,7 +50,7 @@ def answering_to_its_name(gateway: Gateway) -> Middleware:
         if not _may_be_of_a_page(request) or gateway.answers_to(asked, local_address(request)):
             return await handler(request)
         gateway.metrics.limited["public_hosts"] += 1
-        if any(name in request.headers for name in FORWARDING):
+        if is_forwarded(request.headers):
             gateway.refusals.warn_of_forwarding(asked.address)
         error = Forbidden(f"Host {asked.host!r} is no name of the public listener (public_hosts)")
         gateway.refusals.log("a request", error, path=request.path, remote=asked.address)
