@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
 from typing import Protocol
 
 import aiohttp
@@ -53,6 +53,15 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
         pytest.skip(reason)
     with SHAPES[request.param]() as service:
         yield service
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Function, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """End a service with the last test of its shape: all its processes beat, as long as the suite runs."""
+    yield
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        (definition,) = item._fixtureinfo.name2fixturedefs["service"]
+        definition.finish(item._request)  # type: ignore[arg-type]  # it asks for the name of the test, if anything
 
 
 @pytest.fixture(autouse=True)
