@@ -19,7 +19,8 @@ import aiohttp
 from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
 
 from tests.inspected import PLAYERS
-from tests.integration.test_chat_page import FLAGS, Scheme, chromium
+from tests.integration.browsers import FLAGS, chromium
+from tests.integration.test_chat_page import Scheme
 
 __all__ = ["CHAT", "IMAGES", "INSPECTOR", "MAX_BYTES"]
 

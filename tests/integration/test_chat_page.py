@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,8 +11,9 @@ from urllib.parse import urlencode
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, WebSocketRoute, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, WebSocketRoute, expect
 
+from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
 from tests.integration.complaints import complaints_of
 
 if TYPE_CHECKING:
@@ -25,17 +24,6 @@ pytestmark = pytest.mark.browser
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 APP = "examples.chat:app"
 
-# The browser of a test talks to the test's server only, and to nobody else.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 # The state says it before the page tries again, and the longest of the first waits is 1 s, then 1.5 s, 2.25 s ...
 RECONNECTED_WITHIN = 30_000
 
@@ -43,25 +31,6 @@ TEN_MINUTES = 600  # s
 
 # The size of a window, in pixels.
 WIDTH, HEIGHT = 1100, 760
-
-
-def chromium() -> str:
-    """Find the browser or skip; with VERANI_TEST_BROWSER=required its absence is a failure."""
-    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
-        if path := shutil.which(name):
-            return path
-    if os.environ.get("VERANI_TEST_BROWSER") == "required":
-        pytest.fail("VERANI_TEST_BROWSER=required, but no Chromium was found on PATH")
-    pytest.skip("no Chromium on PATH")
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    path = chromium()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        await browser.close()
 
 
 def _says_that_the_server_is_away(said: ConsoleMessage) -> bool:
@@ -110,7 +79,7 @@ Scheme = Literal["light", "dark"]
 
 
 @pytest.fixture
-async def visit(browser: Browser) -> AsyncIterator[Open]:
+async def visit(browser: Browser) -> AsyncIterator[Open]:  # noqa: F811
     """Return ``await visit(server, name=...)``, which opens the page in a window of its own and waits for its state."""
     windows: list[Window] = []
 

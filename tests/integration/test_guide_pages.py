@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import aiohttp
 import jwt
 import pytest
-from playwright.async_api import ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from tests.guide import DOCUMENTS, Guide
+from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
 from tests.integration.complaints import complaints_of
-from tests.integration.test_chat_page import FLAGS, chromium
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve, Server
@@ -71,8 +71,9 @@ Open = Callable[..., Awaitable[Page]]
 
 
 @pytest.fixture
-async def window() -> AsyncIterator[Open]:
+async def window(browser: Browser) -> AsyncIterator[Open]:  # noqa: F811
     """Return ``await window(server, path)``, which opens a page in a window of its own, and allows it no complaint."""
+    pages: list[Page] = []
     complaints: list[list[str]] = []
 
     def is_expected(said: ConsoleMessage) -> bool:
@@ -81,17 +82,16 @@ async def window() -> AsyncIterator[Open]:
         is_known = said.text.startswith("WebSocket ") or said.location["url"].endswith("/favicon.ico")
         return is_known or said.type == "warning"
 
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+    async def open_page(server: Server, path: str = "/") -> Page:
+        page = await (await browser.new_context()).new_page()
+        pages.append(page)
+        complaints.append(complaints_of(page, is_expected))
+        await page.goto(f"http://localhost:{server.port}{path}")
+        return page
 
-        async def open_page(server: Server, path: str = "/") -> Page:
-            page = await (await browser.new_context()).new_page()
-            complaints.append(complaints_of(page, is_expected))
-            await page.goto(f"http://localhost:{server.port}{path}")
-            return page
-
-        yield open_page
-        await browser.close()
+    yield open_page
+    for page in pages:
+        await page.context.close()
     assert [*chain.from_iterable(complaints)] == []
 
 

@@ -10,9 +10,9 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
 from tests.integration.complaints import complaints_of
 from tests.integration.test_accessibility import faults
-from tests.integration.test_chat_page import browser  # noqa: F401
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve, Server

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
+from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
 from tests.integration.test_accessibility import faults as serious_faults
-from tests.integration.test_chat_page import FLAGS, chromium
 from verani_gateway.cli.new import make_project
 
 
@@ -59,35 +59,32 @@ async def test_make_test_runs_its_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-async def test_two_windows_see_each_other_and_what_they_say(served: str) -> None:
+async def test_two_windows_see_each_other_and_what_they_say(served: str, browser: Browser) -> None:  # noqa: F811
     faults: list[str] = []
-    path = chromium()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
 
-        async def window(name: str) -> Page:
-            page = await (await browser.new_context()).new_page()
-            page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: faults.append(str(error)))
-            await page.goto(f"{served}/?name={name}")
-            await expect(page.locator("#state")).to_have_text(f"you are {name}")
-            return page
+    async def window(name: str) -> Page:
+        page = await (await browser.new_context()).new_page()
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        await page.goto(f"{served}/?name={name}")
+        await expect(page.locator("#state")).to_have_text(f"you are {name}")
+        return page
 
-        ann, bob = await window("ann"), await window("bob")
-        for page in (ann, bob):
-            await expect(page.locator("#people")).to_have_text("ann, bob")
-        await ann.get_by_label("Say something").fill("<b>hello</b>")
-        await ann.keyboard.press("Enter")
-        for page in (ann, bob):
-            await expect(page.locator("#said li")).to_have_text(["ann: <b>hello</b>"])
-        for _ in range(30):  # more than the page has room for
-            await bob.get_by_label("Say something").fill("hello")
-            await bob.keyboard.press("Enter")
-        await expect(ann.locator("#said li")).to_have_count(31)
-        for scheme in ("light", "dark"):
-            await ann.emulate_media(color_scheme=scheme)
-            assert await serious_faults(ann) == []
-        await bob.context.close()
-        await expect(ann.locator("#people")).to_have_text("ann")
-        await browser.close()
+    ann, bob = await window("ann"), await window("bob")
+    for page in (ann, bob):
+        await expect(page.locator("#people")).to_have_text("ann, bob")
+    await ann.get_by_label("Say something").fill("<b>hello</b>")
+    await ann.keyboard.press("Enter")
+    for page in (ann, bob):
+        await expect(page.locator("#said li")).to_have_text(["ann: <b>hello</b>"])
+    for _ in range(30):  # more than the page has room for
+        await bob.get_by_label("Say something").fill("hello")
+        await bob.keyboard.press("Enter")
+    await expect(ann.locator("#said li")).to_have_count(31)
+    for scheme in ("light", "dark"):
+        await ann.emulate_media(color_scheme=scheme)
+        assert await serious_faults(ann) == []
+    await bob.context.close()
+    await expect(ann.locator("#people")).to_have_text("ann")
+    await ann.context.close()
     assert faults == []

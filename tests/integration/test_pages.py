@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 
-from tests.integration.test_chat_page import FLAGS, chromium
+from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
 from tests.tokens import AUDIENCE, ISSUER, public_pem, token
 from verani import Settings, define_room
 from verani.auth import jwt_auth
@@ -39,7 +39,7 @@ OPEN = """([url, offered]) => new Promise(resolve => {
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A service with a page, and a browser for which every name below `test` leads to it."""
+    """A service with a page, and the browser, for which every name below `test` leads to it."""
 
     port: int
     browser: Browser
@@ -79,7 +79,7 @@ class Site:
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site(browser: Browser) -> AsyncIterator[Site]:  # noqa: F811
     async def page(_: web.Request) -> web.Response:
         return web.Response(text="<!doctype html><title>page</title>", content_type="text/html")
 
@@ -91,14 +91,9 @@ async def site() -> AsyncIterator[Site]:
     settings = Settings(port=0, internal_port=0, drain_seconds=1.0, public_hosts=("app.test",))
     setup(application, room).configure(settings)
     service = Listeners(application, settings, Secrets())
-    path = chromium()
     await service.start()
     try:
-        async with async_playwright() as playwright:
-            flags = [*FLAGS, "--host-resolver-rules=MAP *.test 127.0.0.1"]
-            browser = await playwright.chromium.launch(executable_path=path, args=flags)
-            yield Site(int(service.public_urls[0].rpartition(":")[2]), browser)
-            await browser.close()
+        yield Site(int(service.public_urls[0].rpartition(":")[2]), browser)
     finally:
         await service.stop()
 

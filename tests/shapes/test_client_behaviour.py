@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import BrowserContext, Page, async_playwright
 
-from tests.integration.test_chat_page import FLAGS, chromium
+from tests.integration.browsers import FLAGS, chromium
 from tests.node_packages import node_package
 from tests.shapes.behaviour.names import PAGES, SCENARIOS
 from tests.shapes.behaviour.program import Program

@@ -1,0 +1,54 @@
+"""Find Chromium, and start it once for all tests of a worker, each of which opens windows of its own.
+
+What a test awaits of the browser is done in the loop in which it was started. So a module that uses `browser` imports
+`_function_scoped_runner` as well, and all of its tests run in that one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from asyncio import Runner
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
+
+__all__ = ["FLAGS", "_function_scoped_runner", "browser", "chromium"]
+
+# The browser of a test talks to the test's server only, and to nobody else.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
+]
+
+
+def chromium() -> str:
+    """Find the browser or skip; with VERANI_TEST_BROWSER=required its absence is a failure."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        if path := shutil.which(name):
+            return path
+    if os.environ.get("VERANI_TEST_BROWSER") == "required":
+        pytest.fail("VERANI_TEST_BROWSER=required, but no Chromium was found on PATH")
+    pytest.skip("no Chromium on PATH")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    path = chromium()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+def _function_scoped_runner(_session_scoped_runner: Runner) -> Runner:
+    return _session_scoped_runner  # which pytest-asyncio takes for each test, and for its fixtures
