@@ -61,8 +61,9 @@ _decode_status: Final = msgspec.json.Decoder(ServiceStatus).decode
 class Fleet:
     """A service whose machines have the names they were started with; the first is the leader."""
 
-    def __init__(self, network: Network, targets: Sequence[str], folder: str) -> None:
+    def __init__(self, network: Network, targets: Sequence[str], options: Sequence[str], folder: str) -> None:
         self._targets = targets
+        self._options = options
         self._folder = folder
         self._spare = list(network.machines)
         self._machines: dict[str, Machine] = {}
@@ -71,12 +72,14 @@ class Fleet:
 
     @classmethod
     @contextmanager
-    def run(cls, targets: Sequence[str], names: Sequence[str], *, spare: int = 0) -> Iterator[Fleet]:
-        """Start a service; at its end it stops, and nothing of it is left."""
+    def run(
+        cls, targets: Sequence[str], names: Sequence[str], *, spare: int = 0, options: Sequence[str] = ()
+    ) -> Iterator[Fleet]:
+        """Start a service; at its end it stops, and nothing of it is left. `options` win over those of all fleets."""
         folder = tempfile.mkdtemp(prefix="vf")
         try:
             with Network(len(names) + spare) as network:
-                fleet = cls(network, targets, folder)
+                fleet = cls(network, targets, options, folder)
                 try:
                     for name in names:
                         fleet.begin(name)
@@ -106,6 +109,7 @@ class Fleet:
         process = machine.popen(
             [
                 *(sys.executable, "-m", "verani_gateway", *command, *(targets or self._targets), *_OPTIONS, *at),
+                *self._options,
                 *("--machine", name, "--gateways", str(gateways)),
             ],
             cwd=ROOT,

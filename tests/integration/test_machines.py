@@ -61,7 +61,7 @@ async def fleet(started: Fleet) -> AsyncIterator[Fleet]:
 def started_pair(reason: str) -> Iterator[Fleet]:
     if reason:
         pytest.skip(reason)
-    with Fleet.run(TARGETS, TWO, spare=2) as fleet:
+    with Fleet.run(TARGETS, TWO, spare=1) as fleet:
         yield fleet
 
 
@@ -339,20 +339,26 @@ async def test_a_machine_that_serves_other_rooms_is_refused_with_a_reason(pair: 
     await pair.whole(*TWO)
 
 
-async def test_machines_that_join_drain_and_leave_under_load_cost_no_frame_and_no_answer(pair: Fleet) -> None:
-    storm = Storm(f"{pair.nodes['east'].public}/ws", rooms=100, frames_per_second=1000.0)
-    await storm.start()
-    await storm.answered()
-    await pair.start("south")
-    await pair.whole("east", "west", "south")
-    await storm.answered()
-    await pair.drain("host:west-0", "east")
-    await pair.until(lambda status: {each.id for each in status.members} == {"east-0", "south-0"}, "east")
-    await storm.answered()
-    await pair.stop("south")
-    await pair.until(lambda status: [each.id for each in status.members] == ["east-0"], "east")
-    await storm.answered()
-    assert await storm.finish() == []
+async def test_machines_that_join_drain_and_leave_under_load_cost_no_frame_and_no_answer(reason: str) -> None:
+    if reason:
+        pytest.skip(reason)
+    # Nobody is lost here, so a machine that is loaded may keep its hosts waiting for longer than a second.
+    with Fleet.run(TARGETS, TWO, spare=1, options=("--lease", "6")) as fleet:
+        async with fleet.visited():
+            await fleet.whole(*TWO)
+            storm = Storm(f"{fleet.nodes['east'].public}/ws", rooms=100, frames_per_second=1000.0)
+            await storm.start()
+            await storm.answered()
+            await fleet.start("south")
+            await fleet.whole("east", "west", "south")
+            await storm.answered()
+            await fleet.drain("host:west-0", "east")
+            await fleet.until(lambda status: {each.id for each in status.members} == {"east-0", "south-0"}, "east")
+            await storm.answered()
+            await fleet.stop("south")
+            await fleet.until(lambda status: [each.id for each in status.members] == ["east-0"], "east")
+            await storm.answered()
+            assert await storm.finish() == []
 
 
 async def test_one_command_ends_every_machine_also_those_without_a_gateway() -> None:
