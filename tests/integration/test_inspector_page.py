@@ -112,11 +112,14 @@ Enter = Callable[..., Awaitable[Visit]]
 
 @pytest.fixture
 async def enter() -> AsyncIterator[Enter]:
+    # A connection that nobody holds is closed by the garbage collector.
+    visits: list[Visit] = []
     async with aiohttp.ClientSession() as session:
 
         async def enter(server: Server, room: str, user: str, **query: str) -> Visit:
             url = f"{server.ws}/ws/{room}"
             visit = Visit(await session.ws_connect(url, params={"user": user, **query}))
+            visits.append(visit)
             await visit.ask("echo", "x")
             return visit
 
@@ -273,6 +276,42 @@ async def test_lists_follow_the_service_and_what_is_focused_stays_so(serve: Serv
     await expect(page.locator("#rooms-none")).to_be_visible()
     await page.reload()
     await expect(page.get_by_label("Name begins with")).to_have_value("rooms/a")
+
+
+async def test_back_and_an_edited_address_show_what_they_name(serve: Serve, watch: Watch, enter: Enter) -> None:
+    server = await serve(APP)
+    for room in ("a", "b"):
+        await enter(server, room, "ann")
+    page = (await watch(server)).page
+    title = page.locator("#detail-title")
+    for room in ("rooms/a", "rooms/b"):
+        await page.locator("#rooms").get_by_role("button", name=room, exact=True).click()
+        await expect(page.locator("#detail-some")).to_be_visible()
+    await page.go_back()
+    await expect(title).to_have_text("rooms/a")
+    await expect(page.locator("#detail-some")).to_be_visible()
+    await page.go_back()
+    await expect(title).to_have_text("One room")
+    await page.go_forward()
+    await expect(title).to_have_text("rooms/a")
+    await page.evaluate("location.hash = 'room=rooms/b&prefix=rooms/b'")
+    await expect(title).to_have_text("rooms/b")
+    await expect(page.get_by_label("Name begins with")).to_have_value("rooms/b")
+    await expect(page.locator("#rooms tbody tr")).to_have_count(1)
+
+
+async def test_what_is_old_says_how_old_it_is(serve: Serve, watch: Watch) -> None:
+    server = await serve(APP)
+    page = (await watch(server)).page
+    await expect(page.locator("#rooms-count")).to_have_text("0 awake, 0 asleep")
+    await expect(page.locator("#age")).to_be_hidden()
+    server.freeze()
+    try:
+        await expect(page.locator("#age")).to_have_text(re.compile(r"as of \d+\sm?s ago"))
+        await expect(page.locator("#state")).to_have_text("live")
+    finally:
+        server.thaw()
+    await expect(page.locator("#age")).to_be_hidden()
 
 
 async def test_the_page_comes_back_by_itself_with_a_service_that_is_started_anew(

@@ -6,6 +6,7 @@ import { VeraniClient } from "../verani.js";
 const TOKEN = "verani.inspector.token"; // in the storage of this tab
 const MAX_SAMPLES = 300; // as many as the room keeps
 const OUTCOME_STAYS = 8_000; // ms
+const FRESH = 3; // s; a look follows the other after two, but takes long where a process does not answer
 
 const $ = (id) => document.getElementById(id);
 
@@ -18,6 +19,7 @@ let totals = {};
 let cluster = null;
 let detail = null;
 let errors = [];
+let toldAt = null; // when the last look was told, on a clock that never jumps
 
 // --- small things ---------------------------------------------------------------------------------------
 
@@ -367,8 +369,7 @@ function drawDetail() {
 
 function choose(room) {
   if (room !== view.room) detail = null;
-  view.room = room;
-  remember();
+  remember({ ...view, room }, "pushState");
   drawDetail();
   drawList();
   watch();
@@ -488,6 +489,12 @@ function showState(state) {
   $("state").className = state;
 }
 
+function drawAge() {
+  const age = toldAt === null ? 0 : (performance.now() - toldAt) / 1000;
+  $("age").hidden = age < FRESH;
+  put($("age"), `as of ${duration(age)} ago`);
+}
+
 function watch() {
   if (client?.isConnected()) client.emit("watch", view);
 }
@@ -525,6 +532,8 @@ function connect() {
     if (told.prefix !== view.prefix || told.state !== view.state) return; // it is late
     lists = told;
     drawList();
+    toldAt = performance.now(); // what else a look tells comes before
+    drawAge();
   });
   client.on("room", (told) => {
     if (told.name !== view.room) return;
@@ -539,6 +548,7 @@ function connect() {
 function disconnect() {
   client?.close();
   client = null;
+  toldAt = null;
 }
 
 // Find out whether the token is good, which a refused WebSocket does not tell.
@@ -574,7 +584,7 @@ function forget() {
   showDoor();
 }
 
-// --- what is in the URL: reload and bookmarks work ----------------------------------------------------------
+// --- what is in the URL: reload, bookmarks and Back work ----------------------------------------------------
 
 function recall() {
   const kept = new URLSearchParams(location.hash.slice(1));
@@ -585,15 +595,21 @@ function recall() {
   $("kind").value = view.state;
 }
 
-function remember() {
+function remember(chosen, how) {
+  view = chosen;
   const kept = new URLSearchParams(Object.entries(view).filter(([, value]) => value));
-  history.replaceState(null, "", kept.size ? `#${kept}` : location.pathname);
+  history[how](null, "", kept.size ? `#${kept}` : location.pathname);
 }
 
 function filter() {
-  view.prefix = $("prefix").value;
-  view.state = $("kind").value;
-  remember();
+  remember({ ...view, prefix: $("prefix").value, state: $("kind").value }, "replaceState");
+  watch();
+}
+
+function goBack() {
+  recall();
+  drawDetail();
+  drawList();
   watch();
 }
 
@@ -607,6 +623,7 @@ $("filter").addEventListener("submit", (event) => event.preventDefault());
 $("prefix").addEventListener("input", filter);
 $("kind").addEventListener("change", filter);
 $("sort").addEventListener("change", drawList);
+addEventListener("popstate", goBack);
 $("leave").addEventListener("click", leave);
 $("send").addEventListener("submit", send);
 $("hibernate").addEventListener("click", () => {
@@ -621,4 +638,5 @@ $("wake").addEventListener("click", () => {
 recall();
 drawDetail();
 drawQuarantine([], String);
+setInterval(drawAge, 1000);
 enter();
