@@ -40,6 +40,7 @@ VERANI_RPC_TOKEN_FILE and VERANI_ADMIN_TOKEN_FILE name. With --hosts, rooms live
 on several machines needs VERANI_CLUSTER_SECRET (or VERANI_CLUSTER_SECRET_FILE), the same on all of them.
 """
 
+_VALUES: Final = "arguments; a value is JSON, or else text: text=5 is a number, and 'text=\"5\"' a text"
 
 _JOIN_DESCRIPTION: Final = """\
 Serve more of the rooms of a service whose leader runs on another machine: --hosts is the number of room hosts that
@@ -146,7 +147,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     call.add_argument("room", metavar="DEFINITION/ROOM", help="whole name of the room")
     call.add_argument("method", metavar="METHOD", help="a built-in method, or one of the definition's own")
-    call.add_argument("arguments", nargs="*", metavar="NAME=VALUE", help="arguments; a value is JSON, or else text")
+    call.add_argument("arguments", nargs="*", metavar="NAME=VALUE", help=_VALUES)
     _add_url(call)
     call.add_argument(
         "--timeout", type=_seconds, default=5.0, metavar="N", help="seconds to wait for the result (default: 5)"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from verani.errors import SettingsError
 from verani_gateway.cli.call import parse_arguments
+from verani_gateway.cli.main import main
 
 
 def test_a_value_is_json_and_text_where_it_is_no_json() -> None:
@@ -30,3 +33,11 @@ def test_legal_json_that_cannot_be_held_is_no_text(value: str) -> None:
 def test_what_is_no_argument_is_refused(words: list[str]) -> None:
     with pytest.raises(SettingsError):
         parse_arguments(words)
+
+
+def test_help_says_how_a_text_is_given_that_looks_like_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["call", "--help"])
+    written = re.search(r"'(text=[^']*)' a text", " ".join(capsys.readouterr().out.split()))
+    assert written is not None
+    assert parse_arguments([written[1]]) == {"text": "5"}
