@@ -147,34 +147,30 @@ class Stream(Generic[_Sent, _Taken]):
         self._pack(messages if self._write is None else self._write(messages), now)
 
     def _pack(self, messages: list[_Sent], now: float) -> None:
-        data = encode_message(self._make(self.numbered + 1, self.received, messages))
-        if len(data) > LONG_PACKET and (halves := _halves(messages)) is not None:
+        number = self.numbered + 1
+        data = encode_message(self._make(number, self.received, messages))
+        size = len(data)
+        if size > LONG_PACKET and (halves := _halves(messages)) is not None:
             for half in halves:
                 self._pack(half, now)
             return
-        if len(data) > MAX_PACKET:
-            raise StreamError(f"a message of {len(data)} bytes does not fit into a packet of {MAX_PACKET}")
-        self.numbered += 1
+        if size > MAX_PACKET:
+            raise StreamError(f"a message of {size} bytes does not fit into a packet of {MAX_PACKET}")
+        self.numbered = number
         if not self.unconfirmed:
             self.progress = now
-        self._unsent.append((self.numbered, self.received, data))
-        self.unconfirmed += len(data)
+        self._unsent.append((number, self.received, data))
+        self.unconfirmed += size
 
     def next(self) -> bytes | None:
         """Give out the packet that is to be written next, None if all were."""
         if not self._unsent:
             return None
-        packet = self._unsent.popleft()
+        packet = _, confirmed, data = self._unsent.popleft()
         self._sent.append(packet)
-        _, confirmed, data = packet
         if confirmed == self.received:
             self._owed = self._owed_bytes = 0
         return data
-
-    @property
-    def has_unsent(self) -> bool:
-        """True if `next` has something."""
-        return bool(self._unsent)
 
     # --- taking ----------------------------------------------------------------------------------------
 
@@ -185,16 +181,17 @@ class Stream(Generic[_Sent, _Taken]):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise StreamError(f"{len(data)} bytes are not a packet: {error}") from error
         number = packet.number
-        self._confirm(packet.confirmed, now)
+        if packet.confirmed > self.confirmed:
+            self._confirm(packet.confirmed, now)
         if number != self.received + 1:
             if 0 < number <= self.received or (number == 0 and not packet.messages):
                 return ()
             raise StreamError(f"packet {number} came after packet {self.received}")
         self.received = number
+        if not self._owed:
+            self._owed_since = now
         self._owed += 1
         self._owed_bytes += len(data)
-        if self._owed == 1:
-            self._owed_since = now
         if self._read is None:
             return packet.messages
         try:
@@ -203,15 +200,12 @@ class Stream(Generic[_Sent, _Taken]):
             raise StreamError(f"packet {number} cannot be read: {error}") from error
 
     def _confirm(self, number: int, now: float) -> None:
-        if number <= self.confirmed:
-            return
         if number > self.numbered:
             raise StreamError(f"packet {number} was confirmed, packet {self.numbered} is the last")
         self.confirmed = number
         self.progress = now
-        for kept in (self._sent, self._unsent):
-            while kept and kept[0][0] <= number:
-                self.unconfirmed -= len(kept.popleft()[2])
+        while (kept := self._sent or self._unsent) and kept[0][0] <= number:
+            self.unconfirmed -= len(kept.popleft()[2])
 
     # --- confirming ------------------------------------------------------------------------------------
 
@@ -234,7 +228,8 @@ class Stream(Generic[_Sent, _Taken]):
         """Go on over a new connection: the other end has what was sent up to `received`, the rest is sent again."""
         if received < self.confirmed:
             raise StreamError(f"packet {received} is the last received, packet {self.confirmed} was confirmed")
-        self._confirm(received, now)
+        if received > self.confirmed:
+            self._confirm(received, now)
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
         self._owed = self._owed_bytes = 0

@@ -90,13 +90,12 @@ class Handover:
     def _try(self, session: GatewaySession, message: GatewayMessage) -> bool:
         """Hand a message over; False if that failed."""
         try:
-            match message:
-                case Ask():
-                    self._ask(session.gateway, message)
-                case Told():
-                    self._told(session.gateway, message)
-                case _:
-                    self._host.receive(session.gateway, message)
+            if type(message) is Ask:
+                self._ask(session.gateway, message)
+            elif type(message) is Told:
+                self._told(session.gateway, message)
+            else:
+                self._host.receive(session.gateway, message)
         except Exception:  # the socket pump: a defect met by one message must not end the link
             logger.exception("a message was not handled: %s", type(message).__name__, extra=session.about)
             return False

@@ -58,6 +58,8 @@ _SILENCE, _BETWEEN, _PROBES, _UNACKNOWLEDGED = 5, 1, 5, 10_000
 PATIENCE = 5.0
 LAST_WORDS = 1.0
 
+_BINARY = WSMsgType.BINARY
+
 # Seconds that a connection may keep others of its process waiting while it has more to read.
 _TURN = 0.005
 
@@ -142,10 +144,7 @@ class Wire:
             return
         if self._serves is not None and not self._serves():
             return
-        stream = self._stream
-        while stream.has_unsent and self._writing is None and not self.broken:
-            data = stream.next()
-            assert data is not None
+        while self._writing is None and not self.broken and (data := self._stream.next()) is not None:
             self._write(data)
 
     async def read(self) -> bytes | None:
@@ -154,7 +153,7 @@ class Wire:
             await asyncio.sleep(0)
             self._since = self._loop.time()
         message = await self._ws.receive()
-        if message.type is WSMsgType.BINARY:
+        if message.type is _BINARY:
             data: bytes = message.data
             return data
         match message.type:

@@ -41,6 +41,8 @@ class Share(Ownership):
 
     def __init__(self, incarnation: str) -> None:
         self.committed = Epoch()
+        # Whether the host is a member of that.
+        self.is_member = False
         self._incarnation = incarnation
         # Prepared epochs that are newer than the committed one, in order.
         self._prepared: list[Epoch] = []
@@ -68,6 +70,7 @@ class Share(Ownership):
         self._prepared = [prepared for prepared in self._prepared if prepared.number > epoch.number]
         self.committed = epoch
         self.epoch = epoch.number
+        self.is_member = any(member.incarnation == self._incarnation for member in epoch.members)
         self._remember(epoch)
         return True
 

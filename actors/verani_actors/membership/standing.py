@@ -19,7 +19,6 @@ class Standing:
     def __init__(self, machine: str, incarnation: str, lease: float, clock: Callable[[], float]) -> None:
         self.share = Share(incarnation)
         self.lease = Lease(machine, lease, clock)
-        self._incarnation = incarnation
 
     @property
     def epoch(self) -> Epoch:
@@ -29,12 +28,11 @@ class Standing:
     @property
     def is_member(self) -> bool:
         """Whether it is a member of its epoch."""
-        return self._is_in(self.share.committed)
+        return self.share.is_member
 
     def serves(self) -> bool:
         """Tell whether it may process and send now: as a member with a lease."""
-        epoch = self.share.committed
-        return self.lease.serves(epoch) and self._is_in(epoch)
+        return self.lease.serves(self.share.committed) and self.share.is_member
 
     def seconds_left(self) -> float:
         """Say for how many seconds it serves at least; 0 where it does not."""
@@ -55,6 +53,3 @@ class Standing:
         """Say, in one step, what the registrar counts on; `gateways` are those that the host is linked to."""
         lease = self.lease
         return Beat(member, lease.clock(), self.epoch, self.share.prepared, lease.vouched_ago, tuple(gateways))
-
-    def _is_in(self, epoch: Epoch) -> bool:
-        return any(member.incarnation == self._incarnation for member in epoch.members)
