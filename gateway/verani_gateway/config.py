@@ -35,6 +35,7 @@ __all__ = [
     "SETTINGS",
     "Secrets",
     "Setting",
+    "VARIABLES",
     "check",
     "load",
     "load_secrets",
@@ -201,6 +202,8 @@ def _setting(field: inspect.Field, annotation: Any) -> Setting:
 
 
 SETTINGS: Final[Mapping[str, Setting]] = settings_of(Settings)
+# All that is read of the environment.
+VARIABLES: Final = {setting.variable for setting in SETTINGS.values()} | _SECRET_VARIABLES | {CONFIG_VARIABLE}
 
 
 def load(options: Mapping[str, Any], environ: Mapping[str, str], *, config: str | None = None) -> Settings:
@@ -228,8 +231,7 @@ def check(settings: Settings) -> None:
 
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     """List the `VERANI_*` variables that mean nothing here; they deserve a warning."""
-    known = {setting.variable for setting in SETTINGS.values()} | _SECRET_VARIABLES | {CONFIG_VARIABLE}
-    return tuple(sorted(name for name in environ if name.startswith(_PREFIX) and name not in known))
+    return tuple(sorted(name for name in environ if name.startswith(_PREFIX) and name not in VARIABLES))
 
 
 def _from_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from verani_actors.upkeep.lifeline import die_with_parent
 from verani_actors.upkeep.log_lines import printable
 from verani_actors.upkeep.logs import log_to_stderr, writes_json
 
-from ..config import SETTINGS, load, load_secrets, suggest, unknown_variables
+from ..config import SETTINGS, VARIABLES, load, load_secrets, suggest, unknown_variables
 from ..service.gateway_logs import set_up_logging
 from ..service.serve import run
 from ..service.sockets import ListenError
@@ -95,9 +95,8 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     if parsed.reload:
         return _reload(arguments, settings)
     if unknown := unknown_variables(os.environ):
-        known = [setting.variable for setting in SETTINGS.values()]
         # The prefix they share makes all of them alike.
-        named = ", ".join(name + suggest(name, known, likeness=0.85) for name in unknown)
+        named = ", ".join(name + suggest(name, VARIABLES, likeness=0.85) for name in unknown)
         logger.warning("unknown environment variable, ignored: %s", named)
     leader = parsed.leader if parsed.command == "join" else ""
     if leader or settings.hosts or settings.gateways != 1:

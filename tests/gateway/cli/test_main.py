@@ -330,12 +330,13 @@ async def test_settings_come_from_file_environment_and_options(start: Start, tmp
 
 
 async def test_an_unknown_variable_is_one_warning(start: Start) -> None:
-    environ = {"VERANI_PROT": "1", "VERANI_ODD": "s3cret"}
+    environ = {"VERANI_PROT": "1", "VERANI_ODD": "s3cret", "VERANI_RPC_TOKN": "s3cret"}
     server = await start("serve", "app:chat", "--port", "0", environ=environ)
     await server.urls()
     warnings = [line for line in server.lines if "WARNING" in line]
     assert len(warnings) == 1
-    assert warnings[0].endswith("ignored: VERANI_ODD, VERANI_PROT; did you mean VERANI_PORT?")
+    ignored = "VERANI_ODD, VERANI_PROT; did you mean VERANI_PORT?, VERANI_RPC_TOKN; did you mean VERANI_RPC_TOKEN?"
+    assert warnings[0].endswith(f"ignored: {ignored}")
 
 
 @pytest.mark.parametrize(
