@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 60
 
 # Between what one of those who load the service does and the next: the processes that start need the machine, too.
-PAUSE = 0.02
+PAUSE = 0.05
 
 # Every version is as long as the others, and is written in the same second if the machine is quick.
 APP = """

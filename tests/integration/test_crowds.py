@@ -21,7 +21,7 @@ from benchmarks.crowd import place
 from tests.raw import until
 
 TARGET = "benchmarks.crowd:crowd"
-MEMBERS = int(os.environ.get("VERANI_TEST_CROWD", "200"))
+MEMBERS = int(os.environ.get("VERANI_TEST_CROWD", "100"))
 NUMBER = re.compile(r'"n":(\d+)')
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.neighbours import pair
 
-TIMES = int(os.environ.get("VERANI_SOAK_PAIRS", "2"))
+TIMES = int(os.environ.get("VERANI_SOAK_PAIRS", "1"))
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_the_source_distribution_is_the_whole_checkout(source: Path) -> None:
 
 
 def test_tests_of_the_source_distribution_can_be_collected(source: Path) -> None:
-    command = ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command = ["-m", "pytest", "--collect-only", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
     collected = run(sys.executable, *command, cwd=source)
     assert int(re.findall(r"^(\d+)(?:/\d+)? tests collected", collected, re.MULTILINE)[0]) > 1000
 

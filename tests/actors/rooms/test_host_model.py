@@ -38,7 +38,7 @@ from verani.settings import Settings
 from verani_actors.rooms.host import RoomHost
 
 # How many random scripts to try; with another number than in CI, other ones.
-SCRIPTS = int(os.environ.get("VERANI_TEST_EXAMPLES", "250"))
+SCRIPTS = int(os.environ.get("VERANI_TEST_EXAMPLES", "150"))
 
 ROOM = "chat/a"
 IDLE = 10_000.0

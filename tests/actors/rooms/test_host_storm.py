@@ -22,7 +22,7 @@ from verani_actors.rooms.host import RoomHost
 
 ROOMS = [f"chat/{n}" for n in range(12)]
 CONNECTIONS = 360
-FRAMES = 6000
+FRAMES = 4000
 
 
 class Counted(ConnectionMeta, kw_only=True):

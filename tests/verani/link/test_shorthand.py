@@ -246,8 +246,8 @@ def test_whatever_is_sent_to_whomever_arrives_as_it_was(data: st.DataObject) -> 
 
 
 def test_an_entry_that_is_too_long_for_a_packet_is_sent_in_parts_and_given_out_whole(link: Link) -> None:
-    attachments: list[Attach | Seat] = [Attach(f"c{n}", bytes(16_000)) for n in range(5000)]
-    outputs: list[Output] = [Deliver(connections(3000), bytes(1000)) for _ in range(5000)]
+    attachments: list[Attach | Seat] = [Attach(f"c{n}", bytes(16_000)) for n in range(5500)]
+    outputs: list[Output] = [Deliver(connections(3000), bytes(1000)) for _ in range(200)]
     entry = Entry(ROOM, 7, 8, outputs, [*attachments, Seat("c", 3)], 9, True, others=(Said("g2", 8, 3),))
     before, after = Entry("chat/before", 1), Entry("chat/after", 2)
     (*pieces,) = _entries(link.carry(EntryBatch([before, entry, after]), Pull(ROOM, 2)))
