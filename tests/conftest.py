@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 
 from tests.ports import free_port
+from verani.engine.hook_run import HookRun
 from verani.engine.hook_runner import Hooks
 from verani.engine.waking import Waking
 from verani.room import handlers
@@ -71,9 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
         Waking.start = lambda self: self._wake  # type: ignore[method-assign]
 
 
-def _begin_in_task(self: Hooks[Any, Any], which: str, *arguments: Any, **of: Any) -> Any:
-    context, *others = arguments
-    return partial(self.run, context, self._room.definition.hooks[which], *others, **of)
+def _begin_in_task(self: Hooks[Any, Any], which: str, run: HookRun, *arguments: Any) -> Any:
+    return partial(self.run, run, self._room.definition.hooks[which], *arguments)
 
 
 @pytest.hookimpl(tryfirst=True)

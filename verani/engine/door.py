@@ -14,6 +14,7 @@ from ..room.context import Context
 from ..room.meta import AttachmentError, M
 from ..room.operations import S
 from ..room.session import Session
+from .hook_run import HookRun
 from .hook_runner import Hooks, Rest
 from .incarnation import Incarnation
 from .refusing import closing_of, turn_away
@@ -96,7 +97,7 @@ class Door(Generic[M, S]):
             return None
         context = Context(self._room, session)
         fail = functools.partial(self._discard, gateway, event, session)
-        return self._hooks.begin("on_connect", context, context, gateway=gateway, message=event, fail=fail)
+        return self._hooks.begin("on_connect", HookRun(context, gateway, event, fail), context)
 
     def _discard(self, gateway: str, event: messages.Connect, session: Session[M], error: BaseException) -> None:
         self._roster.discard(session)
@@ -108,4 +109,4 @@ class Door(Generic[M, S]):
         if session is None or "on_disconnect" not in self._room.definition.hooks:
             return None
         context = Context(self._room, session, close_code=event.code, close_reason=event.reason)
-        return self._hooks.begin("on_disconnect", context, context, gateway=gateway, message=event)
+        return self._hooks.begin("on_disconnect", HookRun(context, gateway, event), context)

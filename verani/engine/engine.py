@@ -30,6 +30,7 @@ from .door import Door
 from .frame_dispatch import FrameDispatch
 from .hook_log import HookLog
 from .hook_measures import HookMeasures
+from .hook_run import HookRun
 from .hook_runner import CANCEL_GRACE, HookAbandoned, Hooks, Rest
 from .incarnation import Incarnation
 from .incoming_calls import IncomingCalls
@@ -131,13 +132,14 @@ class Engine(Generic[M, S]):
             self._sink.processed(gateway, event.number)  # as in `_finish`
             raise
         if rest is not None:
-            return functools.partial(self._finish, event, gateway, rest)
+            return functools.partial(self._finish, gateway, event.number, rest)
         self._sink.processed(gateway, event.number)
         return None
 
     def _start_other(self, event: Event, gateway: str) -> Rest[bool] | None:
         """Start anything, as `start` does: what most inputs are has a shorter way."""
-        if isinstance(event, messages.Arrival) and not self._turn.awake:
+        number = event.number if isinstance(event, messages.Arrival) else None
+        if number is not None and not self._turn.awake:
             return _stop  # a hook has outlived its room: what waited behind it is the next incarnation's
         rest: Rest[object] | None = None
         is_done = False
@@ -148,12 +150,13 @@ class Engine(Generic[M, S]):
             is_done = self._turn.awake  # as in `_finish`
             raise
         finally:
-            if is_done and isinstance(event, messages.Arrival):
-                self._sink.processed(gateway, event.number)
-        return None if rest is None else functools.partial(self._finish, event, gateway, rest)
+            if is_done and number is not None:
+                self._sink.processed(gateway, number)
+        return None if rest is None else functools.partial(self._finish, gateway, number, rest)
 
-    async def _finish(self, event: Event, gateway: str, rest: Rest[object]) -> bool:
-        if not self._turn.awake and isinstance(event, messages.Arrival):
+    async def _finish(self, gateway: str, number: int | None, rest: Rest[object]) -> bool:
+        """Do the rest of an event; an input has a number."""
+        if number is not None and not self._turn.awake:
             return False  # as in `_start_other`
         finished = False
         try:
@@ -166,8 +169,8 @@ class Engine(Generic[M, S]):
             finished = self._turn.awake and not isinstance(error, GeneratorExit)
             raise
         finally:
-            if finished and isinstance(event, messages.Arrival):
-                self._sink.processed(gateway, event.number)
+            if finished and number is not None:
+                self._sink.processed(gateway, number)
         return True
 
     def _take(self, gateway: str, event: Event) -> Rest[object] | None:
@@ -214,7 +217,7 @@ class Engine(Generic[M, S]):
             await self.room.tasks.stop(CANCEL_GRACE)
         hook = self.room.definition.hooks.get("on_hibernate")
         if hook is not None and self._waking.is_ready:  # what was never loaded must not be saved
-            await self._hooks.run(Context(self.room, None), hook, self.room.actor, name="on_hibernate")
+            await self._hooks.run(HookRun(Context(self.room, None), name="on_hibernate"), hook, self.room.actor)
         self.end()
 
     # --- its end ---------------------------------------------------------------------------------------

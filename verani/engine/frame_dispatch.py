@@ -20,6 +20,7 @@ from ..room.meta import M
 from ..room.operations import S
 from ..room.session import Session
 from .hook_measures import HookMeasures
+from .hook_run import HookRun
 from .hook_runner import Hooks, Rest, Returned
 from .incarnation import Incarnation
 from .middleware import Middleware
@@ -46,7 +47,7 @@ class FrameDispatch(Generic[M, S]):
         self._middleware = middleware
         self._measures = measures
 
-    def received(self, gateway: str, event: messages.FrameInput) -> Rest[None] | None:
+    def received(self, gateway: str, event: messages.FrameInput) -> Rest[object] | None:
         """Take a frame of a member; others were kicked, refused by `on_connect` or are gone, and theirs are dropped."""
         session = self._members.sessions.get(event.connection)
         if session is None:
@@ -69,6 +70,7 @@ class FrameDispatch(Generic[M, S]):
         context = Context(self._room, session, Frame(event.event, data, event.channel))
         measure = self._measures.events.get(event.event) or self._measures.of_event(event.event)
         fail = None if event.request is None else functools.partial(self._failed, gateway, event)
+        run = HookRun(context, gateway, event, fail, measure=measure)
         hook: Callable[..., Any] = self._dispatch
         arguments: tuple[Any, ...] = context, handlers, payloads, on_message
         if self._middleware.functions:
@@ -76,30 +78,29 @@ class FrameDispatch(Generic[M, S]):
         elif len(handlers) == 1:
             hook, arguments = handlers[0].function, (context, payloads[0])
             if not handlers[0].is_async:
-                started = self._hooks.start(
-                    context, hook, *arguments, gateway=gateway, message=event, fail=fail, measure=measure
-                )
+                started = self._hooks.start(run, hook, *arguments)
                 if not isinstance(started, Returned):
-                    return functools.partial(self._conclude, gateway, event, context, started)
+                    return self._answered(gateway, event, context, started)
                 return None if event.request is None else self._answer(gateway, event, context, started.value)
-        run = functools.partial(
-            self._hooks.run, context, hook, *arguments, gateway=gateway, message=event, fail=fail, measure=measure
-        )
-        return functools.partial(self._conclude, gateway, event, context, run)
+        return self._answered(gateway, event, context, functools.partial(self._hooks.run, run, hook, *arguments))
+
+    def _answered(
+        self, gateway: str, event: messages.FrameInput, context: Context[M, S], rest: Rest[Returned | None]
+    ) -> Rest[object]:
+        """Return the rest of a hook, and of the answer to who asked for one."""
+        return rest if event.request is None else functools.partial(self._conclude, gateway, event, context, rest)
 
     async def _conclude(
-        self, gateway: str, event: messages.FrameInput, context: Context[M, S], run: Rest[Returned | None]
+        self, gateway: str, event: messages.FrameInput, context: Context[M, S], rest: Rest[Returned | None]
     ) -> None:
         """Await a hook, and answer with what it returned."""
-        outcome = await run()
-        if outcome is not None and event.request is not None:
-            failed = self._answer(gateway, event, context, outcome.value)
-            if failed is not None:
-                await failed()
+        outcome = await rest()
+        if outcome is not None and (failed := self._answer(gateway, event, context, outcome.value)) is not None:
+            await failed()
 
     def _misfit(
         self, error: BaseException, data: Any, session: Session[M], gateway: str, event: messages.FrameInput
-    ) -> Rest[None] | None:
+    ) -> Rest[object] | None:
         """Refuse a frame whose data no handler can take."""
         match error:
             case msgspec.ValidationError():
@@ -130,10 +131,9 @@ class FrameDispatch(Generic[M, S]):
 
     def _report(
         self, error: BaseException, context: Context[M, S], gateway: str, event: messages.FrameInput
-    ) -> Rest[None]:
+    ) -> Rest[object]:
         fail = functools.partial(self._failed, gateway, event)
-        run = self._hooks.failed(error, context, gateway=gateway, message=event, fail=fail)
-        return functools.partial(self._conclude, gateway, event, context, run)
+        return self._hooks.failed(HookRun(context, gateway, event, fail), error)
 
     async def _dispatch(
         self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any
@@ -149,7 +149,7 @@ class FrameDispatch(Generic[M, S]):
 
     def _answer(
         self, gateway: str, event: messages.FrameInput, context: Context[M, S], result: Any
-    ) -> Rest[None] | None:
+    ) -> Rest[object] | None:
         assert event.request is not None
         try:
             payload = frames.ack_frame(event.request, result)

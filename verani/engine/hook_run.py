@@ -17,7 +17,6 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 from ..errors import RoomAsleep
@@ -39,31 +38,30 @@ class HookRun(Struct, eq=False, weakref=True):
     an event there may be two more: `on_wake` before it, and `on_error` after it, whose failure is logged and never
     reported again. `calls` counts those to other rooms, `output` bytes. `touched` is the open transaction: the sessions
     whose metas may have changed. `error` is what it failed with, until that is reported. `measure` counts how long it
-    took, None where no hook was run.
+    took, by default that of its name; None where no hook was run. `started` is when the hook was called.
     """
 
     context: Any
-    started: float
     gateway: str = ""
     message: messages.Input | None = None
     fail: Callable[[BaseException], None] | None = None
     name: str = ""
     role: Literal["hook", "wake", "report"] = "hook"
+    measure: HookMeasure | None = None
+    started: float = 0.0
     cancelled_at: float | None = None
     task: asyncio.Task[Any] | None = None
     error: BaseException | None = None
     armed: bool = True
     output: int = 0
     calls: int = 0
-    touched: dict[str, Session[Any]] = msgspec.field(default_factory=dict)
+    touched: dict[str, Session[Any]] | None = None
     kept: Callable[[], Any] | None = None
-    measure: HookMeasure | None = None
 
     def over(self) -> None:
         """Let go of what the hook worked with."""
         self.kept = weakref.ref(self.context)
-        self.context = self.message = self.fail = self.task = self.error = None
-        self.touched = {}
+        self.context = self.message = self.fail = self.task = self.error = self.touched = None
 
     def context_of_tasks(self) -> Any:
         """Return what the hook was given; None once it is over and nobody has kept that."""

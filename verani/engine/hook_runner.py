@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from types import CoroutineType
-from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -31,7 +31,7 @@ from ..link import messages
 from ..room.context import Context
 from ..room.meta import M
 from ..room.operations import S
-from .hook_measures import HookMeasure, HookMeasures
+from .hook_measures import HookMeasures
 from .hook_run import HookRun, running
 from .incarnation import Incarnation
 from .listed import Listed
@@ -58,16 +58,6 @@ class Returned(Struct, frozen=True):
     """A hook's result, as opposed to its error."""
 
     value: Any
-
-
-class RunOptions(TypedDict, total=False):
-    """What a run knows besides its hook, as `HookRun` has it."""
-
-    gateway: str
-    message: messages.Input | None
-    fail: Callable[[BaseException], None] | None
-    name: str
-    role: Literal["hook", "wake"]
 
 
 class Hooks(Generic[M, S]):
@@ -97,21 +87,15 @@ class Hooks(Generic[M, S]):
         # A run whose rest nobody has begun to await.
         self._left: HookRun | None = None
 
-    def start(
-        self,
-        context: Context[M, S],
-        hook: Callable[..., Any],
-        *arguments: Any,
-        measure: HookMeasure,
-        **of: Unpack[RunOptions],
-    ) -> Returned | Rest[Returned | None]:
+    def start(self, run: HookRun, hook: Callable[..., Any], *arguments: Any) -> Returned | Rest[Returned | None]:
         """Call one hook as one transaction; returns its result, or the rest of it, which comes to what `run` does.
 
         The rest of a hook that awaits, or the report of one that has failed.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._turn.loop)
         requests = task.cancelling() if task is not None else 0
-        run = HookRun(context, self._clock(), **of, measure=measure)
+        measure = run.measure = run.measure or self.measures.of(run.hook)
+        run.started = self._clock()
         # In the context of the loop's callback, what the hook sets would be there for all rooms.
         variables = copy_context()
         called = variables.run(self._call, run, hook, arguments)
@@ -121,73 +105,53 @@ class Hooks(Generic[M, S]):
             measure.seconds += took
             run.over()
             return called
-        return self._later(run, called, requests, variables)
+        self._left = run
+        return functools.partial(self._go_on, run, called, requests, variables)
 
-    def begin(
-        self, which: str, context: Context[M, S], *arguments: Any, **of: Unpack[RunOptions]
-    ) -> Rest[Returned | None] | None:
+    def begin(self, which: str, run: HookRun, *arguments: Any) -> Rest[Returned | None] | None:
         """Run a hook of the definition, by its name there, as far as it needs no task; returns the rest of it."""
         definition = self._room.definition
         hook = definition.hooks[which]
         if which in definition.async_hooks:
-            return functools.partial(self.run, context, hook, *arguments, **of)
-        started = self.start(context, hook, *arguments, measure=self.measures.of(which), **of)
+            return functools.partial(self.run, run, hook, *arguments)
+        started = self.start(run, hook, *arguments)
         return None if isinstance(started, Returned) else started
 
-    def run(
-        self,
-        context: Context[M, S],
-        hook: Callable[..., Any],
-        *arguments: Any,
-        measure: HookMeasure | None = None,
-        **of: Unpack[RunOptions],
-    ) -> Coroutine[Any, Any, Returned | None]:
+    def run(self, run: HookRun, hook: Callable[..., Any], *arguments: Any) -> Coroutine[Any, Any, Returned | None]:
         """Call one hook as one transaction, in the task that awaits the rest of it at once.
 
         None means that the hook failed, and that this has been dealt with.
         """
-        requests = _requests()
-        run = HookRun(context, self._clock(), **of)
-        run.measure = measure or self.measures.of(run.hook)
-        return self._conclude(run, self._call(run, hook, arguments), requests)
+        task = asyncio.current_task(self._turn.loop)
+        requests = task.cancelling() if task is not None else 0
+        run.measure = run.measure or self.measures.of(run.hook)
+        run.started = self._clock()
+        return self._conclude(run, self._call(run, hook, arguments), task, requests)
 
-    def failed(
-        self,
-        error: BaseException,
-        context: Context[M, S],
-        *,
-        gateway: str,
-        message: messages.Input,
-        fail: Callable[[BaseException], None],
-    ) -> Rest[Returned | None]:
+    def failed(self, run: HookRun, error: BaseException) -> Rest[Returned | None]:
         """Return how to deal with an error before or after a hook as with one of the hook itself."""
-        run = HookRun(context, self._clock(), gateway, message, fail, error=error)
-        return self._later(run, None, _requests())
-
-    def _later(
-        self,
-        run: HookRun,
-        called: Returned | Awaitable[Any] | None,
-        requests: int,
-        variables: contextvars.Context | None = None,
-    ) -> Rest[Returned | None]:
+        task = asyncio.current_task(self._turn.loop)
+        run.error = error
         self._left = run
-        return functools.partial(self._conclude, run, called, requests, variables)
+        return functools.partial(self._go_on, run, None, task.cancelling() if task is not None else 0)
 
     def _call(
         self, run: HookRun, hook: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> Returned | Awaitable[Any] | None:
-        """Call a hook, and close its transaction, unless it returned what is to be awaited; None: see `run.error`."""
+        """Call a hook, and close its transaction, unless it returned what is to be awaited; None: see `run.error`.
+
+        The context that this is called in is the run's, until that is over.
+        """
         turn = self._turn
         turn.current = run
-        token = running.set(run)
+        running.set(run)
         waits = False
         try:
             result = hook(*arguments) if self._marker is None else self._mark(run, self._marker, hook, arguments)
             if result is not None and (type(result) is CoroutineType or inspect.isawaitable(result)):
                 waits = True
                 return result
-            if run.touched:
+            if run.touched is not None:
                 self._room.metas.commit(run)
             return Returned(result)
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a hook must not end the process
@@ -196,25 +160,23 @@ class Hooks(Generic[M, S]):
             run.error = error  # returned, it would be a local variable of all who called this
             return None
         finally:
-            running.reset(token)
             if not waits:
                 turn.current = None
                 if self._room.outputs.between:
                     self._room.outputs.flush()
 
-    async def _await(self, run: HookRun, awaitable: Awaitable[Any]) -> Returned | None:
+    async def _await(self, run: HookRun, awaitable: Awaitable[Any], task: asyncio.Task[Any] | None) -> Returned | None:
         """Await the rest of a hook, and close its transaction; None: see `run.error`."""
         turn = self._turn
-        run.task = task = asyncio.current_task()
+        run.task = task
         requests = task.cancelling() if task is not None else 0
-        token = running.set(run)
         self._suspended.add()
         returned = None
         try:
             result = await awaitable
             if not run.armed:
                 raise HookAbandoned
-            if run.touched:
+            if run.touched is not None:
                 self._room.metas.commit(run)
             returned = Returned(result)
         except BaseException as error:
@@ -223,7 +185,6 @@ class Hooks(Generic[M, S]):
             has_expired = run.cancelled_at is not None and isinstance(error, asyncio.CancelledError)
             run.error = self.timeout(run) if has_expired else error
         finally:
-            running.reset(token)
             if turn.current is run:
                 turn.current = None
                 self._suspended.discard()
@@ -245,27 +206,33 @@ class Hooks(Generic[M, S]):
         # The shell that tears a room down disarms it before it cancels.
         return self._turn.awake or not isinstance(error, asyncio.CancelledError)
 
-    async def _conclude(
+    def _go_on(
         self,
         run: HookRun,
         called: Returned | Awaitable[Any] | None,
         requests: int,
         variables: contextvars.Context | None = None,
-    ) -> Returned | None:
-        """Do what is left of a run; the hook may have asked its own task to end, beyond so many `requests`.
-
-        `variables` are what it has set before it returned what is to be awaited.
-        """
+    ) -> Coroutine[Any, Any, Returned | None]:
+        """Do what is left of a run that was started, in the task that awaits it; `variables` are what it has set."""
         self._left = None
         for variable, value in variables.items() if variables is not None else ():
             if variable.get(None) is not value:
                 variable.set(value)
+        return self._conclude(run, called, asyncio.current_task(self._turn.loop), requests)
+
+    async def _conclude(
+        self,
+        run: HookRun,
+        called: Returned | Awaitable[Any] | None,
+        task: asyncio.Task[Any] | None,
+        requests: int,
+    ) -> Returned | None:
+        """Do what is left of a run; the hook may have asked its own task to end, beyond so many `requests`."""
         try:
-            task = asyncio.current_task()
             if task is not None and task.cancelling() > requests:
                 await _absorb_cancellations(task, requests)
             if called is not None and not isinstance(called, Returned):
-                called = await self._await(run, called)
+                called = await self._await(run, called, task)
             if called is None:
                 assert run.error is not None
                 if run.fail is not None:
@@ -273,6 +240,7 @@ class Hooks(Generic[M, S]):
                 await self.report(run.error, run.context, run.gateway, run.message, name=run.name)
             return called
         finally:
+            running.set(None)
             self._observe(run)
             run.over()
 
@@ -315,14 +283,16 @@ class Hooks(Generic[M, S]):
         hook = self._room.definition.hooks.get("on_error")
         if hook is None:
             return
-        run = HookRun(context, self._clock(), gateway, message, role="report", measure=self.measures.of("on_error"))
+        measure = self.measures.of("on_error")
+        run = HookRun(context, gateway, message, role="report", measure=measure, started=self._clock())
         try:
             called = self._call(run, hook, (error, context))
             if called is not None and not isinstance(called, Returned):
-                called = await self._await(run, called)
+                called = await self._await(run, called, asyncio.current_task(self._turn.loop))
             if run.error is not None:
                 self._room.log.failed(run.error, context, "on_error")
         finally:
+            running.set(None)
             self._observe(run)
             run.over()
 
@@ -365,12 +335,6 @@ class Hooks(Generic[M, S]):
         if self._left is not None:
             self._left.over()
             self._left = None
-
-
-def _requests() -> int:
-    """Count how often the running task was asked to end."""
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
 
 
 async def _absorb_cancellations(task: asyncio.Task[Any], requests: int) -> None:

@@ -12,6 +12,7 @@ from ..room.context import Context
 from ..room.meta import M
 from ..room.methods import Call, Method
 from ..room.operations import S
+from .hook_run import HookRun
 from .hook_runner import Hooks
 from .incarnation import Incarnation
 from .middleware import Middleware
@@ -70,7 +71,7 @@ class IncomingCalls(Generic[M, S]):
         if self._middleware.functions:
             run = functools.partial(self._middleware.through, context, run)
         fail = functools.partial(self._failed, gateway, event)
-        outcome = await self._hooks.run(context, run, gateway=gateway, message=event, fail=fail)
+        outcome = await self._hooks.run(HookRun(context, gateway, event, fail), run)
         if outcome is None:
             return
         try:

@@ -49,7 +49,7 @@ class Tasks:
 
         `name` is that of the hook which starts it, as `HookFailed` has it.
         """
-        run = HookRun(context, self._clock(), name=name)
+        run = HookRun(context, name=name, started=self._clock())
         token = running.set(run)
         try:
             task = asyncio.get_running_loop().create_task(_without_exit(coroutine), name=coroutine.__qualname__)

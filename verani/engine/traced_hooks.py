@@ -5,6 +5,7 @@ Invariant: a span ends with its run, however that ends.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -42,13 +43,13 @@ class TracedHooks(Hooks[M, S]):
             if not waits:
                 self._end(run)
 
-    async def _await(self, run: HookRun, awaitable: Awaitable[Any]) -> Returned | None:
+    async def _await(self, run: HookRun, awaitable: Awaitable[Any], task: asyncio.Task[Any] | None) -> Returned | None:
         span = self._spans.get(run)
         if span is None:  # the room has ended meanwhile
-            return await super()._await(run, awaitable)
+            return await super()._await(run, awaitable, task)
         try:
             with making_current(span):
-                return await super()._await(run, awaitable)
+                return await super()._await(run, awaitable, task)
         finally:
             self._end(run)
 

@@ -45,10 +45,13 @@ class Transactions(Generic[M]):
         turn.check_awake()
         if turn.current is None:
             return False
+        touched = turn.current.touched
         if turn.is_callers:
-            turn.current.touched[session.id] = session
+            if touched is None:
+                touched = turn.current.touched = {}
+            touched[session.id] = session
             return True
-        if session.id in turn.current.touched:
+        if touched is not None and session.id in touched:
             raise RoomBusy(f"{session!r} belongs to the running hook; change it when that has returned")
         return False
 
@@ -63,7 +66,7 @@ class Transactions(Generic[M]):
     def settle(self, session: Session[Any]) -> None:
         """Outside of hooks (spawned tasks), every change is a transaction of its own."""
         if not self._turn.is_callers:
-            alone = HookRun(None, 0.0, touched={session.id: session})
+            alone = HookRun(None, touched={session.id: session})
             try:
                 self.commit(alone)
             except BaseException:
@@ -73,7 +76,7 @@ class Transactions(Generic[M]):
     def commit(self, run: HookRun) -> None:
         """Check all changed metas, then store all: one that does not fit fails the hook."""
         changed: list[tuple[Session[M], bytes, M]] = []
-        for session in run.touched.values():
+        for session in (run.touched or {}).values():
             attachment = self.codec.encode(session.live_meta)
             if attachment != session.attachment:
                 changed.append((session, attachment, self._check(attachment)))
@@ -92,7 +95,7 @@ class Transactions(Generic[M]):
 
     def roll_back(self, run: HookRun) -> None:
         """Give the sessions the metas last committed."""
-        for session in run.touched.values():
+        for session in (run.touched or {}).values():
             before = session.channels
             session.live_meta = self.codec.decode(session.attachment)
             self._members.move(session, before, session.channels)

@@ -14,6 +14,7 @@ from ..link import messages
 from ..room.context import Context
 from ..room.meta import M
 from ..room.operations import S
+from .hook_run import HookRun
 from .hook_runner import Hooks, Rest, Returned
 from .incarnation import Incarnation
 from .refusing import closing_of_wake, outcome_of, refuse, reply, turn_away
@@ -40,25 +41,23 @@ class Waking(Generic[M, S]):
         if room.definition.state is SimpleNamespace:  # the default: no code of the application's runs
             room.make_state()
             return None
-        started = self._hooks.start(
-            Context(room, None), room.make_state, name="state", role="wake", measure=self._hooks.measures.of("state")
-        )
+        started = self._hooks.start(HookRun(Context(room, None), name="state", role="wake"), room.make_state)
         return None if isinstance(started, Returned) else started
 
     async def _wake(self, gateway: str = "", event: messages.Input | None = None) -> bool:
         """Make the state and run the hooks; False if `event`, which it is tried again for, was refused."""
         room = self._room
-        run = functools.partial(self._hooks.run, Context(room, None), gateway=gateway, message=event, role="wake")
+        new_run = functools.partial(HookRun, Context(room, None), gateway, event, role="wake")
         fail = functools.partial(self._failed, gateway, event)
-        await run(room.make_state, name="state")
+        await self._hooks.run(new_run(name="state"), room.make_state)
         hook = room.definition.hooks.get("on_wake")
         if hook is not None:
-            self.is_ready = await run(hook, room.actor, name="on_wake", fail=fail) is not None
+            self.is_ready = await self._hooks.run(new_run(fail, name="on_wake"), hook, room.actor) is not None
         hook = room.definition.hooks.get("on_hibernation_restore")
         if hook is None or not self.is_ready or not room.members.sessions:
             return self.is_ready
-        restored = await run(hook, room.actor, name="on_hibernation_restore", fail=None if event is None else fail)
-        return restored is not None
+        restore = new_run(None if event is None else fail, name="on_hibernation_restore")
+        return await self._hooks.run(restore, hook, room.actor) is not None
 
     async def wake_for(self, gateway: str, event: messages.Input) -> bool:
         """Try again to wake, for any but the input that the last attempt was for; False if this one is refused."""

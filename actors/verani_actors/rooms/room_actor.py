@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import repeat
+from time import monotonic
 from typing import Any
 
 from msgspec import Struct
@@ -98,7 +99,7 @@ class RoomActor(Actor):
         match message:
             case HandleInputs():
                 self._inputs.extend(zip(repeat(message.gateway), message.inputs, strict=False))
-                self._since = asyncio.get_running_loop().time()
+                self._since = monotonic()
                 rest = self._advance()
                 return None if rest is None else self._go_on(rest)
             case Open():
@@ -141,10 +142,11 @@ class RoomActor(Actor):
 
     async def _work(self) -> None:
         """Handle the inputs that wait."""
-        self._since = asyncio.get_running_loop().time()
+        self._since = monotonic()
         await self._go_on(self._advance())
 
     async def _go_on(self, rest: Rest[bool] | None) -> None:
+        self._since = monotonic()  # before the first step of this task, others had their turn
         while rest is not None:
             try:
                 if not await rest():
@@ -158,9 +160,8 @@ class RoomActor(Actor):
         engine, flow, inputs = self._engine, self._flow, self._inputs
         assert engine is not None, "Open is a room's first message"
         assert flow is not None
-        now = asyncio.get_running_loop().time
         while inputs:
-            if now() - self._since > _TURN:
+            if monotonic() - self._since > _TURN:
                 return partial(self._wait, partial(asyncio.sleep, 0))
             if flow.far and flow.is_held(engine.name):
                 return partial(self._wait, partial(flow.wait, engine.name))
@@ -176,7 +177,7 @@ class RoomActor(Actor):
 
     async def _wait(self, wait: Rest[object]) -> bool:
         await wait()
-        self._since = asyncio.get_running_loop().time()
+        self._since = monotonic()
         return True
 
     def _log_bug(self) -> None:
