@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from typing import Any, Generic
 
 import msgspec
@@ -52,42 +51,38 @@ class FrameDispatch(Generic[M, S]):
         session = self._members.sessions.get(event.connection)
         if session is None:
             return None
-        handlers = self._handlers.found.get(event.event) or self._handlers.of(event.event)
-        on_message = None if handlers else self._definition.hooks.get("on_message")
-        if event.event.startswith(RESERVED_PREFIX) or (not handlers and on_message is None):
-            logger.debug("no handler for event %r", event.event, extra=self._room.log.about(session))
-            self._refuse(gateway, event, messages.Outcome(code="not_found"))
-            return None
+        handlers = self._handlers.found.get(event.event)
+        if handlers is None:
+            handlers = self._handlers.of(event.event)
+            is_known = handlers or "on_message" in self._definition.hooks
+            if event.event.startswith(RESERVED_PREFIX) or not is_known:
+                logger.debug("no handler for event %r", event.event, extra=self._room.log.about(session))
+                self._refuse(gateway, event, messages.Outcome(code="not_found"))
+                return None
+        alone = handlers[0] if len(handlers) == 1 else None
         data = None
         try:
-            data = frames.decode_data(event.data)
-            if len(handlers) == 1 and handlers[0].decoder is None:
-                payloads = [data]
-            else:
-                payloads = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
+            data = payload = frames.decode_data(event.data)
+            if alone is None:
+                payload = [frames.decode_data(event.data, h.decoder) if h.decoder else data for h in handlers]
+            elif alone.decoder is not None:
+                payload = frames.decode_data(event.data, alone.decoder)
         except BaseException as error:  # a __post_init__ of a payload type is the user's code, too  # noqa: BLE001
             return self._misfit(error, data, session, gateway, event)
         context = Context(self._room, session, Frame(event.event, data, event.channel))
-        measure = self._measures.events.get(event.event) or self._measures.of_event(event.event)
         fail = None if event.request is None else functools.partial(self._failed, gateway, event)
-        run = HookRun(context, gateway, event, fail, measure=measure)
-        hook: Callable[..., Any] = self._dispatch
-        arguments: tuple[Any, ...] = context, handlers, payloads, on_message
-        if self._middleware.functions:
-            hook, arguments = self._middleware.through, (context, functools.partial(hook, *arguments))
-        elif len(handlers) == 1:
-            hook, arguments = handlers[0].function, (context, payloads[0])
-            if not handlers[0].is_async:
-                started = self._hooks.start(run, hook, *arguments)
-                if not isinstance(started, Returned):
-                    return self._answered(gateway, event, context, started)
-                return None if event.request is None else self._answer(gateway, event, context, started.value)
-        return self._answered(gateway, event, context, functools.partial(self._hooks.run, run, hook, *arguments))
-
-    def _answered(
-        self, gateway: str, event: messages.FrameInput, context: Context[M, S], rest: Rest[Returned | None]
-    ) -> Rest[object]:
-        """Return the rest of a hook, and of the answer to who asked for one."""
+        measure = self._measures.events.get(event.event) or self._measures.of_event(event.event)
+        run = HookRun(context, gateway, event, fail, "", "hook", measure)
+        rest: Rest[Returned | None] | Returned
+        if alone is None or self._middleware.functions:
+            dispatch = functools.partial(self._dispatch, context, handlers, payload if alone is None else [payload])
+            rest = functools.partial(self._hooks.run, run, self._middleware.through, context, dispatch)
+        elif alone.is_async:
+            rest = functools.partial(self._hooks.run, run, alone.function, context, payload)
+        else:
+            rest = self._hooks.start(run, alone.function, context, payload)
+            if isinstance(rest, Returned):
+                return None if event.request is None else self._answer(gateway, event, context, rest.value)
         return rest if event.request is None else functools.partial(self._conclude, gateway, event, context, rest)
 
     async def _conclude(
@@ -135,12 +130,10 @@ class FrameDispatch(Generic[M, S]):
         fail = functools.partial(self._failed, gateway, event)
         return self._hooks.failed(HookRun(context, gateway, event, fail), error)
 
-    async def _dispatch(
-        self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any], on_message: Any
-    ) -> Any:
-        """Run the handlers in order; the first result that is not None is the answer."""
-        if on_message is not None:
-            return await self._middleware.call(on_message, context, context.frame)
+    async def _dispatch(self, context: Context[M, S], handlers: tuple[Handler, ...], payloads: list[Any]) -> Any:
+        """Run the handlers in order, `on_message` without any; the first result that is not None is the answer."""
+        if not handlers:
+            return await self._middleware.call(self._definition.hooks["on_message"], context, context.frame)
         answer = None
         for handler, payload in zip(handlers, payloads, strict=True):
             result = await self._middleware.call(handler.function, context, payload)

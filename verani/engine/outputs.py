@@ -37,19 +37,19 @@ class Outputs(Generic[M]):
         self._sink = sink
         self._is_full = is_full
         self.between: list[tuple[str, messages.Output]] = []
+        # Of what waits, if anything does.
         self._between_bytes = 0
 
     def to_all(self, frame: bytes) -> int:
         """Send a frame to everybody, and count them."""
-        return self._send(self._members.everybody(), frame)
+        return self._send(self._charge(frame), self._members.everybody(), frame)
 
     def to_channel(self, channel: str, frame: bytes, exclude: tuple[str, ...]) -> int:
         """Send a frame to everybody in a channel but the excluded; the audience object is reused while it lasts."""
-        self._turn.check_awake()
+        run = self._charge(frame)
         audience = self._members.channel(channel)
         absent = self._members.count_in(channel, exclude) if exclude else 0
-        self._send(audience, frame, exclude if absent else ())
-        return audience.count - absent
+        return self._send(run, audience, frame, exclude if absent else ()) - absent
 
     def to_selected(
         self,
@@ -61,8 +61,9 @@ class Outputs(Generic[M]):
         exclude: Collection[str] = (),
     ) -> int:
         """Send a frame to those who pass every filter that is given."""
+        run = self._charge(frame)
         audience = self._members.select(channel, user_ids=user_ids, client_ids=client_ids, exclude=exclude)
-        return self._send(audience, frame)
+        return self._send(run, audience, frame)
 
     def to_session(self, session: Session[Any], frame: bytes) -> int:
         """Send a frame to one connection; 0 if it has left."""
@@ -76,37 +77,39 @@ class Outputs(Generic[M]):
             self._sink.output(session.gateway, deliver, run.message.number if run.message is not None else None)
         return 1
 
-    def _send(self, audience: Audience, frame: bytes, exclude: tuple[str, ...] = ()) -> int:
-        self._charge(frame)
+    def _send(self, run: HookRun | None, audience: Audience, frame: bytes, exclude: tuple[str, ...] = ()) -> int:
         for gateway, connections in audience.targets:
-            self.put(gateway, messages.Deliver(connections, frame, exclude))
+            deliver = messages.Deliver(connections, frame, exclude)
+            if run is None:
+                self.put(gateway, deliver)
+            else:  # as `put` does
+                self._sink.output(gateway, deliver, run.message.number if run.message is not None else None)
         return audience.count
 
     def _charge(self, frame: bytes) -> HookRun | None:
         """Check that the caller may send this frame, and count it; returns its run if it is the hook that runs.
 
-        Raises `TooLarge` over the limits.
+        Raises as `Turn.check_awake` does, and `TooLarge` over the limits.
         """
-        turn = self._turn
-        current, name = turn.current, turn.name
-        of_hook = current is not None and current is running.get()
-        if not of_hook or not turn.awake or turn.thread.ident != get_ident():  # the current run is armed
+        turn, size = self._turn, len(frame)
+        run = turn.current
+        if run is not None and run is not running.get():
+            run = None
+        if run is None or not turn.awake or turn.thread.ident != get_ident():  # the run that is current is armed
             turn.check_awake()
-        size = len(frame)
+        before = run.output if run is not None else self._between_bytes if self.between else 0
+        total = before + (size if size > _LEAST else _LEAST)
         if size > MAX_OUTPUT_FRAME:
             raise TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {size}")
-        if not of_hook and self._is_full is not None and self._is_full():
-            raise RoomBusy(f"{name}: its gateways are far behind what it has sent; wait before a task sends more")
-        if current is None:
-            return None
-        total = (current.output if of_hook else self._between_bytes) + max(size, _LEAST)
         if total > MAX_HOOK_OUTPUT:  # what is refused here was not output and does not count
-            raise TooLarge(f"{name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
-        if of_hook:
-            current.output = total
-            return current
-        self._between_bytes = total
-        return None
+            raise TooLarge(f"{turn.name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
+        if run is not None:
+            run.output = total
+        elif self._is_full is not None and self._is_full():
+            raise RoomBusy(f"{turn.name}: its gateways are far behind what it has sent; wait before a task sends more")
+        else:
+            self._between_bytes = total
+        return run
 
     def put(self, gateway: str, output: messages.Output) -> None:
         """Write now if this is the running hook or none runs; queue the outputs of spawned tasks otherwise."""
@@ -121,7 +124,6 @@ class Outputs(Generic[M]):
     def flush(self) -> None:
         """Write what spawned tasks have sent while a hook ran."""
         queued, self.between = self.between, []
-        self._between_bytes = 0
         for gateway, output in queued:
             self._sink.output(gateway, output, None)
 

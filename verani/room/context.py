@@ -124,7 +124,7 @@ class Actor(Generic[M, S]):
         users, clients = _ids("user_ids", user_ids), _ids("client_ids", client_ids)
         frame = frames.event_frame(check_name(channel, "channel"), frames.encode(data))
         excluded = _excluded(except_)
-        outputs = self._awake.outputs
+        outputs = self._room.outputs
         if users is None and clients is None:
             return outputs.to_channel(channel, frame, excluded)
         return outputs.to_selected(channel, frame, user_ids=users, client_ids=clients, exclude=excluded)
@@ -135,15 +135,15 @@ class Actor(Generic[M, S]):
 
     def emit(self, event: str, data: Any = UNSET) -> int:
         """Emit an event to everybody in the room, whatever their channels."""
-        return self._awake.outputs.to_all(self._named("default", event, data))
+        return self._room.outputs.to_all(self._named("default", event, data))
 
     def emit_to_channel(self, channel: str, event: str, data: Any = UNSET) -> int:
         """Emit an event to the whole channel, excluding nobody."""
-        return self._awake.outputs.to_channel(channel, self._named(channel, event, data), ())
+        return self._room.outputs.to_channel(channel, self._named(channel, event, data), ())
 
     def emit_to_user(self, user_id: str, event: str, data: Any = UNSET) -> int:
         """Emit an event to all connections of a user, whatever their channels."""
-        return self._awake.outputs.to_selected(None, self._named("default", event, data), user_ids=(user_id,))
+        return self._room.outputs.to_selected(None, self._named("default", event, data), user_ids=(user_id,))
 
     def _named(self, channel: str, event: str, data: Any) -> bytes:
         if type(event) is str and type(channel) is str:

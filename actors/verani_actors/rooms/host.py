@@ -15,7 +15,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from verani.engine.marking import Marker
 from verani.engine.room_events import reason_of
@@ -50,7 +50,7 @@ from .directory import RoomDirectory
 from .engines import Engines
 from .hibernation import Begin
 from .hook_failures import HookFailures
-from .hosted_room import HostedRoom, RoomState
+from .hosted_room import AWAKE, HostedRoom, RoomState
 from .kinds import kinds_for
 from .moving import Moving
 from .opening import RoomOpening
@@ -67,9 +67,6 @@ logger = logging.getLogger(__name__)
 
 # The settings that limit rooms; what each did is counted in `RoomHost.limited`.
 ROOM_LIMITS = ("hook_timeout", "max_awake_rooms", "max_meta_bytes")
-
-# To look up a member of an enumeration costs as much as ten attributes in Python 3.11.
-_AWAKE: Final = RoomState.AWAKE
 
 
 class RoomHost:
@@ -269,7 +266,7 @@ class RoomHost:
                 continue
             name = ""
             room = self.directory.rooms.get(input.room)
-            if room is not None and room.state is _AWAKE and gateway not in room.pulled.late:
+            if room is not None and room.state is AWAKE and gateway not in room.pulled.late:
                 name = input.room
                 together = ready.setdefault(name, [])
                 together.append(input)

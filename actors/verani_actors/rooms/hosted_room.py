@@ -34,7 +34,7 @@ from .room_actor import HandleInputs
 from .room_status import RoomLife
 from .tick_entries import MAX_PENDING, TickEntries
 
-__all__ = ["TRANSITIONS", "RoomChange", "HostedRoom", "RoomState"]
+__all__ = ["AWAKE", "TRANSITIONS", "RoomChange", "HostedRoom", "RoomState"]
 
 # Close code of sessions whose gateway is gone (RFC 6455 7.1.5: no close frame came).
 _LOST: Final = 1006
@@ -107,6 +107,7 @@ TRANSITIONS: Final[dict[RoomState, dict[RoomChange, RoomState]]] = {
 }
 
 # To look up a member of an enumeration costs as much as ten attributes in Python 3.11.
+AWAKE: Final = RoomState.AWAKE
 _GONE: Final = RoomState.GONE
 
 
@@ -169,7 +170,7 @@ class HostedRoom:
     @property
     def takes_inputs(self) -> bool:
         """Whether the actor is there to be given inputs."""
-        return self.state is RoomState.AWAKE or self.state is RoomState.MOVING
+        return self.state is AWAKE or self.state is RoomState.MOVING
 
     @property
     def has_opened(self) -> bool:

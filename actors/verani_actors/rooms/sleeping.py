@@ -24,7 +24,7 @@ from verani.room.definition import RoomDefinition
 from verani.settings import Settings
 
 from .hibernation import LookAround, RetireAll
-from .hosted_room import HostedRoom, RoomChange, RoomState
+from .hosted_room import AWAKE, HostedRoom, RoomChange, RoomState
 from .idle_clocks import IdleRooms
 
 __all__ = ["Sleeping"]
@@ -79,7 +79,7 @@ class Sleeping:
     def mark_active(self, room: HostedRoom) -> None:
         """Start the room's idle clock anew; have it retired if it waits to sleep, and nothing keeps it awake."""
         timeout = self._timeouts[room.definition.name]
-        if timeout is not None and room.state is RoomState.AWAKE:
+        if timeout is not None and room.state is AWAKE:
             self._idle.mark(room.name, timeout, self._clock())
         if self.drowsy and room.engine in self.drowsy and room.kept_awake_by is None:
             self._able.append(room)

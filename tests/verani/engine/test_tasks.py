@@ -387,6 +387,23 @@ async def test_what_tasks_may_queue_behind_a_hook_is_limited(stage: Stage) -> No
     stage.lobby.sink.received.clear()
 
 
+async def test_what_a_task_says_to_nobody_while_a_hook_runs_does_not_count(stage: Stage) -> None:
+    big = "x" * (MAX_OUTPUT_FRAME - 100)
+
+    def act(ctx: Context[Player, Any]) -> None:
+        for _ in range(MAX_HOOK_OUTPUT // MAX_OUTPUT_FRAME + 1):
+            assert ctx.actor.broadcast("where nobody is", big) == 0
+        stage.seen.append(ctx.actor.broadcast("default", "heard"))
+
+    await stage.spawned(act)
+    await stage.lobby.frame("a", "wait")
+    await stage.start()
+    assert stage.seen == [2]
+    stage.gate.set()
+    await stage.lobby.settle()
+    assert stage.lobby.data("b") == ["heard"]
+
+
 async def test_spawn_wants_a_coroutine(open_room: OpenRoom) -> None:
     lobby = open_room(define_room("chat"))
     await lobby.settle()
