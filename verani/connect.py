@@ -172,8 +172,9 @@ class Service:
             if speaks_no_tls(cause):
                 raise self._no_service("speaks no TLS") from bare(cause)
             text = f"cannot connect to {self._url}: {reason.lower()}"
-            refused = RoomBusy(text, retry_after=0.0) if self._waits_for_listener else VeraniError(text)
-            raise refused from bare(cause)
+            if self._waits_for_listener:
+                raise RoomBusy(text, retry_after=0.0) from bare(cause)
+            raise VeraniError(text) from bare(cause)
         except TimeoutError:
             raise DeadlineExceeded(f"{room}: {method} did not answer within {timeout:g} s") from None
         except (ValueError, aiohttp.NonHttpUrlClientError) as error:  # InvalidURL among them
