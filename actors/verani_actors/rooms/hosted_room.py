@@ -206,7 +206,6 @@ class HostedRoom:
         in_flight, engine = self.in_flight, self.engine
         if not in_flight:
             self._entries.working += 1
-        self._entries.unprocessed += len(arrivals)
         in_flight.extend(zip(repeat(gateway), arrivals, strict=False))
         if engine is not None:
             for arrival in arrivals:
@@ -268,7 +267,6 @@ class HostedRoom:
         left = list(self.in_flight)
         if left:
             self._entries.working -= 1
-            self._entries.unprocessed -= len(left)
         if self.has_begun:
             gateway, arrival = left[0]
             left[0] = gateway, arrival if isinstance(arrival, InterruptedInput) else InterruptedInput(arrival)
@@ -317,12 +315,9 @@ class HostedRoom:
         in_flight = self.in_flight
         while in_flight:
             origin, arrival = in_flight.popleft()
-            self._entries.unprocessed -= 1
             if origin == gateway and arrival.number == number:
                 break  # what was before it was skipped: its task was cancelled from outside
-        if self.has_begun:
-            self.has_begun = False
-            self._entries.begun.discard(self)
+        self.has_begun = False
         self._entries.acknowledge(gateway, self, number, is_last=not in_flight)
         if not in_flight:
             self._caught_up(self)
@@ -339,7 +334,6 @@ class HostedRoom:
         self.end()
         if self.in_flight:
             self._entries.working -= 1
-            self._entries.unprocessed -= len(self.in_flight)
             self.in_flight.clear()
         self.taken.clear()
         self.has_begun = False

@@ -42,8 +42,9 @@ class Speaker(Protocol):
 
     name: str
     reach: Reach
-    # Its inputs that are not processed; the first is the one in hand.
+    # Its inputs that are not processed; the first is the one in hand, which may have had an effect.
     in_flight: deque[tuple[str, Arrival]]
+    has_begun: bool
 
 
 class TickEntries:
@@ -59,11 +60,10 @@ class TickEntries:
         self._speakers: dict[str, Speaker] = {}
         # Of what is pending, as far as it was counted.
         self.weight = 0
-        # Rooms whose input in hand has had its first effect since the last flush.
+        # Rooms of which an input has had its first effect since the last flush, and may be in hand still.
         self.begun: set[Speaker] = set()
-        # How many rooms have inputs in flight, and how many these are together.
+        # How many rooms have inputs in flight.
         self.working = 0
-        self.unprocessed = 0
         self._seq = 0
         # The broadcast that was put last.
         self._before: Deliver | None = None
@@ -114,8 +114,9 @@ class TickEntries:
         if gateway in self.gateways:
             entry = self.pending.get(gateway, _NOTHING).get(room.name) or self.entry(gateway, room)
             entry.processed = room.reach.acknowledged[gateway] = number
-        self.working -= is_last
-        if self._flushing is not None and ((is_last and not self.working) or self.weight > MAX_PENDING):
+        if is_last:
+            self.working -= 1
+        if self._flushing is not None and (not self.working or self.weight > MAX_PENDING):
             self._flushing.cancel()
             self._send()
 
@@ -191,8 +192,8 @@ class TickEntries:
     def _mark_begun(self) -> None:
         """Tell the gateways whose inputs are in hand what has been seen of them, by whomever."""
         for room in self.begun:
-            gateway, arrival = room.in_flight[0]
-            if gateway in self.gateways:
+            if room.has_begun and room.in_flight[0][0] in self.gateways:
+                gateway, arrival = room.in_flight[0]
                 self.entry(gateway, room).begun = arrival.number
         self.begun.clear()
 
