@@ -89,6 +89,14 @@ def pytest_collection(session: pytest.Session) -> None:
             import_module(".".join(path.with_suffix("").parts))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about the short way where the long one is taken."""
+    if config.getoption("--in-tasks"):
+        left_out = [item for item in items if item.get_closest_marker("short_way") is not None]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_collection_finish() -> None:
     """Spare the collections at the end of tests what was imported and collected: it stays until the end."""
     gc.collect()

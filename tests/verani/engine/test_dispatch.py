@@ -667,6 +667,7 @@ async def test_middleware_that_raises_refuses_the_frame_with_its_code(open_room:
 # --- with a task, and without ----------------------------------------------------------------------------
 
 
+@pytest.mark.short_way
 async def test_a_handler_that_does_not_wait_is_done_when_its_frame_was_taken(open_room: OpenRoom) -> None:
     room = define_room("chat")
     tasks = list[Any]()
@@ -719,6 +720,7 @@ async def test_a_handler_that_fails_or_returns_an_awaitable_leaves_the_rest_to_a
     assert await left() is False, "what is left of a room that is over is left alone"
 
 
+@pytest.mark.short_way
 async def test_what_a_hook_sets_for_its_own_code_is_not_there_for_the_next_one(make_room: OpenRoom) -> None:
     variable, seen = ContextVar("variable", default=""), list[str]()
     room = define_room("chat")

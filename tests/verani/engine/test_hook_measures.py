@@ -38,6 +38,7 @@ def test_a_duration_is_counted_in_the_first_bucket_that_holds_it() -> None:
     assert histogram.seconds == pytest.approx(2.01 * BOUNDS[0] + 2 * BOUNDS[-1] + 1)
 
 
+@pytest.mark.short_way
 async def test_a_hook_that_waits_is_measured_like_one_that_does_not(open_room: OpenRoom) -> None:
     room = define_room("chat")
 
@@ -69,6 +70,7 @@ async def test_a_hook_that_waits_is_measured_like_one_that_does_not(open_room: O
     }
 
 
+@pytest.mark.short_way
 @pytest.mark.parametrize("catch", ["*", "on_message"])
 async def test_names_of_clients_do_not_make_measures(open_room: OpenRoom, catch: str) -> None:
     room: RoomDefinition[Any, Any] = define_room("chat")

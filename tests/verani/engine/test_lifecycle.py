@@ -44,6 +44,7 @@ async def test_a_connection_without_hooks_is_simply_in(open_room: OpenRoom) -> N
     assert lobby.sink.effects == [Processed("g1", 1)]  # nothing is sent on open
 
 
+@pytest.mark.short_way
 async def test_who_comes_and_goes_needs_no_task_where_the_hooks_are_plain_functions(open_room: OpenRoom) -> None:
     room, tasks = define_room("chat"), list[Any]()
     room.on_connect(lambda ctx: tasks.append(asyncio.current_task()))
