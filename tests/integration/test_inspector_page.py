@@ -276,6 +276,7 @@ async def test_lists_follow_the_service_and_what_is_focused_stays_so(serve: Serv
     await expect(page.locator("#rooms-none")).to_be_visible()
     await page.reload()
     await expect(page.get_by_label("Name begins with")).to_have_value("rooms/a")
+    await expect(page.get_by_label("Sort by")).to_have_value("name")
 
 
 async def test_back_and_an_edited_address_show_what_they_name(serve: Serve, watch: Watch, enter: Enter) -> None:

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from heapq import nlargest, nsmallest
 from itertools import count, islice
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -38,6 +41,7 @@ __all__ = [
     "SLICE",
     "RoomHeld",
     "RoomsHeld",
+    "RoomsOrder",
     "RoomsQuestion",
     "RoomsTold",
     "OperatedHost",
@@ -81,12 +85,36 @@ SLICE: Final = 200
 _MAX_RELAYED: Final = 1000
 
 
+RoomsOrder: TypeAlias = Literal["", "name", "connections", "inputs", "deliveries", "wake"]
+
+_MEASURES: Final[Mapping[RoomsOrder, Callable[[RoomStatus], float]]] = MappingProxyType(
+    {
+        "connections": attrgetter("connections"),
+        "inputs": attrgetter("inputs"),
+        "deliveries": attrgetter("deliveries"),
+        "wake": lambda status: status.wake_seconds or 0.0,
+    }
+)
+
+
 class RoomsQuestion(Struct, frozen=True):
-    """Which rooms to list: at most so many, all in one state, None for all; their names begin so."""
+    """Which rooms to list: at most so many, all in one state, None for all; their names begin so.
+
+    With an `order`, those of all that come first in it, be it by name or by what they have most of.
+    """
 
     limit: int | None = None
     state: str | None = None
     prefix: str = ""
+    order: RoomsOrder = ""
+
+    def first(self, rooms: list[RoomStatus], limit: int | None) -> list[RoomStatus]:
+        """Choose as many as may be."""
+        if limit is None or not self.order:
+            return rooms[:limit]
+        if self.order == "name":
+            return nsmallest(limit, rooms, attrgetter("name"))
+        return nlargest(limit, rooms, _MEASURES[self.order])
 
     def named(self, names: list[str]) -> list[str]:
         """Choose those whose names begin so."""
@@ -292,12 +320,14 @@ def list_rooms(host: RoomHost, question: RoomsQuestion) -> Iterator[bytes | None
     names = question.named(_names(host, question.state))
     bound = MAX_ROOMS if question.limit is None else min(MAX_ROOMS, question.limit)
     rooms: list[RoomStatus] = []
-    for number, name in enumerate(names[:bound], 1):
+    for number, name in enumerate(names if question.order else names[:bound], 1):
         status = host.status(name)
         if status is not None and question.state in (None, status.state):
             rooms.append(status)
         if number % SLICE == 0:
+            rooms = question.first(rooms, bound)
             yield None
+    rooms = question.first(rooms, bound)
     # Last, so that it counts what has woken meanwhile.
     others = list(islice(host.rooms(), MAX_NAMES + 1)) if question.state == "asleep" else []
     more = len(names) > bound or len(others) > MAX_NAMES

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from verani import Actor, ConnectionMeta, Context, RoomDefinition, define_room
-from verani_actors.operating.answers import RoomsQuestion
+from verani_actors.operating.answers import RoomsOrder, RoomsQuestion
 from verani_actors.rooms.hook_failures import MAX_FAILURES
 from verani_actors.rooms.room_status import RoomStatus
 
@@ -50,11 +50,15 @@ _RoomName = Annotated[str, Meta(max_length=200)]
 
 
 class View(Struct, frozen=True):
-    """What one watcher looks at: rooms whose names begin so, in a state or any, and one of them closely."""
+    """What one watcher looks at: rooms whose names begin so, in a state or any, those that come first in an order.
+
+    And one of them closely.
+    """
 
     prefix: _RoomName = ""
     state: Literal["", "awake", "asleep"] = ""
     room: _RoomName = ""
+    order: RoomsOrder = ""
 
 
 class Watcher(ConnectionMeta, kw_only=True):
@@ -168,15 +172,15 @@ async def _look(actor: _Room, service: Answers) -> None:
 
 async def _tell_lists(actor: _Room, service: Answers) -> None:
     state, counts = actor.state, {}
-    for (prefix, kind), watchers in _by(actor, lambda view: (view.prefix, view.state)):
-        listing = await service.rooms(RoomsQuestion(MAX_LISTED, kind or None, prefix))
+    for (prefix, kind, order), watchers in _by(actor, lambda view: (view.prefix, view.state, view.order)):
+        listing = await service.rooms(RoomsQuestion(MAX_LISTED, kind or None, prefix, order))
         now = asyncio.get_running_loop().time()
         rows = []
         async for status in listing.rooms:
             row, counts[status.name] = _row(status, state.counts.get(status.name), now)
             rows.append(row)
         is_cut = listing.cut or len(rows) >= MAX_LISTED
-        told = {"prefix": prefix, "state": kind, "rows": rows, "cut": is_cut}
+        told = {"prefix": prefix, "state": kind, "order": order, "rows": rows, "cut": is_cut}
         actor.broadcast("default", {"type": "rooms", **told}, client_ids=watchers)
     state.counts = counts
 

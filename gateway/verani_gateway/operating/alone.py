@@ -39,16 +39,23 @@ class Alone:
         return Listing(self._rooms(question), cut=False)
 
     async def _rooms(self, question: RoomsQuestion) -> AsyncIterator[RoomStatus]:
-        left = question.limit
+        left, found = question.limit, list[RoomStatus]()
         for number, name in enumerate(question.named(self._gateway.room_names())):
             if left == 0:
-                return
+                break
             if number % SLICE == 0:
+                found = question.first(found, question.limit)
                 await asyncio.sleep(0)
             status = self._gateway.room(name)
-            if status is not None and question.state in (None, status.state):
+            if status is None or question.state not in (None, status.state):
+                continue
+            if question.order:
+                found.append(status)
+            else:
                 yield status
                 left = None if left is None else left - 1
+        for status in question.first(found, question.limit):
+            yield status
 
     async def room(self, name: str) -> RoomStatus | None:
         """Explain one room."""

@@ -62,7 +62,7 @@ class Overview:
         hosts = {id: await _decoded_rooms(body, RoomsTold) for id, body in collected.hosts.items()}
         held = [await _decoded_rooms(body, RoomsHeld) for body in collected.gateways.values()]
         found = await merge_rooms(self._asking.epoch, hosts, held, question.state)
-        shown = found[: question.limit]
+        shown = question.first(found, question.limit)
         answers: list[RoomsTold | RoomsHeld] = [*hosts.values(), *held]
         sizes = [len(told.rooms) for told in answers if told.more]
         # Whoever told as many as were asked for has hidden none, unless they are too few in the end.

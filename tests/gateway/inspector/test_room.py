@@ -151,14 +151,16 @@ def test_whoever_wants_to_see_something_else_sees_it_soon_and_never_more_often_t
             await asyncio.sleep(1)
             service.asked.clear()
             for n in range(100):
-                await watcher.request("watch", {"prefix": f"chat/{n}", "state": "awake", "room": f"chat/{n}"})
+                view = {"prefix": f"chat/{n}", "state": "awake", "room": f"chat/{n}", "order": "inputs"}
+                await watcher.request("watch", view)
                 await asyncio.sleep(0.01)
             assert service.asked.count("activity") <= 5
             await asyncio.sleep(0.5)
-            assert service.questions[-1] == RoomsQuestion(MAX_LISTED, "awake", "chat/99")
+            assert service.questions[-1] == RoomsQuestion(MAX_LISTED, "awake", "chat/99", "inputs")
             assert "sessions chat/99" in service.asked
             seen = told(watcher, "rooms")
-            assert (seen[-1]["prefix"], seen[-1]["state"], len(seen[-1]["rows"])) == ("chat/99", "awake", MAX_LISTED)
+            view.pop("room")
+            assert (seen[-1] | view, len(seen[-1]["rows"])) == (seen[-1], MAX_LISTED)
             assert seen[-1]["cut"]
 
     play(test)

@@ -23,6 +23,7 @@ from verani_actors.operating.answers import (
     HostStatus,
     RoomHeld,
     RoomsHeld,
+    RoomsOrder,
     RoomsQuestion,
     RoomsTold,
     list_rooms,
@@ -36,6 +37,7 @@ from verani_actors.upkeep.runtime import Plan
 from verani_gateway.cli.members import check_target, members_table
 from verani_gateway.gateway import Gateway
 from verani_gateway.inputs.attachments import RoomInputs
+from verani_gateway.operating.alone import Alone
 from verani_gateway.operating.inquiry import Inquiry
 from verani_gateway.operating.merging import merge_metrics, merge_rooms
 from verani_gateway.operating.overview import Overview
@@ -314,6 +316,36 @@ async def test_what_a_host_was_asked_for_is_all_that_it_tells() -> None:
     assert told(None, "awake") == (50, 0, False)
     assert told(None, "asleep") == (50, 50, False)
     assert told(20, "asleep") == (20, 50, True)
+
+
+@pytest.mark.parametrize(
+    ("order", "first"),
+    [
+        ("name", ["chat/0", "chat/1", "chat/10"]),
+        ("connections", ["chat/998", "chat/997", "chat/996"]),
+        ("inputs", ["chat/500", "chat/501", "chat/502"]),
+        ("deliveries", ["chat/999", "chat/998", "chat/997"]),
+        ("wake", ["chat/7", "chat/8", "chat/9"]),
+    ],
+)
+async def test_the_first_rooms_of_an_order_are_the_first_of_all_rooms(order: RoomsOrder, first: list[str]) -> None:
+    def status(name: str = "") -> RoomStatus:
+        n = int(name.partition("/")[2])
+        inputs, wake_seconds = 2000 - n if n >= 500 else n, 1 / n if n >= 7 else None
+        return RoomStatus(name, "chat", "awake", n % 999, wake_seconds=wake_seconds, inputs=inputs, deliveries=n)
+
+    service = Service(hosts=("h-0", "h-1"), gateways=("a",))
+    for name in (f"chat/{n}" for n in range(1000)):
+        owner = service.epoch.owner(name)
+        assert owner is not None
+        service.hosts[owner.id].known[name] = "awake"
+    for host in service.hosts.values():
+        host.known = {name: state for name, state in host.known.items() if name[5:].isdecimal()}
+        host.status = status  # type: ignore[method-assign]  # for what it says
+    gateway = SimpleNamespace(room_names=lambda: [f"chat/{n}" for n in range(1000)], room=status)
+    for answers in (service.gateways["a"], Alone(cast(Gateway, gateway))):
+        listing = await answers.rooms(RoomsQuestion(3, order=order))
+        assert [room.name async for room in listing.rooms] == first
 
 
 @pytest.mark.parametrize("state", [None, "asleep"])

@@ -12,9 +12,9 @@ const $ = (id) => document.getElementById(id);
 
 let token = sessionStorage.getItem(TOKEN);
 let client = null;
-let view = { prefix: "", state: "", room: "" }; // what the room is asked to tell
+let view = { prefix: "", state: "", room: "", order: "" }; // what the room is asked to tell
 let samples = [];
-let lists = { rows: [], prefix: "", state: "", cut: false };
+let lists = { rows: [], cut: false };
 let totals = {};
 let cluster = null;
 let detail = null;
@@ -302,7 +302,7 @@ function drawList() {
   const counted = `${NUMBER.format(awake)} awake, ${NUMBER.format(asleep)} asleep`;
   put($("rooms-count"), lists.cut ? `${counted}; the first ${lists.rows.length} are shown: name more of it` : counted);
   const rows = [...lists.rows];
-  const compare = ORDER[$("sort").value];
+  const compare = ORDER[view.order];
   if (compare) rows.sort(compare);
   drawRooms(rows, (row) => row.status.name, (row) => row.status.name === view.room);
 }
@@ -529,7 +529,7 @@ function connect() {
     drawCluster();
   });
   client.on("rooms", (told) => {
-    if (told.prefix !== view.prefix || told.state !== view.state) return; // it is late
+    if (["prefix", "state", "order"].some((name) => told[name] !== view[name])) return; // it is late
     lists = told;
     drawList();
     toldAt = performance.now(); // what else a look tells comes before
@@ -588,11 +588,14 @@ function forget() {
 
 function recall() {
   const kept = new URLSearchParams(location.hash.slice(1));
-  view = { prefix: kept.get("prefix") ?? "", state: kept.get("state") ?? "", room: kept.get("room") ?? "" };
+  const asked = (name) => kept.get(name) ?? "";
+  view = { prefix: asked("prefix"), state: asked("state"), room: asked("room"), order: asked("order") };
   if (!["", "awake", "asleep"].includes(view.state)) view.state = "";
+  if (!Object.hasOwn(ORDER, view.order)) view.order = "";
   for (const name of ["prefix", "room"]) view[name] = view[name].slice(0, 200);
   $("prefix").value = view.prefix;
   $("kind").value = view.state;
+  $("sort").value = view.order;
 }
 
 function remember(chosen, how) {
@@ -602,7 +605,9 @@ function remember(chosen, how) {
 }
 
 function filter() {
-  remember({ ...view, prefix: $("prefix").value, state: $("kind").value }, "replaceState");
+  const chosen = { prefix: $("prefix").value, state: $("kind").value, order: $("sort").value };
+  remember({ ...view, ...chosen }, "replaceState");
+  drawList();
   watch();
 }
 
@@ -622,7 +627,7 @@ $("forget").addEventListener("click", forget);
 $("filter").addEventListener("submit", (event) => event.preventDefault());
 $("prefix").addEventListener("input", filter);
 $("kind").addEventListener("change", filter);
-$("sort").addEventListener("change", drawList);
+$("sort").addEventListener("change", filter);
 addEventListener("popstate", goBack);
 $("leave").addEventListener("click", leave);
 $("send").addEventListener("submit", send);
