@@ -71,7 +71,11 @@ class Endpoint:
             return self._refuse(error, handshake)
         del request  # what a connection does not need, it does not keep
         try:
-            connection = await self._admit(handshake)
+            try:
+                await gateway.facilities.turns.take()
+                connection = await self._accept(handshake, *await self._identify(handshake))
+            except VeraniError as error:
+                return self._refuse(error, handshake)
             del handshake
             if isinstance(connection, web.StreamResponse):
                 return connection
@@ -83,13 +87,6 @@ class Endpoint:
             return Upgraded()
         finally:
             gateway.entrance.release(address)
-
-    async def _admit(self, handshake: _Handshake) -> Connection | web.StreamResponse:
-        try:
-            await self._gateway.facilities.turns.take()
-            return await self._accept(handshake, *await self._identify(handshake))
-        except VeraniError as error:
-            return self._refuse(error, handshake)
 
     async def _accept(
         self, handshake: _Handshake, room: str, meta: ConnectionMeta, attachment: bytes, expires_at: float | None
@@ -183,7 +180,8 @@ class Endpoint:
         if room_id is None or is_misread(room_id, handshake.request):
             raise NotFound("no such room")
         handshake.room = room_id
-        return await self._definition.identify(asked if asked.room == room_id else replace(asked, room=room_id))
+        object.__setattr__(asked, "room", room_id)  # frozen to those who are asked, and a copy costs more than all else
+        return await self._definition.identify(asked)
 
     async def _renew(self, handshake: _Handshake, user_id: str, token: str) -> float | None:
         """Verify a token that is to refresh this user's connection; return when it expires."""
@@ -201,31 +199,38 @@ class Endpoint:
     ) -> tuple[ConnectionMeta, float | None]:
         """Run hooks within their time; whatever they raise, its text stays here, and nothing ends the process."""
         gateway = self._gateway
-        limit = gateway.settings.hook_timeout if self._definition.deliberates else None
         measure, began = gateway.metrics.identifying[self._definition.name], time.monotonic()
         try:
-            async with asyncio.timeout(limit) as scope:
-                gateway.entrance.identifying.add(scope)
-                try:
-                    return await asking
-                finally:
-                    gateway.entrance.identifying.discard(scope)
+            return await (self._in_time(asking) if self._definition.deliberates else asking)
         except VeraniError:
             raise
         except BaseException as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # from outside
-            if isinstance(error, TimeoutError) and not gateway.accepting:
-                raise RoomBusy("the service is going down", retry_after=1) from None
-            if scope.expired():
-                gateway.metrics.limited["hook_timeout"] += 1
             logger.exception("%s of %s failed", which, self._definition.name)
             gateway.failures.note(self._definition.name, error, which)
             measure.failed(error)
             raise VeraniError("the request could not be handled") from error
         finally:
             measure.observe(time.monotonic() - began)
+
+    async def _in_time(
+        self, asking: Coroutine[Any, Any, tuple[ConnectionMeta, float | None]]
+    ) -> tuple[ConnectionMeta, float | None]:
+        gateway, scope = self._gateway, asyncio.timeout(self._gateway.settings.hook_timeout)
+        try:
+            async with scope:
+                gateway.entrance.identifying.add(scope)
+                return await asking
+        except TimeoutError:
+            if not gateway.accepting:
+                raise RoomBusy("the service is going down", retry_after=1) from None
+            raise
+        finally:
+            gateway.entrance.identifying.discard(scope)
+            if scope.expired() and gateway.accepting:
+                gateway.metrics.limited["hook_timeout"] += 1
 
     def _check_meta(self, meta: ConnectionMeta) -> bytes:
         """Refuse names that may not pass with 400; return the attachment."""

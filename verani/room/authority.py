@@ -58,8 +58,14 @@ class Authority(Generic[M]):
         Returns the meta and when it expires. Raises what the hooks raise, `Forbidden` for a room or channel, and
         TypeError or `msgspec.ValidationError` for what is no such meta.
         """
-        meta, expires_at = await self._resolve(self._hooks.get("extract_meta", public_meta)(request))
-        await self._check_room(meta, request)
+        given = self._hooks.get("extract_meta", public_meta)(request)
+        expires_at: float | None = None
+        if isinstance(given, ConnectionMeta):
+            meta = make_meta(self._meta, given)
+        else:
+            meta, expires_at = await self._resolve(given)
+        if "authorize_room" in self._hooks:
+            await self._check_room(meta, request)
         if "authorize_channel" in self._hooks:
             check_names(meta)
             for channel in meta.channels:
@@ -79,7 +85,7 @@ class Authority(Generic[M]):
         return meta, expires_at
 
     async def _resolve(self, given: Any) -> tuple[M, float | None]:
-        if not isinstance(given, ConnectionMeta) and inspect.isawaitable(given):
+        if inspect.isawaitable(given):
             given = await given
         if not isinstance(given, Identity):
             return self._as_meta(given), None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, Unpack, overload
 
@@ -333,22 +333,22 @@ class RoomDefinition(Generic[M, S]):
             codec = self._codecs[max_bytes] = AttachmentCodec(self.name, self.meta, self.meta_version, max_bytes)
         return codec
 
-    async def name_for(self, request: ConnectRequest) -> str:
+    def name_for(self, request: ConnectRequest) -> Coroutine[Any, Any, str]:
         """Name the room of who connects; the result is not yet validated."""
-        return await self._authority.name_for(request)
+        return self._authority.name_for(request)
 
     async def meta_for(self, request: ConnectRequest) -> M:
         """Return the meta alone of what `identify` returns."""
         meta, _ = await self.identify(request)
         return meta
 
-    async def identify(self, request: ConnectRequest) -> tuple[M, float | None]:
+    def identify(self, request: ConnectRequest) -> Coroutine[Any, Any, tuple[M, float | None]]:
         """Say who connects, and until when, if they may; see `Authority`."""
-        return await self._authority.identify(request)
+        return self._authority.identify(request)
 
-    async def identify_token(self, token: str, request: ConnectRequest) -> tuple[M, float | None]:
+    def identify_token(self, token: str, request: ConnectRequest) -> Coroutine[Any, Any, tuple[M, float | None]]:
         """Say the same of a bare token."""
-        return await self._authority.identify_token(token, request)
+        return self._authority.identify_token(token, request)
 
     def check_channel(self, asker: ConnectRequest | Context[M, S], channel: str) -> None:
         """Raise `Forbidden` if `authorize_channel` says so."""

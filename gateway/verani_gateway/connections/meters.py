@@ -32,19 +32,14 @@ class Meters:
     def meter(self, definition: RoomDefinition[Any, Any], user_id: str, address: str | None) -> Meter:
         """Give a connection its meter, which is to be released when that is over."""
         settings, now = definition.rated(self._settings), self._now()
-        shared: list[Callable[[], None]] = []
-
-        def buckets(name: str, rate: float, burst: int) -> list[tuple[str, TokenBucket]]:
-            found = [(name, TokenBucket(rate, burst, now))] if rate else []
-            for suffix, key in (("_per_user", user_id), ("_per_address", owner_of(address))):
-                if (group := self.shared.get(name + suffix)) is not None:
-                    found.append((name + suffix, group.acquire(key, now)))
-                    shared.append(partial(group.release, key))
-            return found
-
         rate, rate_bytes = settings.rate_limit, settings.rate_limit_bytes
-        frames = buckets("rate_limit", rate, settings.burst(rate))
-        sized = buckets("rate_limit_bytes", rate_bytes, _burst(rate_bytes))
+        frames = [("rate_limit", TokenBucket(rate, settings.burst(rate), now))] if rate else []
+        sized = [("rate_limit_bytes", TokenBucket(rate_bytes, _burst(rate_bytes), now))] if rate_bytes else []
+        shared: list[Callable[[], None]] = []
+        for name, group in self.shared.items():
+            key = user_id if name.endswith("_per_user") else owner_of(address)
+            (sized if "bytes" in name else frames).append((name, group.acquire(key, now)))
+            shared.append(partial(group.release, key))
         events = _event_meters(definition, settings, now) if definition.event_rates else _NO_EVENTS
         return Meter(frames, sized, policy=settings.rate_policy, events=events, shared=shared)
 

@@ -132,8 +132,8 @@ class Meter:
     ) -> None:
         self.policy = policy
         self.events = events
-        self._frames = tuple(bucket for _, bucket in buckets)
-        self._buckets = (*((*each, False) for each in buckets), *((*each, True) for each in sized))
+        self._frames = tuple([bucket for _, bucket in buckets])
+        self._buckets = (*[(*each, False) for each in buckets], *[(*each, True) for each in sized])
         self._shared = tuple(shared)
 
     def release(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE, WS_KEY
-from multidict import CIMultiDict
 
 from verani.errors import InvalidArguments, VeraniError
 
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UpgradeRequired", "Upgraded", "accept", "asks_for_websocket", "check_upgrade", "cookies", "subprotocols"]
 
-_STATUS: Final = "HTTP/1.1 101 Switching Protocols"
+# What would end a line of the answer, or be taken for its end.
+_BREAKS: Final = frozenset("\r\n\0")
 
 
 class UpgradeRequired(VeraniError):
@@ -51,7 +51,7 @@ def check_upgrade(request: web.Request) -> None:
     if hdrs.CONTENT_LENGTH in headers or hdrs.TRANSFER_ENCODING in headers:
         raise InvalidArguments("expected no body")  # it would be frames to one reader and none to another
     try:
-        key = base64.b64decode(only(headers, hdrs.SEC_WEBSOCKET_KEY) or "", validate=True)
+        key = a2b_base64(only(headers, hdrs.SEC_WEBSOCKET_KEY) or "", strict_mode=True)
     except ValueError:  # also for what is no ASCII
         key = b""
     if len(key) != 16:
@@ -105,26 +105,33 @@ async def accept(request: web.Request, subprotocol: str | None, extension: str |
     What is done at once when this returns comes before anything else that the client sends.
     """
     accepted = sha1(request.headers[hdrs.SEC_WEBSOCKET_KEY].encode() + WS_KEY).digest()
-    headers = CIMultiDict(
-        {
-            hdrs.UPGRADE: "websocket",
-            hdrs.CONNECTION: "upgrade",
-            hdrs.SEC_WEBSOCKET_ACCEPT: base64.b64encode(accepted).decode(),
-            hdrs.DATE: rfc822_formatted_time(),
-            hdrs.SERVER: SERVER_SOFTWARE,
-        }
+    head = (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        f"Sec-WebSocket-Accept: {b2a_base64(accepted, newline=False).decode()}\r\n"
+        f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n"
     )
     if subprotocol is not None:
-        headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
+        head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extension is not None:
-        headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = extension
-    if any(app.on_response_prepare for app in request.match_info.apps):
-        answer: web.WebSocketResponse[Any] = web.WebSocketResponse()
-        answer.headers.update(headers)
-        headers = answer.headers
-        for app in request.match_info.apps:
-            await app.on_response_prepare.send(request, answer)
-    if request.transport is not None and has_failed(request.protocol):
-        request.transport.abort()  # frames before the answer, where aiohttp did not see an upgrade
-    await request.writer.write_headers(_STATUS, headers)
-    request.writer.send_headers()
+        head += f"Sec-WebSocket-Extensions: {extension}\r\n"
+    for app in request.match_info.apps:
+        if app.on_response_prepare:
+            head = await _signalled(request, app, head)
+    transport = request.transport
+    if transport is not None and has_failed(request.protocol):
+        transport.abort()  # frames before the answer, where aiohttp did not see an upgrade
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError("the client left during the handshake")
+    transport.write(f"{head}\r\n".encode())
+
+
+async def _signalled(request: web.Request, app: web.Application, head: str) -> str:
+    """Let the signals of an application change the headers of an answer."""
+    status, *lines = head.splitlines()
+    answer: web.WebSocketResponse[Any] = web.WebSocketResponse()
+    answer.headers.extend((name, value) for name, _, value in (line.partition(": ") for line in lines))
+    await app.on_response_prepare.send(request, answer)
+    lines = [f"{name}: {value}" for name, value in answer.headers.items()]
+    if not _BREAKS.isdisjoint("".join(lines)):
+        raise ValueError("expected headers of one line each")
+    return "\r\n".join([status, *lines, ""])
