@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Final
@@ -36,6 +37,9 @@ __all__ = [
 _OVERHEAD: Final = 128
 
 _NO_CAUSE: Final = Exception()
+
+# The requests that wait at a connection which reads none any more: one queue for all, as an empty one is large.
+_NO_MORE: Final = deque[Any](maxlen=0)
 
 # The version that this was written for; others are as good as long as they have the same parts.
 KNOWN: Final = "3.14"
@@ -98,6 +102,7 @@ def take_over(handler: web.RequestHandler, parser: WebSocketReader) -> bytes:
     early, handler._message_tail = handler._message_tail, b""
     handler._payload_parser = parser
     handler._parser = None
+    handler._messages = _NO_MORE
     handler.keep_alive(False)
     return early
 

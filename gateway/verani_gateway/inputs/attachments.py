@@ -12,7 +12,6 @@ Invariants:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
@@ -71,8 +70,8 @@ class RoomInputs:
     def __init__(self, name: str) -> None:
         self.name = name
         self.records: dict[str, _HeldConnection] = {}
-        # With what `size_of` weighs each at.
-        self.unprocessed: deque[tuple[Input, int]] = deque()
+        # With what `size_of` weighs each at. A list: mostly all are processed at once, and an empty one is small.
+        self.unprocessed: list[tuple[Input, int]] = []
         # Bytes of the unprocessed inputs, as `size_of` weighs them.
         self.in_flight = 0
 
@@ -133,10 +132,11 @@ class Attachments:
         """Settle the records of the inputs that an entry says are processed; return those with their sizes."""
         if entry.processed is None:
             return ()
-        unprocessed, settled, weight = room.unprocessed, [], 0
-        while unprocessed and unprocessed[0][0].number <= entry.processed:
-            first = input, size = unprocessed.popleft()
-            settled.append(first)
+        settled, weight = room.unprocessed, 0
+        if settled and settled[-1][0].number > entry.processed:
+            settled = [each for each in settled if each[0].number <= entry.processed]
+        room.unprocessed = room.unprocessed[len(settled) :]
+        for input, size in settled:
             weight += size
             if type(input) is Connect:
                 room.records[input.connection].connected = True
@@ -145,7 +145,7 @@ class Attachments:
         room.in_flight -= weight
         self.in_flight -= weight
         self.unprocessed -= len(settled)
-        if not room.records and not unprocessed:
+        if not room.records and not room.unprocessed:
             self._remove(room)
         return settled
 
@@ -156,7 +156,7 @@ class Attachments:
         about is over.
         """
         taken: list[tuple[Input, int]] = []
-        left: deque[tuple[Input, int]] = deque()
+        left: list[tuple[Input, int]] = []
         lost: str | None = None
         for input, size in room.unprocessed:
             if input.number == number or (
