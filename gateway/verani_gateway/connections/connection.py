@@ -77,6 +77,7 @@ class Connection:
         "_intake",
         "_invalid",
         "_meter",
+        "_throttle",
         "_turn",
         "_user",
         "client_id",
@@ -87,7 +88,6 @@ class Connection:
         "outbox",
         "renewal",
         "room",
-        "throttle",
     )
 
     def __init__(
@@ -116,7 +116,9 @@ class Connection:
             self._intake.headers.compressed = []
             self.outbox.deflates_from = settings.compression_min_bytes
         self._meter = meter
-        self._invalid = InvalidFrames(settings.max_invalid_frames)
+        # Made when they are needed, as they never are for most: with the first frame that is invalid, or too much.
+        self._invalid: InvalidFrames | None = None
+        self._throttle: Throttle | None = None
         # What its task waits for while nothing has to wait: there may be a frame that does. And how many were read
         # since others had their turn.
         self._idle: asyncio.Future[Rest] | None = None
@@ -125,8 +127,14 @@ class Connection:
         self.closing = CloseHandshake(now, writer, self.outbox, transport, gate)
         self.in_flight = InFlight(room, facilities.ingress.congestion, gate, self.closing, now)
         self.liveness = Liveness(settings, self.outbox, now())
-        self.throttle = Throttle(facilities, gate, self.closing, self.liveness)
         self.renewal: Renewal | None = None
+
+    @property
+    def throttle(self) -> Throttle:
+        """What happens to it for sending more than it may."""
+        if self._throttle is None:
+            self._throttle = Throttle(self._facilities, self._gate, self.closing, self.liveness)
+        return self._throttle
 
     @property
     def _extra(self) -> dict[str, str]:
@@ -280,6 +288,8 @@ class Connection:
         """Drop and count an invalid frame (protocol 7)."""
         logger.debug("invalid frame: %s", why, extra=self._extra)
         self._facilities.metrics.invalid_frames += 1
+        if self._invalid is None:
+            self._invalid = InvalidFrames(self._facilities.settings.max_invalid_frames)
         if self._invalid.add(self._facilities.now()):
             self._facilities.metrics.limited["max_invalid_frames"] += 1
             self.close(1008, "too many invalid frames")
@@ -314,8 +324,10 @@ class Connection:
             self.renewal.tick()
         if self._intake.is_held:
             self.liveness.give_sign(now)  # its own pings may wait behind what it sent before
-        self.throttle.calm_down(now)
-        unread_since = self.throttle.since or self.in_flight.since
+        unread_since = self.in_flight.since
+        if self._throttle is not None:
+            self._throttle.calm_down(now)
+            unread_since = self._throttle.since or unread_since
         if unread_since is not None:
             self._comfort(now, unread_since)
         elif not self.liveness.tick(now):

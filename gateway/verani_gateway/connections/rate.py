@@ -232,14 +232,11 @@ class InvalidFrames:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        # Made with the first one: most connections never send any.
-        self._times: deque[float] | None = None
+        self._times: deque[float] = deque(maxlen=limit)
 
     def add(self, now: float) -> bool:
         """Count one; True if the limit within the window is reached (never, if the limit is 0)."""
         if not self._limit:
             return False
-        if self._times is None:
-            self._times = deque(maxlen=self._limit)
         self._times.append(now)
         return len(self._times) == self._limit and now - self._times[0] <= INVALID_WINDOW
