@@ -140,6 +140,8 @@ class Endpoint:
         if not client.is_told and is_forwarded(request.headers):
             gateway.refusals.warn_of_forwarding(client.address)
         origin = only(request.headers, hdrs.ORIGIN)
+        if origin is None:
+            return  # no browser
         is_own_name = gateway.answers_to(client, local_address(request))
         if not origin_allowed(
             origin,
@@ -162,7 +164,8 @@ class Endpoint:
         meta, expires_at = await self._hooks(
             "authorize_channel, authorize_room, extract_meta or name_from_request", self._asking(handshake)
         )
-        check_expiry(expires_at, time.time())
+        if expires_at is not None:
+            check_expiry(expires_at, time.time())
         name = f"{definition.name}/{handshake.room}"
         attachment = self._check_meta(meta)
         gateway.entrance.check_room(name)
