@@ -113,9 +113,8 @@ def host_metrics(host: RoomHost) -> Iterator[Measure]:
     waking = (({"definition": name}, times) for name, times in directory.wake_times.items())
     yield histograms("wake_duration", "Time from what woke a room to the end of its hooks of a wake.", waking)
     yield from _hook_metrics(host)
-    rooms = (
-        directory.rooms.values() if host.entries.working else ()
-    )  # a scrape takes no longer where many rooms are idle
+    # None is asked where none has any: a scrape takes no longer where there are many.
+    rooms = directory.rooms.values() if host.entries.working else ()
     unprocessed = sum(len(room.in_flight) for room in rooms)
     yield gauge("mailbox_inputs", "Inputs that rooms have, and have not processed.", unprocessed)
     yield gauge("busy_rooms", "Rooms that have inputs which they have not processed.", host.entries.working)
