@@ -23,6 +23,7 @@ from msgspec import Struct, inspect
 from verani.errors import SettingsError
 from verani.settings import NEVER, Settings
 
+from .http.host_port import is_loopback
 from .http.listener_names import is_host_name, is_host_pattern
 from .http.origins import is_origin
 from .http.proxies import is_proxy
@@ -37,6 +38,7 @@ __all__ = [
     "Setting",
     "VARIABLES",
     "check",
+    "check_tokens",
     "load",
     "load_secrets",
     "settings_of",
@@ -227,6 +229,19 @@ def check(settings: Settings) -> None:
             setting.convert(value, f"Settings: {setting.name}", strict=True)
     if settings.tracing and find_spec("opentelemetry") is None:
         raise SettingsError("tracing: expected OpenTelemetry to be installed: pip install 'verani[otel]'")
+
+
+def check_tokens(settings: Settings, secrets: Secrets) -> None:
+    """Refuse to listen where others can reach the internal listener without both tokens."""
+    reached = [host for host in settings.internal_addresses if not is_loopback(host)]
+    if not reached:
+        return
+    tokens = {RPC_TOKEN: secrets.rpc_token, ADMIN_TOKEN: secrets.admin_token}
+    if missing := [variable for variable, token in tokens.items() if token is None]:
+        raise SettingsError(
+            f"internal_host {', '.join(map(repr, reached))} is reachable from other machines: expected"
+            f" {RPC_TOKEN} and {ADMIN_TOKEN} to be set, got no {' and no '.join(missing)}"
+        )
 
 
 def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from verani_gateway.config import (
     Secrets,
     Setting,
     check,
+    check_tokens,
     load,
     load_secrets,
     settings_of,
@@ -345,3 +346,16 @@ def test_a_secret_in_the_file_is_refused_without_being_shown(key: str) -> None:
 
 def test_no_setting_holds_a_secret() -> None:
     assert [name for name in SETTINGS if "token" in name or "secret" in name] == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_on_loopback_no_token_is_needed(host: str) -> None:
+    check_tokens(Settings(internal_host=host), Secrets())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "verani.internal"])
+@pytest.mark.parametrize("secrets", [Secrets(), Secrets(rpc_token="a"), Secrets(admin_token="b")])
+def test_beyond_loopback_both_tokens_are_needed(host: str, secrets: Secrets) -> None:
+    with pytest.raises(SettingsError, match=r"expected VERANI_RPC_TOKEN and VERANI_ADMIN_TOKEN to be set"):
+        check_tokens(Settings(internal_host=host), secrets)
+    check_tokens(Settings(internal_host=host), Secrets("a", "b"))

@@ -15,7 +15,7 @@ from verani.errors import SettingsError, Unauthorized, VeraniError
 from verani.names import well_formed
 
 from ..config import Secrets
-from .rooms import ServiceError
+from .service_error import ServiceError
 
 __all__ = ["call_room", "parse_arguments"]
 

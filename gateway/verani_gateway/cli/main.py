@@ -1,7 +1,8 @@
 """Obey the command line: `verani serve`, `join`, `new`, `types`, `rooms`, `cluster`, `drain`, `restart`, `call`.
 
 A wrong name, value or target ends with exit code 2, a service that cannot start with 1, both with one sentence on
-standard error. What the supervisor of several processes starts is not shown in the help.
+standard error. What the supervisor of several processes starts is not shown in the help. Each command imports what it
+alone needs.
 """
 
 from __future__ import annotations
@@ -27,13 +28,9 @@ from verani_actors.upkeep.logs import log_to_stderr, writes_json
 
 from ..config import SETTINGS, VARIABLES, load, load_secrets, suggest, unknown_variables
 from ..service.gateway_logs import set_up_logging
-from ..service.serve import run
 from ..service.sockets import ListenError
 from .arguments import PROGRAM, parse
-from .call import call_room
-from .members import check_restart, check_target, drain, restart, show_cluster
-from .rooms import ServiceError, show_quarantine, show_rooms
-from .types import write_types
+from .service_error import ServiceError
 
 __all__ = ["main"]
 
@@ -72,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "restart":
                 return _restart(parsed)
             case "types":
-                write_types(parsed.targets, parsed.output)
-                return 0
+                return _types(parsed)
             case _:
                 return _call(parsed)
     except (ListenError, ServiceError) as error:
@@ -105,7 +101,9 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
 
         leader = leader_address(leader) if leader else ""
         return supervise(parsed.targets, settings, secrets, leader=leader, until_eof=parsed.until_eof)
-    from ..service.loading import load_application  # here, so that a wrong option is told without importing everything
+    # Here, so that a wrong option is told, and several processes are supervised, without importing everything.
+    from ..service.loading import load_application
+    from ..service.serve import run
 
     return run(load_application(parsed.targets, settings), settings, secrets, until_eof=parsed.until_eof)
 
@@ -136,7 +134,7 @@ def _gateway(folder: str, targets: Sequence[str]) -> int:
 
 
 def _new(parsed: argparse.Namespace) -> int:
-    from .new import ProjectError, make_project, next_steps  # the only command that needs what this imports
+    from .new import ProjectError, make_project, next_steps
 
     try:
         project = make_project(parsed.name, Path.cwd())
@@ -147,21 +145,29 @@ def _new(parsed: argparse.Namespace) -> int:
 
 
 def _cluster(parsed: argparse.Namespace) -> int:
+    from .members import show_cluster
+
     show_cluster(parsed.url, load_secrets(os.environ), as_json=parsed.json, watch=parsed.watch)
     return 0
 
 
 def _drain(parsed: argparse.Namespace) -> int:
+    from .members import check_target, drain
+
     drain(parsed.url, load_secrets(os.environ), check_target(parsed.target, everything=parsed.all))
     return 0
 
 
 def _restart(parsed: argparse.Namespace) -> int:
+    from .members import check_restart, restart
+
     restart(parsed.url, load_secrets(os.environ), check_restart(parsed.target, rolling=parsed.rolling))
     return 0
 
 
 def _rooms(parsed: argparse.Namespace) -> int:
+    from .rooms import show_quarantine, show_rooms
+
     if parsed.quarantine:
         show_quarantine(parsed.url, load_secrets(os.environ), as_json=parsed.json)
         return 0
@@ -170,8 +176,17 @@ def _rooms(parsed: argparse.Namespace) -> int:
 
 
 def _call(parsed: argparse.Namespace) -> int:
+    from .call import call_room
+
     secrets = load_secrets(os.environ)
     call_room(parsed.url, secrets, parsed.room, parsed.method, parsed.arguments, timeout=parsed.timeout, key=parsed.key)
+    return 0
+
+
+def _types(parsed: argparse.Namespace) -> int:
+    from .types import write_types
+
+    write_types(parsed.targets, parsed.output)
     return 0
 
 

@@ -20,7 +20,8 @@ from verani_actors.operating.answers import ALL, GatewayStatus, HostStatus, gate
 
 from ..config import Secrets
 from ..operating.service_answers import ServiceStatus
-from .rooms import CLEAR, PERIOD, ServiceError, ask, columns, session
+from .rooms import CLEAR, PERIOD, ask, columns, session
+from .service_error import ServiceError
 
 __all__ = ["check_restart", "check_target", "drain", "members_table", "restart", "show_cluster"]
 

@@ -16,16 +16,15 @@ import msgspec
 from msgspec import Struct
 
 from verani.client.causes import cause_of
-from verani.errors import VeraniError
 from verani_actors.rooms.room_status import RoomStatus
 
 from ..config import Secrets
 from ..operating.service_answers import CUT
+from .service_error import ServiceError
 
 __all__ = [
     "CLEAR",
     "PERIOD",
-    "ServiceError",
     "ask",
     "columns",
     "session",
@@ -74,10 +73,6 @@ _HEADER: Final = (
     "SLEPT",
     "AWAKE IN ALL",
 )
-
-
-class ServiceError(VeraniError):
-    """The service cannot be reached, or does not answer as expected."""
 
 
 def table(rooms: Sequence[RoomStatus]) -> str:

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aiohttp import hdrs, web
 
-from verani.errors import Forbidden, InvalidArguments, NotFound, SettingsError, VeraniError
+from verani.errors import Forbidden, InvalidArguments, NotFound, VeraniError
 from verani.names import room_id_of
 from verani.settings import Settings
 from verani_actors.operating.answers import RoomsQuestion
 
-from ..config import ADMIN_TOKEN, RPC_TOKEN, Secrets
+from ..config import Secrets
 from ..http.addresses import local_address
 from ..http.bodies import leaving_bodies
 from ..http.browser_client import add_browser_client
 from ..http.headers import only
-from ..http.host_port import is_loopback
 from ..http.listener_names import host_allowed
 from ..http.origins import origin_allowed
 from ..http.paths import ROOM_IN_PATH
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
     from ..gateway import Gateway
 
-__all__ = ["check_tokens", "internal_application"]
+__all__ = ["internal_application"]
 
 _READY_PATH: Final = "/ready"
 
@@ -50,19 +49,6 @@ _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-def check_tokens(settings: Settings, secrets: Secrets) -> None:
-    """Refuse to listen where others can reach the internal listener without both tokens."""
-    reached = [host for host in settings.internal_addresses if not is_loopback(host)]
-    if not reached:
-        return
-    tokens = {RPC_TOKEN: secrets.rpc_token, ADMIN_TOKEN: secrets.admin_token}
-    if missing := [variable for variable, token in tokens.items() if token is None]:
-        raise SettingsError(
-            f"internal_host {', '.join(map(repr, reached))} is reachable from other machines: expected"
-            f" {RPC_TOKEN} and {ADMIN_TOKEN} to be set, got no {' and no '.join(missing)}"
-        )
 
 
 def internal_application(

@@ -10,14 +10,15 @@ import re
 import time
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from verani.room.meta import FIXED_FIELDS, AttachmentError, ConnectionMeta
 
-from ..gateway import Gateway
-from ..inputs.attachments import RoomInputs
+if TYPE_CHECKING:
+    from ..gateway import Gateway
+    from ..inputs.attachments import RoomInputs
 
 __all__ = ["MAX_SESSIONS", "CloseOrder", "SessionSeen", "SessionsTold", "close", "sessions_of"]
 

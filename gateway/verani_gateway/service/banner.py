@@ -10,19 +10,29 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from msgspec import Struct
+
 from verani.settings import Settings
 from verani.version import __version__
 from verani_actors.upkeep.log_lines import printable
 from verani_actors.upkeep.logs import writes_json
 
 from ..http.host_port import is_loopback
-from .loading import Served
 
-__all__ = ["announce", "warn_of_public"]
+__all__ = ["Served", "announce", "warn_of_public"]
 
 logger = logging.getLogger(__name__)
 
 _WILDCARDS: Final = (("://0.0.0.0:", "://127.0.0.1:"), ("://[::]:", "://[::1]:"))
+
+
+class Served(Struct, frozen=True):
+    """One room definition, told to who does not import it; `address` is MODULE:NAME, empty where none is needed."""
+
+    name: str
+    path: str
+    is_public: bool
+    address: str = ""
 
 
 def announce(public: Sequence[str], internal: Sequence[str], served: Sequence[Served], settings: Settings) -> None:

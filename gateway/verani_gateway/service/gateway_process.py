@@ -44,8 +44,7 @@ from .gateway_logs import set_up_logging
 from .keeper import ASIDE, BEATS, DRAINED, LEAVE, NO, READY, RESTART, STOP, WAITING, YES
 from .listeners import Listeners
 from .loading import load_application
-from .loop import fastest_loop, run_loop
-from .serve import at_end_of_input
+from .loop import at_end_of_input, fastest_loop, run_loop
 from .signals import stopping
 from .sockets import Sockets
 

@@ -13,8 +13,8 @@ import msgspec
 from verani.errors import SettingsError
 from verani.settings import Settings
 
+from .banner import Served
 from .keeper import ending
-from .loading import Served
 
 __all__ = ["check_imports", "command"]
 

@@ -25,17 +25,15 @@ from verani.errors import TooLarge
 from ..http.aiohttp_parts import drop_unread, has_failed, is_ended, waits
 from ..http.bodies import LINGER
 from ..http.proxies import UNIX
+from .sockets import BACKLOG
 
 if TYPE_CHECKING:
     from ..gateway import Gateway
 
-__all__ = ["BACKLOG", "Listener"]
+__all__ = ["Listener"]
 
 # What HTTP requests of the application that are still running after the drain get, before they are cut.
 _REQUEST_GRACE: Final = 5.0
-
-# Every client of a restarted service comes back at once; the kernel caps this at somaxconn.
-BACKLOG: Final = 1024
 
 # Bytes of a body that are read, or inflated, before its handler asks for them; aiohttp takes up to three times as many.
 _READ_AHEAD: Final = 64 << 10

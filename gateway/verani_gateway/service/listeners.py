@@ -12,10 +12,10 @@ from aiohttp import web
 from verani.settings import Settings
 
 from ..application import GATEWAY
-from ..config import Secrets, check
+from ..config import Secrets, check, check_tokens
 from ..inspector.inspector import Inspector
 from ..operating.alone import Alone
-from ..operating.internal import check_tokens, internal_application
+from ..operating.internal import internal_application
 from ..operating.service_answers import Answers
 from .listener import Listener
 from .rebinding import answering_to_its_name

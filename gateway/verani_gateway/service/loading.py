@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
 
 from verani.errors import DefinitionError
 from verani.room.definition import RoomDefinition
@@ -25,19 +24,11 @@ from verani.settings import Settings
 from ..application import GATEWAY, adopt, mounted, setup
 from ..config import suggest
 from ..gateway import Gateway
+from .banner import Served
 
-__all__ = ["Served", "describe", "load_application", "load_target", "served_by"]
+__all__ = ["describe", "load_application", "load_target", "served_by"]
 
 _EXPECTED = "a room definition (define_room) or an aiohttp application with rooms (verani_gateway.setup)"
-
-
-class Served(Struct, frozen=True):
-    """One room definition, told to who does not import it; `address` is MODULE:NAME, empty where none is needed."""
-
-    name: str
-    path: str
-    is_public: bool
-    address: str = ""
 
 
 def describe(targets: Sequence[str], settings: Settings) -> list[Served]:

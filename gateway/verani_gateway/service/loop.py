@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-__all__ = ["fastest_loop", "run_loop"]
+__all__ = ["at_end_of_input", "fastest_loop", "run_loop"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,20 @@ def fastest_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return new_event_loop()
+
+
+def at_end_of_input(stop: Callable[[], object], heard: Callable[[bytes], object] = bytes) -> None:
+    """Call `stop` when standard input ends, and `heard` with what comes before that."""
+    loop, descriptor = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def readable() -> None:
+        if words := os.read(descriptor, 4096):
+            heard(words)
+        else:
+            loop.remove_reader(descriptor)
+            stop()
+
+    loop.add_reader(descriptor, readable)
 
 
 async def _end_leftovers() -> str:

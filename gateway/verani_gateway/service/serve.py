@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
-from collections.abc import Callable
 
 from aiohttp import web
 
@@ -23,10 +20,10 @@ from ..config import Secrets
 from .banner import announce
 from .listeners import Listeners
 from .loading import served_by
-from .loop import fastest_loop, run_loop
+from .loop import at_end_of_input, fastest_loop, run_loop
 from .signals import stopping
 
-__all__ = ["at_end_of_input", "run", "serve"]
+__all__ = ["run", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,17 +71,3 @@ def run(application: web.Application, settings: Settings, secrets: Secrets, *, u
         return 0
 
     return run_loop(main(), fastest_loop)
-
-
-def at_end_of_input(stop: Callable[[], object], heard: Callable[[bytes], object] = bytes) -> None:
-    """Call `stop` when standard input ends, and `heard` with what comes before that."""
-    loop, descriptor = asyncio.get_running_loop(), sys.stdin.fileno()
-
-    def readable() -> None:
-        if words := os.read(descriptor, 4096):
-            heard(words)
-        else:
-            loop.remove_reader(descriptor)
-            stop()
-
-    loop.add_reader(descriptor, readable)

@@ -6,9 +6,8 @@ from verani.errors import SettingsError
 from verani.settings import Settings
 from verani_actors.upkeep.runtime import DEFAULT_ADMIN_PORT
 
-from ..config import CLUSTER_SECRET, Secrets, check
+from ..config import CLUSTER_SECRET, Secrets, check, check_tokens
 from ..http.host_port import is_loopback
-from ..operating.internal import check_tokens
 
 __all__ = ["check_shape", "leader_address"]
 

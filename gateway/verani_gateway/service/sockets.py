@@ -23,9 +23,9 @@ from verani.errors import VeraniError
 from verani.settings import Settings
 
 from ..http.host_port import is_unspecified
-from .listener import BACKLOG
 
 __all__ = [
+    "BACKLOG",
     "ListenError",
     "Sockets",
     "internal_port",
@@ -36,6 +36,9 @@ __all__ = [
     "unix_url",
     "urls",
 ]
+
+# Every client of a restarted service comes back at once; the kernel caps this at somaxconn.
+BACKLOG: Final = 1024
 
 # The settings that errors of the two listeners name.
 _PUBLIC: Final = "host, port"

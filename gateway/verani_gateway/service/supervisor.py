@@ -39,15 +39,13 @@ from verani_actors.upkeep.runtime import Plan, Runtime
 
 from ..config import ADMIN_TOKEN, CLUSTER_SECRET, RPC_TOKEN, Secrets
 from ..http.host_port import is_loopback
-from .banner import announce
+from .banner import Served, announce
 from .descendants import adopt_orphans, kill_children, reap
 from .early import stop_signals
 from .folder import runtime_folder
 from .import_check import check_imports, command
 from .keeper import BEATS, DRAINED, NO, READY, RESTART, STOP, WAITING, YES, Keeper
-from .loading import Served
-from .loop import run_loop
-from .serve import at_end_of_input
+from .loop import at_end_of_input, run_loop
 from .shape import check_shape
 from .sockets import Sockets, take, unix_url, urls
 

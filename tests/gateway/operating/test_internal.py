@@ -10,7 +10,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from tests.measured import measured
-from verani.errors import SettingsError
 from verani.room.definition import define_room
 from verani.settings import Settings
 from verani_actors.operating.answers import RoomsQuestion
@@ -19,7 +18,7 @@ from verani_gateway.cli.rooms import show_rooms
 from verani_gateway.config import Secrets
 from verani_gateway.gateway import Gateway
 from verani_gateway.operating.alone import Alone
-from verani_gateway.operating.internal import check_tokens, internal_application
+from verani_gateway.operating.internal import internal_application
 from verani_gateway.operating.service_answers import Listing
 
 Client = TestClient[web.Request, web.Application]
@@ -280,16 +279,3 @@ async def test_every_answer_forbids_caching_guessing_and_framing(
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
-def test_on_loopback_no_token_is_needed(host: str) -> None:
-    check_tokens(Settings(internal_host=host), Secrets())
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "verani.internal"])
-@pytest.mark.parametrize("secrets", [Secrets(), Secrets(rpc_token="a"), Secrets(admin_token="b")])
-def test_beyond_loopback_both_tokens_are_needed(host: str, secrets: Secrets) -> None:
-    with pytest.raises(SettingsError, match=r"expected VERANI_RPC_TOKEN and VERANI_ADMIN_TOKEN to be set"):
-        check_tokens(Settings(internal_host=host), secrets)
-    check_tokens(Settings(internal_host=host), Secrets("a", "b"))

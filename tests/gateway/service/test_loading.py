@@ -12,7 +12,8 @@ from verani.errors import DefinitionError
 from verani.room.definition import define_room
 from verani.settings import Settings
 from verani_gateway.application import GATEWAY
-from verani_gateway.service.loading import Served, describe, load_application, load_target, served_by
+from verani_gateway.service.banner import Served
+from verani_gateway.service.loading import describe, load_application, load_target, served_by
 
 Write = Callable[[str, str], None]
 
