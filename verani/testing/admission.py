@@ -50,6 +50,9 @@ class Admission(Generic[M, S]):
 
     def check(self, meta: ConnectionMeta, *, is_taken: Callable[[str], bool]) -> bytes:
         """Return the attachment of a meta; raise for one that a gateway would not let pass."""
+        if not isinstance(meta, kind := self._definition.meta):
+            expected = f"meta= to be a {kind.__name__}, or its fields as keywords"
+            raise TypeError(f"connect: expected {expected}, got {type(meta).__name__}")
         attachment = self._codec.admit(meta)
         if self._definition.same_client == "reject" and is_taken(meta.client_id):
             raise Conflict("another connection has this client id")

@@ -211,6 +211,8 @@ async def test_connect_fills_the_own_fields_of_the_meta() -> None:
             await room.connect(user_id="a\x00b")
         with pytest.raises(InvalidArguments, match="128 channels"):
             await room.connect(user_id="eve", channels=map(str, range(129)))
+        with pytest.raises(TypeError, match="expected meta= to be a Player, or its fields as keywords, got dict"):
+            await room.connect(meta={"user_id": "eve"})  # type: ignore[arg-type]  # the mistake under test
         with pytest.raises(TypeError, match="expected a user_id beside score"):
             await room.connect(score=1)
 
