@@ -45,7 +45,6 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m verani_actors.processes.launcher RUNTIME_FOLDER", file=sys.stderr)  # noqa: T201
         return 2
-    gc.freeze()  # what is imported stays: processes that are forked from here share it, and look for no garbage in it
     # Before anything of the user's can run, and before anything is forked.
     secret = os.environ.pop(SECRET, "")
     runtime = Runtime(arguments[0])
@@ -83,6 +82,7 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
     from .control_plane import ControlPlane
     from .launcher_loop import Launcher
 
+    gc.freeze()  # what is imported stays: processes that are forked from here share it, and look for no garbage in it
     hardened.harden(secret)
     announcements = tie_children()
     capabilities = {"Admin Port": port, "Verani Machine": plan.machine}
