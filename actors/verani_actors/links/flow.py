@@ -56,8 +56,8 @@ class _Ahead:
     __slots__ = ("packets", "rooms", "total")
 
     def __init__(self) -> None:
-        # Number of the last packet, and weight by room.
-        self.packets: deque[tuple[int, dict[str, int]]] = deque()
+        # Number of the last packet, and what it has of rooms: names and weights.
+        self.packets: deque[tuple[int, list[tuple[str, int]]]] = deque()
         self.rooms: dict[str, int] = {}
         self.total = 0
 
@@ -75,18 +75,19 @@ class Flow:
 
     def sent(self, gateway: str, number: int, messages: Iterable[HostMessage]) -> None:
         """Count what was put on the link to a gateway, up to this packet."""
-        weights: dict[str, int] = {}
-        for message in messages:
-            if isinstance(message, EntryBatch):
-                for entry in message.entries:
-                    weights[entry.room] = weights.get(entry.room, 0) + weight_of(entry)
+        weights = [
+            (entry.room, weight_of(entry))
+            for message in messages
+            if type(message) is EntryBatch
+            for entry in message.entries
+        ]
         if not weights:
             return
         ahead = self._links.get(gateway)
         if ahead is None:
             ahead = self._links[gateway] = _Ahead()
         ahead.packets.append((number, weights))
-        for room, weight in weights.items():
+        for room, weight in weights:
             ahead.rooms[room] = ahead.rooms.get(room, 0) + weight
             ahead.total += weight
         if ahead.total > ROOM_AHEAD:
@@ -98,12 +99,10 @@ class Flow:
         if ahead is None:
             return
         packets, was_far = ahead.packets, ahead.total > LINK_AHEAD
-        rooms: dict[str, int] = {}
+        rooms: dict[str, None] = {}
         while packets and packets[0][0] <= number:
-            weights = packets.popleft()[1]
-            if self._held:
-                rooms |= weights
-            for room, weight in weights.items():
+            for room, weight in packets.popleft()[1]:
+                rooms[room] = None
                 left = ahead.rooms[room] - weight
                 if left:
                     ahead.rooms[room] = left

@@ -71,9 +71,10 @@ class HostSession:
 
     def flush(self) -> None:
         """Send what waits, or keep it in the stream while there is no connection."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
+        if self._flushing is None:
+            return  # nothing was put
+        self._flushing.cancel()
+        self._flushing = None
         self._gather()
         stream = self.stream
         if stream is None or not self._outgoing:
