@@ -46,8 +46,10 @@ def answering_to_its_name(gateway: Gateway) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not _may_be_of_a_page(request):
+            return await handler(request)
         asked = client(request, gateway.settings.trusted_proxies)
-        if not _may_be_of_a_page(request) or gateway.answers_to(asked, local_address(request)):
+        if gateway.answers_to(asked, local_address(request)):
             return await handler(request)
         gateway.metrics.limited["public_hosts"] += 1
         if is_forwarded(request.headers):
