@@ -36,6 +36,16 @@ def test_the_last_mark_counts_and_a_longer_one_before_leaves_no_trace(tmp_path: 
     running_hook.close()
 
 
+def test_inputs_of_one_room_differ_by_their_number_and_rooms_by_their_names(tmp_path: Path) -> None:
+    running_hook = RunningHook(tmp_path / "hook", "0123")
+    for room, gateway, number in (("a", "g1", 7), ("a", "g1", 8), ("a", "g2", 8), ("b", "g2", 8), ("b", "", 0)):
+        running_hook.enter(f"chat/{room}", gateway, number)
+        assert read_running_hook(tmp_path / "hook") == Death("0123", f"chat/{room}", gateway, number)
+        running_hook.leave()
+        assert read_running_hook(tmp_path / "hook") is None
+    running_hook.close()
+
+
 def test_a_name_that_does_not_fit_is_no_mark(tmp_path: Path) -> None:
     running_hook = RunningHook(tmp_path / "hook", "0123")
     running_hook.enter("chat/a", "g1", 7)
