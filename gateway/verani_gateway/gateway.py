@@ -95,7 +95,8 @@ class Gateway:
         self.bound: tuple[str, ...] = ()
         # What outlives room actors and room hosts; the placement reads and tells it.
         self.attachments = Attachments()
-        self.open_connections = OpenConnections(self.id)
+        rejecting = frozenset(each.name for each in self.definitions if each.same_client == "reject")
+        self.open_connections = OpenConnections(self.id, rejecting)
         self.leaving = Leaving(self.open_connections.connections)
         self.entrance = Entrance(self.attachments, self.metrics, self.leaving.progress)
         self.ingress = Ingress(self.attachments, self.metrics)
