@@ -71,7 +71,9 @@ async def refused(server: Server, path: str = "/ws", **headers: Any) -> tuple[in
 
 async def who(client: RawClient) -> dict[str, Any]:
     client.send({"type": "who"})
-    told: dict[str, Any] = await client.data()
+    while "data" not in (frame := await client.json()):
+        pass  # a refresh that is through by now
+    told: dict[str, Any] = frame["data"]
     return told
 
 
