@@ -121,13 +121,12 @@ class Actor(Generic[M, S]):
         except_: Excluded = None,
     ) -> int:
         """Send `data`, unchanged, to the channel; filters are ANDed. Put ``type`` inside the data."""
-        users, clients = _ids("user_ids", user_ids), _ids("client_ids", client_ids)
         frame = frames.event_frame(check_name(channel, "channel"), frames.encode(data))
         excluded = _excluded(except_)
-        outputs = self._room.outputs
-        if users is None and clients is None:
-            return outputs.to_channel(channel, frame, excluded)
-        return outputs.to_selected(channel, frame, user_ids=users, client_ids=clients, exclude=excluded)
+        if user_ids is None and client_ids is None:
+            return self._room.outputs.to_channel(channel, frame, excluded)
+        users, clients = _ids("user_ids", user_ids), _ids("client_ids", client_ids)
+        return self._room.outputs.to_selected(channel, frame, user_ids=users, client_ids=clients, exclude=excluded)
 
     def send_to_user(self, user_id: str, channel: str, data: Any) -> int:
         """Send `data`, unchanged, to the user's connections that are in the channel."""

@@ -251,10 +251,10 @@ class RoomHost:
                 self.wake(message.room, message.reason)
 
     def _take(self, gateway: str, batch: InputBatch) -> None:
-        ready: dict[str, list[Arrival]] = {}
+        ready: dict[str, list[tuple[str, Arrival]]] = {}
         # The inputs that go with the one before, if that was for a room which can take it.
         name = ""
-        together: list[Arrival] = []
+        together: list[tuple[str, Arrival]] = []
         inputs: Sequence[Arrival] = batch.inputs
         if batch.again or batch.epoch != self.ownership.epoch:
             inputs = self._not_taken(gateway, batch)
@@ -262,14 +262,14 @@ class RoomHost:
             if type(input) is CallInput:
                 input = TakenCall.of(input, self._clock() + input.timeout)
             if input.room == name:
-                together.append(input)
+                together.append((gateway, input))
                 continue
             name = ""
             room = self.directory.rooms.get(input.room)
             if room is not None and room.state is AWAKE and gateway not in room.pulled.late:
                 name = input.room
                 together = ready.setdefault(name, [])
-                together.append(input)
+                together.append((gateway, input))
             elif room is not None:
                 self._keep(room, gateway, input)
             elif self.ownership.owns(input.room):
@@ -278,8 +278,8 @@ class RoomHost:
                     room.wait(gateway, input)
                 else:
                     self._refuse(gateway, input)
-        for name, arrivals in ready.items():
-            self.directory.rooms[name].deliver(gateway, arrivals)
+        for name, together in ready.items():
+            self.directory.rooms[name].deliver(together)
 
     def _not_taken(self, gateway: str, batch: InputBatch) -> list[Arrival]:
         """Choose what to take of inputs that may have been sent before, to this host or another."""

@@ -16,7 +16,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
-from itertools import repeat
 from typing import Any, Final
 
 from thespian.actors import ActorAddress
@@ -200,26 +199,25 @@ class HostedRoom:
         self.pulled.held.setdefault(gateway, []).append(arrival)
         self.taken[gateway] = arrival.number
 
-    def deliver(self, gateway: str, arrivals: list[Arrival]) -> None:
-        """Give inputs to the actor."""
+    def deliver(self, inputs: list[tuple[str, Arrival]]) -> None:
+        """Give inputs, of one gateway, to the actor."""
         assert self.address is not None
-        in_flight, engine = self.in_flight, self.engine
-        if not in_flight:
+        if not self.in_flight:
             self._entries.working += 1
-        in_flight.extend(zip(repeat(gateway), arrivals, strict=False))
-        if engine is not None:
-            for arrival in arrivals:
-                if type(arrival) is Close:
-                    engine.note_close(arrival.connection)
-        self.life.inputs += len(arrivals)
-        self.taken[gateway] = arrivals[-1].number
-        self._tell(self.address, HandleInputs(gateway, arrivals))
+        self.in_flight.extend(inputs)
+        for _, arrival in inputs:
+            if type(arrival) is Close and self.engine is not None:
+                self.engine.note_close(arrival.connection)
+        self.life.inputs += len(inputs)
+        gateway, last = inputs[-1]
+        self.taken[gateway] = last.number
+        self._tell(self.address, HandleInputs(inputs))
 
     def deliver_waiting(self) -> None:
         """Give the actor what has waited for it."""
         waiting, self.waiting = self.waiting, []
-        for gateway, arrival in waiting:
-            self.deliver(gateway, [arrival])
+        for input in waiting:
+            self.deliver([input])
 
     def drop_processed(self, gateway: str, processed: int) -> None:
         """Drop inputs that were long under way: an earlier owner has processed them."""
@@ -250,13 +248,13 @@ class HostedRoom:
 
     def _close_all(self, engine: Engine[Any, Any], gateway: str) -> bool:
         engine.lost(gateway)
-        closes: list[Arrival] = [
-            Close(self.name, 0, id, _LOST, "gateway lost") for id in engine.connections_of(gateway)
+        closes: list[tuple[str, Arrival]] = [
+            (gateway, Close(self.name, 0, id, _LOST, "gateway lost")) for id in engine.connections_of(gateway)
         ]
         if closes and self.takes_inputs:
-            self.deliver(gateway, closes)
+            self.deliver(closes)
         else:
-            self.waiting += [(gateway, close) for close in closes]
+            self.waiting += closes
         return bool(closes)
 
     def left(self, gateways: Iterable[str]) -> list[tuple[str, Arrival]]:

@@ -22,7 +22,9 @@ class IdleRooms:
     def mark(self, room: str, timeout: float, now: float) -> None:
         """Start the idle clock of a room anew."""
         self._timeouts[room] = timeout
-        queue = self._queues.setdefault(timeout, OrderedDict())
+        queue = self._queues.get(timeout)
+        if queue is None:
+            queue = self._queues[timeout] = OrderedDict()
         queue[room] = now
         queue.move_to_end(room)
 

@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import repeat
 from time import monotonic
 from typing import Any
 
@@ -48,10 +47,9 @@ class Open(Struct, frozen=True):
 
 
 class HandleInputs(Struct, frozen=True):
-    """Handle these inputs of a gateway, in order."""
+    """Handle these inputs, in order; each with its gateway."""
 
-    gateway: str
-    inputs: list[Arrival]
+    inputs: list[tuple[str, Arrival]]
 
 
 class Post(Struct, frozen=True):
@@ -98,7 +96,7 @@ class RoomActor(Actor):
         """Answer with an awaitable, so that the next message waits, while other rooms go on."""
         match message:
             case HandleInputs():
-                self._inputs.extend(zip(repeat(message.gateway), message.inputs, strict=False))
+                self._inputs.extend(message.inputs)
                 self._since = monotonic()
                 rest = self._advance()
                 return None if rest is None else self._go_on(rest)
