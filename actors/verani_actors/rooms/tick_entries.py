@@ -167,8 +167,10 @@ class TickEntries:
             self._flushing = asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
-        if self.begun:
-            self._mark_begun()
+        for room in self.begun:
+            if room.has_begun:
+                self._mark_begun(room)
+        self.begun.clear()
         self._flushing = None
         pending, self.pending = self.pending, {}
         speakers, self._speakers = self._speakers, {}
@@ -189,13 +191,11 @@ class TickEntries:
             if (send := self.gateways.get(gateway)) is not None:
                 send(Ended(rooms))
 
-    def _mark_begun(self) -> None:
-        """Tell the gateways whose inputs are in hand what has been seen of them, by whomever."""
-        for room in self.begun:
-            if room.has_begun and room.in_flight[0][0] in self.gateways:
-                gateway, arrival = room.in_flight[0]
-                self.entry(gateway, room).begun = arrival.number
-        self.begun.clear()
+    def _mark_begun(self, room: Speaker) -> None:
+        """Tell the gateway whose input is in hand what has been seen of it, by whomever."""
+        gateway, arrival = room.in_flight[0]
+        if gateway in self.gateways:
+            self.entry(gateway, room).begun = arrival.number
 
 
 def _add_reach(pending: Mapping[str, Mapping[str, Entry]], rooms: Iterable[Speaker]) -> None:
