@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
@@ -49,6 +50,10 @@ def size_of(input: Input) -> int:
     elif type(input) is CallInput:
         weight += len(input.method) + len(input.arguments)
     return weight
+
+
+def _number_of(held: tuple[Input, int]) -> int:
+    return held[0].number
 
 
 class _HeldConnection:
@@ -133,9 +138,12 @@ class Attachments:
         if entry.processed is None:
             return ()
         settled, weight = room.unprocessed, 0
-        if settled and settled[-1][0].number > entry.processed:
-            settled = [each for each in settled if each[0].number <= entry.processed]
-        room.unprocessed = room.unprocessed[len(settled) :]
+        if settled and settled[-1][0].number > entry.processed:  # only then is there anything to look for
+            number = bisect_right(settled, entry.processed, key=_number_of)
+            settled = settled[:number]
+            del room.unprocessed[:number]
+        else:
+            room.unprocessed = []
         for input, size in settled:
             weight += size
             if type(input) is Connect:

@@ -49,6 +49,32 @@ class Desk:
         return [record for chunk in self.attachments.snapshots(room, 7) for record in chunk.records]
 
 
+class Looked(int):
+    """The number of an input, which counts how often it is looked at."""
+
+    looks = 0
+
+    def _count(self) -> int:
+        Looked.looks += 1
+        return int(self)
+
+    def __le__(self, other: int) -> bool:
+        return self._count() <= other
+
+    def __gt__(self, other: int) -> bool:
+        return self._count() > other
+
+    __hash__ = int.__hash__
+
+
+def test_to_acknowledge_one_input_does_not_look_at_all_that_wait_behind_it() -> None:
+    desk, waiting = Desk(), 1000
+    inputs = [desk._add(FrameInput(ROOM, Looked(number), "c1", "n")) for number in range(1, waiting + 1)]
+    assert desk.acknowledge(1) == inputs[:1]
+    assert desk.acknowledge(3) == inputs[1:3]
+    assert 0 < Looked.looks < waiting / 10
+
+
 def test_a_snapshot_is_the_state_as_of_the_last_processed_input() -> None:
     desk = Desk()
     first, second = desk.connect("c1", b"one"), desk.connect("c2", b"two")
