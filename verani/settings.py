@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 __all__ = ["NEVER", "LogFormat", "LogLevel", "RatePolicy", "Settings"]
 
@@ -176,6 +177,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_format: Annotated[
         LogFormat, Meta(description="what a line of the log is: text, or json, one object a line")
     ] = "text"
+
+    def __post_init__(self) -> None:
+        """Take lists of names, too, which have no hash: verdicts on clients are kept by the names they went by."""
+        for field in ("internal_hosts", "public_hosts", "allowed_origins", "trusted_proxies"):
+            if isinstance(names := getattr(self, field), list):
+                force_setattr(self, field, tuple(names))
 
     @property
     def public_addresses(self) -> tuple[str, ...]:

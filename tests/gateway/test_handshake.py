@@ -72,6 +72,8 @@ async def test_lines_of_one_header_are_one_list_of_which_one_is_enough(serve: Se
         "Connection: Upgrade\r\nUpgrade: websocketx\r\n",
         'Connection: Upgrade\r\nUpgrade: "websocket"\r\n',
         "Connection: Upgrade\r\nUpgrade: h2c\r\n",
+        # The Kelvin sign, of which lower-casing makes a k.
+        "Connection: Upgrade\r\nUpgrade: websoc\xe2\x84\xaaet\r\n",
         "Upgrade: websocket\r\n",
     ],
 )
@@ -268,6 +270,20 @@ async def test_a_name_that_was_made_to_lead_to_loopback_is_nobodys_own(
 ) -> None:
     server = await serve(echo_room(), **{"public_hosts": (), **settings})
     assert (await server.request(handshake(**headers))).status == status
+
+
+async def test_names_of_settings_made_in_python_may_be_in_lists(serve: Serve) -> None:
+    server = await serve(
+        echo_room(), public_hosts=["app.test"], allowed_origins=["https://other.test"], trusted_proxies=["127.0.0.1"]
+    )
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({"Host": "app.test", "Origin": "http://app.test"}, 101),
+        ({"Host": "app.test", "Origin": "https://other.test"}, 101),
+        ({"Host": "app.test", "Origin": "https://app.test", "X_Forwarded_Proto": "https"}, 101),
+        ({"Host": "evil.test", "Origin": "http://evil.test"}, 403),
+    ]
+    for headers, status in cases:
+        assert (await server.request(handshake(**headers))).status == status
 
 
 # --- what the log says ---------------------------------------------------------------------------------------

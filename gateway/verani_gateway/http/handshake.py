@@ -65,7 +65,12 @@ def asks_for_websocket(request: web.Request) -> bool:
 
 
 def _names(headers: MultiMapping[str], name: str, element: str) -> bool:
-    return headers.get(name, "").lower() == element or any(each.lower() == element for each in listed(headers, name))
+    return _is(headers.get(name, ""), element) or any(_is(each, element) for each in listed(headers, name))
+
+
+def _is(text: str, element: str) -> bool:
+    # Lower-casing turns some letters outside ASCII (the Kelvin sign) into letters inside it.
+    return text.lower() == element and text.isascii()
 
 
 def subprotocols(request: web.Request) -> tuple[str, ...]:
