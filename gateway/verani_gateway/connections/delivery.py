@@ -76,11 +76,13 @@ class Delivery:
         congestion = self._congestion
         was_full = bool(congestion.waiting) and congestion.is_full
         self._writer.is_held = True
-        for entry in entries:
-            self._apply(entry)
-        if congestion.waiting:
-            congestion.ease([entry.room for entry in entries], was_full=was_full)
-        self._writer.flush()
+        try:
+            for entry in entries:
+                self._apply(entry)
+            if congestion.waiting:
+                congestion.ease([entry.room for entry in entries], was_full=was_full)
+        finally:  # or nobody is written to until there is another batch
+            self._writer.flush()
 
     def _apply(self, entry: Entry) -> None:
         room = self._attachments.rooms.get(entry.room)
