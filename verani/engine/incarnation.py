@@ -66,7 +66,7 @@ class Incarnation(Generic[M, S]):
         self.outputs = Outputs(self.turn, self.members, sink, is_full)
         self.roster = Roster(self.turn, self.members, self.outputs)
         self.metas = Transactions(self.turn, self.members, definition.codec(settings.max_meta_bytes), sink, limited)
-        self.tasks = Tasks(self.turn, post=post, log=log, drowsy=drowsy, clock=clock)
+        self.tasks = Tasks(self.turn, post=post, log=log, drowsy=drowsy, marker=marker, clock=clock)
         self.calls = OutgoingCalls(self.turn, sink, settings.rpc_timeout)
         self.drains = Drains(self.turn, self.roster, self.outputs)
         self.log = log

@@ -13,15 +13,15 @@ class Marker(Protocol):
     """Where a room host notes whose code runs."""
 
     def enter(self, room: str, gateway: str, number: int) -> None:
-        """Note that a hook runs for this input; an empty gateway and 0 where it is for none."""
+        """Note that code of a room runs for this input; an empty gateway and 0 where it is for none."""
 
     def leave(self) -> None:
-        """Note that no hook runs."""
+        """Note that no code of a room runs."""
 
 
 @coroutine
 def marked(hook: Awaitable[Any], enter: Callable[[], None], leave: Callable[[], None]) -> Generator[Any, Any, Any]:
-    """Await a hook, each step between `enter` and `leave`; other rooms run between the steps."""
+    """Await a hook or a spawned coroutine, each step between `enter` and `leave`; other rooms run between the steps."""
     steps = hook.__await__()
     thrown: BaseException | None = None
     while True:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..room.context import Context
 from .hook_log import HookLog
 from .hook_run import HookRun, Turn, running
 from .listed import Listed
+from .marking import Marker, marked
 from .room_events import HookFailed
 
 __all__ = ["Tasks"]
@@ -31,12 +32,14 @@ class Tasks:
         post: Callable[[HookFailed], None],
         log: HookLog,
         drowsy: Listed,
+        marker: Marker | None,
         clock: Callable[[], float],
     ) -> None:
         self._turn = turn
         self._post = post
         self._log = log
         self._drowsy = drowsy
+        self._marker = marker
         self._clock = clock
         self._awake_until = 0.0
         # When each began, the oldest first.
@@ -50,9 +53,12 @@ class Tasks:
         `name` is that of the hook which starts it, as `HookFailed` has it.
         """
         run = HookRun(context, name=name, started=self._clock())
+        work: Awaitable[Any] = coroutine
+        if self._marker is not None:
+            work = marked(coroutine, functools.partial(self._marker.enter, self._turn.name, "", 0), self._marker.leave)
         token = running.set(run)
         try:
-            task = asyncio.get_running_loop().create_task(_without_exit(coroutine), name=coroutine.__qualname__)
+            task = asyncio.get_running_loop().create_task(_without_exit(work), name=coroutine.__qualname__)
         finally:
             running.reset(token)
         self._tasks[task] = run.started
@@ -118,9 +124,9 @@ class Tasks:
         self.cancel()
 
 
-async def _without_exit(coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def _without_exit(work: Awaitable[Any]) -> Any:
     """Await a spawned coroutine; SystemExit fails its task, but would end the event loop of all rooms."""
     try:
-        return await coroutine
+        return await work
     except (SystemExit, KeyboardInterrupt) as error:
         raise VeraniError(f"a spawned task raised {type(error).__name__}") from error

@@ -112,3 +112,31 @@ async def test_hooks_of_no_input_are_marked_without_one(open_room: OpenRoom, mar
     await lobby.connect("a")
     await lobby.sleep()
     assert seen == [(lobby.engine.name, "", 0)]
+
+
+async def test_steps_of_a_spawned_task_are_marked_for_its_room_and_for_no_input(
+    open_room: OpenRoom, marker: Marker
+) -> None:
+    room, gate, seen = define_room("chat"), asyncio.Event(), list[Any]()
+
+    async def work() -> None:
+        seen.append(marker.now)
+        await gate.wait()
+        seen.append(marker.now)
+        await asyncio.Event().wait()
+
+    @room.on("x")
+    def handler(ctx: Any, data: Any) -> None:
+        ctx.actor.spawn(work())
+
+    lobby = open_room(room)
+    await lobby.connect("a")
+    await lobby.frame("a", "x")
+    assert marker.now is None
+    gate.set()
+    await lobby.settle()
+    assert seen == [(lobby.engine.name, "", 0)] * 2
+    assert marker.now is None
+    await lobby.sleep(force=True)
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
+    assert marker.now is None
