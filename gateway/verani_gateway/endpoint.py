@@ -221,7 +221,9 @@ class Endpoint:
     async def _in_time(
         self, asking: Coroutine[Any, Any, tuple[ConnectionMeta, float | None]]
     ) -> tuple[ConnectionMeta, float | None]:
-        gateway, scope = self._gateway, asyncio.timeout(self._gateway.settings.hook_timeout)
+        gateway = self._gateway
+        # Who waited for a turn when the entrance was closed comes too late to be told.
+        scope = asyncio.timeout(gateway.settings.hook_timeout if gateway.accepting else 0)
         try:
             async with scope:
                 gateway.entrance.identifying.add(scope)

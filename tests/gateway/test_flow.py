@@ -197,6 +197,42 @@ async def test_a_handshake_that_is_still_identified_does_not_hold_up_a_stop(serv
     await server.gateway.drain()
 
 
+async def test_a_hook_that_ends_some_time_after_it_was_cancelled_does_not_break_a_stop(serve: Serve) -> None:
+    asked, cancelled, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def extract_meta(request: Any) -> ConnectionMeta:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+            await end.wait()
+        raise AssertionError("it waits for ever")
+
+    server = await serve(define_room("chat", extract_meta=extract_meta))
+    answer = asyncio.create_task((await server.tcp()).request(handshake()))
+    await asked.wait()
+    server.gateway.stop_accepting()
+    await cancelled.wait()
+    server.gateway.stop_accepting()
+    end.set()
+    assert (await answer).status == 503
+    await server.gateway.drain()
+
+
+async def test_handshakes_that_wait_for_their_turn_when_a_stop_begins_do_not_hold_it_up(serve: Serve) -> None:
+    async def extract_meta(request: Any) -> ConnectionMeta:
+        asyncio.get_running_loop().call_soon(server.gateway.stop_accepting)  # while the others wait
+        await asyncio.Event().wait()
+        raise AssertionError("it waits for ever")
+
+    server = await serve(define_room("chat", extract_meta=extract_meta))
+    clients = [await server.tcp() for _ in range(8)]
+    answers = await asyncio.gather(*(client.request(handshake()) for client in clients))
+    assert [answer.status for answer in answers] == [503] * 8
+    assert server.gateway.metrics.limited["hook_timeout"] == 0
+
+
 async def test_a_throttled_connection_that_is_kicked_does_not_wait_for_its_turn(serve: Serve) -> None:
     gone: list[int | None] = []
     room = define_room("chat", on_disconnect=lambda ctx: gone.append(ctx.close_code))

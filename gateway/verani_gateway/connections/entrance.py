@@ -56,7 +56,8 @@ class Entrance:
         self._is_closed = True
         self.is_open = False
         for scope in self.identifying:
-            scope.reschedule(asyncio.get_running_loop().time())
+            if not scope.expired():  # a hook may take its time to be cancelled
+                scope.reschedule(asyncio.get_running_loop().time())
 
     def check_open(self) -> None:
         """Raise `RoomBusy` unless connections are taken."""
