@@ -79,7 +79,8 @@ def setup(app: web.Application, *rooms: RoomDefinition[Any, Any], settings: Sett
 
 def _log_stray(app: web.Application, gateway: Gateway, request: web.Request) -> None:
     """Log a handshake at a path where nothing is mounted: browsers do not say that a path is mistyped."""
-    if request.match_info.apps[-1] is app and asks_for_websocket(request):
+    is_stray = isinstance(request.match_info.http_exception, web.HTTPNotFound) and request.match_info.apps[-1] is app
+    if is_stray and asks_for_websocket(request):
         paths = ", ".join(sorted(resource.canonical for resource in gateway.resources.values()))
         error = NotFound(f"nothing is at this path, rooms are at {paths}")
         peer = client(request, gateway.settings.trusted_proxies)

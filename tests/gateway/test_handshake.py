@@ -332,6 +332,8 @@ async def test_a_handshake_at_a_path_that_was_mistyped_is_logged(
     server = await serve(echo_room(), define_room("board", websocket_path="/board/{room}"))
     assert (await server.request(handshake("/wss?token=s3cret"))).status == 404
     assert (await server.request(b"GET /favicon.ico HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 404
+    # The path is right here.
+    assert (await server.request(handshake().replace(b"GET", b"POST"))).status == 405
     assert told(caplog) == [
         "refused a handshake at /wss from 127.0.0.1 with 404: nothing is at this path, rooms are at /board/{room}, /ws"
     ]
