@@ -417,3 +417,26 @@ async def test_the_answer_has_what_signals_and_middlewares_of_the_application_ex
         await ws.send_json({"type": "say", "data": 1})
         assert (await ws.receive_json())["data"] == {"type": "said", "data": 1}
     assert seen == [(False, 101), (True, 101)]
+
+
+async def test_no_text_that_a_signal_puts_in_a_header_becomes_another_header() -> None:
+    async def echo(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["X-Request-Id"] = request.headers["X-Request-Id"]
+
+    async def sign(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers["X-Signed"] = "yes"
+
+    inner, application = web.Application(), web.Application()
+    setup(inner, echo_room())
+    inner.on_response_prepare.append(sign)
+    application.on_response_prepare.append(echo)
+    application.add_subapp("/in", inner)
+    id = "1\u2028Set-Cookie: a=b"  # which is the end of a line to some readers
+    async with (
+        TestServer(application) as server,
+        ClientSession() as session,
+        session.ws_connect(server.make_url("/in/ws"), headers={"X-Request-Id": id}) as ws,
+    ):
+        headers = ws._response.headers
+    assert (headers["X-Request-Id"], headers["X-Signed"]) == (id, "yes")
+    assert "Set-Cookie" not in headers

@@ -119,9 +119,8 @@ async def accept(request: web.Request, subprotocol: str | None, extension: str |
         head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extension is not None:
         head += f"Sec-WebSocket-Extensions: {extension}\r\n"
-    for app in request.match_info.apps:
-        if app.on_response_prepare:
-            head = await _signalled(request, app, head)
+    if any(app.on_response_prepare for app in request.match_info.apps):
+        head = await _signalled(request, head)
     transport = request.transport
     if transport is not None and has_failed(request.protocol):
         transport.abort()  # frames before the answer, where aiohttp did not see an upgrade
@@ -130,12 +129,13 @@ async def accept(request: web.Request, subprotocol: str | None, extension: str |
     transport.write(f"{head}\r\n".encode())
 
 
-async def _signalled(request: web.Request, app: web.Application, head: str) -> str:
-    """Let the signals of an application change the headers of an answer."""
+async def _signalled(request: web.Request, head: str) -> str:
+    """Let the signals of applications, the outermost first, change the headers of an answer."""
     status, *lines = head.splitlines()
     answer: web.WebSocketResponse[Any] = web.WebSocketResponse()
     answer.headers.extend((name, value) for name, _, value in (line.partition(": ") for line in lines))
-    await app.on_response_prepare.send(request, answer)
+    for app in request.match_info.apps:
+        await app.on_response_prepare.send(request, answer)
     lines = [f"{name}: {value}" for name, value in answer.headers.items()]
     if not _BREAKS.isdisjoint("".join(lines)):
         raise ValueError("expected headers of one line each")
