@@ -15,6 +15,7 @@ from tests.tokens import AUDIENCE, ISSUER, public_pem, token
 from verani import ConnectionMeta, ConnectRequest, DefinitionError, Forbidden, RoomDefinition, define_room
 from verani.auth import jwt_auth
 from verani_gateway.application import setup
+from verani_gateway.http.handshake import not_of_handshakes
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -417,6 +418,25 @@ async def test_the_answer_has_what_signals_and_middlewares_of_the_application_ex
         await ws.send_json({"type": "say", "data": 1})
         assert (await ws.receive_json())["data"] == {"type": "said", "data": 1}
     assert seen == [(False, 101), (True, 101)]
+
+
+async def test_a_signal_that_is_not_of_handshakes_is_asked_of_other_answers_alone() -> None:
+    seen: list[str] = []
+
+    @not_of_handshakes
+    async def note(request: web.Request, _: web.StreamResponse) -> None:
+        seen.append(request.path)
+
+    application = web.Application()
+    setup(application, echo_room())
+    application.on_response_prepare.append(note)
+    async with TestServer(application) as server, ClientSession() as session:
+        async with session.get(server.make_url("/health")) as response:
+            assert response.status == 200
+        async with session.ws_connect(server.make_url("/ws")) as ws:
+            await ws.send_json({"type": "say", "data": 1})
+            assert (await ws.receive_json())["data"] == {"type": "said", "data": 1}
+    assert seen == ["/health"]
 
 
 async def test_no_text_that_a_signal_puts_in_a_header_becomes_another_header() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha1
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
@@ -19,7 +19,18 @@ from .headers import listed, only
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-__all__ = ["UpgradeRequired", "Upgraded", "accept", "asks_for_websocket", "check_upgrade", "cookies", "subprotocols"]
+__all__ = [
+    "UpgradeRequired",
+    "Upgraded",
+    "accept",
+    "asks_for_websocket",
+    "check_upgrade",
+    "cookies",
+    "not_of_handshakes",
+    "subprotocols",
+]
+
+Signal = TypeVar("Signal", bound=Callable[..., Any])
 
 # What would end a line of the answer, or be taken for its end.
 _BREAKS: Final = frozenset("\r\n\0")
@@ -104,6 +115,12 @@ class Upgraded(web.WebSocketResponse[Any]):
         """Do nothing: the connection has said its own goodbye."""
 
 
+def not_of_handshakes(signal: Signal) -> Signal:
+    """Mark one of `on_response_prepare` that leaves handshakes as they are: where all do, they are spared it."""
+    signal.leaves_handshakes = True  # type: ignore[attr-defined]
+    return signal
+
+
 async def accept(request: web.Request, subprotocol: str | None, extension: str | None) -> None:
     """Answer a handshake that `check_upgrade` let pass with 101; raises ConnectionResetError if its client is gone.
 
@@ -119,7 +136,8 @@ async def accept(request: web.Request, subprotocol: str | None, extension: str |
         head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extension is not None:
         head += f"Sec-WebSocket-Extensions: {extension}\r\n"
-    if any(app.on_response_prepare for app in request.match_info.apps):
+    signals = (signal for app in request.match_info.apps for signal in app.on_response_prepare)
+    if not all(getattr(signal, "leaves_handshakes", False) for signal in signals):
         head = await _signalled(request, head)
     transport = request.transport
     if transport is not None and has_failed(request.protocol):

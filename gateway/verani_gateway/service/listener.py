@@ -24,6 +24,7 @@ from verani.errors import TooLarge
 
 from ..http.aiohttp_parts import drop_unread, has_failed, is_ended, waits
 from ..http.bodies import LINGER
+from ..http.handshake import not_of_handshakes
 from ..http.proxies import UNIX
 from .sockets import BACKLOG
 
@@ -102,6 +103,7 @@ class Listener:
         """How many there are, WebSockets included."""
         return len(self._runner.server.connections) if self._runner.server is not None else 0
 
+    @not_of_handshakes
     async def _say_goodbye(self, _: web.Request, response: web.StreamResponse) -> None:
         if self._is_closed and not isinstance(response, web.WebSocketResponse):
             response.force_close()
