@@ -97,7 +97,6 @@ class Engine(Generic[M, S]):
             room,
             post=post,
             suspended=Listed(self, suspended),
-            marker=marker,
             limited=limited,
             measures=measures,
             timeout=settings.hook_timeout,

@@ -35,7 +35,6 @@ from .hook_measures import HookMeasures
 from .hook_run import HookRun, running
 from .incarnation import Incarnation
 from .listed import Listed
-from .marking import Marker, marked
 from .room_events import HookFailed
 
 __all__ = ["CANCEL_GRACE", "HookAbandoned", "Hooks", "Rest", "Returned"]
@@ -69,7 +68,6 @@ class Hooks(Generic[M, S]):
         *,
         post: Callable[[HookFailed], None],
         suspended: Listed,
-        marker: Marker | None,
         limited: Counter[str],
         measures: HookMeasures,
         timeout: float,
@@ -79,7 +77,6 @@ class Hooks(Generic[M, S]):
         self._turn = room.turn
         self._post = post
         self._suspended = suspended
-        self._marker = marker
         self._limited = limited
         self.measures = measures
         self._timeout = timeout
@@ -147,7 +144,7 @@ class Hooks(Generic[M, S]):
         running.set(run)
         waits = False
         try:
-            result = hook(*arguments) if self._marker is None else self._mark(run, self._marker, hook, arguments)
+            result = hook(*arguments)
             if result is not None and (type(result) is CoroutineType or inspect.isawaitable(result)):
                 waits = True
                 return result
@@ -249,19 +246,6 @@ class Hooks(Generic[M, S]):
         measure, run.measure = run.measure, None
         if measure is not None:
             measure.observe(self._clock() - run.started)
-
-    def _mark(self, run: HookRun, marker: Marker, hook: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Call the hook, with the marker set whenever code of it runs."""
-        number = run.message.number if run.message is not None else 0
-        room, gateway = self._turn.name, run.gateway
-        marker.enter(room, gateway, number)
-        try:
-            result = hook(*arguments)
-        finally:
-            marker.leave()
-        if result is None or not inspect.isawaitable(result):
-            return result
-        return marked(result, functools.partial(marker.enter, room, gateway, number), marker.leave)
 
     def timeout(self, run: HookRun) -> HookTimeout:
         """Count that a hook took too long, and say so."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from verani.engine.engine import Engine
 from verani.engine.hook_runner import Hooks
+from verani.engine.marked_engine import MarkedEngine
 from verani.engine.marking import Marker
 from verani.engine.room_events import HookFailed
 from verani.link.messages import Close
@@ -42,7 +43,7 @@ class Engines:
         marker: Marker | None,
         hooks: type[Hooks[Any, Any]],
     ) -> None:
-        """Make engines for hooks that `marker` is told of; `limited` counts what limits did.
+        """Make engines for rooms that `marker` is told of; `limited` counts what limits did.
 
         `hooks` is what runs the hooks of each.
         """
@@ -50,7 +51,7 @@ class Engines:
         self._settings = settings
         self._limited = limited
         self._hooks = hooks
-        self._marker = marker
+        self._make = Engine if marker is None else partial(MarkedEngine, marker=marker)
         # What their hooks raised last.
         self.failures = HookFailures()
         self._suspended: set[Engine[Any, Any]] = set()
@@ -68,7 +69,7 @@ class Engines:
 
     def make(self, room: HostedRoom, post: Callable[[HookFailed], None]) -> Engine[Any, Any]:
         """Give a room its engine, which knows of the closes that it will get."""
-        engine = room.engine = Engine(
+        engine = room.engine = self._make(
             room.definition,
             room.name.partition("/")[2],
             room,
@@ -76,7 +77,6 @@ class Engines:
             post=post,
             suspended=self._suspended,
             drowsy=self._parts.sleeping.drowsy,
-            marker=self._marker,
             limited=self._limited,
             hooks=self._hooks,
             measures=self._parts.directory.hooks[room.definition.name],

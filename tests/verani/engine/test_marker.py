@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
 
 import pytest
+from msgspec import Struct
 
 from tests.verani.conftest import OpenRoom, Room
-from verani.engine.engine import Engine
+from verani.engine.marked_engine import MarkedEngine
 from verani.room.definition import define_room
 from verani.settings import Settings
 
@@ -20,7 +23,7 @@ class Marker:
         self.now: tuple[str, str, int] | None = None
 
     def enter(self, room: str, gateway: str, number: int) -> None:
-        assert self.now is None, "one hook runs at a time"
+        assert self.now is None, "one room runs at a time"
         self.now = room, gateway, number
 
     def leave(self) -> None:
@@ -31,12 +34,7 @@ class Marker:
 def marker(monkeypatch: pytest.MonkeyPatch) -> Marker:
     """Give every engine that is made one marker."""
     marker = Marker()
-    make = Engine.__init__
-
-    def init(self: Any, *arguments: Any, **options: Any) -> None:
-        make(self, *arguments, **options, marker=marker)
-
-    monkeypatch.setattr(Engine, "__init__", init)
+    monkeypatch.setattr("tests.verani.conftest.Engine", partial(MarkedEngine, marker=marker))
     return marker
 
 
@@ -139,4 +137,39 @@ async def test_steps_of_a_spawned_task_are_marked_for_its_room_and_for_no_input(
     assert marker.now is None
     await lobby.sleep(force=True)
     assert not asyncio.all_tasks() - {asyncio.current_task()}
+    assert marker.now is None
+
+
+class Payload(Struct):
+    """What looks around while it is decoded."""
+
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        Payload.look()
+
+    look: ClassVar[Callable[[], None]]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_code_that_decodes_what_a_client_sent_is_marked_like_a_hook(
+    open_room: OpenRoom, marker: Marker, is_async: bool
+) -> None:
+    room, seen = define_room("chat"), list[Any]()
+    Payload.look = lambda: seen.append(marker.now)
+
+    def handler(ctx: Any, data: Payload) -> str:
+        return data.text
+
+    async def slow(ctx: Any, data: Payload) -> str:
+        await asyncio.sleep(0)
+        return data.text
+
+    room.on("x")(slow if is_async else handler)
+    lobby = open_room(room)
+    await lobby.connect("a", gateway="g2")
+    number = await lobby.frame("a", "x", {"text": "hi"}, request=1)
+    await lobby.settle()
+    assert seen == [(lobby.engine.name, "g2", number)]
+    assert b"hi" in b"".join(lobby.received("a"))
     assert marker.now is None
