@@ -144,7 +144,7 @@ class RoomActor(Actor):
         await self._go_on(self._advance())
 
     async def _go_on(self, rest: Rest[bool] | None) -> None:
-        self._since = monotonic()  # before the first step of this task, others had their turn
+        self._since = monotonic()  # others had their turn between the making of a task and its first step
         while rest is not None:
             try:
                 if not await rest():

@@ -195,6 +195,28 @@ async def test_prometheus_can_read_it(serve: Serve) -> None:
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in sampled} <= described
 
 
+async def test_inputs_behind_a_hook_that_waits_are_counted_until_they_are_processed(serve: Serve) -> None:
+    room, goes_on = define_room("chat"), asyncio.Event()
+
+    @room.on("wait")
+    async def wait(ctx: Context, data: Any) -> None:
+        await goes_on.wait()
+
+    server = await serve(room)
+    client = await server.connect()
+    waiting = ("mailbox_inputs", "in_flight_inputs", "busy_rooms")
+
+    def counts() -> tuple[float, ...]:
+        samples = measured(exposition(server.gateway))
+        return tuple(samples[name] for name in waiting)
+
+    await until(lambda: counts() == (0, 0, 0))
+    send(client, *[b'{"type":"wait"}'] * 3)
+    await until(lambda: counts() == (3, 3, 1))
+    goes_on.set()
+    await until(lambda: counts() == (0, 0, 0))
+
+
 async def test_a_room_host_is_measured_the_same_in_this_process_and_in_its_own(serve: Serve) -> None:
     server = await serve(a_room())
     placement = server.gateway.placement
