@@ -46,7 +46,7 @@ _SECRETS: Final = {
 _OPTIONS: Final = (
     *("--hosts", "1", "--gateways", "1", "--port", "0", "--internal-port", "0", "--rate-limit", "0"),
     *("--rate-limit-bytes", "0"),
-    *("--lease", "1.0", "--link-grace", "0.5", "--drain-seconds", "3"),
+    *("--lease", "2.0", "--link-grace", "0.5", "--drain-seconds", "3"),
     # Rooms that wait for a machine to be started again wait for longer where machines are loaded.
     *("--max-unread", "120"),
 )

@@ -26,8 +26,8 @@ TWO = ("east", "west")
 ROOMS = {name: rooms_of(name, THREE, 2) for name in THREE}
 ROOMS_OF_TWO = {name: rooms_of(name, TWO, 3) for name in TWO}
 
-# Within this time after a cut, leases have ended and an unreachable machine has lost its rooms, if ever: 1 s and 1 s.
-LONG_GONE = 3.0
+# Within this time after a cut, leases have ended and an unreachable machine has lost its rooms, if ever: 2 s and 1 s.
+LONG_GONE = 4.0
 
 
 # They share machines: what one of them starts again belongs to the next ones, too.
