@@ -142,9 +142,9 @@ def test_classes_of_one_full_name_are_described_as_far_as_they_can_be() -> None:
         return msgspec.defstruct("Same", list(fields.items()), module="m")
 
     schemas, components = describe([make(a=int), make(b=str), make(a=int)])
-    assert schemas[0] == {"$ref": "#/components/schemas/Same"}
-    assert schemas[1:] == [{}, {}]
-    assert list(components["Same"]["properties"]) == ["a"]
+    described = [list(resolved(schema, components).get("properties", [])) for schema in schemas]
+    # From 0.23 on, msgspec has a name for each.
+    assert described in ([["a"], [], []], [["a"], ["b"], ["a"]])
 
 
 @pytest.mark.parametrize("kind", [msgspec.Raw, object, Any])
