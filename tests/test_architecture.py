@@ -1,8 +1,10 @@
-"""The code map in docs/internals.md names the floors that there are, and modules that are on them."""
+"""What docs/internals.md says of floors and modules is so, and a process imports no more than it needs."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,3 +40,8 @@ def test_what_the_map_names_is_where_it_says() -> None:
             if not any((folder / f"{name}.py").exists() for folder in folders):
                 missing.append(f"{floor}: {name}")
     assert missing == []
+
+
+def test_what_defines_rooms_and_what_supervises_needs_no_aiohttp() -> None:
+    program = "import sys, verani, verani_gateway.cli.main, verani_gateway.service.supervisor"
+    subprocess.run([sys.executable, "-c", f"{program}; assert 'aiohttp' not in sys.modules"], check=True)

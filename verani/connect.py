@@ -13,14 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 from msgspec import Struct
-from yarl import URL
 
 from .backoff import Backoff
-from .client.causes import bare, cause_of, speaks_no_tls
-from .client.reconnection import parse_retry_after
 from .errors import (
     DeadlineExceeded,
     Interrupted,
@@ -36,6 +32,8 @@ from .room.stub import RoomStub
 from .threads import OwnThread
 
 if TYPE_CHECKING:
+    import aiohttp
+
     from .room.definition import RoomDefinition
 
 __all__ = ["KEY_HEADER", "TIMEOUT_HEADER", "Service", "SyncRoomStub", "SyncService", "connect", "connect_sync"]
@@ -146,6 +144,12 @@ class Service:
             del last  # it has this very function's frame
 
     async def _attempt(self, room: str, method: str, arguments: bytes, timeout: float, key: str | None) -> bytes:
+        # Only here: who defines rooms imports this module, and would wait as long as for all the rest of Verani.
+        import aiohttp
+        from yarl import URL
+
+        from .client.causes import bare, cause_of, speaks_no_tls
+
         if self._closed:
             raise VeraniError(f"{self!r} was closed")
         if self._session is None:
@@ -206,6 +210,8 @@ class Service:
         text = f"{what}: {public}" if public is not None else told.message or f"{what}: {told.code}"
         error = error_for(told.code, text, path=told.path, public=public)
         if isinstance(error, RoomBusy | RateLimited):
+            from .client.reconnection import parse_retry_after
+
             # Whole seconds are for those who cannot wait for less; backing off is what a busy room asks for.
             error.retry_after = (
                 0.0 if response.status == 503 else parse_retry_after(response.headers.get("Retry-After"), now=0.0)

@@ -74,6 +74,7 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
     port = int(held.getsockname()[1])
     os.register_at_fork(after_in_child=held.close)
     prepare(address)
+    gc.disable()  # nothing of what is imported is garbage
     # Only now, because Thespian reads the environment when it is imported. The rest is imported for the hosts: they
     # are forked with it.
     from thespian.actors import ActorSystemException
@@ -83,6 +84,7 @@ def _launch(runtime: Runtime, plan: Plan, secret: bytes) -> int:
     from .launcher_loop import Launcher
 
     gc.freeze()  # what is imported stays: processes that are forked from here share it, and look for no garbage in it
+    gc.enable()
     hardened.harden(secret)
     announcements = tie_children()
     capabilities = {"Admin Port": port, "Verani Machine": plan.machine}

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import islice, starmap, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
-from aiohttp import hdrs
+from multidict import istr
 
 from .headers import listed
 from .host_port import Address, parse_address, parse_host_port
@@ -26,10 +26,12 @@ __all__ = ["FORWARDING", "UNIX", "Client", "client_of", "is_forwarded", "is_prox
 # What a peer over a Unix socket is called, and how `trusted_proxies` names all of them.
 UNIX = "unix"
 
-_X_FORWARDED = (hdrs.X_FORWARDED_FOR, hdrs.X_FORWARDED_PROTO, hdrs.X_FORWARDED_HOST)
+_X_FORWARDED = (istr("X-Forwarded-For"), istr("X-Forwarded-Proto"), istr("X-Forwarded-Host"))
+_FORWARDED = istr("Forwarded")
+_HOST = istr("Host")
 
 # The headers in which proxies tell what they saw.
-FORWARDING = (*_X_FORWARDED, hdrs.FORWARDED)
+FORWARDING = (*_X_FORWARDED, _FORWARDED)
 
 # A longer chain is read no further: it is made up to keep this process busy.
 _MOST_PROXIES = 32
@@ -75,7 +77,7 @@ def client_of(peer: str | None, headers: MultiMapping[str], trusted: tuple[str, 
     first untrusted address is that client's own claim. Of scheme and host the last one read counts, so that the
     outermost trusted proxy has the last word. A malformed address ends the reading.
     """
-    told = Client(_spelled(peer), scheme, headers.get(hdrs.HOST))
+    told = Client(_spelled(peer), scheme, headers.get(_HOST))
     if not is_forwarded(headers):
         return told
     address, networks = parse_address(peer) if peer is not None else None, _networks(trusted)
@@ -114,7 +116,7 @@ def _claims(headers: MultiMapping[str]) -> Iterator[_Claim]:
         columns = (reversed(listed(headers, name)) for name in _X_FORWARDED)
         yield from starmap(_Claim, zip_longest(*columns, fillvalue=""))
         return
-    for element in reversed(listed(headers, hdrs.FORWARDED)):
+    for element in reversed(listed(headers, _FORWARDED)):
         parameters = _parameters(element)
         if parameters is None:
             return

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import logging
 
-from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMessage
-
 from verani.settings import Settings
 from verani_actors.upkeep.logs import log_to_stderr
 
@@ -28,6 +25,10 @@ def _is_no_noise(record: logging.LogRecord) -> bool:
 
     Its traceback repeats what was sent, tokens included, so at DEBUG only the kind of error is told.
     """
+    # Only here, because whoever supervises needs nothing else of aiohttp, which takes as long as all of its own.
+    from aiohttp import web
+    from aiohttp.http_exceptions import BadHttpMessage
+
     error = record.exc_info[1] if record.exc_info is not None else None
     if not isinstance(error, BadHttpMessage | web.RequestPayloadError):
         return True
