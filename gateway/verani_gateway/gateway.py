@@ -23,6 +23,7 @@ from verani.settings import Settings
 from verani_actors.rooms.hook_failures import HookFailures
 from verani_actors.rooms.host import RoomHost
 from verani_actors.rooms.room_status import RoomStatus
+from verani_actors.rooms.visits import Visits
 
 from .calls import Calls
 from .connections.close_handshake import RESTART
@@ -43,6 +44,7 @@ from .inputs.attachments import Attachments
 from .inputs.ingress import Ingress
 from .inputs.metrics import Metrics
 from .placement.placement import Embedded, Placement
+from .placement.short_way import ShortWay
 
 __all__ = ["Gateway"]
 
@@ -134,6 +136,8 @@ class Gateway:
         self.ticker = Ticker(settings, self.open_connections.connections, meters.sweep)
         await self.placement.start(self)
         self.ingress.send = traced(self.placement.put)
+        if isinstance(self.placement, Embedded) and not settings.tracing:
+            self.ingress.shortest = ShortWay(self, self.ingress, Visits(self.placement.host, self.id))
         self.ticker.tick()
 
     def opened(self) -> None:

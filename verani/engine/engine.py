@@ -256,6 +256,11 @@ class Engine(Generic[M, S]):
             return "RPC" if isinstance(self._turn.current.message, messages.CallInput) else "running hook"
         return self.room.tasks.busy
 
+    def takes_at_once(self, event: str) -> bool:
+        """Tell whether it would handle a frame of this event now, and its handler needs no task, as it is written."""
+        turn = self._turn
+        return turn.current is None and turn.awake and self._waking.is_ready and self._dispatch.is_plain(event)
+
     @property
     def is_running_hook(self) -> bool:
         """Whether the code that asks belongs to the hook that runs."""

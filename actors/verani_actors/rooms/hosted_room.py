@@ -25,6 +25,7 @@ from verani.link.messages import Arrival, Attach, Close, Deliver, InterruptedInp
 from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 
+from ..links.flow import OVERHEAD
 from ..membership.share import Ownership
 from .carried_calls import CarriedCalls
 from .hearsay import Reach
@@ -274,6 +275,12 @@ class HostedRoom:
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
         entries = self._entries
+        if entries.visited is self:
+            if type(output) is Deliver:
+                self.life.deliveries += len(output.connections)
+                entries.said_weight += OVERHEAD + len(output.payload)
+            entries.said.append(output)
+            return
         if self.state is _GONE or gateway not in entries.gateways:
             return
         if type(output) is Deliver:
@@ -288,6 +295,9 @@ class HostedRoom:
             entries.flush()
 
     def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
+        if self._entries.visited is self:
+            self._entries.attached.append(attach)
+            return
         if self.state is _GONE or gateway not in self._entries.gateways:
             return
         # What a hook commits leaves together: `processed` is the next occasion to send it.
@@ -308,7 +318,7 @@ class HostedRoom:
             self._calls.carry(self.name, invoke, partial(self.engine.replied, invoke.token), preferred)
 
     def processed(self, gateway: str, number: int) -> None:
-        if self.state is _GONE:
+        if self._entries.visited is self or self.state is _GONE:
             return
         in_flight = self.in_flight
         while in_flight:

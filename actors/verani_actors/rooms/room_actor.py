@@ -25,7 +25,7 @@ from verani.link.messages import Arrival
 
 from ..links.flow import Flow
 
-__all__ = ["Abandoned", "HandleInputs", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
+__all__ = ["Abandoned", "GoOn", "HandleInputs", "Open", "Post", "RoomActor", "Slept", "Sleep", "Stayed"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,12 @@ class HandleInputs(Struct, frozen=True):
     """Handle these inputs, in order; each with its gateway."""
 
     inputs: list[tuple[str, Arrival]]
+
+
+class GoOn(Struct, frozen=True):
+    """Do the rest of an input that has begun elsewhere, then what waits."""
+
+    rest: Rest[bool]
 
 
 class Post(Struct, frozen=True):
@@ -100,6 +106,8 @@ class RoomActor(Actor):
                 self._since = monotonic()
                 rest = self._advance()
                 return None if rest is None else self._go_on(rest)
+            case GoOn():
+                return self._go_on(message.rest)
             case Open():
                 return self._open(message)
             case Post():

@@ -47,7 +47,7 @@ import inspect
 import logging
 import sys
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -140,6 +140,11 @@ class AsyncioSystemBase:
             # Left as it is, it would end the loop of the caller.
             raise ActorSystemFailure(f"creating {actor_class} raised {exc!r}") from exc
         return ref.address
+
+    @property
+    def messages(self) -> Collection[Envelope]:
+        """Those that wait for their turn; always the same object."""
+        return self._run_queue.messages
 
     def tell(self, address: ActorAddress, message: object) -> None:
         """Send from outside the system; what the actor sends back is dropped (see `request`)."""

@@ -28,6 +28,7 @@ from verani.frames import InvalidFrame, NotUtf8, ScannedFrame
 from verani.room.meta import ConnectionMeta
 from verani.tracebacks import forget_traceback
 
+from ..inputs.ingress import FrameWay
 from .close_handshake import CloseHandshake
 from .deflate import inflated
 from .expiry import REFRESH, read_token
@@ -152,7 +153,7 @@ class Connection:
         try:
             self._intake.arrived = self._arrived
             while ended is None:
-                rest = self._advance()
+                rest = self._advance(self._facilities.ingress)
                 if rest is None:
                     self._idle = asyncio.get_running_loop().create_future()
                     rest = await self._idle
@@ -172,15 +173,18 @@ class Connection:
         idle = self._idle
         if idle is None or idle.done():
             return
+        way = self._facilities.ingress.shortest
         try:
-            rest = self._advance()
+            rest = self._advance(way)
         except Exception as error:  # a bug of ours, which is the end of this connection  # noqa: BLE001
             idle.set_exception(error)
         else:
             if rest is not None:
                 idle.set_result(rest)
+        finally:
+            way.leave()
 
-    def _advance(self) -> Rest | None:
+    def _advance(self, way: FrameWay) -> Rest | None:
         """Handle messages up to the first that has to wait, and return the rest of it."""
         intake, in_flight = self._intake, self.in_flight
         messages, arrived, compressed = intake.messages, intake.messages.arrived, intake.headers.compressed
@@ -195,7 +199,7 @@ class Connection:
                     self._turn = 0
                     if self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
                         return partial(self._in_turn, message)
-                if (rest := self._handle(message)) is not None:
+                if (rest := self._handle(message, way)) is not None:
                     return rest
             elif intake.is_lost:
                 return partial(_end, _LOST)
@@ -209,10 +213,10 @@ class Connection:
     async def _in_turn(self, message: WSMessage) -> tuple[int, str] | None:
         self._intake.hold()
         await self._facilities.turns.take()
-        rest = self._handle(message)
+        rest = self._handle(message, self._facilities.ingress)
         return None if rest is None else await rest()
 
-    def _handle(self, message: WSMessage, *, is_metered: bool = False) -> Rest | None:
+    def _handle(self, message: WSMessage, way: FrameWay, *, is_metered: bool = False) -> Rest | None:
         kind, data, closing, in_flight = message.type, message.data, self.closing, self.in_flight
         self.liveness.seen_at = now = self._facilities.now()
         self.liveness.pinged_at = None
@@ -235,7 +239,8 @@ class Connection:
                 return None
             if self._meter.events:
                 return partial(self._forward_within_its_rate, frame, size)
-            in_flight.charge(self._facilities.ingress.frame(self.room, self.id, frame))
+            if size := way.frame(self.room, self.id, frame):
+                in_flight.charge(size)
         elif kind is WSMsgType.BINARY:
             self.count_invalid("binary frame")
         elif kind is WSMsgType.PING:
@@ -250,7 +255,7 @@ class Connection:
     async def _exceeded(self, message: WSMessage, size: int, setting: str) -> tuple[int, str] | None:
         if not await self.throttle.exceeded(self._meter, setting, size):
             return None
-        rest = self._handle(message, is_metered=True)
+        rest = self._handle(message, self._facilities.ingress, is_metered=True)
         return None if rest is None else await rest()
 
     async def _forward_within_its_rate(self, frame: ScannedFrame, size: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from verani.errors import Interrupted
 from verani.frames import error_ack_frame
 from verani.link.messages import (
+    Attach,
     CallInput,
     Cast,
     Connect,
@@ -27,6 +28,7 @@ from verani.link.messages import (
     Outcome,
     Output,
     Reply,
+    Seat,
 )
 
 from ..inputs.attachments import Attachments, RoomInputs
@@ -83,6 +85,19 @@ class Delivery:
                 congestion.ease([entry.room for entry in entries], was_full=was_full)
         finally:  # or nobody is written to until there is another batch
             self._writer.flush()
+
+    def say(
+        self, room: RoomInputs, outputs: Sequence[Output], attachments: Sequence[Attach | Seat], *, at_once: bool
+    ) -> None:
+        """Apply what a room has said, whole; it is written `at_once`, or with all of the tick."""
+        self._writer.is_held = at_once
+        try:
+            self._put(room, outputs)
+            for attach in attachments:
+                self._attachments.attach(room, attach)
+        finally:
+            if at_once:
+                self._writer.flush()
 
     def _apply(self, entry: Entry) -> None:
         room = self._attachments.rooms.get(entry.room)

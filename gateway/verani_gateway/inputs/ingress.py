@@ -8,6 +8,7 @@ Invariant: every input is kept in the attachments before it goes to a host.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from msgspec import UNSET
 
@@ -18,7 +19,17 @@ from .attachments import Attachments
 from .congestion import Congestion
 from .metrics import Metrics
 
-__all__ = ["Ingress"]
+__all__ = ["FrameWay", "Ingress"]
+
+
+class FrameWay(Protocol):
+    """Where the frames of a connection go."""
+
+    def frame(self, room: str, connection: str, frame: ScannedFrame, /) -> int:
+        """Bring a client's frame to its room; return its size if it is in flight, 0 if it was processed."""
+
+    def leave(self) -> None:
+        """Take note that no frame follows for now."""
 
 
 class Ingress:
@@ -28,6 +39,8 @@ class Ingress:
 
     def __init__(self, attachments: Attachments, metrics: Metrics) -> None:
         self.congestion = Congestion(attachments)
+        # The way of what a callback of the loop has read, all of one connection; the last of it is told by `leave`.
+        self.shortest: FrameWay = self
         self._attachments = attachments
         self._metrics = metrics
 
@@ -43,12 +56,19 @@ class Ingress:
 
     def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:
         """Send a client's frame to its room; return its size, which is in flight until the room has processed it."""
-        data = bytes(frame.data) if frame.data is not UNSET else None
-        input = FrameInput(room, self._attachments.next_number(), connection, frame.type, data, frame.channel, frame.id)
-        self._metrics.frames += 1
+        input = self.number(room, connection, frame)
         size = self._attachments.add(input)
         self.send(input)
         return size
+
+    def number(self, room: str, connection: str, frame: ScannedFrame) -> FrameInput:
+        """Make a client's frame an input."""
+        self._metrics.frames += 1
+        data = bytes(frame.data) if frame.data is not UNSET else None
+        return FrameInput(room, self._attachments.next_number(), connection, frame.type, data, frame.channel, frame.id)
+
+    def leave(self) -> None:
+        """Do nothing more: what was sent is under way."""
 
     def call(
         self,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from verani.link.messages import (
+    Attach,
     Entry,
     EntryBatch,
     GatewayMessage,
@@ -18,8 +19,10 @@ from verani.link.messages import (
     Input,
     Invoke,
     Outcome,
+    Output,
     Pull,
     Replied,
+    Seat,
 )
 from verani.room.definition import RoomDefinition
 from verani.settings import Settings
@@ -48,6 +51,11 @@ class DeliverySide(Protocol):
 
     def apply(self, entries: Sequence[Entry], /) -> None:
         """Apply the entries of one batch, each whole."""
+
+    def say(
+        self, room: RoomInputs, outputs: Sequence[Output], attachments: Sequence[Attach | Seat], /, *, at_once: bool
+    ) -> None:
+        """Apply what a room has said, whole."""
 
     def set_aside(self, room: RoomInputs, number: int, /) -> tuple[Input, int] | None:
         """Have an input never handled, and tell its sender; return it with its size, None if it is not there."""

@@ -1,0 +1,122 @@
+"""Handle inputs in the very call that brings them, in rooms that have nothing else to do.
+
+What is over before anything else can happen needs nothing of what inputs have that wait: nobody keeps it, queues it or
+acknowledges it, and the actor of the room does not hear of it.
+
+Invariants:
+- A room is entered at the bottom of the stack only, and only while it is awake, no hook of it runs, it has no input in
+  flight, and no actor has a message. So its inputs are handled in order, one after the other.
+- What a room said before a visit has left before; what it says meanwhile is applied as a whole when it is left.
+- An input that has to wait after all is in flight from then on, and the actor goes on with it.
+- A visit takes `_TURN` at most, and a room is not visited again while it has had as much of the last `_WINDOW`, nor, if
+  it is large, in the same window: there it pays to join what is said.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import Final
+
+from verani.engine.hook_runner import Rest
+from verani.link.messages import Attach, FrameInput, Output, Seat
+
+from .host import RoomHost
+from .hosted_room import AWAKE, HostedRoom
+from .room_actor import GoOn
+from .tick_entries import MAX_PENDING
+
+__all__ = ["Visits"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds.
+_TURN: Final = 0.005
+_WINDOW: Final = 0.01
+# Visits that follow each other sooner are those of a busy host.
+_PAUSE: Final = 0.0001
+# A room with more connections is large.
+_FEW: Final = 8
+
+
+class Visits:
+    """The visits to the rooms of one host, one after the other, with inputs of the gateway in the same process."""
+
+    def __init__(self, host: RoomHost, gateway: str) -> None:
+        """Begin when the host has started."""
+        self._rooms = host.directory.rooms
+        self._entries = host.entries
+        self._actors = host.actors
+        self._messages = host.actors.base.messages
+        self._caught_up = host.sleeping.mark_active
+        self._gateway = gateway
+        self._room: HostedRoom
+        # When this visit began, and when the one before was over.
+        self._since = self._left = 0.0
+        # When the window began, and how long each room was visited in it.
+        self._window = 0.0
+        self._spent: dict[str, float] = {}
+        # Whether anything was said for the input that was handled last.
+        self._has_begun = False
+
+    def enter(self, name: str, event: str) -> bool:
+        """Begin to visit a room with a frame; False if it cannot handle that at once, or others are to have a turn."""
+        room = self._rooms.get(name)
+        if room is None or room.state is not AWAKE or room.in_flight or self._messages:
+            return False
+        engine = room.engine
+        if engine is None or not engine.takes_at_once(event):
+            return False
+        now = monotonic()
+        if now - self._window > _WINDOW:
+            self._window = now
+            self._spent.clear()
+        elif (spent := self._spent.get(name)) is not None and (spent > _TURN or engine.connections > _FEW):
+            return False
+        if self._entries.pending:
+            self._entries.flush()
+        self._room = self._entries.visited = room
+        self._since = now
+        return True
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether the visit is the first one for a while: nothing else will be said in this tick, in all likelihood."""
+        return self._since - self._left > _PAUSE
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the room has taken, or said, as much as it may in one visit."""
+        return monotonic() - self._since > _TURN or self._entries.said_weight > MAX_PENDING
+
+    def handle(self, input: FrameInput) -> Rest[bool] | None:
+        """Have the room handle an input; returns the rest of it, if it has to wait, for `put_off`."""
+        room, entries = self._room, self._entries
+        room.life.inputs += 1
+        before = len(entries.said)
+        try:
+            rest = room.engine.start(input, self._gateway)  # type: ignore[union-attr]  # it is awake
+        except BaseException:  # a bug of ours, as for `RoomActor`
+            logger.exception("an input of room %s could not be handled", room.name)
+            return None
+        self._has_begun = len(entries.said) > before
+        return rest
+
+    def leave(self) -> tuple[list[Output], list[Attach | Seat]]:
+        """End the visit; returns what the room has said."""
+        room, entries = self._room, self._entries
+        said, attached = entries.leave()
+        self._left = now = monotonic()
+        self._spent[room.name] = self._spent.get(room.name, 0.0) + now - self._since
+        self._caught_up(room)
+        return said, attached
+
+    def put_off(self, input: FrameInput, rest: Rest[bool]) -> None:
+        """Have the actor of the room that was left do the rest of its last input."""
+        room = self._room
+        assert room.address is not None
+        room.in_flight.append((self._gateway, input))
+        room.taken[self._gateway] = input.number
+        room.has_begun = self._has_begun
+        self._entries.working += 1
+        self._actors.tell(room.address, GoOn(rest))

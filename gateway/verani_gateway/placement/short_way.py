@@ -1,0 +1,72 @@
+"""Bring the frames of one read to a room in the same process, and what it says to connections, within one call.
+
+Invariants:
+- A frame takes the short way only while no input of its room, of whomever, is unprocessed; once one does not, all that
+  follow it in its read do not either.
+- What takes the short way is never in flight: it is over, with all that it caused, when its read is.
+"""
+
+from __future__ import annotations
+
+from verani.engine.hook_runner import Rest
+from verani.frames import ScannedFrame
+from verani.link.messages import FrameInput
+from verani_actors.rooms.visits import Visits
+
+from ..inputs.attachments import RoomInputs
+from ..inputs.ingress import Ingress
+from .placement import GatewaySide
+
+__all__ = ["ShortWay"]
+
+
+class ShortWay:
+    """See `verani_gateway.inputs.ingress.FrameWay`."""
+
+    def __init__(self, gateway: GatewaySide, ingress: Ingress, visits: Visits) -> None:
+        self._delivery = gateway.delivery
+        self._attachments = gateway.attachments
+        self._ingress = ingress
+        self._visits = visits
+        # The room that is visited, and whether what comes now is to be sent after what was.
+        self._visited: RoomInputs | None = None
+        self._is_barred = False
+
+    def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:
+        """Have a room handle a frame, or send it there; returns its size if it is in flight, or else 0."""
+        if self._visited is None:
+            if self._is_barred or not self._enter(room, frame.type):
+                return self._ingress.frame(room, connection, frame)
+        elif self._visited.unprocessed or self._visits.is_long:
+            self._end()
+            return self._ingress.frame(room, connection, frame)
+        input = self._ingress.number(room, connection, frame)
+        rest = self._visits.handle(input)
+        return 0 if rest is None else self._put_off(input, rest)
+
+    def _enter(self, room: str, event: str) -> bool:
+        held = self._attachments.rooms.get(room)
+        if held is None or held.unprocessed or not self._visits.enter(room, event):
+            self._is_barred = True
+            return False
+        self._visited = held
+        return True
+
+    def _put_off(self, input: FrameInput, rest: Rest[bool]) -> int:
+        size = self._attachments.add(input)
+        self._end()
+        self._visits.put_off(input, rest)
+        return size
+
+    def leave(self) -> None:
+        """Say what the room has said: nothing else was read."""
+        if self._visited is not None:
+            self._end()
+        self._is_barred = False
+
+    def _end(self) -> None:
+        visited, self._visited, self._is_barred = self._visited, None, True
+        assert visited is not None
+        said, attached = self._visits.leave()
+        if said or attached:
+            self._delivery.say(visited, said, attached, at_once=self._visits.is_lone)
