@@ -17,6 +17,25 @@ from playwright.async_api import Browser, async_playwright
 
 __all__ = ["FLAGS", "_function_scoped_runner", "browser", "chromium"]
 
+# What of Chromium no test needs. For each window it would load two pages behind the address bar, which cost as much as
+# the window, with all that a test does in it. The rest is what Playwright leaves out: of this flag, the last one counts.
+_LEFT_OUT = (
+    "WebUIOmniboxPopup",
+    "WebUIOmniboxAimPopup",
+    "AvoidCorsURLLoaderRestartOnRedirect",
+    "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose",
+    "HttpsFirstBalancedModeAutoEnable",
+    "HttpsUpgrades",
+    "LensOverlay",
+    "MediaRouter",
+    "NetworkTimeServiceQuerying",
+    "OptimizationHints",
+    "PaintHolding",
+    "PreconnectToSearch",
+    "ThirdPartyStoragePartitioning",
+)
+
 # The browser of a test talks to the test's server only, and to nobody else.
 FLAGS = [
     "--no-sandbox",
@@ -27,6 +46,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--host-resolver-rules=MAP *.test 127.0.0.1",
+    f"--disable-features={','.join(_LEFT_OUT)}",
 ]
 
 
