@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
+from msgspec.structs import force_setattr, replace
 
 from verani import frames
 from verani.errors import (
@@ -93,7 +94,8 @@ class Endpoint:
     ) -> Connection | web.StreamResponse:
         """Accept a client and announce it to its room."""
         gateway, request = self._gateway, handshake.request
-        subprotocol = next((name for name in subprotocols(request) if name in self._definition.subprotocols), None)
+        known = self._definition.subprotocols
+        subprotocol = next((name for name in subprotocols(request) if name in known), None) if known else None
         compressed = gateway.settings.compression and offers_deflate(request.headers)
         meter = gateway.facilities.meters.meter(self._definition, meta.user_id, handshake.client.address)
         try:
@@ -183,7 +185,7 @@ class Endpoint:
         if room_id is None or is_misread(room_id, handshake.request):
             raise NotFound("no such room")
         handshake.room = room_id
-        object.__setattr__(asked, "room", room_id)  # frozen to those who are asked, and a copy costs more than all else
+        force_setattr(asked, "room", room_id)  # frozen to those who are asked
         return await self._definition.identify(asked)
 
     async def _renew(self, handshake: _Handshake, user_id: str, token: str) -> float | None:

@@ -137,7 +137,7 @@ class Engine(Generic[M, S]):
 
     def _start_other(self, event: Event, gateway: str) -> Rest[bool] | None:
         """Start anything, as `start` does: what most inputs are has a shorter way."""
-        number = event.number if isinstance(event, messages.Arrival) else None
+        number: int | None = getattr(event, "number", None)  # of what arrives; `isinstance` is slow for structs
         if number is not None and not self._turn.awake:
             return _stop  # a hook has outlived its room: what waited behind it is the next incarnation's
         rest: Rest[object] | None = None
@@ -176,10 +176,10 @@ class Engine(Generic[M, S]):
         if not self._waking.is_ready and isinstance(event, messages.Input):
             return functools.partial(self._take_after_waking, gateway, event)
         match event:
+            case messages.Connect():  # first: of all that comes here, most
+                return self._door.connected(gateway, event)
             case messages.FrameInput():
                 return self._dispatch.received(gateway, event)
-            case messages.Connect():
-                return self._door.connected(gateway, event)
             case messages.Close():
                 return self._door.closed(gateway, event)
             case messages.CallInput():

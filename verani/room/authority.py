@@ -24,11 +24,10 @@ def public_meta(request: ConnectRequest) -> ConnectionMeta:
     The user id is ``?userId=`` or random, the channels ``?channels=a,b`` or ``default``, the client id is
     made here. Names that may not pass are refused by the gateway.
     """
-    channels = tuple(dict.fromkeys(filter(None, map(str.strip, request.query.get("channels", "").split(",")))))
-    return ConnectionMeta(
-        user_id=request.query.get("userId") or make_id(),
-        channels=channels or ("default",),
-    )
+    query = request.query
+    named = query.get("channels")
+    channels = tuple(dict.fromkeys(filter(None, map(str.strip, named.split(","))))) if named else ()
+    return ConnectionMeta(user_id=query.get("userId") or make_id(), channels=channels or ("default",))
 
 
 def room_from_request(request: ConnectRequest) -> str:

@@ -192,7 +192,7 @@ class AttachmentCodec(Generic[M]):
         if not attachment.startswith(self._prefix):
             raise AttachmentError(self._foreign(attachment))
         try:
-            return self._decode(memoryview(attachment)[len(self._prefix) :])
+            return self._decode(attachment[len(self._prefix) :])
         except BaseException as error:  # besides msgspec's errors, whatever a __post_init__ of the user's raises
             raise AttachmentError(f"unreadable attachment of {self._definition!r}") from error
 

@@ -6,8 +6,10 @@ These are values: nothing here reads a socket or knows aiohttp. Ready ways to de
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from msgspec import Struct, field
 
 from .meta import ConnectionMeta
 
@@ -17,8 +19,7 @@ __all__ = ["BEARER", "ConnectRequest", "GivenMeta", "Identified", "Identity", "M
 BEARER = "bearer."
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectRequest:
+class ConnectRequest(Struct, frozen=True):
     """What `extract_meta` and `name_from_request` decide by, before the WebSocket is accepted.
 
     `room` is the room id: what the path's ``{room}`` holds while the room is being named (None without one),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Generic
 
@@ -42,7 +41,7 @@ class Admission(Generic[M, S]):
         room_id = await definition.name_for(request)
         if room_id != self._room_id:
             raise ValueError(f"connect: expected a request for the room {self._room_id!r}, it asks for {room_id!r}")
-        meta = await definition.meta_for(dataclasses.replace(request, room=room_id))
+        meta = await definition.meta_for(msgspec.structs.replace(request, room=room_id))
         if definition.is_public:  # its random ids would make every run of a test another one
             user_id = meta.user_id if request.query.get("userId") else f"user-{client_id.removeprefix('client-')}"
             meta = msgspec.structs.replace(meta, client_id=client_id, user_id=user_id)

@@ -119,7 +119,7 @@ class Meter:
     gives back the buckets that others have, too.
     """
 
-    __slots__ = ("_buckets", "_frames", "_shared", "events", "policy")
+    __slots__ = ("_buckets", "_shared", "events", "policy")
 
     def __init__(
         self,
@@ -132,8 +132,7 @@ class Meter:
     ) -> None:
         self.policy = policy
         self.events = events
-        self._frames = tuple([bucket for _, bucket in buckets])
-        self._buckets = (*[(*each, False) for each in buckets], *[(*each, True) for each in sized])
+        self._buckets = tuple([(*each, False) for each in buckets] + [(*each, True) for each in sized])
         self._shared = tuple(shared)
 
     def release(self) -> None:
@@ -173,8 +172,9 @@ class Meter:
     def used(self) -> float:
         """Tokens of frames that are not refilled yet, of the emptiest bucket; 0 without a rate."""
         used = 0.0
-        for bucket in self._frames:
-            used = max(used, bucket.used)
+        for _, bucket, is_sized in self._buckets:
+            if not is_sized:
+                used = max(used, bucket.used)
         return used
 
 

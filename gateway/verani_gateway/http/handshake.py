@@ -136,8 +136,8 @@ async def accept(request: web.Request, subprotocol: str | None, extension: str |
         head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extension is not None:
         head += f"Sec-WebSocket-Extensions: {extension}\r\n"
-    signals = (signal for app in request.match_info.apps for signal in app.on_response_prepare)
-    if not all(getattr(signal, "leaves_handshakes", False) for signal in signals):
+    signals = [signal for app in request.match_info.apps for signal in app.on_response_prepare]
+    if signals and not all(getattr(signal, "leaves_handshakes", False) for signal in signals):
         head = await _signalled(request, head)
     transport = request.transport
     if transport is not None and has_failed(request.protocol):

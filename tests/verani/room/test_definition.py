@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -404,10 +403,10 @@ async def test_authorize_room_is_asked_with_the_meta_and_the_room(hook: Any) -> 
     given, registered = define_room("chat", authorize_room=hook), define_room("chat")
     assert registered.authorize_room(hook) is hook
     for room in (given, registered):
-        asked = replace(request(userId="ann"), room="ann")
+        asked = msgspec.structs.replace(request(userId="ann"), room="ann")
         assert (await room.meta_for(asked)).user_id == "ann"
         with pytest.raises(Forbidden, match="^room 'bob' is not for 'ann'$"):
-            await room.meta_for(replace(asked, room="bob"))
+            await room.meta_for(msgspec.structs.replace(asked, room="bob"))
 
 
 async def test_authorize_room_sees_the_definitions_own_meta() -> None:
