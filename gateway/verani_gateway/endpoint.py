@@ -78,8 +78,8 @@ class Endpoint:
             except VeraniError as error:
                 return self._refuse(error, handshake)
             del handshake
-            if isinstance(connection, web.StreamResponse):
-                return connection
+            if connection is None:  # the client left meanwhile; there is nobody to tell
+                return Upgraded()
             code, reason = 1006, ""
             try:
                 code, reason = await connection.run()
@@ -91,8 +91,8 @@ class Endpoint:
 
     async def _accept(
         self, handshake: _Handshake, room: str, meta: ConnectionMeta, attachment: bytes, expires_at: float | None
-    ) -> Connection | web.StreamResponse:
-        """Accept a client and announce it to its room."""
+    ) -> Connection | None:
+        """Accept a client and announce it to its room; None if it is gone."""
         gateway, request = self._gateway, handshake.request
         known = self._definition.subprotocols
         subprotocol = next((name for name in subprotocols(request) if name in known), None) if known else None
@@ -115,7 +115,7 @@ class Endpoint:
         except BaseException as error:  # what has begun to run gives its meter back itself
             meter.release()
             if isinstance(error, ConnectionResetError):
-                return Upgraded()  # the client left meanwhile; there is nobody to tell
+                return None
             raise
         return connection
 

@@ -76,12 +76,11 @@ def asks_for_websocket(request: web.Request) -> bool:
 
 
 def _names(headers: MultiMapping[str], name: str, element: str) -> bool:
-    return _is(headers.get(name, ""), element) or any(_is(each, element) for each in listed(headers, name))
-
-
-def _is(text: str, element: str) -> bool:
+    text = headers.get(name, "")
+    if text.lower() == element and text.isascii():  # as mostly
+        return True
     # Lower-casing turns some letters outside ASCII (the Kelvin sign) into letters inside it.
-    return text.lower() == element and text.isascii()
+    return any(each.lower() == element and each.isascii() for each in listed(headers, name))
 
 
 def subprotocols(request: web.Request) -> tuple[str, ...]:
@@ -136,9 +135,11 @@ async def accept(request: web.Request, subprotocol: str | None, extension: str |
         head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
     if extension is not None:
         head += f"Sec-WebSocket-Extensions: {extension}\r\n"
-    signals = [signal for app in request.match_info.apps for signal in app.on_response_prepare]
-    if signals and not all(getattr(signal, "leaves_handshakes", False) for signal in signals):
-        head = await _signalled(request, head)
+    for app in request.match_info.apps:
+        signals = app.on_response_prepare
+        if signals and not all(getattr(signal, "leaves_handshakes", False) for signal in signals):
+            head = await _signalled(request, head)
+            break
     transport = request.transport
     if transport is not None and has_failed(request.protocol):
         transport.abort()  # frames before the answer, where aiohttp did not see an upgrade

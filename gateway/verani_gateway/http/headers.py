@@ -15,6 +15,8 @@ __all__ = ["listed", "only"]
 def listed(headers: MultiMapping[str], name: str) -> list[str]:
     """Give the elements of a header that is a list: all its lines are one (RFC 9110 5.3), empty elements nothing."""
     lines = headers.getall(name, ())
+    if not lines:  # as mostly
+        return []
     return [bare for line in lines for element in _elements(line) if (bare := element.strip(" \t"))]
 
 

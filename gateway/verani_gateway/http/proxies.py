@@ -67,7 +67,7 @@ class Client(NamedTuple):
 
 def is_forwarded(headers: MultiMapping[str]) -> bool:
     """Tell whether somebody says that they speak for others; it need not be a proxy."""
-    return any(map(headers.__contains__, FORWARDING))
+    return not headers.keys().isdisjoint(FORWARDING)
 
 
 def client_of(peer: str | None, headers: MultiMapping[str], trusted: tuple[str, ...], *, scheme: str) -> Client:
@@ -77,7 +77,7 @@ def client_of(peer: str | None, headers: MultiMapping[str], trusted: tuple[str, 
     first untrusted address is that client's own claim. Of scheme and host the last one read counts, so that the
     outermost trusted proxy has the last word. A malformed address ends the reading.
     """
-    told = Client(_spelled(peer), scheme, headers.get(_HOST))
+    told = _untold(peer, scheme, headers.get(_HOST))
     if not is_forwarded(headers):
         return told
     address, networks = parse_address(peer) if peer is not None else None, _networks(trusted)
@@ -141,10 +141,11 @@ def _parameters(element: str) -> dict[str, str] | None:
     return found
 
 
+# The same for all connections from one address; bounded, because they may ask for whatever host they like.
 @lru_cache(maxsize=256)
-def _spelled(peer: str | None) -> str | None:
+def _untold(peer: str | None, scheme: str, host: str | None) -> Client:
     address = parse_address(peer) if peer is not None else None
-    return str(address) if address is not None else peer
+    return Client(str(address) if address is not None else peer, scheme, host)
 
 
 def _parse_node(text: str) -> Address | None:
