@@ -4,8 +4,7 @@ Reading options, environment and files is the gateway's job (`verani_gateway.con
 this very object. A definition's own `hibernate_after` wins over the setting.
 """
 
-from __future__ import annotations
-
+# Annotations are objects here: msgspec and the command line read them in every process, and would parse them each time.
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct

@@ -17,7 +17,7 @@ def main() -> int:
     from .cli.main import main  # takes a while
 
     gc.freeze()
-    gc.set_threshold(20_000)  # nor is what a command imports besides
+    gc.set_threshold(100_000)  # nor is what a command imports besides
     gc.enable()
     return main()
 
