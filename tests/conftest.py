@@ -117,6 +117,15 @@ _SHARED: Final = (
     "tests/integration/test_strangers.py",
     "tests/test_netns.py",
 )
+# Theirs share a browser, of which one is enough: they wait for what it shows.
+_PAGES: Final = (
+    "tests/integration/test_accessibility.py",
+    "tests/integration/test_chat_page.py",
+    "tests/integration/test_guide_pages.py",
+    "tests/integration/test_inspector_page.py",
+    "tests/integration/test_new_project.py",
+    "tests/integration/test_pages.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -135,4 +144,6 @@ def _group_of(test: str) -> str:
     if path.startswith("tests/shapes/"):
         # The first parameter is the shape.
         return name.partition("[")[2].rstrip("]").partition("-")[0]
+    if path in _PAGES:
+        return "pages"
     return path if path in _SHARED else test
