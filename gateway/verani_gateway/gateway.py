@@ -186,7 +186,7 @@ class Gateway:
         logger.debug("connected", extra={"room": connection.room, "connection": connection.id})
         self.metrics.connections += 1
         self.open_connections.add(connection)
-        self.ingress.connect(connection.room, connection.id, attachment)
+        self.ingress.shortest.connect(connection.room, connection.id, attachment)
         if not self.accepting:  # the drain has begun since the handshake was allowed
             connection.close(*RESTART)
 

@@ -256,10 +256,15 @@ class Engine(Generic[M, S]):
             return "RPC" if isinstance(self._turn.current.message, messages.CallInput) else "running hook"
         return self.room.tasks.busy
 
-    def takes_at_once(self, event: str) -> bool:
-        """Tell whether it would handle a frame of this event now, and its handler needs no task, as it is written."""
+    def takes_at_once(self, event: str | None) -> bool:
+        """Tell whether it would handle a frame of this event now, and its handler needs no task, as it is written.
+
+        None is for a connection of which no hook hears.
+        """
         turn = self._turn
-        return turn.current is None and turn.awake and self._waking.is_ready and self._dispatch.is_plain(event)
+        if turn.current is not None or not turn.awake or not self._waking.is_ready:
+            return False
+        return self._dispatch.is_plain(event) if event is not None else "on_connect" not in self.room.definition.hooks
 
     @property
     def is_running_hook(self) -> bool:

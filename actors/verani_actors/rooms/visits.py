@@ -6,6 +6,7 @@ acknowledges it, and the actor of the room does not hear of it.
 Invariants:
 - A room is entered at the bottom of the stack only, and only while it is awake, no hook of it runs, it has no input in
   flight, and no actor has a message. So its inputs are handled in order, one after the other.
+- A connection is let in by a visit of its own only where no hook hears of it: that is safe wherever it comes from.
 - What a room said before a visit has left before; what it says meanwhile is applied as a whole when it is left.
 - An input that has to wait after all is in flight from then on, and the actor goes on with it.
 - A visit takes `_TURN` at most, and a room is not visited again while it has had as much of the last `_WINDOW`, nor, if
@@ -19,7 +20,7 @@ from time import monotonic
 from typing import Final
 
 from verani.engine.hook_runner import Rest
-from verani.link.messages import Attach, FrameInput, Output, Seat
+from verani.link.messages import Attach, Connect, FrameInput, Output, Seat
 
 from .host import RoomHost
 from .hosted_room import AWAKE, HostedRoom
@@ -59,6 +60,23 @@ class Visits:
         # Whether anything was said for the input that was handled last.
         self._has_begun = False
 
+    def let_in(self, connect: Connect) -> tuple[list[Output], list[Attach | Seat]] | None:
+        """Have a room let a connection in of which no hook hears; None where that, or anybody else's turn, is to wait.
+
+        Returns what the room has said. No code of the application runs, so it takes no time that counts.
+        """
+        room = self._rooms.get(connect.room)
+        if room is None or room.state is not AWAKE or room.in_flight or self._messages:
+            return None
+        if room.engine is None or not room.engine.takes_at_once(None):
+            return None
+        if self._entries.pending:
+            self._entries.flush()
+        self._room = self._entries.visited = room
+        self.handle(connect)
+        self._caught_up(room)
+        return self._entries.leave()
+
     def enter(self, name: str, event: str) -> bool:
         """Begin to visit a room with a frame; False if it cannot handle that at once, or others are to have a turn."""
         room = self._rooms.get(name)
@@ -89,7 +107,7 @@ class Visits:
         """Whether the room has taken, or said, as much as it may in one visit."""
         return monotonic() - self._since > _TURN or self._entries.said_weight > MAX_PENDING
 
-    def handle(self, input: FrameInput) -> Rest[bool] | None:
+    def handle(self, input: Connect | FrameInput) -> Rest[bool] | None:
         """Have the room handle an input; returns the rest of it, if it has to wait, for `put_off`."""
         room, entries = self._room, self._entries
         room.life.inputs += 1

@@ -116,6 +116,11 @@ class Attachments:
         self.unprocessed += 1
         return size
 
+    def admit(self, room: RoomInputs, connection: str, attachment: bytes) -> None:
+        """Start the record of a connection whose connect was processed before it could be kept."""
+        held = room.records[connection] = _HeldConnection(attachment)
+        held.connected = True
+
     def attach(self, room: RoomInputs, attach: Attach | Seat) -> None:
         """Replace an attachment with a newly committed one, or note the place of a session."""
         held = room.records.get(attach.connection)

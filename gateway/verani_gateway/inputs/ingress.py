@@ -23,7 +23,10 @@ __all__ = ["FrameWay", "Ingress"]
 
 
 class FrameWay(Protocol):
-    """Where the frames of a connection go."""
+    """Where connections and their frames go."""
+
+    def connect(self, room: str, connection: str, attachment: bytes, /) -> None:
+        """Announce a connection to its room."""
 
     def frame(self, room: str, connection: str, frame: ScannedFrame, /) -> int:
         """Bring a client's frame to its room; return its size if it is in flight, 0 if it was processed."""

@@ -1,4 +1,4 @@
-"""Bring the frames of one read to a room in the same process, and what it says to connections, within one call.
+"""Bring connections and frames to a room in the same process, and what it says to connections, within one call.
 
 Invariants:
 - A frame takes the short way only while no input of its room, of whomever, is unprocessed; once one does not, all that
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from verani.engine.hook_runner import Rest
 from verani.frames import ScannedFrame
-from verani.link.messages import FrameInput
+from verani.link.messages import Connect, FrameInput
 from verani_actors.rooms.visits import Visits
 
 from ..inputs.attachments import RoomInputs
@@ -31,6 +31,17 @@ class ShortWay:
         # The room that is visited, and whether what comes now is to be sent after what was.
         self._visited: RoomInputs | None = None
         self._is_barred = False
+
+    def connect(self, room: str, connection: str, attachment: bytes) -> None:
+        """Have a room let a connection in, or announce it there."""
+        held, said = self._attachments.rooms.get(room), None
+        if held is not None and not held.unprocessed:
+            said = self._visits.let_in(Connect(room, self._attachments.next_number(), connection, attachment))
+        if held is None or said is None:
+            self._ingress.connect(room, connection, attachment)
+        else:
+            self._attachments.admit(held, connection, attachment)
+            self._delivery.say(held, *said, at_once=False)
 
     def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:
         """Have a room handle a frame, or send it there; returns its size if it is in flight, or else 0."""
