@@ -48,7 +48,7 @@ class FrameDispatch(Generic[M, S]):
 
     def is_plain(self, event: str) -> bool:
         """Tell whether an event has one handler alone, and that is a plain `def`."""
-        handlers = self._handlers.found.get(event, ())
+        handlers = self._handlers.found.get(event) or self._handlers.of(event)
         return len(handlers) == 1 and not handlers[0].is_async and not self._middleware.functions
 
     def received(self, gateway: str, event: messages.FrameInput) -> Rest[object] | None:

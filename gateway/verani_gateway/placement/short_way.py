@@ -1,8 +1,8 @@
 """Bring connections and frames to a room in the same process, and what it says to connections, within one call.
 
 Invariants:
-- A frame takes the short way only while no input of its room, of whomever, is unprocessed; once one does not, all that
-  follow it in its read do not either.
+- A frame takes the short way only while no input of its room, of whomever, is unprocessed; so once one does not, those
+  behind it do not either.
 - What takes the short way is never in flight: it is over, with all that it caused, when its read is.
 """
 
@@ -28,9 +28,8 @@ class ShortWay:
         self._attachments = gateway.attachments
         self._ingress = ingress
         self._visits = visits
-        # The room that is visited, and whether what comes now is to be sent after what was.
+        # The room that is visited.
         self._visited: RoomInputs | None = None
-        self._is_barred = False
 
     def connect(self, room: str, connection: str, attachment: bytes) -> None:
         """Have a room let a connection in, or announce it there."""
@@ -45,39 +44,32 @@ class ShortWay:
 
     def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:
         """Have a room handle a frame, or send it there; returns its size if it is in flight, or else 0."""
-        if self._visited is None:
-            if self._is_barred or not self._enter(room, frame.type):
+        visited = self._visited
+        if visited is None:
+            held = self._attachments.rooms.get(room)
+            if held is None or held.unprocessed or not self._visits.enter(room, frame.type):
                 return self._ingress.frame(room, connection, frame)
-        elif self._visited.unprocessed or self._visits.is_long:
-            self._end()
+            self._visited = held
+        elif visited.unprocessed or self._visits.is_long:
+            self._end(visited)
             return self._ingress.frame(room, connection, frame)
         input = self._ingress.number(room, connection, frame)
         rest = self._visits.handle(input)
         return 0 if rest is None else self._put_off(input, rest)
 
-    def _enter(self, room: str, event: str) -> bool:
-        held = self._attachments.rooms.get(room)
-        if held is None or held.unprocessed or not self._visits.enter(room, event):
-            self._is_barred = True
-            return False
-        self._visited = held
-        return True
-
     def _put_off(self, input: FrameInput, rest: Rest[bool]) -> int:
         size = self._attachments.add(input)
-        self._end()
+        self.leave()
         self._visits.put_off(input, rest)
         return size
 
     def leave(self) -> None:
-        """Say what the room has said: nothing else was read."""
+        """Say what the room has said."""
         if self._visited is not None:
-            self._end()
-        self._is_barred = False
+            self._end(self._visited)
 
-    def _end(self) -> None:
-        visited, self._visited, self._is_barred = self._visited, None, True
-        assert visited is not None
+    def _end(self, visited: RoomInputs) -> None:
+        self._visited = None
         said, attached = self._visits.leave()
         if said or attached:
             self._delivery.say(visited, said, attached, at_once=self._visits.is_lone)
