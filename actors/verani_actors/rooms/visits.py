@@ -34,8 +34,10 @@ logger = logging.getLogger(__name__)
 # Seconds.
 _TURN: Final = 0.005
 _WINDOW: Final = 0.01
-# Visits that follow each other sooner are those of a busy host.
+# Without a pause of so many seconds between them, visits follow each other; more of them than so many are those of a
+# busy host.
 _PAUSE: Final = 0.0001
+_LONE: Final = 8
 # A room with more connections is large.
 _FEW: Final = 8
 
@@ -51,13 +53,16 @@ class Visits:
         self._messages = host.actors.base.messages
         self._caught_up = host.sleeping.mark_active
         self._gateway = gateway
-        self._room: HostedRoom
+        # The room that is visited.
+        self._room: HostedRoom | None = None
         # When this visit began, and when the one before was over.
         self._since = self._left = 0.0
+        # How many visits have followed each other without a pause.
+        self._streak = 0
         # When the window began, and how long each room was visited in it.
         self._window = 0.0
         self._spent: dict[str, float] = {}
-        # Whether anything was said for the input that was handled last.
+        # Whether anything was said for the input whose rest is to be put off.
         self._has_begun = False
 
     def let_in(self, connect: Connect) -> tuple[list[Output], list[Attach | Seat]] | None:
@@ -93,14 +98,15 @@ class Visits:
             return False
         if self._entries.pending:
             self._entries.flush()
+        self._streak = 1 if now - self._left > _PAUSE else self._streak + 1
         self._room = self._entries.visited = room
         self._since = now
         return True
 
     @property
     def is_lone(self) -> bool:
-        """Whether the visit is the first one for a while: nothing else will be said in this tick, in all likelihood."""
-        return self._since - self._left > _PAUSE
+        """Whether few visits came before this one without a pause: there is not much to be joined in this tick."""
+        return self._streak <= _LONE
 
     @property
     def is_long(self) -> bool:
@@ -110,20 +116,24 @@ class Visits:
     def handle(self, input: Connect | FrameInput) -> Rest[bool] | None:
         """Have the room handle an input; returns the rest of it, if it has to wait, for `put_off`."""
         room, entries = self._room, self._entries
+        assert room is not None
+        assert room.engine is not None
         room.life.inputs += 1
         before = len(entries.said)
         try:
-            rest = room.engine.start(input, self._gateway)  # type: ignore[union-attr]  # it is awake
+            rest = room.engine.start(input, self._gateway)
         except BaseException:  # a bug of ours, as for `RoomActor`
             logger.exception("an input of room %s could not be handled", room.name)
             return None
-        self._has_begun = len(entries.said) > before
+        if rest is not None:
+            self._has_begun = len(entries.said) > before
         return rest
 
     def leave(self) -> tuple[list[Output], list[Attach | Seat]]:
         """End the visit; returns what the room has said."""
-        room, entries = self._room, self._entries
-        said, attached = entries.leave()
+        room, self._room = self._room, None
+        assert room is not None
+        said, attached = self._entries.leave()
         self._left = now = monotonic()
         self._spent[room.name] = self._spent.get(room.name, 0.0) + now - self._since
         self._caught_up(room)
@@ -131,7 +141,7 @@ class Visits:
 
     def put_off(self, input: FrameInput, rest: Rest[bool]) -> None:
         """Have the actor of the room that was left do the rest of its last input."""
-        room = self._room
+        room = self._rooms[input.room]
         assert room.address is not None
         room.in_flight.append((self._gateway, input))
         room.taken[self._gateway] = input.number

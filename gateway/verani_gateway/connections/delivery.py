@@ -36,7 +36,7 @@ from ..inputs.congestion import Congestion
 from ..inputs.metrics import Metrics
 from .emptying import Emptying
 from .open_connections import OpenConnections
-from .outbox import Run, Writer, deflated_frame, text_frame
+from .outbox import MANY, Run, Writer, deflated_frame, text_frame
 
 __all__ = ["Delivery"]
 
@@ -92,7 +92,15 @@ class Delivery:
         """Apply what a room has said, whole; it is written `at_once`, or with all of the tick."""
         self._writer.is_held = at_once
         try:
-            self._put(room, outputs)
+            if (
+                at_once
+                and len(outputs) == 1
+                and type(output := outputs[0]) is Deliver
+                and len(output.connections) <= MANY
+            ):
+                self._write(output)
+            else:
+                self._put(room, outputs)
             for attach in attachments:
                 self._attachments.attach(room, attach)
         finally:
@@ -113,6 +121,17 @@ class Delivery:
                     connection.in_flight.release(size)
         if not self._attachments.rooms:
             self._progress.set()
+
+    def _write(self, output: Deliver) -> None:
+        """Write what one frame has a room say to few."""
+        data, outboxes, exclude, count = text_frame(output.payload), self._outboxes, output.exclude, 0
+        for id in output.connections:
+            outbox = outboxes.get(id)
+            if outbox is not None and id not in exclude:
+                count += 1
+                least = outbox.deflates_from
+                outbox.write(data if least is None else deflated_frame(output.payload, least))
+        self._metrics.deliveries += count
 
     def _put(self, room: RoomInputs, outputs: Sequence[Output]) -> None:
         for output in outputs:

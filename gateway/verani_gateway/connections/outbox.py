@@ -1,4 +1,4 @@
-"""Write to clients: every byte for a connection passes its outbox, and leaves at the end of the tick.
+"""Write to clients: every byte for a connection passes its outbox, and leaves at the end of the tick, or before.
 
 What goes to many clients at once leaves in slices, so that others need not wait until all of it is written.
 
@@ -152,6 +152,20 @@ class Outbox:
         self.pending += len(data)
         if self.pending > self._limit + MAX_WAITING:
             self._give_up()
+
+    def write(self, data: bytes) -> None:
+        """Do what `put` does, and give the frames to the transport at once if nothing waits and they fit."""
+        transport, size = self._transport, len(data)
+        if (
+            self._parts
+            or self._sealed
+            or transport.is_closing()
+            or transport.get_write_buffer_size() + size > self._limit
+        ):
+            self.put(data)
+        else:
+            transport.write(data)
+            self._writer.metrics.sent_bytes += size
 
     def seal(self, last: bytes) -> None:
         """Queue the close frame and take nothing after it."""

@@ -59,13 +59,15 @@ class Ingress:
 
     def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:
         """Send a client's frame to its room; return its size, which is in flight until the room has processed it."""
-        input = self.number(room, connection, frame)
+        data = bytes(frame.data) if frame.data is not UNSET else None
+        input = FrameInput(room, self._attachments.next_number(), connection, frame.type, data, frame.channel, frame.id)
+        self._metrics.frames += 1
         size = self._attachments.add(input)
         self.send(input)
         return size
 
     def number(self, room: str, connection: str, frame: ScannedFrame) -> FrameInput:
-        """Make a client's frame an input."""
+        """Make a client's frame an input which nobody keeps, as `frame` makes those that it keeps."""
         self._metrics.frames += 1
         data = bytes(frame.data) if frame.data is not UNSET else None
         return FrameInput(room, self._attachments.next_number(), connection, frame.type, data, frame.channel, frame.id)

@@ -119,6 +119,36 @@ async def test_what_is_put_in_one_tick_leaves_in_one_write_in_order(writer: Writ
     assert line.transport.writes == [b"abc", b"d"]
 
 
+async def test_what_is_written_at_once_keeps_its_place_and_the_limit(writer: Writer) -> None:
+    line = Line(writer)
+    line.outbox.write(b"1")
+    assert line.transport.writes == [b"1"]
+    line.outbox.put(b"2")
+    line.outbox.write(b"3")
+    assert line.transport.writes == [b"1"]
+    writer.flush()
+    assert line.transport.writes == [b"1", b"23"]
+    assert writer.metrics.sent_bytes == 3
+    line.transport.stuck = True
+    line.outbox.write(b"x" * 1000)  # as much as the limit
+    line.outbox.write(b"4")
+    assert line.outbox.pending == 1
+    line.transport.buffered = 0
+    writer.flush()
+    line.outbox.seal(b"5")
+    line.outbox.write(b"6")
+    writer.flush()
+    assert line.written[-2:] == b"45"
+
+
+async def test_what_is_written_at_once_to_a_closing_transport_is_dropped(writer: Writer) -> None:
+    line = Line(writer)
+    line.transport.closing = True
+    line.outbox.write(b"1")
+    writer.flush()
+    assert (line.written, line.outbox.pending) == (b"", 0)
+
+
 async def test_what_waits_in_outboxes_is_counted_once_until_it_is_written(writer: Writer) -> None:
     now, later, both = Line(writer), Line(writer), Line(writer)
     now.outbox.put(b"a")

@@ -499,6 +499,15 @@ async def test_a_large_room_that_is_busy_has_its_broadcasts_joined(
     assert room.counts == [0, 1, 0]
 
 
+async def test_the_clients_of_a_busy_host_are_answered_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Counting(monkeypatch)
+    clients = await room.start(serve, 2)
+    for _ in range(10):  # as far as the clock says, without a pause
+        for client in clients:
+            client.send({"type": "count", "data": 0.0})
+            assert await client.data() == {"type": "counted"}
+
+
 @pytest.mark.short_way
 async def test_a_visit_ends_when_much_was_said(serve: Serve) -> None:
     counts: list[int] = []
