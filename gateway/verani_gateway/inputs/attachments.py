@@ -86,7 +86,7 @@ class Attachments:
 
     def __init__(self) -> None:
         self.rooms: dict[str, RoomInputs] = {}
-        # Draws the number of the next input, which is to be added at once.
+        # Draws the number of the next input, which is to be added at once, or to be processed before anything is added.
         self.next_number = count(1).__next__
         self._number = 0
         # Bytes of all unprocessed inputs, and how many there are.

@@ -2,7 +2,7 @@
 
 `congestion` limits how many may be in flight; senders ask it first.
 
-Invariant: every input is kept in the attachments before it goes to a host.
+Invariant: every input is kept in the attachments before it goes to a host, but for frames that take the short way.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Ingress:
 
     def __init__(self, attachments: Attachments, metrics: Metrics) -> None:
         self.congestion = Congestion(attachments)
-        # The way of what a callback of the loop has read, all of one connection; the last of it is told by `leave`.
+        # The way of what one callback of the loop reads, all of one connection; `leave` ends it.
         self.shortest: FrameWay = self
         self._attachments = attachments
         self._metrics = metrics
