@@ -124,13 +124,18 @@ class Delivery:
 
     def _write(self, output: Deliver) -> None:
         """Write what one frame has a room say to few."""
-        data, outboxes, exclude, count = text_frame(output.payload), self._outboxes, output.exclude, 0
+        outboxes, exclude, count = self._outboxes, output.exclude, 0
+        data, small = text_frame(output.payload), b""
         for id in output.connections:
             outbox = outboxes.get(id)
-            if outbox is not None and id not in exclude:
-                count += 1
-                least = outbox.deflates_from
-                outbox.write(data if least is None else deflated_frame(output.payload, least))
+            if outbox is None or id in exclude:
+                continue
+            count += 1
+            if outbox.deflates_from is None:
+                outbox.write(data)
+            else:  # once for all
+                small = small or deflated_frame(output.payload, outbox.deflates_from)
+                outbox.write(small)
         self._metrics.deliveries += count
 
     def _put(self, room: RoomInputs, outputs: Sequence[Output]) -> None:
