@@ -70,38 +70,51 @@ class Visits:
 
         Returns what the room has said. No code of the application runs, so it takes no time that counts.
         """
-        room = self._rooms.get(connect.room)
-        if room is None or room.state is not AWAKE or room.in_flight or self._messages:
+        room = self._idle(connect.room, None)
+        if room is None:
             return None
-        if room.engine is None or not room.engine.takes_at_once(None):
-            return None
-        if self._entries.pending:
-            self._entries.flush()
-        self._room = self._entries.visited = room
+        self._begin(room)
         self.handle(connect)
+        self._room = None
         self._caught_up(room)
         return self._entries.leave()
 
     def enter(self, name: str, event: str) -> bool:
         """Begin to visit a room with a frame; False if it cannot handle that at once, or others are to have a turn."""
-        room = self._rooms.get(name)
-        if room is None or room.state is not AWAKE or room.in_flight or self._messages:
-            return False
-        engine = room.engine
-        if engine is None or not engine.takes_at_once(event):
+        room = self._idle(name, event)
+        if room is None:
             return False
         now = monotonic()
         if now - self._window > _WINDOW:
             self._window = now
             self._spent.clear()
-        elif (spent := self._spent.get(name)) is not None and (spent > _TURN or engine.connections > _FEW):
+        elif (spent := self._spent.get(name)) is not None and (
+            spent > _TURN or room.engine.connections > _FEW  # type: ignore[union-attr]  # it is awake
+        ):
             return False
+        self._streak = 1 if now - self._left > _PAUSE else self._streak + 1
+        self._since = now
+        self._begin(room)
+        return True
+
+    def _idle(self, name: str, event: str | None) -> HostedRoom | None:
+        """Return a room if it would handle a frame at once, or let a connection in."""
+        room = self._rooms.get(name)
+        if (
+            room is None
+            or room.state is not AWAKE
+            or room.in_flight
+            or self._messages
+            or room.engine is None
+            or not room.engine.takes_at_once(event)
+        ):
+            return None
+        return room
+
+    def _begin(self, room: HostedRoom) -> None:
         if self._entries.pending:
             self._entries.flush()
-        self._streak = 1 if now - self._left > _PAUSE else self._streak + 1
         self._room = self._entries.visited = room
-        self._since = now
-        return True
 
     @property
     def is_lone(self) -> bool:

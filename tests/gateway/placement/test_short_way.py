@@ -534,3 +534,29 @@ async def test_what_is_traced_takes_the_long_way(serve: Serve) -> None:
     await settled(server)
     client.send({"type": "echo", "data": 1})
     assert (await client.data())["value"] == 1
+
+
+# --- connections -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["of which no hook hears", "of which a hook hears"])
+async def test_a_room_lets_a_connection_in_within_the_call_that_brings_it_unless_a_hook_hears_of_it(
+    serve: Serve, asks: bool
+) -> None:
+    room = everything()
+    if asks:
+        room.on_connect(lambda ctx: ctx.emit("hello"))
+    server = await serve(room)
+    await server.connect()
+    await settled(server)
+    held, engine = server.gateway.attachments.rooms[ROOM], server.gateway.host.directory.rooms[ROOM].engine
+    assert engine is not None
+    (first,) = held.records.values()
+    server.gateway.ingress.shortest.connect(ROOM, "another", room.codec(1024).admit(Meta(user_id="bob")))
+    another = held.records["another"]
+    assert another.connected is not asks
+    assert (engine.connections, len(held.unprocessed)) == ((1, 1) if asks else (2, 0))
+    await until(lambda: another.connected, "the room has let it in")
+    assert engine.connections == 2
+    assert another.order > first.order
+    server.gateway.ingress.close(ROOM, "another", 1000, "")
