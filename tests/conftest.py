@@ -112,6 +112,7 @@ def unused_tcp_port() -> int:
 # Their tests share what takes seconds to start.
 _SHARED: Final = (
     "tests/actors/processes/test_hardened.py",
+    "tests/integration/test_delivery.py",
     "tests/integration/test_machines.py",
     "tests/integration/test_packages.py",
     "tests/integration/test_strangers.py",

@@ -9,7 +9,8 @@ from typing import Any
 
 from verani import Actor, ConnectionMeta, Context, HookInterrupted, define_room
 
-# What hooks write down outside of their room, and where gates are opened: files that outlive every process.
+# What the hooks of a room write down outside, and where gates are opened: files that outlive every process, in a folder
+# of the room.
 FOLDER = Path(os.environ.get("DELIVERY_FOLDER", "."))
 
 
@@ -22,16 +23,17 @@ class Visitor(ConnectionMeta, kw_only=True):
 desk = define_room("desk", meta=Visitor, hibernate_after=None)
 
 
-def note(line: str) -> None:
+def note(actor: Actor[Visitor, Any], line: str) -> None:
     """Write a line down for good."""
-    with (FOLDER / "notes").open("a") as file:
+    (FOLDER / actor.room_id).mkdir(exist_ok=True)
+    with (FOLDER / actor.room_id / "notes").open("a") as file:
         file.write(f"{line}\n")
 
 
-async def gate(name: str) -> None:
+async def gate(actor: Actor[Visitor, Any], name: str) -> None:
     """Wait until the test opens this gate."""
-    note(f"at {name}")
-    while not (FOLDER / name).exists():  # noqa: ASYNC110  # the test opens it, in another process
+    note(actor, f"at {name}")
+    while not (FOLDER / actor.room_id / name).exists():  # noqa: ASYNC110  # the test opens it, in another process
         await asyncio.sleep(0.005)
 
 
@@ -55,14 +57,14 @@ def change(ctx: Context[Visitor, Any], data: Any) -> int:
 async def emit_then_wait(ctx: Context[Visitor, Any], name: str) -> str:
     ctx.meta.changes += 100
     ctx.emit("begun", {"name": name})
-    await gate(name)
+    await gate(ctx.actor, name)
     return "done"
 
 
 @desk.on("wait-then-emit")
 async def wait_then_emit(ctx: Context[Visitor, Any], name: str) -> str:
     ctx.meta.changes += 1
-    await gate(name)
+    await gate(ctx.actor, name)
     ctx.emit("ended", {"changes": ctx.meta.changes})
     return "done"
 
@@ -70,7 +72,7 @@ async def wait_then_emit(ctx: Context[Visitor, Any], name: str) -> str:
 @desk.on("call-then-wait")
 async def call_then_wait(ctx: Context[Visitor, Any], argument: dict[str, str]) -> int:
     total: int = await ctx.actor.stub("desk", argument["room"]).add()
-    await gate(argument["name"])
+    await gate(ctx.actor, argument["name"])
     return total
 
 
@@ -88,7 +90,7 @@ def where(actor: Actor[Visitor, Any]) -> int:
 @desk.rpc
 async def stuck(actor: Actor[Visitor, Any], name: str) -> str:
     actor.broadcast("default", {"type": "stuck"})
-    await gate(name)
+    await gate(actor, name)
     return "done"
 
 
@@ -96,25 +98,25 @@ async def stuck(actor: Actor[Visitor, Any], name: str) -> str:
 async def connected(ctx: Context[Visitor, Any]) -> None:
     if ctx.meta.user_id.startswith("slow-to-come"):
         ctx.emit("welcome", {})
-        await gate(ctx.meta.user_id)
+        await gate(ctx.actor, ctx.meta.user_id)
 
 
 @desk.on_disconnect
 async def gone(ctx: Context[Visitor, Any]) -> None:
-    note(f"gone {ctx.meta.user_id} {ctx.close_code}")
+    note(ctx.actor, f"gone {ctx.meta.user_id} {ctx.close_code}")
     if ctx.meta.user_id.startswith("slow-to-go"):
         ctx.actor.broadcast("default", {"type": "left"})
-        await gate(ctx.meta.user_id)
+        await gate(ctx.actor, ctx.meta.user_id)
 
 
 @desk.on_hibernation_restore
 def restored(actor: Actor[Visitor, Any]) -> None:
-    note(f"restored {actor.wake_reason} {actor.get_session_count()}")
+    note(actor, f"restored {actor.wake_reason} {actor.get_session_count()}")
 
 
 @desk.on_error
 def failed(error: BaseException, ctx: Context[Visitor, Any]) -> None:
     assert isinstance(error, HookInterrupted)
-    note(f"interrupted {ctx.hook}")
+    note(ctx.actor, f"interrupted {ctx.hook}")
     if ctx.hook == "on('emit-then-wait')":
         ctx.emit("interrupted", {"name": ctx.frame.data, "changes": ctx.meta.changes})
