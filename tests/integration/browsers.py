@@ -1,7 +1,8 @@
 """Find Chromium, and start it once for all tests of a worker, each of which opens windows of its own.
 
-What a test awaits of the browser is done in the loop in which it was started. So a module that uses `browser` imports
-`_function_scoped_runner` as well, and all of its tests run in that one.
+`browser` is a fixture of the conftest: a module that imported it would have one of its own. What a test awaits of the
+browser is done in the loop in which it was started. So a module that uses it imports `_function_scoped_runner`, and all
+of its tests run in that one.
 """
 
 from __future__ import annotations

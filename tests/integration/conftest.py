@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.integration.browsers import browser  # noqa: F401
 from tests.judged import lifetimes, pytest_runtest_call, settled  # noqa: F401
 
 ROOT = Path(__file__).parents[2]

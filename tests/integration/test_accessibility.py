@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
+from tests.integration.browsers import _function_scoped_runner  # noqa: F401
 from tests.integration.test_chat_page import APP, SIZES, Scheme, visit  # noqa: F401
 from tests.node_packages import node_package
 

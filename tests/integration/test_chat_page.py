@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, WebSocketRoute, expect
 
-from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
+from tests.integration.browsers import _function_scoped_runner  # noqa: F401
 from tests.integration.complaints import complaints_of
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ Scheme = Literal["light", "dark"]
 
 
 @pytest.fixture
-async def visit(browser: Browser) -> AsyncIterator[Open]:  # noqa: F811
+async def visit(browser: Browser) -> AsyncIterator[Open]:
     """Return ``await visit(server, name=...)``, which opens the page in a window of its own and waits for its state."""
     windows: list[Window] = []
 

@@ -15,7 +15,7 @@ import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from tests.guide import DOCUMENTS, Guide
-from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
+from tests.integration.browsers import _function_scoped_runner  # noqa: F401
 from tests.integration.complaints import complaints_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ Open = Callable[..., Awaitable[Page]]
 
 
 @pytest.fixture
-async def window(browser: Browser) -> AsyncIterator[Open]:  # noqa: F811
+async def window(browser: Browser) -> AsyncIterator[Open]:
     """Return ``await window(server, path)``, which opens a page in a window of its own, and allows it no complaint."""
     pages: list[Page] = []
     complaints: list[list[str]] = []

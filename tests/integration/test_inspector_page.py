@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
+from tests.integration.browsers import _function_scoped_runner  # noqa: F401
 from tests.integration.complaints import complaints_of
 from tests.integration.test_accessibility import faults
 
@@ -77,7 +77,7 @@ Watch = Callable[..., Awaitable[Operator]]
 
 
 @pytest.fixture
-async def watch(browser: Browser) -> AsyncIterator[Watch]:  # noqa: F811
+async def watch(browser: Browser) -> AsyncIterator[Watch]:
     """Return ``await watch(server)``, which opens the inspector; its browser may have nothing to complain of."""
     operators: list[Operator] = []
 

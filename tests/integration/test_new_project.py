@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
+from tests.integration.browsers import _function_scoped_runner  # noqa: F401
 from tests.integration.test_accessibility import faults as serious_faults
 from verani_gateway.cli.new import make_project
 
@@ -59,7 +59,7 @@ async def test_make_test_runs_its_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-async def test_two_windows_see_each_other_and_what_they_say(served: str, browser: Browser) -> None:  # noqa: F811
+async def test_two_windows_see_each_other_and_what_they_say(served: str, browser: Browser) -> None:
     faults: list[str] = []
 
     async def window(name: str) -> Page:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from playwright.async_api import Browser
 
-from tests.integration.browsers import _function_scoped_runner, browser  # noqa: F401
+from tests.integration.browsers import _function_scoped_runner  # noqa: F401
 from tests.tokens import AUDIENCE, ISSUER, public_pem, token
 from verani import Settings, define_room
 from verani.auth import jwt_auth
@@ -79,7 +79,7 @@ class Site:
 
 
 @pytest.fixture
-async def site(browser: Browser) -> AsyncIterator[Site]:  # noqa: F811
+async def site(browser: Browser) -> AsyncIterator[Site]:
     async def page(_: web.Request) -> web.Response:
         return web.Response(text="<!doctype html><title>page</title>", content_type="text/html")
 
