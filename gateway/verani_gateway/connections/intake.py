@@ -123,7 +123,7 @@ class Intake(asyncio.BufferedProtocol):
         source: Callable[[], MessageSource | None],
         metrics: Metrics,
     ) -> Intake:
-        """Put one in front of aiohttp's protocol, which hears of nothing but the end, and hold it.
+        """Put one in front of aiohttp's protocol, which hears of nothing but the end; hold it if something came early.
 
         The `source`, a weak reference, is told of a message that does not end; nothing more is read then. Raises
         ConnectionResetError if the transport is gone.
@@ -132,9 +132,10 @@ class Intake(asyncio.BufferedProtocol):
         if transport is None:
             raise ConnectionResetError("the client left during the handshake")
         intake = cls(transport, handler, turns, max_frame_bytes, source, metrics)
-        intake.hold()  # uvloop asks a new protocol for its buffer only when it begins to read again
         transport.set_protocol(intake)
         intake._early = take_over(handler, intake.parser)
+        if intake._early or not transport.is_reading():  # aiohttp may have paused it
+            intake.hold()
         metrics.received_bytes += len(intake._early)
         return intake
 

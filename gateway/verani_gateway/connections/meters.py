@@ -33,15 +33,16 @@ class Meters:
         """Give a connection its meter, which is to be released when that is over."""
         settings, now = definition.rated(self._settings), self._now()
         rate, rate_bytes = settings.rate_limit, settings.rate_limit_bytes
-        frames = [("rate_limit", TokenBucket(rate, settings.burst(rate), now))] if rate else []
-        sized = [("rate_limit_bytes", TokenBucket(rate_bytes, _burst(rate_bytes), now))] if rate_bytes else []
+        frames = [("rate_limit", TokenBucket(rate, settings.burst(rate), now), False)] if rate else []
+        sized = [("rate_limit_bytes", TokenBucket(rate_bytes, _burst(rate_bytes), now), True)] if rate_bytes else []
         shared: list[Callable[[], None]] = []
         for name, group in self.shared.items():
             key = user_id if name.endswith("_per_user") else owner_of(address)
-            (sized if "bytes" in name else frames).append((name, group.acquire(key, now)))
+            is_sized = "bytes" in name
+            (sized if is_sized else frames).append((name, group.acquire(key, now), is_sized))
             shared.append(partial(group.release, key))
         events = _event_meters(definition, settings, now) if definition.event_rates else _NO_EVENTS
-        return Meter(frames, sized, policy=settings.rate_policy, events=events, shared=shared)
+        return Meter(frames + sized, policy=settings.rate_policy, events=events, shared=shared)
 
     def sweep(self, now: float) -> None:
         """Drop the shared buckets that are not needed; call it now and then."""
@@ -55,7 +56,7 @@ _NO_EVENTS: Mapping[str, Meter] = MappingProxyType({})
 def _event_meters(definition: RoomDefinition[Any, Any], settings: Settings, now: float) -> dict[str, Meter]:
     return {
         event: Meter(
-            [("rate_limit", TokenBucket(limit.rate, limit.burst or _burst(limit.rate), now))],
+            [("rate_limit", TokenBucket(limit.rate, limit.burst or _burst(limit.rate), now), False)],
             policy=limit.policy or settings.rate_policy,
         )
         for event, limit in definition.event_rates.items()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from verani.settings import RatePolicy
@@ -113,7 +113,7 @@ class SharedBuckets:
 
 
 class Meter:
-    """All the buckets that a connection's frames pass, each with the setting it is for; those in `sized` are of bytes.
+    """All the buckets that a connection's frames pass, each with the setting it is for, and whether it is of bytes.
 
     `policy` says what happens beyond, and `events` has the meters of events that have a rate of their own. `shared`
     gives back the buckets that others have, too.
@@ -123,8 +123,7 @@ class Meter:
 
     def __init__(
         self,
-        buckets: Sequence[tuple[str, TokenBucket]],
-        sized: Sequence[tuple[str, TokenBucket]] = (),
+        buckets: Iterable[tuple[str, TokenBucket, bool]] = (),
         *,
         policy: RatePolicy = "throttle",
         events: Mapping[str, Meter] = MappingProxyType({}),
@@ -132,7 +131,7 @@ class Meter:
     ) -> None:
         self.policy = policy
         self.events = events
-        self._buckets = tuple([(*each, False) for each in buckets] + [(*each, True) for each in sized])
+        self._buckets = tuple(buckets)
         self._shared = tuple(shared)
 
     def release(self) -> None:

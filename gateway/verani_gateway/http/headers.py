@@ -23,9 +23,11 @@ def listed(headers: MultiMapping[str], name: str) -> list[str]:
 def only(headers: MultiMapping[str], name: str) -> str | None:
     """Give the value of a header that is no list, None without one; raises `InvalidArguments` for several lines."""
     lines = headers.getall(name, ())
+    if not lines:
+        return None
     if len(lines) > 1:
         raise InvalidArguments(f"expected one line of {name}, got {len(lines)}")
-    return lines[0] if lines else None
+    return lines[0]
 
 
 def _elements(line: str) -> list[str]:

@@ -86,7 +86,7 @@ def test_reservations_of_one_bucket_come_one_after_the_other() -> None:
 
 def test_a_meter_takes_of_every_bucket_or_of_none() -> None:
     own, shared = TokenBucket(1.0, 5, now=0.0), TokenBucket(1.0, 2, now=0.0)
-    meter = Meter([("rate_limit", own), ("rate_limit_per_user", shared)])
+    meter = Meter([("rate_limit", own, False), ("rate_limit_per_user", shared, False)])
     assert [meter.take(0.0) for _ in range(4)] == [None, None, "rate_limit_per_user", "rate_limit_per_user"]
     assert [own.take(0.0) for _ in range(4)] == [0.0, 0.0, 0.0, pytest.approx(1.0)]
 
@@ -96,7 +96,7 @@ def test_a_meter_without_buckets_lets_everything_pass() -> None:
 
 
 def test_a_reservation_is_as_late_as_the_slowest_bucket() -> None:
-    meter = Meter([("a", TokenBucket(10.0, 1, now=0.0)), ("b", TokenBucket(1.0, 1, now=0.0))])
+    meter = Meter([("a", TokenBucket(10.0, 1, now=0.0), False), ("b", TokenBucket(1.0, 1, now=0.0), False)])
     assert meter.take(0.0) is None
     assert meter.reserve(0.0) == pytest.approx(1.0)
 
@@ -177,7 +177,7 @@ async def test_a_turn_of_somebody_who_left_goes_to_the_next() -> None:
 
 def test_the_meter_knows_how_much_of_its_buckets_is_used() -> None:
     own, shared = TokenBucket(10.0, 20, now=0.0), TokenBucket(10.0, 20, now=0.0)
-    meter = Meter([("rate_limit", own), ("rate_limit_per_user", shared)])
+    meter = Meter([("rate_limit", own, False), ("rate_limit_per_user", shared, False)])
     assert (meter.used, Meter([]).used) == (0.0, 0.0)
     for _ in range(3):
         meter.take(0.0)
@@ -210,7 +210,7 @@ def test_never_more_bytes_than_burst_rate_and_one_frame_pass(steps: list[tuple[f
 
 def test_a_meter_takes_bytes_of_some_buckets_and_frames_of_others_and_of_all_or_none() -> None:
     frames, sized = TokenBucket(1.0, 3, now=0.0), TokenBucket(100.0, 100, now=0.0)
-    meter = Meter([("rate_limit", frames)], [("rate_limit_bytes", sized)])
+    meter = Meter([("rate_limit", frames, False), ("rate_limit_bytes", sized, True)])
     assert [meter.take(0.0, size) for size in (60, 60, 40, 0, 0)] == [
         None,
         "rate_limit_bytes",
