@@ -143,7 +143,10 @@ class Engine(Generic[M, S]):
         rest: Rest[object] | None = None
         is_done = False
         try:
-            rest = self._take(gateway, event)
+            if type(event) is messages.Connect and self._waking.is_ready:
+                rest = self._door.connected(gateway, event)
+            else:
+                rest = self._take(gateway, event)
             is_done = rest is None
         except BaseException:
             is_done = self._turn.awake  # as in `_finish`
