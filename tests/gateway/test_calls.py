@@ -502,7 +502,8 @@ async def test_a_call_that_comes_back_to_a_waiting_room_is_refused_at_once(
 async def test_crossing_calls_end_at_the_deadline_for_both(start: Start) -> None:
     running = await start()
     crossing = [
-        asyncio.create_task(running.gateway.stub("chat", a).pass_on(to=[f"chat/{b}"], within=0.2))
+        # Long enough for both to begin on a machine that is busy.
+        asyncio.create_task(running.gateway.stub("chat", a).pass_on(to=[f"chat/{b}"], within=1.0))
         for a, b in (("a", "b"), ("b", "a"))
     ]
     for call in crossing:
