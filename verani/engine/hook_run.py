@@ -61,7 +61,10 @@ class HookRun(Struct, eq=False, weakref=True):
     def over(self) -> None:
         """Let go of what the hook worked with."""
         self.kept = weakref.ref(self.context)
-        self.context = self.message = self.fail = self.task = self.error = self.touched = None
+        self.context = self.message = None
+        # To set a field of a struct costs more than a look.
+        if self.fail is not None or self.task is not None or self.error is not None or self.touched is not None:
+            self.fail = self.task = self.error = self.touched = None
 
     def context_of_tasks(self) -> Any:
         """Return what the hook was given; None once it is over and nobody has kept that."""

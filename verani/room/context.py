@@ -37,6 +37,11 @@ Excluded: TypeAlias = "Session[Any] | str | Iterable[Session[Any] | str] | None"
 
 # Asked for every event, and an application's names are few; bounded, because one may make up names without end.
 @functools.lru_cache(maxsize=1024)
+def _check_channel(channel: str) -> str:
+    return check_name(channel, "channel")
+
+
+@functools.lru_cache(maxsize=1024)
 def _check_emitted(channel: str, event: str) -> None:
     check_name(event, "event")
     check_name(channel, "channel")
@@ -53,9 +58,7 @@ def _ids(what: str, ids: Iterable[str] | None) -> frozenset[str] | None:
     return frozenset(ids)
 
 
-def _excluded(except_: Excluded) -> tuple[str, ...]:
-    if except_ is None:
-        return ()
+def _excluded(except_: str | Session[Any] | Iterable[str | Session[Any]]) -> tuple[str, ...]:
     if isinstance(except_, str | Session):
         except_ = (except_,)
     return tuple(dict.fromkeys(item.id if isinstance(item, Session) else item for item in except_))
@@ -121,8 +124,9 @@ class Actor(Generic[M, S]):
         except_: Excluded = None,
     ) -> int:
         """Send `data`, unchanged, to the channel; filters are ANDed. Put ``type`` inside the data."""
-        frame = frames.event_frame(check_name(channel, "channel"), frames.encode(data))
-        excluded = _excluded(except_)
+        check = _check_channel if type(channel) is str else _check_channel.__wrapped__  # which may not even have a hash
+        frame = frames.event_frame(check(channel), frames.encode(data))
+        excluded = _excluded(except_) if except_ is not None else ()
         if user_ids is None and client_ids is None:
             return self._room.outputs.to_channel(channel, frame, excluded)
         users, clients = _ids("user_ids", user_ids), _ids("client_ids", client_ids)

@@ -57,8 +57,10 @@ class Visits:
         self._room: HostedRoom | None = None
         # When this visit began, and when the one before was over.
         self._since = self._left = 0.0
-        # How many visits have followed each other without a pause.
+        # How many visits have followed each other without a pause, and whether they are so few that there is not much
+        # to be joined in this tick.
         self._streak = 0
+        self.is_lone = True
         # When the window began, and how long each room was visited in it.
         self._window = 0.0
         self._spent: dict[str, float] = {}
@@ -93,6 +95,7 @@ class Visits:
         ):
             return False
         self._streak = 1 if now - self._left > _PAUSE else self._streak + 1
+        self.is_lone = self._streak <= _LONE
         self._since = now
         self._begin(room)
         return True
@@ -115,11 +118,6 @@ class Visits:
         if self._entries.pending:
             self._entries.flush()
         self._room = self._entries.visited = room
-
-    @property
-    def is_lone(self) -> bool:
-        """Whether few visits came before this one without a pause: there is not much to be joined in this tick."""
-        return self._streak <= _LONE
 
     @property
     def is_long(self) -> bool:

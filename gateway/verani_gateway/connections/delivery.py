@@ -36,7 +36,7 @@ from ..inputs.congestion import Congestion
 from ..inputs.metrics import Metrics
 from .emptying import Emptying
 from .open_connections import OpenConnections
-from .outbox import MANY, Run, Writer, deflated_frame, text_frame
+from .outbox import MANY, Outbox, Run, Writer, deflated_frame, text_frame
 
 __all__ = ["Delivery"]
 
@@ -92,13 +92,8 @@ class Delivery:
         """Apply what a room has said, whole; it is written `at_once`, or with all of the tick."""
         self._writer.is_held = at_once
         try:
-            if (
-                at_once
-                and len(outputs) == 1
-                and type(output := outputs[0]) is Deliver
-                and len(output.connections) <= MANY
-            ):
-                self._write(output)
+            if len(outputs) == 1 and type(output := outputs[0]) is Deliver and len(output.connections) <= MANY:
+                self._put_alone(output, Outbox.write if at_once else Outbox.put)
             else:
                 self._put(room, outputs)
             for attach in attachments:
@@ -122,8 +117,8 @@ class Delivery:
         if not self._attachments.rooms:
             self._progress.set()
 
-    def _write(self, output: Deliver) -> None:
-        """Write what one frame has a room say to few."""
+    def _put_alone(self, output: Deliver, put: Callable[[Outbox, bytes], None]) -> None:
+        """Do what a run of one broadcast to few does, without one."""
         outboxes, exclude, count = self._outboxes, output.exclude, 0
         data, small = text_frame(output.payload), b""
         for id in output.connections:
@@ -132,10 +127,10 @@ class Delivery:
                 continue
             count += 1
             if outbox.deflates_from is None:
-                outbox.write(data)
+                put(outbox, data)
             else:  # once for all
                 small = small or deflated_frame(output.payload, outbox.deflates_from)
-                outbox.write(small)
+                put(outbox, small)
         self._metrics.deliveries += count
 
     def _put(self, room: RoomInputs, outputs: Sequence[Output]) -> None:

@@ -144,7 +144,7 @@ class Outbox:
             return
         if not self._parts:
             self._patient = patient
-            self._writer.schedule(self, patient=patient)
+            self._writer.schedule(self, patient)
         elif self._patient and not patient:
             self._patient = False
             self._writer.schedule(self)
@@ -285,7 +285,7 @@ class Writer:
         self._suspects: dict[Outbox, None] = {}
         self._second_look: asyncio.TimerHandle | None = None
 
-    def schedule(self, outbox: Outbox, *, patient: bool = False) -> None:
+    def schedule(self, outbox: Outbox, patient: bool = False) -> None:
         """Flush this outbox at the end of the tick, or in its turn."""
         if patient:
             self._patient[outbox] = None

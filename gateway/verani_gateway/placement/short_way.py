@@ -51,7 +51,7 @@ class ShortWay:
                 return self._ingress.frame(room, connection, frame)
             self._visited = held
         elif visited.unprocessed or self._visits.is_long:
-            self._end(visited)
+            self.leave()
             return self._ingress.frame(room, connection, frame)
         input = self._ingress.number(room, connection, frame)
         rest = self._visits.handle(input)
@@ -65,10 +65,9 @@ class ShortWay:
 
     def leave(self) -> None:
         """Say what the room has said."""
-        if self._visited is not None:
-            self._end(self._visited)
-
-    def _end(self, visited: RoomInputs) -> None:
+        visited = self._visited
+        if visited is None:
+            return
         self._visited = None
         said, attached = self._visits.leave()
         if said or attached:
