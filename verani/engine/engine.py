@@ -135,6 +135,11 @@ class Engine(Generic[M, S]):
         self._sink.processed(gateway, event.number)
         return None
 
+    def start_frame(self, gateway: str, frame: messages.FrameInput) -> Rest[bool] | None:
+        """Handle a frame as `start` does, where `takes_at_once` said so; who calls this knows when it is processed."""
+        rest = self._dispatch.received(gateway, frame)
+        return None if rest is None else functools.partial(self._finish, gateway, frame.number, rest)
+
     def _start_other(self, event: Event, gateway: str) -> Rest[bool] | None:
         """Start anything, as `start` does: what most inputs are has a shorter way."""
         number: int | None = getattr(event, "number", None)  # of what arrives; `isinstance` is slow for structs
@@ -264,10 +269,12 @@ class Engine(Generic[M, S]):
 
         None is for a connection of which no hook hears.
         """
-        turn = self._turn
+        turn, definition = self._turn, self.room.definition
         if turn.current is not None or not turn.awake or not self._waking.is_ready:
             return False
-        return self._dispatch.is_plain(event) if event is not None else "on_connect" not in self.room.definition.hooks
+        if event is None:
+            return "on_connect" not in definition.hooks
+        return event in definition.handlers.plain and not definition.middleware
 
     @property
     def is_running_hook(self) -> bool:

@@ -46,11 +46,6 @@ class FrameDispatch(Generic[M, S]):
         self._middleware = middleware
         self._measures = measures
 
-    def is_plain(self, event: str) -> bool:
-        """Tell whether an event has one handler alone, and that is a plain `def`."""
-        handlers = self._handlers.found.get(event) or self._handlers.of(event)
-        return len(handlers) == 1 and not handlers[0].is_async and not self._middleware.functions
-
     def received(self, gateway: str, event: messages.FrameInput) -> Rest[object] | None:
         """Take a frame of a member; others were kicked, refused by `on_connect` or are gone, and theirs are dropped."""
         session = self._members.sessions.get(event.connection)

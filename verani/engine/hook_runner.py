@@ -59,6 +59,10 @@ class Returned(Struct, frozen=True):
     value: Any
 
 
+# What most hooks return.
+_NOTHING = Returned(None)
+
+
 class Hooks(Generic[M, S]):
     """The hooks of one incarnation."""
 
@@ -91,7 +95,9 @@ class Hooks(Generic[M, S]):
         """
         task = asyncio.current_task(self._turn.loop)
         requests = task.cancelling() if task is not None else 0
-        measure = run.measure = run.measure or self.measures.of(run.hook)
+        measure = run.measure
+        if measure is None:
+            measure = run.measure = self.measures.of(run.hook)
         run.started = self._clock()
         # In the context of the loop's callback, what the hook sets would be there for all rooms.
         variables = copy_context()
@@ -150,7 +156,7 @@ class Hooks(Generic[M, S]):
                 return result
             if run.touched is not None:
                 self._room.metas.commit(run)
-            return Returned(result)
+            return Returned(result) if result is not None else _NOTHING
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a hook must not end the process
             if not self._undo(run, error):
                 raise

@@ -66,13 +66,15 @@ class Handlers:
         self._registered: dict[str, list[Handler]] = {}
         # What `of` found for names that handlers are registered for.
         self.found: dict[str, tuple[Handler, ...]] = {}
+        # Names that are handled by one handler alone, which is a plain `def`.
+        self.plain: frozenset[str] = frozenset()
         # Names of which `first_misfit` has told; no others than registered ones.
         self._misfits: set[str] = set()
 
     def add(self, event: str, function: Callable[..., Any]) -> None:
         """Register a function."""
         self._registered.setdefault(event, []).append(Handler(function))
-        self.found.clear()
+        self._changed()
 
     def remove(self, event: str, function: Callable[..., Any]) -> None:
         """Forget a function, if it is registered."""
@@ -81,7 +83,12 @@ class Handlers:
             self._registered[event] = left
         else:
             self._registered.pop(event, None)
+        self._changed()
+
+    def _changed(self) -> None:
         self.found.clear()
+        found = ((event, self.of(event)) for event in self._registered)
+        self.plain = frozenset(event for event, all_of in found if len(all_of) == 1 and not all_of[0].is_async)
 
     @property
     def names(self) -> Collection[str]:

@@ -75,11 +75,18 @@ class Visits:
         room = self._idle(connect.room, None)
         if room is None:
             return None
-        self._begin(room)
-        self.handle(connect)
-        self._room = None
+        if self._entries.pending:
+            self._entries.flush()
+        assert room.engine is not None
+        self._entries.visited = room
+        room.life.inputs += 1
+        try:
+            rest = room.engine.start(connect, self._gateway)
+        finally:
+            said = self._entries.leave()
+        assert rest is None, "no hook hears of it"
         self._caught_up(room)
-        return self._entries.leave()
+        return said
 
     def enter(self, name: str, event: str) -> bool:
         """Begin to visit a room with a frame; False if it cannot handle that at once, or others are to have a turn."""
@@ -91,13 +98,15 @@ class Visits:
             self._window = now
             self._spent.clear()
         elif (spent := self._spent.get(name)) is not None and (
-            spent > _TURN or room.engine.connections > _FEW  # type: ignore[union-attr]  # it is awake
+            spent > _TURN or len(room.engine.room.members.sessions) > _FEW  # type: ignore[union-attr]  # it is awake
         ):
             return False
         self._streak = 1 if now - self._left > _PAUSE else self._streak + 1
         self.is_lone = self._streak <= _LONE
         self._since = now
-        self._begin(room)
+        if self._entries.pending:
+            self._entries.flush()
+        self._room = self._entries.visited = room
         return True
 
     def _idle(self, name: str, event: str | None) -> HostedRoom | None:
@@ -114,17 +123,12 @@ class Visits:
             return None
         return room
 
-    def _begin(self, room: HostedRoom) -> None:
-        if self._entries.pending:
-            self._entries.flush()
-        self._room = self._entries.visited = room
-
     @property
     def is_long(self) -> bool:
         """Whether the room has taken, or said, as much as it may in one visit."""
         return monotonic() - self._since > _TURN or self._entries.said_weight > MAX_PENDING
 
-    def handle(self, input: Connect | FrameInput) -> Rest[bool] | None:
+    def handle(self, input: FrameInput) -> Rest[bool] | None:
         """Have the room handle an input; returns the rest of it, if it has to wait, for `put_off`."""
         room, entries = self._room, self._entries
         assert room is not None
@@ -132,7 +136,7 @@ class Visits:
         room.life.inputs += 1
         before = len(entries.said)
         try:
-            rest = room.engine.start(input, self._gateway)
+            rest = room.engine.start_frame(self._gateway, input)
         except BaseException:  # a bug of ours, as for `RoomActor`
             logger.exception("an input of room %s could not be handled", room.name)
             return None
