@@ -277,11 +277,6 @@ class Engine(Generic[M, S]):
         return event in definition.handlers.plain and not definition.middleware
 
     @property
-    def is_running_hook(self) -> bool:
-        """Whether the code that asks belongs to the hook that runs."""
-        return self._turn.is_callers
-
-    @property
     def doing(self) -> tuple[str, float] | None:
         """Name the hook that runs, or else the oldest spawned task, and tell when it began."""
         run = self._turn.current

@@ -29,7 +29,7 @@ class TracedRoom(HostedRoom):
         super().output(gateway, output, cause)
 
     def _note(self, gateway: str, cause: int | None) -> None:
-        if cause is None or (self.engine is not None and self.engine.is_running_hook):
+        if cause is None or (self.engine is not None and self.engine.room.turn.is_callers):
             trace = traceparent()
         else:  # what follows a hook, such as its answer
             trace = getattr(self.in_flight[0][1], "trace", None)
