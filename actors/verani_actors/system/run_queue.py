@@ -142,9 +142,9 @@ class RunQueue:
     def _tick(self) -> None:
         queue, live = self.messages, self._directory.live
         try:
-            for _ in range(min(len(queue), BATCH)):
+            for _ in range(BATCH):
                 if not queue:
-                    break  # an actor shut the system down
+                    break
                 envelope = queue.popleft()
                 ref = live.get(envelope.receiver.actorAddressString)
                 if ref is None:

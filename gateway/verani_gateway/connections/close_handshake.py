@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from .gate import Gate
@@ -39,7 +40,7 @@ class CloseHandshake:
         self.sent: tuple[int, str] | None = None
         # Whether frames count that come after our close frame has left.
         self.heeds = False
-        self._abort_at = float("inf")
+        self._abort_at = inf
         self._now = now
         self._writer = writer
         self._outbox = outbox

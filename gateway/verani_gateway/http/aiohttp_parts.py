@@ -91,7 +91,7 @@ class Messages(WebSocketDataQueue):
 
 def parser_for(messages: Messages, max_message_size: int) -> WebSocketReader:
     """Make aiohttp's parser of what a client sends, which appends to `messages`; feed it by `feed_data`."""
-    return WebSocketReader(messages, max_message_size, compress=False, decode_text=False)
+    return WebSocketReader(messages, max_message_size, False, False)  # not compressed, texts as bytes
 
 
 def take_over(handler: web.RequestHandler, parser: WebSocketReader) -> bytes:
