@@ -60,9 +60,20 @@ class Output:
             self.lines += (await self.process.stderr.read()).decode().splitlines()
         return await self.process.wait()
 
+    async def asleep(self) -> None:
+        """Wait until it has handled its signals and sleeps: another one could go to a thread, which wakes nobody."""
+        while not _sleeps(self.process.pid):  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.01)
+
     @property
     def output(self) -> str:
         return "\n".join(self.lines)
+
+
+def _sleeps(pid: int) -> bool:
+    """Tell whether the first thread of a process sleeps, and no signal waits for it."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return "State:\tS" in status and not re.search(r"^(SigPnd|ShdPnd):\t0*[1-9a-f]", status, re.MULTILINE)
 
 
 class Service(Output):

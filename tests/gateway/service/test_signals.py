@@ -128,6 +128,7 @@ async def test_a_start_that_hangs_ends_at_once(
     (tmp_path / "held.py").write_text(HOOKS[module], "utf-8")
     service = await start("serve", "held:chat", *shape)
     await begun(tmp_path)
+    await service.asleep()
     assert await obeys(service, signal.SIGTERM) == 0
     assert "Traceback" not in service.output
     assert ("cancelled" in (tmp_path / "notes").read_text()) == (module == "waits")
