@@ -22,6 +22,8 @@ from benchmarks.storm import Kind, Storm
 ROOMS = 100
 FRAMES_PER_SECOND = 1000.0
 KILLS = 6
+# On a busy machine it may take more until one of them meets a hook that waits.
+MOST_KILLS = 30
 TARGET = "benchmarks.storm:storm"
 
 
@@ -43,10 +45,12 @@ async def test_killed_hosts_cost_no_client_no_frame_and_no_answer(kind: Kind) ->
         storm = Storm(cluster.ws, rooms=ROOMS, frames_per_second=FRAMES_PER_SECOND, kind=kind)
         await storm.start()
         await storm.answered()
-        for _ in range(KILLS):
+        kills = 0
+        while kills < KILLS or (kind == "slow" and not storm.interrupted and kills < MOST_KILLS):
             victim = random.choice(await cluster.members(2))
             os.kill(victim.pid, signal.SIGKILL)
             await storm.answered()
+            kills += 1
         assert await storm.finish() == []
     assert storm.sent > KILLS * ROOMS
     assert storm.interrupted == 0 if kind == "fast" else storm.interrupted > 0
