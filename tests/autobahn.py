@@ -33,7 +33,7 @@ from verani_gateway.connections.rate import Meter
 from verani_gateway.gateway import Gateway
 from verani_gateway.http.extensions import DEFLATE, offers_deflate
 from verani_gateway.http.handshake import Upgraded, accept
-from verani_gateway.inputs.ingress import FrameWay
+from verani_gateway.inputs.ingress import InputWay
 
 __all__ = ["echo_application", "find_wstest", "run"]
 
@@ -46,7 +46,7 @@ REQUIREMENTS = Path(__file__).with_name("autobahn-requirements.txt")
 class EchoConnection(Connection):
     """A connection that sends each message back to where it came from."""
 
-    def _handle(self, message: WSMessage, way: FrameWay, *, is_metered: bool = False) -> Rest | None:
+    def _handle(self, message: WSMessage, way: InputWay, *, is_metered: bool = False) -> Rest | None:
         match message.type:
             case WSMsgType.TEXT:
                 try:

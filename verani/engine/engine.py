@@ -135,7 +135,7 @@ class Engine(Generic[M, S]):
         self._sink.processed(gateway, event.number)
         return None
 
-    def start_frame(self, gateway: str, frame: messages.FrameInput) -> Rest[bool] | None:
+    def start_frame(self, frame: messages.FrameInput, gateway: str) -> Rest[bool] | None:
         """Handle a frame as `start` does, where `takes_at_once` said so; who calls this knows when it is processed."""
         rest = self._dispatch.received(gateway, frame)
         return None if rest is None else functools.partial(self._finish, gateway, frame.number, rest)

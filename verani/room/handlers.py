@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
@@ -66,15 +67,13 @@ class Handlers:
         self._registered: dict[str, list[Handler]] = {}
         # What `of` found for names that handlers are registered for.
         self.found: dict[str, tuple[Handler, ...]] = {}
-        # Names that are handled by one handler alone, which is a plain `def`.
-        self.plain: frozenset[str] = frozenset()
         # Names of which `first_misfit` has told; no others than registered ones.
         self._misfits: set[str] = set()
 
     def add(self, event: str, function: Callable[..., Any]) -> None:
         """Register a function."""
         self._registered.setdefault(event, []).append(Handler(function))
-        self._changed()
+        self._forget_found()
 
     def remove(self, event: str, function: Callable[..., Any]) -> None:
         """Forget a function, if it is registered."""
@@ -83,12 +82,17 @@ class Handlers:
             self._registered[event] = left
         else:
             self._registered.pop(event, None)
-        self._changed()
+        self._forget_found()
 
-    def _changed(self) -> None:
+    def _forget_found(self) -> None:
         self.found.clear()
+        self.__dict__.pop("plain", None)
+
+    @cached_property
+    def plain(self) -> frozenset[str]:
+        """The names that are handled by one handler alone, which is a plain `def`."""
         found = ((event, self.of(event)) for event in self._registered)
-        self.plain = frozenset(event for event, all_of in found if len(all_of) == 1 and not all_of[0].is_async)
+        return frozenset(event for event, handlers in found if len(handlers) == 1 and not handlers[0].is_async)
 
     @property
     def names(self) -> Collection[str]:

@@ -201,8 +201,12 @@ class HostedRoom:
         self.taken[gateway] = arrival.number
 
     def deliver(self, inputs: list[tuple[str, Arrival]]) -> None:
-        """Give inputs, of one gateway, to the actor."""
+        """Give inputs, of one gateway, to the actor; what a hook brings about in a visit waits for the end of that."""
         assert self.address is not None
+        if self._entries.visited is self:
+            for each in inputs:
+                self.wait(*each)
+            return
         if not self.in_flight:
             self._entries.working += 1
         self.in_flight.extend(inputs)

@@ -4,18 +4,22 @@ What is over before anything else can happen needs nothing of what inputs have t
 acknowledges it, and the actor of the room does not hear of it.
 
 Invariants:
-- A room is entered at the bottom of the stack only, and only while it is awake, no hook of it runs, it has no input in
-  flight, and no actor has a message. So its inputs are handled in order, one after the other.
+- A room is visited with frames at the bottom of the stack only, and only while it is awake, no hook of it runs, nothing
+  is in flight or waits to leave, no actor has a message, and its own handles none. So its inputs are handled in order,
+  one after the other, and what it said before has left before.
 - A connection is let in by a visit of its own only where no hook hears of it: that is safe wherever it comes from.
-- What a room said before a visit has left before; what it says meanwhile is applied as a whole when it is left.
-- An input that has to wait after all is in flight from then on, and the actor goes on with it.
-- A visit takes `_TURN` at most, and a room is not visited again while it has had as much of the last `_WINDOW`, nor, if
-  it is large, in the same window: there it pays to join what is said.
+- What a room says while it is visited is applied as a whole when it is left.
+- An input that has to wait after all is in flight from then on, before all that its hook has brought about, and the
+  actor goes on with it.
+- Hooks run in a context of their own, or they would see the context variables of who read, or was let in.
+- A visit takes `_TURN` and a hook at most. A room that has had more of a `_WINDOW` is not visited again for as long;
+  one that is large, not in the same window: there it pays to join what is said.
 """
 
 from __future__ import annotations
 
 import logging
+from contextvars import copy_context
 from time import monotonic
 from typing import Final
 
@@ -50,7 +54,8 @@ class Visits:
         self._rooms = host.directory.rooms
         self._entries = host.entries
         self._actors = host.actors
-        self._messages = host.actors.base.messages
+        self._is_quiet = host.actors.base.is_quiet
+        self._context = copy_context()
         self._caught_up = host.sleeping.mark_active
         self._gateway = gateway
         # The room that is visited.
@@ -64,27 +69,23 @@ class Visits:
         # When the window began, and how long each room was visited in it.
         self._window = 0.0
         self._spent: dict[str, float] = {}
+        # Until when rooms that have had more than their turn are not visited.
+        self._resting: dict[str, float] = {}
         # Whether anything was said for the input whose rest is to be put off.
         self._has_begun = False
 
     def let_in(self, connect: Connect) -> tuple[list[Output], list[Attach | Seat]] | None:
         """Have a room let a connection in of which no hook hears; None where that, or anybody else's turn, is to wait.
 
-        Returns what the room has said. No code of the application runs, so it takes no time that counts.
+        Returns what the room has said.
         """
         room = self._idle(connect.room, None)
         if room is None:
             return None
-        if self._entries.pending:
-            self._entries.flush()
-        assert room.engine is not None
-        self._entries.visited = room
-        room.life.inputs += 1
-        try:
-            rest = room.engine.start(connect, self._gateway)
-        finally:
-            said = self._entries.leave()
-        assert rest is None, "no hook hears of it"
+        self._room = self._entries.visited = room
+        self.handle(connect)
+        self._room = None
+        said = self._entries.leave()
         self._caught_up(room)
         return said
 
@@ -97,15 +98,15 @@ class Visits:
         if now - self._window > _WINDOW:
             self._window = now
             self._spent.clear()
-        elif (spent := self._spent.get(name)) is not None and (
-            spent > _TURN or len(room.engine.room.members.sessions) > _FEW  # type: ignore[union-attr]  # it is awake
-        ):
+            if self._resting:
+                self._resting = {name: until for name, until in self._resting.items() if until > now}
+        elif name in self._spent and len(room.engine.room.members.sessions) > _FEW:  # type: ignore[union-attr]  # awake
+            return False
+        if self._resting and self._resting.get(name, now) > now:
             return False
         self._streak = 1 if now - self._left > _PAUSE else self._streak + 1
         self.is_lone = self._streak <= _LONE
         self._since = now
-        if self._entries.pending:
-            self._entries.flush()
         self._room = self._entries.visited = room
         return True
 
@@ -116,7 +117,9 @@ class Visits:
             room is None
             or room.state is not AWAKE
             or room.in_flight
-            or self._messages
+            or self._entries.pending
+            or room.address is None
+            or not self._is_quiet(room.address)
             or room.engine is None
             or not room.engine.takes_at_once(event)
         ):
@@ -128,20 +131,23 @@ class Visits:
         """Whether the room has taken, or said, as much as it may in one visit."""
         return monotonic() - self._since > _TURN or self._entries.said_weight > MAX_PENDING
 
-    def handle(self, input: FrameInput) -> Rest[bool] | None:
+    def handle(self, input: Connect | FrameInput) -> Rest[bool] | None:
         """Have the room handle an input; returns the rest of it, if it has to wait, for `put_off`."""
         room, entries = self._room, self._entries
         assert room is not None
         assert room.engine is not None
         room.life.inputs += 1
-        before = len(entries.said)
+        before = len(entries.said) + len(entries.attached)
         try:
-            rest = room.engine.start_frame(self._gateway, input)
+            if type(input) is FrameInput:
+                rest = self._context.run(room.engine.start_frame, input, self._gateway)
+            else:
+                rest = self._context.run(room.engine.start, input, self._gateway)
         except BaseException:  # a bug of ours, as for `RoomActor`
             logger.exception("an input of room %s could not be handled", room.name)
             return None
         if rest is not None:
-            self._has_begun = len(entries.said) > before
+            self._has_begun = len(entries.said) + len(entries.attached) > before
         return rest
 
     def leave(self) -> tuple[list[Output], list[Attach | Seat]]:
@@ -149,17 +155,22 @@ class Visits:
         room, self._room = self._room, None
         assert room is not None
         said, attached = self._entries.leave()
+        if room.waiting:
+            room.deliver_waiting()
         self._left = now = monotonic()
-        self._spent[room.name] = self._spent.get(room.name, 0.0) + now - self._since
+        spent = self._spent[room.name] = self._spent.get(room.name, 0.0) + now - self._since
+        if spent > _TURN:
+            self._resting[room.name] = now + spent
         self._caught_up(room)
         return said, attached
 
     def put_off(self, input: FrameInput, rest: Rest[bool]) -> None:
-        """Have the actor of the room that was left do the rest of its last input."""
-        room = self._rooms[input.room]
+        """Have the actor of the room that is visited do the rest of its last input, once the visit is over."""
+        room = self._room
+        assert room is not None
         assert room.address is not None
         room.in_flight.append((self._gateway, input))
-        room.taken[self._gateway] = input.number
+        room.taken[self._gateway] = max(input.number, room.taken.get(self._gateway, 0))
         room.has_begun = self._has_begun
         self._entries.working += 1
         self._actors.tell(room.address, GoOn(rest))

@@ -47,7 +47,7 @@ import inspect
 import logging
 import sys
 import time
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -141,10 +141,9 @@ class AsyncioSystemBase:
             raise ActorSystemFailure(f"creating {actor_class} raised {exc!r}") from exc
         return ref.address
 
-    @property
-    def messages(self) -> Collection[Envelope]:
-        """Those that wait for their turn; always the same object."""
-        return self._run_queue.messages
+    def is_quiet(self, address: ActorAddress) -> bool:
+        """Tell whether no message waits for its turn, and an actor lives and handles none."""
+        return self._run_queue.is_quiet(address.actorAddressString)
 
     def tell(self, address: ActorAddress, message: object) -> None:
         """Send from outside the system; what the actor sends back is dropped (see `request`)."""

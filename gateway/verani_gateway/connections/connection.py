@@ -28,7 +28,7 @@ from verani.frames import InvalidFrame, NotUtf8, ScannedFrame
 from verani.room.meta import ConnectionMeta
 from verani.tracebacks import forget_traceback
 
-from ..inputs.ingress import FrameWay
+from ..inputs.ingress import InputWay
 from .close_handshake import CloseHandshake
 from .deflate import inflated
 from .expiry import REFRESH, read_token
@@ -184,7 +184,7 @@ class Connection:
         finally:
             way.leave()
 
-    def _advance(self, way: FrameWay) -> Rest | None:
+    def _advance(self, way: InputWay) -> Rest | None:
         """Handle messages up to the first that has to wait, and return the rest of it."""
         intake, in_flight = self._intake, self.in_flight
         messages, arrived, compressed = intake.messages, intake.messages.arrived, intake.headers.compressed
@@ -216,7 +216,7 @@ class Connection:
         rest = self._handle(message, self._facilities.ingress)
         return None if rest is None else await rest()
 
-    def _handle(self, message: WSMessage, way: FrameWay, *, is_metered: bool = False) -> Rest | None:
+    def _handle(self, message: WSMessage, way: InputWay, *, is_metered: bool = False) -> Rest | None:
         kind, data, closing, in_flight = message.type, message.data, self.closing, self.in_flight
         self.liveness.seen_at = now = self._facilities.now()
         self.liveness.pinged_at = None

@@ -86,7 +86,7 @@ class Attachments:
 
     def __init__(self) -> None:
         self.rooms: dict[str, RoomInputs] = {}
-        # Draws the number of the next input, which is to be added at once, or to be processed before anything is added.
+        # Draws the number of the next input, which is to be added at once, or is handled at once.
         self.next_number = count(1).__next__
         self._number = 0
         # Bytes of all unprocessed inputs, and how many there are.
@@ -101,16 +101,22 @@ class Attachments:
     def __len__(self) -> int:
         return sum(len(room.records) for room in self.rooms.values())
 
-    def add(self, input: Input) -> int:
-        """Keep an input until it is processed and return its size; a connect also starts its record."""
+    def add(self, input: Input, *, first: bool = False) -> int:
+        """Keep an input until it is processed and return its size; a connect also starts its record.
+
+        `first` is for one that has begun, and whose hook may have brought about others.
+        """
         room = self.rooms.get(input.room)
         if room is None:
             room = self.rooms[input.room] = RoomInputs(input.room)
         if type(input) is Connect:
             room.records[input.connection] = _HeldConnection(input.attachment)
         size = size_of(input)
-        self._number = input.number
-        room.unprocessed.append((input, size))
+        if first:
+            room.unprocessed.insert(0, (input, size))
+        else:
+            self._number = input.number
+            room.unprocessed.append((input, size))
         room.in_flight += size
         self.in_flight += size
         self.unprocessed += 1

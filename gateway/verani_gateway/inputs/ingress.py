@@ -2,7 +2,7 @@
 
 `congestion` limits how many may be in flight; senders ask it first.
 
-Invariant: every input is kept in the attachments before it goes to a host, but for frames that take the short way.
+Invariant: every input is kept in the attachments before it goes to a host, but for what takes the short way.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .attachments import Attachments
 from .congestion import Congestion
 from .metrics import Metrics
 
-__all__ = ["FrameWay", "Ingress"]
+__all__ = ["InputWay", "Ingress"]
 
 
-class FrameWay(Protocol):
+class InputWay(Protocol):
     """Where connections and their frames go."""
 
     def connect(self, room: str, connection: str, attachment: bytes, /) -> None:
@@ -43,7 +43,7 @@ class Ingress:
     def __init__(self, attachments: Attachments, metrics: Metrics) -> None:
         self.congestion = Congestion(attachments)
         # The way of what one callback of the loop reads, all of one connection; `leave` ends it.
-        self.shortest: FrameWay = self
+        self.shortest: InputWay = self
         self._attachments = attachments
         self._metrics = metrics
 

@@ -3,7 +3,8 @@
 Invariants:
 - A frame takes the short way only while no input of its room, of whomever, is unprocessed; so once one does not, those
   behind it do not either.
-- What takes the short way is never in flight: it is over, with all that it caused, when its read is.
+- What takes the short way is over, with all that it caused, when its read is; or it is in flight before all that came
+  since.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["ShortWay"]
 
 
 class ShortWay:
-    """See `verani_gateway.inputs.ingress.FrameWay`."""
+    """See `verani_gateway.inputs.ingress.InputWay`."""
 
     def __init__(self, gateway: GatewaySide, ingress: Ingress, visits: Visits) -> None:
         self._delivery = gateway.delivery
@@ -58,9 +59,9 @@ class ShortWay:
         return 0 if rest is None else self._put_off(input, rest)
 
     def _put_off(self, input: FrameInput, rest: Rest[bool]) -> int:
-        size = self._attachments.add(input)
-        self.leave()
+        size = self._attachments.add(input, first=True)
         self._visits.put_off(input, rest)
+        self.leave()
         return size
 
     def leave(self) -> None:
