@@ -1,8 +1,9 @@
 """Gather what the rooms of a host say, one entry for each gateway and room, and send it at the end of the tick.
 
 Invariants:
-- All effects of one tick leave in one batch per gateway. Entries are applied whole, so the outputs of an input and its
-  acknowledgement become visible together; an input in hand that has had an effect is marked as begun.
+- All effects of one tick leave in one batch per gateway, but for what a room says while it is visited. Entries are
+  applied whole, so the outputs of an input and its acknowledgement become visible together; an input in hand that has
+  had an effect is marked as begun.
 - What is gathered weighs `MAX_PENDING` at most, and the output of one hook.
 - That an incarnation is over is said after all that it said.
 """

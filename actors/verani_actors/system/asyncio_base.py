@@ -102,6 +102,8 @@ class AsyncioSystemBase:
         self._loop = loop or asyncio.get_running_loop()
         self._directory = ActorDirectory()
         self._run_queue = RunQueue(self._loop, self._directory)
+        # Its own: asked for every frame.
+        self.is_quiet = self._run_queue.is_quiet
         # Handles what is queued now, not in the loop's next pass; for callbacks of the loop, never for actors. On the
         # way of every frame, hence not a method that calls this one.
         self.run = self._run_queue.run
@@ -140,10 +142,6 @@ class AsyncioSystemBase:
             # Left as it is, it would end the loop of the caller.
             raise ActorSystemFailure(f"creating {actor_class} raised {exc!r}") from exc
         return ref.address
-
-    def is_quiet(self, address: ActorAddress) -> bool:
-        """Tell whether no message waits for its turn, and an actor lives and handles none."""
-        return self._run_queue.is_quiet(address.actorAddressString)
 
     def tell(self, address: ActorAddress, message: object) -> None:
         """Send from outside the system; what the actor sends back is dropped (see `request`)."""

@@ -66,9 +66,9 @@ class RunQueue:
             self._next_tick = self._loop.call_soon(self._tick, context=self._context)
         self.messages.append(envelope)
 
-    def is_quiet(self, key: str) -> bool:
+    def is_quiet(self, address: ActorAddress) -> bool:
         """Tell whether no message waits for its turn, and an actor lives and handles none."""
-        ref = self._directory.live.get(key)
+        ref = self._directory.live.get(address.actorAddressString)
         return not self.messages and ref is not None and ref.task is None
 
     def wake_after(self, ref: ActorRef, period: timedelta | float, payload: object) -> None:
