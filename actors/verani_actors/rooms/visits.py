@@ -71,7 +71,7 @@ class Visits:
         self._spent: dict[str, float] = {}
         # Until when rooms that have had more than their turn are not visited.
         self._resting: dict[str, float] = {}
-        # Whether anything was said for the input whose rest is to be put off.
+        # Whether anything was said, or committed, for the input whose rest is to be put off.
         self._has_begun = False
 
     def let_in(self, connect: Connect) -> tuple[list[Output], list[Attach | Seat]] | None:
