@@ -95,6 +95,7 @@ class World:
         self.folder = folder
         self.serving = True
         self._closing: list[Callable[[], Any]] = []
+        self._links: list[Callable[[], Any]] = []
 
     async def host(
         self,
@@ -158,12 +159,13 @@ class World:
 
     def gateway(self, **options: Any) -> Gateway:
         gateway = Gateway(**options)
-        self._closing.append(lambda: gateway.link.close())
+        self._links.append(lambda: gateway.link.close())
         return gateway
 
     async def end(self) -> None:
-        while self._closing:
-            await self._closing.pop()()
+        # Links first: who comes again in the very moment that a server stops may be accepted and never served.
+        for close in (*self._links, *reversed(self._closing)):
+            await close()
 
 
 def _put_in_place_of(path: str, successor: str) -> None:
