@@ -59,15 +59,13 @@ class Ingress:
 
     def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:
         """Send a client's frame to its room; return its size, which is in flight until the room has processed it."""
-        data = bytes(frame.data) if frame.data is not UNSET else None
-        input = FrameInput(room, self._attachments.next_number(), connection, frame.type, data, frame.channel, frame.id)
-        self._metrics.frames += 1
+        input = self.number(room, connection, frame)
         size = self._attachments.add(input)
         self.send(input)
         return size
 
     def number(self, room: str, connection: str, frame: ScannedFrame) -> FrameInput:
-        """Make a client's frame an input which nobody keeps, as `frame` makes those that it keeps."""
+        """Make a client's frame an input, and count it."""
         self._metrics.frames += 1
         data = bytes(frame.data) if frame.data is not UNSET else None
         return FrameInput(room, self._attachments.next_number(), connection, frame.type, data, frame.channel, frame.id)
