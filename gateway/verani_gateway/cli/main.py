@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from verani.errors import VeraniError
-from verani.settings import LogFormat, Settings
+from verani.settings import Settings
 from verani_actors.upkeep.fresh import import_from_source
 from verani_actors.upkeep.lifeline import die_with_parent
 from verani_actors.upkeep.log_lines import printable
@@ -48,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         match arguments:
-            case ["definitions", "--log", level, "text" | "json" as log_format, *targets]:
-                return _definitions(targets, level, log_format)
             case ["definitions", *targets]:
                 return _definitions(targets)
             case ["gateway", folder, *targets]:
@@ -108,10 +106,10 @@ def _serve(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
     return run(load_application(parsed.targets, settings), settings, secrets, until_eof=parsed.until_eof)
 
 
-def _definitions(targets: Sequence[str], level: str = "error", log_format: LogFormat = "text") -> int:
-    """Import the targets for the supervisor, and print what they serve as JSON."""
+def _definitions(targets: Sequence[str]) -> int:
+    """Import the targets for a process that is to be restarted, and print what they serve as JSON."""
     die_with_parent(os.getppid())
-    log_to_stderr(level, log_format)
+    log_to_stderr("error", "text")
     # What the targets print while they are imported must not get in between.
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ from ..placement.peers import remote_links
 from .gateway_logs import set_up_logging
 from .keeper import ASIDE, BEATS, DRAINED, LEAVE, NO, READY, RESTART, STOP, WAITING, YES
 from .listeners import Listeners
-from .loading import load_application
+from .loading import load_application, with_addresses
 from .loop import at_end_of_input, fastest_loop, run_loop
 from .signals import stopping
 from .sockets import Sockets
@@ -68,12 +69,16 @@ def run_gateway(folder: str, targets: Sequence[str], secrets: Secrets) -> int:
     set_up_logging(plan.settings)
     import_from_source(plan.directory)
     application = load_application(targets, plan.settings)
+    gateway = application[GATEWAY]
+    if not plan.definitions:  # this is the first process that imports them
+        _tell(msgspec.json.encode(with_addresses(gateway, targets)) + b"\n")
+    if not plan.settings.gateways:
+        signal.pause()  # until it is killed, now that all is said
     ssl = None
     if plan.spans_machines:
         assert secrets.cluster_secret is not None, "the supervisor hands it over"
         ssl = client_context(plan.settings, secrets.cluster_secret.encode())
     cluster = Cluster(remote_links(plan.machine, ssl), epochs=EpochFile(runtime))
-    gateway = application[GATEWAY]
     name_process(gateway_target(gateway.id))
     gateway.place(cluster)
     process = _Process(runtime, plan, gateway, cluster)

@@ -1,20 +1,22 @@
-"""Have what a service is to serve imported once, in a process of its own, before anything of the service starts."""
+"""Have the first gateway process import what a service is to serve, before anything else of the service starts.
+
+It goes on as a gateway if all is well.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
-from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from verani.errors import SettingsError
-from verani.settings import Settings
 
 from .banner import Served
-from .keeper import ending
+from .keeper import Keeper, ending
 
 __all__ = ["check_imports", "command"]
 
@@ -24,28 +26,33 @@ _IMPORT_PATIENCE: Final = 30.0
 _decode_served = msgspec.json.Decoder(list[Served]).decode
 
 
-async def check_imports(targets: Sequence[str], settings: Settings) -> tuple[int, list[Served]]:
-    """Have the targets imported elsewhere; returns an exit code, 0 if all is well, and what they serve."""
-    process = await asyncio.create_subprocess_exec(
-        *command("definitions", "--log", settings.log_level, settings.log_format, *targets),
-        stdout=PIPE,
-        stdin=asyncio.subprocess.DEVNULL,
-        process_group=0,
-    )
+async def check_imports(
+    targets: Sequence[str], process: Keeper, running: asyncio.Task[int]
+) -> tuple[int, list[Served]]:
+    """Return an exit code, 0 if all is well, and what is served; unless all is well, the process has ended then."""
+    answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    heard = process.heard
+
+    def hear(line: bytes) -> None:
+        process.heard = heard
+        process.said = b""  # as long as it starts, nobody waits for its next word
+        answer.set_result(line)
+
+    process.heard, process.is_trial = hear, True
     try:
-        async with asyncio.timeout(_IMPORT_PATIENCE):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        raise SettingsError(f"importing {', '.join(targets)} did not end within {_IMPORT_PATIENCE:g} s") from None
+        await asyncio.wait((running, answer), timeout=_IMPORT_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return 0, _decode_served(answer.result())
+        if not running.done():
+            raise SettingsError(f"importing {', '.join(targets)} did not end within {_IMPORT_PATIENCE:g} s")
+        if running.result() in (1, 2):  # it has said why
+            return running.result(), []
+        raise SettingsError(f"importing {', '.join(targets)} ended with {ending(running.result())}")
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode in (1, 2):  # it has said why
-        return process.returncode, []
-    if process.returncode != 0:
-        raise SettingsError(f"importing {', '.join(targets)} ended with {ending(process.returncode or 0)}")
-    return 0, _decode_served(output)
+        process.is_trial = False
+        if not answer.done():
+            process.send(signal.SIGKILL)
+            await running
 
 
 def command(*words: str) -> list[str]:

@@ -84,7 +84,7 @@ class Keeper:
         """Prepare to run a command, which inherits file descriptors; a trial that never was ready is not repeated."""
         self.name = name
         self._inherited = inherited
-        self._is_trial = is_trial
+        self.is_trial = is_trial
         self._is_let_go = False
         # What the process of now said last, and how often it was looked at since.
         self.said = b""
@@ -96,7 +96,7 @@ class Keeper:
         self.was_ready = False
         self._command = command
         self._environ = environ
-        self._heard = heard
+        self.heard = heard
         self._process: Process | None = None
         self._pid = 0
         self._stopping = asyncio.Event()
@@ -126,7 +126,7 @@ class Keeper:
             if self._stopping.is_set():
                 return code
             # With these codes, it has written a sentence that says why it cannot run.
-            if not self.was_ready and (self._is_trial or code in (1, 2)):
+            if not self.was_ready and (self.is_trial or code in (1, 2)):
                 return code
             delay = 0.0 if time.monotonic() - began > _RAN_WELL else delay
             after = f" in {delay:g} s" if delay else ""
@@ -171,7 +171,7 @@ class Keeper:
         with suppress(ConnectionError, ValueError):  # a line without end: nobody of ours
             async for line in reader:
                 self.said, self.misses = line, 0
-                self._heard(line)
+                self.heard(line)
 
     def tell(self, word: bytes) -> None:
         """Say something to the process, unless it reads nothing."""

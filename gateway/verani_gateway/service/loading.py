@@ -26,14 +26,18 @@ from ..config import suggest
 from ..gateway import Gateway
 from .banner import Served
 
-__all__ = ["describe", "load_application", "load_target", "served_by"]
+__all__ = ["describe", "load_application", "load_target", "served_by", "with_addresses"]
 
 _EXPECTED = "a room definition (define_room) or an aiohttp application with rooms (verani_gateway.setup)"
 
 
 def describe(targets: Sequence[str], settings: Settings) -> list[Served]:
     """Import every target and give the room definitions it serves, with the addresses that room hosts find them by."""
-    gateway = load_application(targets, settings)[GATEWAY]
+    return with_addresses(load_application(targets, settings)[GATEWAY], targets)
+
+
+def with_addresses(gateway: Gateway, targets: Sequence[str]) -> list[Served]:
+    """Give the room definitions of a gateway, with the addresses that room hosts find them by."""
     addresses = {definition.name: _address(definition, targets) for definition in gateway.definitions}
     return [msgspec.structs.replace(each, address=addresses[each.name]) for each in served_by(gateway)]
 

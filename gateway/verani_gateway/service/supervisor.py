@@ -1,7 +1,7 @@
 """Keep the processes of one machine running: the launcher of its room hosts, and its gateways.
 
 `verani serve --hosts N` and `verani join` run it. What the processes do is their business; code of the user is never
-imported here, an import check does that first in a process of its own.
+imported here: the first gateway does that before anything else starts.
 
 Invariants:
 - Nothing outlives this process: the kernel kills each child with it, and the child reads the end of its standard
@@ -126,25 +126,36 @@ class _Supervisor:
         with ExitStack() as held:
             held.callback(kill_children)
             try:
-                code, served = await unless_stopped(self._stop, self._prepare(held))
+                await unless_stopped(self._stop, self._take_addresses(held))
+                runtime = held.enter_context(runtime_folder())
+                self._folder = runtime.folder
+                held.callback(kill_children)  # before the folder is removed
+                code, served = await unless_stopped(self._stop, self._import(runtime))
             except Stopped:
                 logger.info("stopped before anything was started")
                 return 0
             if code:
                 return code
-            runtime = held.enter_context(runtime_folder())
-            self._folder = runtime.folder
-            held.callback(kill_children)  # before the folder is removed
             runtime.write_plan(self._plan(served))
             return await self._serve(runtime, served)
 
-    async def _prepare(self, held: ExitStack) -> tuple[int, list[Served]]:
-        """Find what may keep the service from starting; returns an exit code, 0 if all is well, and what it serves."""
+    async def _take_addresses(self, held: ExitStack) -> None:
         if self._settings.gateways:
             self._settings, self._sockets = await take(self._settings, held)
         # In a thread: a name server may take many seconds to say nothing.
         self._address = await asyncio.to_thread(resolve, self._settings.advertise)
-        return await check_imports(self._targets, self._settings)
+
+    async def _import(self, runtime: Runtime) -> tuple[int, list[Served]]:
+        """Find out what is served; whoever does is the first gateway, or ends then where there is to be none."""
+        runtime.write_plan(self._plan([]))
+        self._gateways = [self._gateway(runtime, 0)]
+        running = self._keep(self._gateways[0])
+        found = await check_imports(self._targets, self._gateways[0], running)
+        if not self._settings.gateways:
+            self._gateways.pop().send(signal.SIGKILL)
+            await running
+            del self._running[running]
+        return found
 
     def _on_signal(self, number: signal.Signals) -> None:
         """Stop at the first signal; end everything at the second."""
@@ -182,8 +193,8 @@ class _Supervisor:
             last=ENDED,
         )
         launched = self._keep(launcher)
-        self._gateways = [self._gateway(runtime, number) for number in range(self._settings.gateways)]
-        for gateway in self._gateways:
+        self._gateways += [self._gateway(runtime, number) for number in range(1, self._settings.gateways)]
+        for gateway in self._gateways[1:]:
             self._keep(gateway)
         beginning = asyncio.create_task(self._begin(runtime, launcher, served))
         watching = asyncio.create_task(self._watch(runtime, launcher))

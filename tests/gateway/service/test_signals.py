@@ -84,14 +84,17 @@ note("begun")
 time.sleep(1000)
 """
 )
-# The import check passes, the processes that serve hang.
+# The first gateway imports it, all other processes hang.
 IMPORTED_LATER = (
     HOLD
     + ROOM
     + """
-if "definitions" not in sys.argv:
+from pathlib import Path
+
+if Path("imported").exists():
     note("begun")
     time.sleep(1000)
+Path("imported").touch()
 """
 )
 HOOKS = {"waits": WAITING, "blocks": BLOCKING, "threads": THREADED, "ignores": STUBBORN, "imports": IMPORTED}

@@ -61,6 +61,34 @@ async def test_several_processes_are_one_service_that_leaves_nothing_behind(star
     assert " root: " not in service.output  # nothing of the actor system's own
 
 
+async def test_each_process_that_serves_imports_the_code_once_and_no_other_does(start: Start, tmp_path: Path) -> None:
+    with (tmp_path / "app.py").open("a") as file:
+        file.write('with open("imports", "a") as file: file.write(f"{os.getpid()}\\n")\n')
+    service = await (await start("serve", "app:chat", "--hosts", "1", "--gateways", "2")).started()
+    importers = [int(line) for line in (tmp_path / "imports").read_text().split()]
+    gateways = service.pids("verani_gateway gateway")
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{service.public}/ws/lobby") as ws:
+        assert sorted(importers) == sorted([*gateways, await _echo(ws)])
+    assert importers[0] in gateways
+
+
+@pytest.mark.parametrize(
+    ("line", "ending"),
+    [
+        ("os._exit(7)", "exit code 7"),
+        ("os._exit(0)", "exit code 0, though nobody of this service has asked it to"),
+        ("os.kill(os.getpid(), 11)", "SIGSEGV"),
+    ],
+)
+async def test_code_that_ends_whoever_imports_it_ends_the_start(
+    start: Start, tmp_path: Path, line: str, ending: str
+) -> None:
+    (tmp_path / "app.py").write_text(f"import os\n{line}\n")
+    service = await start("serve", "app:chat", "--hosts", "1")
+    assert await service.end() == 2
+    assert service.lines == [f"verani: error: importing app:chat ended with {ending}"]
+
+
 def _exists(path: str) -> bool:
     return Path(path).exists()
 
