@@ -1,6 +1,7 @@
 """The servers under load: a Verani room, and the same thing written by hand on plain aiohttp.
 
 Run as `python -m benchmarks.servers verani|plain asyncio|uvloop`: prints its port, serves until SIGTERM.
+Ours is served as `verani serve` does it, by its listener and with its settings of the collector.
 The plain one is what a careful developer writes without a framework: one encode per broadcast, `send_str` to each.
 """
 
@@ -9,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from aiohttp import WSMsgType, web
 
 from verani import Context, Settings, define_room
 from verani_actors.upkeep.memory import quieten_collector
-from verani_gateway import setup
+from verani_gateway import GATEWAY, setup
+from verani_gateway.service.listener import Listener
 
 # The largest frames that are measured carry 64 KiB beside their number.
 _SETTINGS: Final = Settings(rate_limit=0, rate_limit_bytes=0, max_connections=0, max_frame_bytes=1 << 17)
@@ -74,15 +78,21 @@ def plain_app() -> web.Application:
 
 async def serve(app: web.Application) -> None:
     """Serve on a free port, which is printed, until SIGTERM."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
-    await site.start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    print(runner.addresses[0][1], flush=True)
-    await stop.wait()
-    await runner.cleanup()
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listening:
+        async with AsyncExitStack() as runners:
+            if GATEWAY in app:
+                listener = Listener(app, [listening], app[GATEWAY], internal=False)
+                await listener.start(runners)
+                await listener.open()
+            else:
+                runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+                await runner.setup()
+                runners.push_async_callback(runner.cleanup)
+                await web.SockSite(runner, listening, backlog=4096).start()
+            print(listening.getsockname()[1], flush=True)
+            await stop.wait()
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
@@ -105,5 +115,5 @@ def run(make_app: Callable[[], web.Application], loop: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "verani":
-        quieten_collector()  # as `verani serve` does
+        quieten_collector()
     run(verani_app if sys.argv[1] == "verani" else plain_app, sys.argv[2])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from aiohttp import web
 
@@ -33,13 +33,16 @@ HIGH, LOW = 6 << 10, 1 << 10
 # Hundreds of small frames in one go hold up everybody; large ones in many small pieces cost too much.
 _SMALL: Final = 2 << 10
 _LARGE: Final = 16 << 10
+# What is no frame may come in pieces as large as what aiohttp reads ahead.
+_LARGEST: Final = 64 << 10
 # What is thrown away of a connection that is over, at most: more than clients of ours ever send ahead.
 _MAX_DISCARDED: Final = 16 << 20
 # A frame is large from here on.
 _LARGE_FRAME: Final = 1 << 10
 
 # One for all: what was read is copied before anything else may read.
-_buffer: Final = memoryview(bytearray(_LARGE))
+_buffer: Final = memoryview(bytearray(_LARGEST))
+_large_buffer: Final = _buffer[:_LARGE]
 _small_buffer: Final = _buffer[:_SMALL]
 
 
@@ -55,13 +58,14 @@ def _nobody() -> None:
 
 
 class Intake(asyncio.BufferedProtocol):
-    """The protocol of a transport, in front of the one that it had."""
+    """The protocol of a transport, in front of aiohttp's: hands everything on to that until this takes over."""
 
     __slots__ = (
         "__weakref__",
         "_discarded",
         "_early",
         "_fruitless",
+        "_is_open",
         "_limit",
         "_metrics",
         "_over",
@@ -79,40 +83,24 @@ class Intake(asyncio.BufferedProtocol):
         "transport",
     )
 
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        protocol: asyncio.Protocol,
-        turns: Turns,
-        max_frame_bytes: int,
-        source: Callable[[], MessageSource | None],
-        metrics: Metrics,
-    ) -> None:
-        self.transport = transport
+    transport: asyncio.Transport
+
+    def __init__(self, protocol: asyncio.Protocol, metrics: Metrics) -> None:
         self._protocol = protocol
-        self.headers = FrameHeaders()
-        self.messages = Messages()
-        # aiohttp refuses a message that is as long as its limit.
-        self.parser = parser_for(self.messages, max_frame_bytes + 1)
+        self._metrics = metrics
+        # Whether frames are read: not before this takes over, nor while everything is thrown away.
+        self._is_open = False
         # Called when there are new messages, or when no more will come.
         self.arrived: Callable[[], None] = _nobody
-        self._turns = turns
-        self._limit = 2 * max_frame_bytes + _SMALL
-        self._source = source
-        self._metrics = metrics
         # The size of the last frame, which decides how much is read at once.
-        self.last_size = 0
+        self.last_size = _LARGEST
         # Whether the socket is left alone, and whether it is gone.
         self.is_held = False
         self.is_lost = False
-        # Bytes since the last message was complete, and the turn that the next ones wait for.
-        self._fruitless = 0
+        # The turn that the next bytes wait for.
         self._turn: asyncio.Future[None] | None = None
-        # What came before this was installed.
-        self._early = b""
         # What to call when nothing more is worth reading; set while all of it is thrown away.
         self._over: Callable[[], None] | None = None
-        self._discarded = 0
 
     @classmethod
     def install(
@@ -123,21 +111,47 @@ class Intake(asyncio.BufferedProtocol):
         source: Callable[[], MessageSource | None],
         metrics: Metrics,
     ) -> Intake:
-        """Put one in front of aiohttp's protocol, which hears of nothing but the end; hold it if something came early.
+        """Have the one in front of aiohttp's protocol take over, which hears of nothing but the end from now on.
 
-        The `source`, a weak reference, is told of a message that does not end; nothing more is read then. Raises
-        ConnectionResetError if the transport is gone.
+        Where another server listens than ours, it is put there now. The `source`, a weak reference, is told of a
+        message that does not end; nothing more is read then. Raises ConnectionResetError if the transport is gone.
         """
         transport = handler.transport
         if transport is None:
             raise ConnectionResetError("the client left during the handshake")
-        intake = cls(transport, handler, turns, max_frame_bytes, source, metrics)
-        transport.set_protocol(intake)
-        intake._early = take_over(handler, intake.parser)
-        if intake._early or not transport.is_reading():  # aiohttp may have paused it
-            intake.hold()
-        metrics.received_bytes += len(intake._early)
+        intake = transport.get_protocol()
+        if type(intake) is not cls:
+            intake = cls(handler, metrics)
+            intake.transport = transport
+            transport.set_protocol(intake)  # costs the loop system calls
+        intake._take_over(handler, turns, max_frame_bytes, source)
         return intake
+
+    def _take_over(
+        self,
+        handler: web.RequestHandler,
+        turns: Turns,
+        max_frame_bytes: int,
+        source: Callable[[], MessageSource | None],
+    ) -> None:
+        """Read frames from now on; hold it if something came early."""
+        self._is_open = True
+        self.last_size = 0
+        self.headers = FrameHeaders()
+        self.messages = Messages()
+        # aiohttp refuses a message that is as long as its limit.
+        self.parser = parser_for(self.messages, max_frame_bytes + 1)
+        self._turns = turns
+        self._limit = 2 * max_frame_bytes + _SMALL
+        self._source = source
+        # Bytes since the last message was complete.
+        self._fruitless = 0
+        self._discarded = 0
+        # What came before.
+        self._early = take_over(handler, self.parser)
+        if self._early or not self.transport.is_reading():  # aiohttp may have paused it
+            self.hold()
+        self._metrics.received_bytes += len(self._early)
 
     def hold(self) -> None:
         """Leave the socket alone until `go_on`."""
@@ -164,20 +178,30 @@ class Intake(asyncio.BufferedProtocol):
         """Tell nobody of what arrives any more."""
         self.arrived = _nobody
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hand on the connection."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one, and does not inherit from it
+        self._protocol.connection_made(transport)
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the buffer."""
-        return _buffer if self.last_size >= _LARGE_FRAME else _small_buffer
+        if self.last_size < _LARGE_FRAME:
+            return _small_buffer
+        return _large_buffer if self._is_open else _buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse what was read."""
-        self._metrics.received_bytes += nbytes
-        if self._over is None:
+        if self._is_open:
+            self._metrics.received_bytes += nbytes
             self._take(bytes(_buffer[:nbytes]))
             if self.messages.size:
                 self.arrived()
                 if self.messages.size > HIGH:
                     self.hold()
+        elif self._over is None:
+            self._protocol.data_received(bytes(_buffer[:nbytes]))
         else:
+            self._metrics.received_bytes += nbytes
             self._discard(nbytes)
 
     def _take(self, data: bytes) -> None:
@@ -207,9 +231,10 @@ class Intake(asyncio.BufferedProtocol):
 
     def discard(self, over: Callable[[], None]) -> None:
         """Throw away what else comes; `over` is called at its end, or when it is too much."""
+        self._is_open = False
         self._over = over
         self._early = b""
-        self.last_size = _LARGE
+        self.last_size = _LARGEST
         self.is_held = False
         with suppress(RuntimeError):
             self.transport.resume_reading()
@@ -239,8 +264,9 @@ class Intake(asyncio.BufferedProtocol):
         self.arrived()
 
     def pause_writing(self) -> None:
-        """Note and hand on that the transport is full."""
-        self._metrics.full.add(self.transport)
+        """Note and hand on that the transport is full; of a response of HTTP, nothing is noted."""
+        if self._is_open or self._over is not None:
+            self._metrics.full.add(self.transport)
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:

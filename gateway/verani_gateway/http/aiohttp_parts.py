@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import WSMessage, WSMsgType, web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import RawRequestMessage
 
 from verani.errors import VeraniError
@@ -23,11 +25,13 @@ except ImportError:  # `check` says so
 __all__ = [
     "AiohttpError",
     "Messages",
+    "Undelayed",
     "check",
     "drop_unread",
     "feeds_a_websocket",
     "has_failed",
     "is_ended",
+    "keep_alive_for",
     "parser_for",
     "take_over",
     "waits",
@@ -50,6 +54,7 @@ PARTS: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
         web.RequestHandler,
         (
             "_force_close",
+            "_keepalive_timeout",
             "_messages",
             "_message_tail",
             "_parser",
@@ -142,6 +147,24 @@ def waits(handler: web.RequestHandler) -> bool:
 def is_ended(handler: web.RequestHandler) -> bool:
     """Tell whether a connection is being dropped."""
     return handler._force_close
+
+
+class Undelayed(BaseProtocol):
+    """What aiohttp's protocols are made of, for sockets that have TCP_NODELAY already: from the one that listens.
+
+    To be named after the protocol among the bases of a class, so that it comes before what it replaces.
+    """
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+
+
+def keep_alive_for(handler: web.RequestHandler, seconds: float) -> None:
+    """Close a connection that is idle so long after a response."""
+    handler._keepalive_timeout = seconds
 
 
 def feeds_a_websocket(handler: web.RequestHandler) -> bool:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -22,10 +21,12 @@ from aiohttp.http_exceptions import LineTooLong
 
 from verani.errors import TooLarge
 
-from ..http.aiohttp_parts import drop_unread, has_failed, is_ended, waits
+from ..connections.intake import Intake
+from ..http.aiohttp_parts import Undelayed, drop_unread, has_failed, is_ended, keep_alive_for, waits
 from ..http.bodies import LINGER
 from ..http.handshake import not_of_handshakes
 from ..http.proxies import UNIX
+from .header_deadlines import HeaderDeadlines
 from .sockets import BACKLOG
 
 if TYPE_CHECKING:
@@ -74,19 +75,25 @@ class Listener:
         settings = self._gateway.settings
         options: dict[str, Any] = {
             "access_log": None,  # it would show query strings, where tokens travel
-            # aiohttp has one timer for both: a connection that has sent no complete header by then is closed, and so is
-            # one that stays idle after a response.
-            "keepalive_timeout": settings.header_timeout,
+            # aiohttp times what comes after a response, see `start`.
+            "keepalive_timeout": 0,
             # The limit is of all together, whichever is long.
             "max_line_size": settings.max_header_bytes,
             "max_field_size": settings.max_header_bytes,
             "read_bufsize": _READ_AHEAD,
             "auto_decompress": not self._internal,
+            "tcp_keepalive": False,  # see `_tune`
+            "loop": (loop := asyncio.get_running_loop()),
         }
-        loop = asyncio.get_running_loop()
         assert self._runner.server is not None
-        protocol = partial(_Protocol, self._gateway, self._runner.server, internal=self._internal, loop=loop, **options)
+        gateway, server, internal = self._gateway, self._runner.server, self._internal
+        deadlines = HeaderDeadlines(settings.header_timeout)
+
+        def protocol() -> Intake:
+            return Intake(_Protocol(gateway, server, deadlines, options, internal=internal), gateway.metrics)
+
         for each in self._sockets:
+            _tune(each)
             # asyncio tries to accept `backlog` times in a row, and where the process is out of file descriptors
             # it logs and sets a timer each time. One is enough; the queue in the kernel is set again after it.
             self._servers.append(await loop.create_server(protocol, sock=each, backlog=1))
@@ -110,20 +117,36 @@ class Listener:
             response.headers[hdrs.CONNECTION] = "close"  # which aiohttp has decided before it asks us
 
 
+def _tune(listening: socket.socket) -> None:
+    """Set what aiohttp sets for each connection: they inherit it."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if listening.family in (socket.AF_INET, socket.AF_INET6):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class _HeaderTooLarge(TooLarge):
     """A request whose line and headers are larger than may be."""
 
     status = _STATUS
 
 
-class _Protocol(web.RequestHandler):
+class _Protocol(web.RequestHandler, Undelayed):
     """aiohttp's protocol of one HTTP connection."""
 
-    __slots__ = ("_gateway", "_header_bytes", "_internal", "_is_over", "_last", "_left", "_refused")
+    __slots__ = ("_deadlines", "_gateway", "_header_bytes", "_internal", "_is_over", "_last", "_left", "_refused")
 
-    def __init__(self, gateway: Gateway, server: web.Server, *, internal: bool, **options: Any) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        server: web.Server,
+        deadlines: HeaderDeadlines,
+        options: dict[str, Any],
+        *,
+        internal: bool,
+    ) -> None:
         super().__init__(server, **options)
         self._gateway = gateway
+        self._deadlines = deadlines
         self._internal = internal
         # What has come of a header that is not complete, and the last bytes of it.
         self._header_bytes = 0
@@ -137,10 +160,16 @@ class _Protocol(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, unless it would cost a descriptor that is needed for other things."""
         super().connection_made(transport)
+        self._deadlines.add(self)
         if not self._gateway.entrance.descriptors.take(internal=self._internal):
             self._count("max_connections")
             assert self.transport is not None
             self.transport.abort()
+
+    def start(self) -> Coroutine[Any, Any, None]:
+        """Handle requests, with as much time for the header of the next one as the first one has."""
+        keep_alive_for(self, self._gateway.settings.header_timeout)
+        return super().start()
 
     def data_received(self, data: bytes) -> None:
         """Hand on what was read, unless it is more of a header than may be."""
@@ -154,6 +183,7 @@ class _Protocol(web.RequestHandler):
         super().data_received(data)
         if is_header and not waits(self):
             self._header_bytes, self._last = 0, b""
+            self._deadlines.discard(self)
         self._is_over = has_failed(self)  # aiohttp would have its parser fail again, which costs more each time
 
     def _is_too_long(self, data: bytes) -> bool:
@@ -181,10 +211,15 @@ class _Protocol(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         self._gateway.entrance.descriptors.give_back()
+        self._deadlines.discard(self)
         if self._refused is not None:
             self._refused.cancel()
         super().connection_lost(exc)
         drop_unread(self)
+
+    def is_late(self) -> None:
+        """Close it, unless it has something to do."""
+        self._process_keepalive()
 
     def _process_keepalive(self) -> None:
         super()._process_keepalive()
