@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Generator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -76,11 +77,21 @@ def _begin_in_task(self: Hooks[Any, Any], which: str, run: HookRun, *arguments: 
     return partial(self.run, run, self._room.definition.hooks[which], *arguments)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Collect without looking for garbage: nothing of what is imported and collected is any."""
+    gc.disable()
+    _import_ahead(session.config)
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def _import_ahead(config: pytest.Config) -> None:
     """Have each worker of a whole run import other modules first: what one has compiled, all others read."""
-    worker: dict[str, Any] | None = getattr(session.config, "workerinput", None)
-    if worker is None or session.config.args != ["tests"]:
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is None or config.args != ["tests"]:
         return
     paths = sorted(path.relative_to(ROOT) for path in ROOT.glob("tests/**/test_*.py"))
     begin = len(paths) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
