@@ -19,10 +19,12 @@ from playwright.async_api import Browser, async_playwright
 __all__ = ["FLAGS", "_function_scoped_runner", "browser", "chromium"]
 
 # What of Chromium no test needs. For each window it would load two pages behind the address bar, which cost as much as
-# the window with all that a test does in it. The rest is what Playwright leaves out: the last such flag counts.
+# the window with all that a test does in it, and start a process for a page that never comes. The rest is what
+# Playwright leaves out: the last such flag counts.
 _LEFT_OUT = (
     "WebUIOmniboxPopup",
     "WebUIOmniboxAimPopup",
+    "SpareRendererForSitePerProcess",
     "AvoidCorsURLLoaderRestartOnRedirect",
     "AvoidUnnecessaryBeforeUnloadCheckSync",
     "DestroyProfileOnBrowserClose",
