@@ -76,7 +76,7 @@ class Server:
             while True:
                 if any(text in line for line in self.lines):
                     return
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
 
     async def status(self, room: str) -> dict[str, Any]:
         """Ask the internal listener about a room; empty for one that it does not know."""
@@ -89,7 +89,7 @@ class Server:
             while True:
                 if fields.items() <= (await self.status(room)).items():
                     return
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
 
     async def asleep(self, room: str) -> None:
         """Wait until a room that has connections is asleep."""

@@ -105,7 +105,7 @@ async def asleep(cluster: Cluster) -> None:
     while True:
         if all(set(host.rooms) <= {"asleep"} for host in (await cluster.status()).members):
             return
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 def missing(everybody: list[Member]) -> set[int]:

@@ -111,7 +111,7 @@ class Gate:
         """Wait until somebody waits here."""
         async with asyncio.timeout(PATIENCE):
             while who not in await self.waiting():  # noqa: ASYNC110  # in another process
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)
 
 
 class Gates(Protocol):

@@ -183,7 +183,7 @@ class Service:
         """Wait until the status of a room has these fields, and return it."""
         async with asyncio.timeout(PATIENCE):
             while not fields.items() <= (found := await self.status(room)).items():  # noqa: ASYNC110  # in another process
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
         return found
 
     async def asleep(self, room: str) -> None:
@@ -194,7 +194,7 @@ class Service:
         """Wait until nobody knows a room: it sleeps without connections."""
         async with asyncio.timeout(PATIENCE):
             while await self.status(room):  # noqa: ASYNC110  # in another process
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
 
 
 def _environment() -> Mapping[str, str]:
@@ -239,7 +239,7 @@ def _wait_until_whole(service: Service) -> None:
         if (len(status["members"]), len(status["gateways"]), len(epochs)) == (service.hosts, service.gateways, 1):
             return
         assert time.monotonic() < deadline, f"it does not become whole: {status}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def _serve(*options: str) -> Node:
