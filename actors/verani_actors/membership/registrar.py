@@ -1,7 +1,7 @@
 """Decide who is a member, and from which epoch on: the registrar's core.
 
 Messages and the time go in, messages come out; it sends nothing itself, reads no clock and knows no actor. Its shell
-(`verani_actors.processes.registrar_actor`) calls `tick` every 50 ms and carries the rest. What was heard of hosts is in
+(`verani_actors.processes.registrar_actor`) calls `tick` every 0.1 s and carries the rest. What was heard of hosts is in
 `heartbeats`, what of machines in `machines`; `starts` says which hosts are to run, `proposals` when a change is agreed.
 
 Invariants, which `verani_actors.membership.lease` proves to be enough for one owner of a room at a time:

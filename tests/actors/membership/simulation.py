@@ -34,7 +34,7 @@ __all__ = ["LEASE", "REGISTRAR", "ROOMS", "Cluster", "TwoOwners"]
 
 LEASE = 3.0
 ROOMS = [f"chat/{n}" for n in range(48)]
-TICK = 0.05
+TICK = 0.1
 REGISTRAR = "registrar"
 
 
