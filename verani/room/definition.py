@@ -310,6 +310,11 @@ class RoomDefinition(Generic[M, S]):
         """True where hooks say who may connect, and may take their time."""
         return not self.hooks.keys().isdisjoint(_JUDGES)
 
+    @property
+    def wakes_silently(self) -> bool:
+        """True where no code of the application's runs when a room wakes in which nobody is."""
+        return "on_wake" not in self.hooks and self.state is SimpleNamespace
+
     def check(self) -> None:
         """Raise `DefinitionError` for what can only be known once all decorators have run, or is costly to know."""
         self.events.check_types()

@@ -181,6 +181,18 @@ class RoomHost:
             return True
         return not self._stopped and self.ownership.owns(name) and self._succession.wake(name, reason) is not None
 
+    def wake_at_once(self, name: str) -> bool:
+        """Wake a room in which nobody is, for a connection, within this call; not from within a room.
+
+        False, and nothing done, where code of the application's runs for that, or anything else is to be done before.
+        """
+        if name in self.directory.rooms or self.entries.pending or not self._succession.wakes_silently(name):
+            return False
+        if not self.actors.base.has_nothing_to_do or not self.wake(name, "connect"):
+            return False
+        self.run()
+        return True
+
     def hibernate(self, name: str) -> bool:
         """Have a room sleep as soon as nothing is going on in it; False for one that is not awake here."""
         room = self.directory.rooms.get(name)

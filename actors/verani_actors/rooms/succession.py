@@ -69,6 +69,11 @@ class Succession:
         self._parts.actors.tell_manager(Wake(name))
         return room
 
+    def wakes_silently(self, name: str) -> bool:
+        """Tell whether no code of the application's runs when a room wakes in which nobody is."""
+        definition = self._definitions.get(name.partition("/")[0])
+        return definition is not None and definition.wakes_silently
+
     def created(self, name: str, address: ActorAddress) -> None:
         """The manager made the room's actor: ask the gateways for its records."""
         room = self._parts.directory.rooms[name]

@@ -7,7 +7,8 @@ Invariants:
 - A room is visited with frames at the bottom of the stack only, and only while it is awake, no hook of it runs, nothing
   is in flight or waits to leave, no actor has a message, and its own handles none. So its inputs are handled in order,
   one after the other, and what it said before has left before.
-- A connection is let in by a visit of its own only where no hook hears of it: that is safe wherever it comes from.
+- A connection is let in by a visit of its own only where no hook hears of it: that is safe wherever it comes from. A
+  room in which nobody is wakes for it at once where none hears of that either, and no actor has a message.
 - What a room says while it is visited is applied as a whole when it is left.
 - An input that has to wait after all is in flight from then on, before all that its hook has brought about, and the
   actor goes on with it.
@@ -51,6 +52,7 @@ class Visits:
 
     def __init__(self, host: RoomHost, gateway: str) -> None:
         """Begin when the host has started."""
+        self._host = host
         self._rooms = host.directory.rooms
         self._entries = host.entries
         self._actors = host.actors
@@ -80,6 +82,8 @@ class Visits:
         Returns what the room has said.
         """
         room = self._idle(connect.room, None)
+        if room is None and self._host.wake_at_once(connect.room):
+            room = self._idle(connect.room, None)
         if room is None:
             return None
         self._room = self._entries.visited = room

@@ -122,6 +122,11 @@ class AsyncioSystemBase:
         """Count the live actors."""
         return len(self._directory.live)
 
+    @property
+    def has_nothing_to_do(self) -> bool:
+        """Whether no message waits for its turn; an actor may still await something."""
+        return not self._run_queue.messages
+
     # What ActorSystem calls
 
     def newPrimaryActor(

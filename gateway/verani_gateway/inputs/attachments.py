@@ -122,10 +122,14 @@ class Attachments:
         self.unprocessed += 1
         return size
 
-    def admit(self, room: RoomInputs, connection: str, attachment: bytes) -> None:
-        """Start the record of a connection whose connect was processed before it could be kept."""
+    def admit(self, name: str, connection: str, attachment: bytes) -> RoomInputs:
+        """Start the record of a connection whose connect was processed before it could be kept; return its room."""
+        room = self.rooms.get(name)
+        if room is None:
+            room = self.rooms[name] = RoomInputs(name)
         held = room.records[connection] = _HeldConnection(attachment)
         held.connected = True
+        return room
 
     def attach(self, room: RoomInputs, attach: Attach | Seat) -> None:
         """Replace an attachment with a newly committed one, or note the place of a session."""

@@ -35,12 +35,12 @@ class ShortWay:
     def connect(self, room: str, connection: str, attachment: bytes) -> None:
         """Have a room let a connection in, or announce it there."""
         held, said = self._attachments.rooms.get(room), None
-        if held is not None and not held.unprocessed:
+        if held is None or not held.unprocessed:
             said = self._visits.let_in(Connect(room, self._attachments.next_number(), connection, attachment))
-        if held is None or said is None:
+        if said is None:
             self._ingress.connect(room, connection, attachment)
         else:
-            self._attachments.admit(held, connection, attachment)
+            held = self._attachments.admit(room, connection, attachment)
             self._delivery.say(held, *said, at_once=False)
 
     def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:

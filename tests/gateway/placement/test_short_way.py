@@ -17,6 +17,7 @@ from verani.engine.frame_dispatch import FrameDispatch
 from verani.room.definition import RoomDefinition, define_room
 from verani.room.meta import ConnectionMeta
 from verani_actors.rooms import visits as visits_module
+from verani_actors.rooms.hibernation import LookAround
 from verani_gateway.connections.connection import Connection
 from verani_gateway.placement.short_way import ShortWay
 
@@ -567,3 +568,38 @@ async def test_a_room_lets_a_connection_in_within_the_call_that_brings_it_unless
     assert engine.connections == 2
     assert another.order > first.order
     server.gateway.ingress.close(ROOM, "another", 1000, "")
+
+
+async def test_a_room_in_which_nobody_is_wakes_within_the_call_that_brings_a_connection(serve: Serve) -> None:
+    room: RoomDefinition[Any, Any] = define_room("chat")
+    server = await serve(room)
+    gateway, host = server.gateway, server.gateway.host
+    gateway.ingress.shortest.connect(ROOM, "first", room.codec(1024).admit(ConnectionMeta(user_id="ann")))
+    held, hosted = gateway.attachments.rooms[ROOM], host.directory.rooms[ROOM]
+    assert (held.records["first"].connected, held.unprocessed, host.rooms()) == (True, [], {ROOM: "awake"})
+    assert host.directory.woken_by["connect"] == host.wakes == 1
+    assert hosted.engine is not None
+    assert hosted.engine.connections == 1
+    gateway.ingress.close(ROOM, "first", 1000, "")
+    await until(lambda: ROOM not in gateway.attachments.rooms)
+    assert hosted.engine.connections == 0
+
+
+@pytest.mark.parametrize("why", ["on_wake", "its state", "another message"])
+async def test_a_room_wakes_in_its_turn_where_code_is_run_for_that_or_others_wait(serve: Serve, why: str) -> None:
+    woken: list[asyncio.Task[Any] | None] = []
+    room: RoomDefinition[Any, Any] = define_room("chat", state=list) if why == "its state" else define_room("chat")
+    if why == "on_wake":
+        room.on_wake(lambda actor: woken.append(asyncio.current_task()))
+    server = await serve(room)
+    gateway = server.gateway
+    if why == "another message":
+        gateway.host.actors.tell_manager(LookAround())
+    gateway.ingress.shortest.connect(ROOM, "first", room.codec(1024).admit(ConnectionMeta(user_id="ann")))
+    held = gateway.attachments.rooms[ROOM]
+    assert (held.records["first"].connected, len(held.unprocessed)) == (False, 1)
+    await settled(server)
+    assert held.records["first"].connected
+    assert asyncio.current_task() not in woken
+    gateway.ingress.close(ROOM, "first", 1000, "")
+    await until(lambda: ROOM not in gateway.attachments.rooms)
