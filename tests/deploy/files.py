@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +41,7 @@ def changed(path: Path, changes: dict[str, str]) -> str:
     return text
 
 
+@cache
 def compose() -> dict[str, Any]:
     """Parse the compose file strictly: what the Compose Specification does not know is an error."""
     import compose_spec  # takes a third of a second, which every worker would wait for
