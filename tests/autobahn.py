@@ -21,7 +21,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 from typing import Any
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from verani.room.definition import define_room
 from verani.room.meta import ConnectionMeta
@@ -46,22 +46,24 @@ REQUIREMENTS = Path(__file__).with_name("autobahn-requirements.txt")
 class EchoConnection(Connection):
     """A connection that sends each message back to where it came from."""
 
-    def _handle(self, message: WSMessage, way: InputWay, *, is_metered: bool = False) -> Rest | None:
-        match message.type:
+    def _handle(
+        self, kind: WSMsgType, data: bytes | bytearray, way: InputWay, *, is_metered: bool = False
+    ) -> Rest | None:
+        match kind:
             case WSMsgType.TEXT:
                 try:
-                    message.data.decode()
+                    data.decode()
                 except UnicodeDecodeError:
                     self.close(1007)
                 else:
+                    data = bytes(data)
                     least = self.outbox.deflates_from
-                    data = bytes(message.data)
                     self.outbox.put(text_frame(data) if least is None else deflated_frame(data, least))
             case WSMsgType.BINARY:
                 # The header of a binary frame differs from that of a text frame in its first byte.
-                self.outbox.put(b"\x82" + text_frame(message.data)[1:])
+                self.outbox.put(b"\x82" + text_frame(bytes(data))[1:])
             case _:
-                return super()._handle(message, way, is_metered=is_metered)
+                return super()._handle(kind, data, way, is_metered=is_metered)
         return None
 
 

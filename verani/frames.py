@@ -182,7 +182,7 @@ def path_of(error: msgspec.ValidationError) -> str | None:
 # --- what clients say --------------------------------------------------------------------------------------
 
 
-def scan(payload: bytes) -> ScannedFrame:
+def scan(payload: bytes | bytearray) -> ScannedFrame:
     """Check one client frame and return its envelope.
 
     Raises `NotUtf8` for bytes that are not UTF-8, `InvalidFrame` for anything else the protocol calls invalid.
@@ -197,9 +197,9 @@ def scan(payload: bytes) -> ScannedFrame:
         try:
             frame = _scan(payload)
         except msgspec.DecodeError:  # which most frames are spared the second try for
-            frame = decode_json(payload, _scan)
+            frame = decode_json(bytes(payload), _scan)
     except RecursionError as error:
-        frame = _scan_deep(payload, error)
+        frame = _scan_deep(bytes(payload), error)
     except _UNREADABLE as error:
         raise InvalidFrame(f"not a frame: {error}") from error
     # The first three are what `is_name` sees of most, without the call.
@@ -272,7 +272,7 @@ def _well_formed_in(value: Any) -> Any:
 
 def event_frame(channel: str, data: bytes) -> bytes:
     """Wrap encoded data in a server frame, keys in the order of protocol 9."""
-    return b"%b%b}" % (_envelope(channel), data)
+    return b"".join((_envelope(channel), data, b"}"))
 
 
 def named_event_frame(channel: str, event: str, data: Any = UNSET) -> bytes:

@@ -106,6 +106,8 @@ class Engine(Generic[M, S]):
         self._waking = Waking(room, running)
         self._door = Door(room, running)
         self._dispatch = FrameDispatch(room, running, self._middleware, measures)
+        # Handles a frame as `start` does, where `takes_at_once` said so; who calls this knows when it is processed.
+        self.start_frame = self._dispatch.received
         # Made with the first call: most rooms never get one.
         self._calls: IncomingCalls[M, S] | None = None
         self._clock = clock
@@ -135,10 +137,9 @@ class Engine(Generic[M, S]):
         self._sink.processed(gateway, event.number)
         return None
 
-    def start_frame(self, frame: messages.FrameInput, gateway: str) -> Rest[bool] | None:
-        """Handle a frame as `start` does, where `takes_at_once` said so; who calls this knows when it is processed."""
-        rest = self._dispatch.received(gateway, frame)
-        return None if rest is None else functools.partial(self._finish, gateway, frame.number, rest)
+    def rest_of(self, frame: messages.FrameInput, gateway: str, rest: Rest[object]) -> Rest[bool]:
+        """Make the rest of a frame, which `start_frame` has left, one of those that `start` leaves."""
+        return functools.partial(self._finish, gateway, frame.number, rest)
 
     def _start_other(self, event: Event, gateway: str) -> Rest[bool] | None:
         """Start anything, as `start` does: what most inputs are has a shorter way."""

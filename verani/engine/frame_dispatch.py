@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import logging
 from typing import Any, Generic
@@ -46,8 +47,13 @@ class FrameDispatch(Generic[M, S]):
         self._middleware = middleware
         self._measures = measures
 
-    def received(self, gateway: str, event: messages.FrameInput) -> Rest[object] | None:
-        """Take a frame of a member; others were kicked, refused by `on_connect` or are gone, and theirs are dropped."""
+    def received(
+        self, gateway: str, event: messages.FrameInput, variables: contextvars.Context | None = None
+    ) -> Rest[object] | None:
+        """Take a frame of a member; others were kicked, refused by `on_connect` or are gone, and theirs are dropped.
+
+        The running context is this frame's alone if it is given as `variables`, and no task runs then.
+        """
         session = self._members.sessions.get(event.connection)
         if session is None:
             return None
@@ -80,7 +86,7 @@ class FrameDispatch(Generic[M, S]):
         elif alone.is_async:
             rest = functools.partial(self._hooks.run, run, alone.function, context, payload)
         else:
-            rest = self._hooks.start(run, alone.function, context, payload)
+            rest = self._hooks.start(run, alone.function, (context, payload), variables)
             if isinstance(rest, Returned):
                 return None if event.request is None else self._answer(gateway, event, context, rest.value)
         return rest if event.request is None else functools.partial(self._conclude, gateway, event, context, rest)

@@ -59,6 +59,9 @@ class Returned(Struct, frozen=True):
     value: Any
 
 
+# Python 3.11 looks the method of an imported name up in each call.
+_set_running = running.set
+
 # What most hooks return.
 _NOTHING = Returned(None)
 
@@ -88,22 +91,32 @@ class Hooks(Generic[M, S]):
         # A run whose rest nobody has begun to await.
         self._left: HookRun | None = None
 
-    def start(self, run: HookRun, hook: Callable[..., Any], *arguments: Any) -> Returned | Rest[Returned | None]:
+    def start(
+        self,
+        run: HookRun,
+        hook: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        variables: contextvars.Context | None = None,
+    ) -> Returned | Rest[Returned | None]:
         """Call one hook as one transaction; returns its result, or the rest of it, which comes to what `run` does.
 
-        The rest of a hook that awaits, or the report of one that has failed.
+        The rest of a hook that awaits, or the report of one that has failed. The running context is the hook's if it is
+        given as `variables`, and no task runs then; else it gets one, or all rooms would see what it sets.
         """
-        task = asyncio.current_task(self._turn.loop)
+        task = asyncio.current_task(self._turn.loop) if variables is None else None
         requests = task.cancelling() if task is not None else 0
         measure = run.measure
         if measure is None:
             measure = run.measure = self.measures.of(run.hook)
-        run.started = self._clock()
-        # In the context of the loop's callback, what the hook sets would be there for all rooms.
-        variables = copy_context()
-        called = variables.run(self._call, run, hook, arguments)
+        clock = self._clock
+        run.started = clock()
+        if variables is None:
+            variables = copy_context()
+            called = variables.run(self._call, run, hook, arguments)
+        else:
+            called = self._call(run, hook, arguments)
         if isinstance(called, Returned) and (task is None or task.cancelling() == requests):
-            took = self._clock() - run.started
+            took = clock() - run.started
             measure.counts[bisect_left(BOUNDS, took)] += 1  # as `observe` does
             measure.seconds += took
             run.over()
@@ -117,7 +130,7 @@ class Hooks(Generic[M, S]):
         hook = definition.hooks[which]
         if which in definition.async_hooks:
             return functools.partial(self.run, run, hook, *arguments)
-        started = self.start(run, hook, *arguments)
+        started = self.start(run, hook, arguments)
         return None if isinstance(started, Returned) else started
 
     def run(self, run: HookRun, hook: Callable[..., Any], *arguments: Any) -> Coroutine[Any, Any, Returned | None]:
@@ -147,7 +160,7 @@ class Hooks(Generic[M, S]):
         """
         turn = self._turn
         turn.current = run
-        running.set(run)
+        _set_running(run)
         waits = False
         try:
             result = hook(*arguments)

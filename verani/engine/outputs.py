@@ -24,6 +24,9 @@ __all__ = ["MAX_HOOK_OUTPUT", "MAX_OUTPUT_FRAME", "Outputs"]
 MAX_HOOK_OUTPUT = 16 << 20
 MAX_OUTPUT_FRAME = 1 << 20
 
+# Python 3.11 looks the method of an imported name up in each call.
+_current_run = running.get
+
 # What the shortest frame counts as: who sends it, and to whom, is kept, too.
 _LEAST = 32
 
@@ -93,17 +96,14 @@ class Outputs(Generic[M]):
         """
         turn, size = self._turn, len(frame)
         run = turn.current
-        if run is not None and run is not running.get():
-            run = None
-        if run is None or not turn.awake or turn.thread.ident != get_ident():  # the run that is current is armed
+        if run is None or run is not _current_run() or not turn.awake or turn.thread.ident != get_ident():
             turn.check_awake()
+            run = run if run is _current_run() else None
         before = run.output if run is not None else self._between_bytes if self.between else 0
         total = before + (size if size > _LEAST else _LEAST)
-        if size > MAX_OUTPUT_FRAME:
-            raise TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {size}")
-        if total > MAX_HOOK_OUTPUT:  # what is refused here was not output and does not count
-            raise TooLarge(f"{turn.name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
-        if run is not None:
+        if size > MAX_OUTPUT_FRAME or total > MAX_HOOK_OUTPUT:  # what is refused was not output and does not count
+            raise self._too_large(size)
+        if run is not None:  # which is armed
             run.output = total
         elif self._is_full is not None and self._is_full():
             raise RoomBusy(f"{turn.name}: its gateways are far behind what it has sent; wait before a task sends more")
@@ -111,12 +111,17 @@ class Outputs(Generic[M]):
             self._between_bytes = total
         return run
 
+    def _too_large(self, size: int) -> TooLarge:
+        if size > MAX_OUTPUT_FRAME:
+            return TooLarge(f"expected a frame of at most {MAX_OUTPUT_FRAME} bytes, got {size}")
+        return TooLarge(f"{self._turn.name}: expected at most {MAX_HOOK_OUTPUT} bytes of output in one hook")
+
     def put(self, gateway: str, output: messages.Output) -> None:
         """Write now if this is the running hook or none runs; queue the outputs of spawned tasks otherwise."""
         current = self._turn.current
         if current is None:
             self._sink.output(gateway, output, None)
-        elif current is running.get():
+        elif current is _current_run():
             self._sink.output(gateway, output, current.message.number if current.message is not None else None)
         else:
             self.between.append((gateway, output))

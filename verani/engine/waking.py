@@ -41,7 +41,7 @@ class Waking(Generic[M, S]):
         if room.definition.state is SimpleNamespace:  # the default: no code of the application's runs
             room.make_state()
             return None
-        started = self._hooks.start(HookRun(Context(room, None), name="state", role="wake"), room.make_state)
+        started = self._hooks.start(HookRun(Context(room, None), name="state", role="wake"), room.make_state, ())
         return None if isinstance(started, Returned) else started
 
     async def _wake(self, gateway: str = "", event: messages.Input | None = None) -> bool:

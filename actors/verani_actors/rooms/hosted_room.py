@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from typing import Any, Final
 
+from msgspec import Struct
 from thespian.actors import ActorAddress
 
 from verani.engine.engine import Engine
@@ -25,7 +27,6 @@ from verani.link.messages import Arrival, Attach, Close, Deliver, InterruptedInp
 from verani.room.context import WakeReason
 from verani.room.definition import RoomDefinition
 
-from ..links.flow import OVERHEAD
 from ..membership.share import Ownership
 from .carried_calls import CarriedCalls
 from .hearsay import Reach
@@ -34,7 +35,7 @@ from .room_actor import HandleInputs
 from .room_status import RoomLife
 from .tick_entries import MAX_PENDING, TickEntries
 
-__all__ = ["AWAKE", "TRANSITIONS", "RoomChange", "HostedRoom", "RoomState"]
+__all__ = ["AWAKE", "TRANSITIONS", "HostedRoom", "RoomChange", "RoomServices", "RoomState", "Visit"]
 
 # Close code of sessions whose gateway is gone (RFC 6455 7.1.5: no close frame came).
 _LOST: Final = 1006
@@ -111,6 +112,31 @@ AWAKE: Final = RoomState.AWAKE
 _GONE: Final = RoomState.GONE
 
 
+@dataclass(frozen=True, slots=True)
+class RoomServices:
+    """What the rooms of one host use: `caught_up` is called whenever one has processed all that it was given.
+
+    `counts` says how many are in each state.
+    """
+
+    entries: TickEntries
+    calls: CarriedCalls
+    caught_up: Callable[[HostedRoom], None]
+    tell: Callable[[ActorAddress, object], None]
+    counts: Counter[str]
+
+
+class Visit(Struct):
+    """What a room says while it is visited."""
+
+    said: list[Output] = []
+    attached: list[Attach | Seat] = []
+    # How many there were before the last frame; and how much of what is said has been weighed, and what that weighs.
+    before: int = 0
+    weighed: int = 0
+    weight: int = 0
+
+
 class HostedRoom:
     """One incarnation of a room; also the sink of its engine."""
 
@@ -120,17 +146,9 @@ class HostedRoom:
         definition: RoomDefinition[Any, Any],
         life: RoomLife,
         pulled: Pulled,
-        *,
-        entries: TickEntries,
-        calls: CarriedCalls,
-        caught_up: Callable[[HostedRoom], None],
-        tell: Callable[[ActorAddress, object], None],
-        counts: Counter[str],
+        services: RoomServices,
     ) -> None:
-        """Begin to wake; `caught_up` is called whenever the room has processed all that it was given.
-
-        `counts` says how many rooms are in each state.
-        """
+        """Begin to wake."""
         self.name = name
         self.definition = definition
         self.life = life
@@ -148,20 +166,21 @@ class HostedRoom:
         self.has_begun = False
         # A gateway wants it awake again as soon as it sleeps.
         self.wanted: WakeReason | None = None
-        self._entries = entries
-        self._calls = calls
-        self._caught_up = caught_up
-        self._tell = tell
-        self._counts = counts
-        counts[self.state.shown] += 1
+        # What it says goes there while it is visited; and when it may be visited again.
+        self.visit: Visit | None = None
+        self.rests_until = 0.0
+        self._services = services
+        self._entries = services.entries
+        services.counts[self.state.shown] += 1
 
     # --- state -----------------------------------------------------------------------------------------
 
     def enter(self, change: RoomChange) -> None:
         """Change the state by the table."""
-        self._counts[self.state.shown] -= 1
+        counts = self._services.counts
+        counts[self.state.shown] -= 1
         self.state = TRANSITIONS[self.state].get(change, self.state)
-        self._counts[self.state.shown] += 1
+        counts[self.state.shown] += 1
 
     def is_back(self, ownership: Ownership) -> bool:
         """Whether it is abandoned and its host's again: what comes is for the next incarnation."""
@@ -203,7 +222,7 @@ class HostedRoom:
     def deliver(self, inputs: list[tuple[str, Arrival]]) -> None:
         """Give inputs, of one gateway, to the actor; what a hook brings about in a visit waits for the end of that."""
         assert self.address is not None
-        if self._entries.visited is self:
+        if self.visit is not None:
             for each in inputs:
                 self.wait(*each)
             return
@@ -216,7 +235,7 @@ class HostedRoom:
         self.life.inputs += len(inputs)
         gateway, last = inputs[-1]
         self.taken[gateway] = last.number
-        self._tell(self.address, HandleInputs(inputs))
+        self._services.tell(self.address, HandleInputs(inputs))
 
     def deliver_waiting(self) -> None:
         """Give the actor what has waited for it."""
@@ -278,13 +297,13 @@ class HostedRoom:
     # --- effects ---------------------------------------------------------------------------------------
 
     def output(self, gateway: str, output: Output, cause: int | None) -> None:
-        entries = self._entries
-        if entries.visited is self:
+        visit = self.visit
+        if visit is not None:
             if type(output) is Deliver:
                 self.life.deliveries += len(output.connections)
-                entries.said_weight += OVERHEAD + len(output.payload)
-            entries.said.append(output)
+            visit.said.append(output)
             return
+        entries = self._entries
         if self.state is _GONE or gateway not in entries.gateways:
             return
         if type(output) is Deliver:
@@ -299,8 +318,8 @@ class HostedRoom:
             entries.flush()
 
     def attach(self, gateway: str, attach: Attach | Seat, cause: int | None) -> None:
-        if self._entries.visited is self:
-            self._entries.attached.append(attach)
+        if self.visit is not None:
+            self.visit.attached.append(attach)
             return
         if self.state is _GONE or gateway not in self._entries.gateways:
             return
@@ -319,10 +338,10 @@ class HostedRoom:
     def invoke(self, invoke: Invoke) -> None:
         if self.engine is not None:
             preferred = self.in_flight[0][0] if self.in_flight else None
-            self._calls.carry(self.name, invoke, partial(self.engine.replied, invoke.token), preferred)
+            self._services.calls.carry(self.name, invoke, partial(self.engine.replied, invoke.token), preferred)
 
     def processed(self, gateway: str, number: int) -> None:
-        if self._entries.visited is self or self.state is _GONE:
+        if self.visit is not None or self.state is _GONE:
             return
         in_flight = self.in_flight
         while in_flight:
@@ -332,7 +351,7 @@ class HostedRoom:
         self.has_begun = False
         self._entries.acknowledge(gateway, self, number, is_last=not in_flight)
         if not in_flight:
-            self._caught_up(self)
+            self._services.caught_up(self)
 
     # --- end -------------------------------------------------------------------------------------------
 

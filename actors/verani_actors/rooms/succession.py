@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from thespian.actors import ActorAddress
@@ -20,7 +21,7 @@ from verani.room.definition import RoomDefinition
 from ..upkeep.memory import Trimmer
 from .carried_calls import CarriedCalls
 from .hibernation import Wake
-from .hosted_room import HostedRoom, RoomState
+from .hosted_room import HostedRoom, RoomServices, RoomState
 from .opening import RoomOpening
 from .shared import SharedParts
 
@@ -60,11 +61,7 @@ class Succession:
             definition,
             self._parts.directory.begin_life(name, reason),
             self._opening.new_pull(),
-            entries=self._parts.entries,
-            calls=self._calls,
-            caught_up=self._parts.sleeping.mark_active,
-            tell=self._parts.actors.base.tell,
-            counts=self._parts.directory.counts,
+            self._services,
         )
         self._parts.actors.tell_manager(Wake(name))
         return room
@@ -73,6 +70,13 @@ class Succession:
         """Tell whether no code of the application's runs when a room wakes in which nobody is."""
         definition = self._definitions.get(name.partition("/")[0])
         return definition is not None and definition.wakes_silently
+
+    @cached_property
+    def _services(self) -> RoomServices:
+        parts = self._parts
+        return RoomServices(
+            parts.entries, self._calls, parts.sleeping.mark_active, parts.actors.base.tell, parts.directory.counts
+        )
 
     def created(self, name: str, address: ActorAddress) -> None:
         """The manager made the room's actor: ask the gateways for its records."""

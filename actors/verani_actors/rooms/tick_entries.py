@@ -71,11 +71,6 @@ class TickEntries:
         # Rooms whose incarnation is over, for the links that carried entries of it.
         self._over: dict[str, list[str]] = {}
         self._flushing: asyncio.Handle | None = None
-        # The room that is visited, and what it has said meanwhile, which is not pending.
-        self.visited: Speaker | None = None
-        self.said: list[Output] = []
-        self.said_weight = 0
-        self.attached: list[Attach | Seat] = []
 
     # --- gathering -------------------------------------------------------------------------------------
 
@@ -111,14 +106,6 @@ class TickEntries:
         entry.attachments.append(attach)
         self.weight += weight_of(attach)
         return entry
-
-    def leave(self) -> tuple[list[Output], list[Attach | Seat]]:
-        """End the visit of a room; returns what it has said."""
-        said, self.said, self.said_weight, self.visited = self.said, [], 0, None
-        attached = self.attached
-        if attached:
-            self.attached = []
-        return said, attached
 
     def acknowledge(self, gateway: str, room: Speaker, number: int, *, is_last: bool) -> None:
         """Say that a room has processed an input; when no room has any left, entries do not wait for the next tick.

@@ -114,7 +114,7 @@ class Connection:
         transport = self._intake.transport
         self.outbox = Outbox(writer, transport, settings.max_send_buffer, itself)
         if compressed:
-            self._intake.headers.compressed = []
+            self._intake.headers.note_compressed()
             self.outbox.deflates_from = settings.compression_min_bytes
         self._meter = meter
         # Made when they are needed, as they never are for most: with the first frame that is invalid, or too much.
@@ -157,7 +157,6 @@ class Connection:
                 if rest is None:
                     self._idle = asyncio.get_running_loop().create_future()
                     rest = await self._idle
-                    self._idle = None
                 ended = await rest()
         finally:
             self._idle = None
@@ -168,21 +167,26 @@ class Connection:
             self.closing.hang_up()
         return self.closing.sent or ended
 
-    def _arrived(self) -> None:
-        """Handle what has arrived, unless the connection waits for something; called by the loop."""
+    def _arrived(self, text: bytearray | None) -> bool:
+        """Handle what has arrived, or this text, unless the connection waits for something; called by the loop."""
         idle = self._idle
-        if idle is None or idle.done():
-            return
+        if idle is None or (text is not None and self.in_flight.since is not None):
+            return False
         way = self._facilities.ingress.shortest
         try:
-            rest = self._advance(way)
+            rest = self._advance(way) if text is None else self._handle(_TEXT, text, way)
         except Exception as error:  # a bug of ours, which is the end of this connection  # noqa: BLE001
-            idle.set_exception(error)
+            self._idle = None
+            if not idle.done():  # its task may have been cancelled
+                idle.set_exception(error)
         else:
             if rest is not None:
-                idle.set_result(rest)
+                self._idle = None
+                if not idle.done():
+                    idle.set_result(rest)
         finally:
             way.leave()
+        return True
 
     def _advance(self, way: InputWay) -> Rest | None:
         """Handle messages up to the first that has to wait, and return the rest of it."""
@@ -194,12 +198,14 @@ class Connection:
                 messages.size -= weight
                 if compressed is not None and message.type in _DATA and compressed.pop(0):
                     message = inflated(message, self._facilities.settings.max_frame_bytes)
+                if message.type in _LAST:
+                    return self._last(message)
                 self._turn += 1
                 if self._turn >= TURN:
                     self._turn = 0
                     if self._meter.used >= TURN:  # who is within its rate by far, waits for nobody
                         return partial(self._in_turn, message)
-                if (rest := self._handle(message, way)) is not None:
+                if (rest := self._handle(message.type, message.data, way)) is not None:
                     return rest
             elif intake.is_lost:
                 return partial(_end, _LOST)
@@ -213,18 +219,18 @@ class Connection:
     async def _in_turn(self, message: WSMessage) -> tuple[int, str] | None:
         self._intake.hold()
         await self._facilities.turns.take()
-        rest = self._handle(message, self._facilities.ingress)
+        rest = self._handle(message.type, message.data, self._facilities.ingress)
         return None if rest is None else await rest()
 
-    def _handle(self, message: WSMessage, way: InputWay, *, is_metered: bool = False) -> Rest | None:
-        kind, data, closing, in_flight = message.type, message.data, self.closing, self.in_flight
-        self.liveness.seen_at = now = self._facilities.now()
+    def _handle(
+        self, kind: WSMsgType, data: bytes | bytearray, way: InputWay, *, is_metered: bool = False
+    ) -> Rest | None:
+        closing, in_flight, clock = self.closing, self.in_flight, self._facilities.now
+        self.liveness.seen_at = now = clock()
         self.liveness.pinged_at = None
-        if kind in _LAST:
-            return self._last(message)
         size = len(data)
         if not is_metered and (exceeded := self._meter.take(now, size)) is not None:
-            return partial(self._exceeded, message, size, exceeded)
+            return partial(self._exceeded, kind, data, exceeded)
         if closing.sent is not None and (not closing.heeds or in_flight.exceed()):
             return self.throttle.skip
         if kind is _TEXT:
@@ -252,10 +258,10 @@ class Connection:
             return partial(_end, self.closing.answer(message.data, message.extra or ""))
         return partial(self._fail, message.data)
 
-    async def _exceeded(self, message: WSMessage, size: int, setting: str) -> tuple[int, str] | None:
-        if not await self.throttle.exceeded(self._meter, setting, size):
+    async def _exceeded(self, kind: WSMsgType, data: bytes | bytearray, setting: str) -> tuple[int, str] | None:
+        if not await self.throttle.exceeded(self._meter, setting, len(data)):
             return None
-        rest = self._handle(message, self._facilities.ingress, is_metered=True)
+        rest = self._handle(kind, data, self._facilities.ingress, is_metered=True)
         return None if rest is None else await rest()
 
     async def _forward_within_its_rate(self, frame: ScannedFrame, size: int) -> None:

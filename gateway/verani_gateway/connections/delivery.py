@@ -36,7 +36,7 @@ from ..inputs.congestion import Congestion
 from ..inputs.metrics import Metrics
 from .emptying import Emptying
 from .open_connections import OpenConnections
-from .outbox import MANY, Outbox, Run, Writer, deflated_frame, text_frame
+from .outbox import MANY, Run, Writer, deflated_frame, text_frame
 
 __all__ = ["Delivery"]
 
@@ -77,7 +77,7 @@ class Delivery:
         """Apply the entries of one batch, each whole."""
         congestion = self._congestion
         was_full = bool(congestion.waiting) and congestion.is_full
-        self._writer.is_held = True
+        self._writer.hold()
         try:
             for entry in entries:
                 self._apply(entry)
@@ -90,10 +90,11 @@ class Delivery:
         self, room: RoomInputs, outputs: Sequence[Output], attachments: Sequence[Attach | Seat], *, at_once: bool
     ) -> None:
         """Apply what a room has said, whole; it is written `at_once`, or with all of the tick."""
-        self._writer.is_held = at_once
+        if at_once:
+            self._writer.hold()
         try:
             if len(outputs) == 1 and type(output := outputs[0]) is Deliver and len(output.connections) <= MANY:
-                self._put_alone(output, Outbox.write if at_once else Outbox.put)
+                self._put_alone(output, at_once=at_once)
             else:
                 self._put(room, outputs)
             for attach in attachments:
@@ -117,7 +118,7 @@ class Delivery:
         if not self._attachments.rooms:
             self._progress.set()
 
-    def _put_alone(self, output: Deliver, put: Callable[[Outbox, bytes], None]) -> None:
+    def _put_alone(self, output: Deliver, *, at_once: bool) -> None:
         """Do what a run of one broadcast to few does, without one."""
         outboxes, exclude, count = self._outboxes, output.exclude, 0
         data, small = text_frame(output.payload), b""
@@ -126,11 +127,13 @@ class Delivery:
             if outbox is None or id in exclude:
                 continue
             count += 1
-            if outbox.deflates_from is None:
-                put(outbox, data)
-            else:  # once for all
-                small = small or deflated_frame(output.payload, outbox.deflates_from)
-                put(outbox, small)
+            least = outbox.deflates_from
+            if least is not None and not small:  # once for all
+                small = deflated_frame(output.payload, least)
+            if at_once:
+                outbox.write(data if least is None else small)
+            else:
+                outbox.put(data if least is None else small)
         self._metrics.deliveries += count
 
     def _put(self, room: RoomInputs, outputs: Sequence[Output]) -> None:

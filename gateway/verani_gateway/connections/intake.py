@@ -41,7 +41,8 @@ _MAX_DISCARDED: Final = 16 << 20
 _LARGE_FRAME: Final = 1 << 10
 
 # One for all: what was read is copied before anything else may read.
-_buffer: Final = memoryview(bytearray(_LARGEST))
+_bytes: Final = bytearray(_LARGEST)
+_buffer: Final = memoryview(_bytes)
 _large_buffer: Final = _buffer[:_LARGE]
 _small_buffer: Final = _buffer[:_SMALL]
 
@@ -53,8 +54,9 @@ class MessageSource(Protocol):
         """Close for a message that does not end."""
 
 
-def _nobody() -> None:
+def _nobody(_: bytearray | None) -> bool:
     """Tell nobody: what arrives waits."""
+    return False
 
 
 class Intake(asyncio.BufferedProtocol):
@@ -90,8 +92,9 @@ class Intake(asyncio.BufferedProtocol):
         self._metrics = metrics
         # Whether frames are read: not before this takes over, nor while everything is thrown away.
         self._is_open = False
-        # Called when there are new messages, or when no more will come.
-        self.arrived: Callable[[], None] = _nobody
+        # Called when there are new messages, or when no more will come; or with a text that came alone, which becomes
+        # one of the messages unless it is taken.
+        self.arrived: Callable[[bytearray | None], bool] = _nobody
         # The size of the last frame, which decides how much is read at once.
         self.last_size = _LARGEST
         # Whether the socket is left alone, and whether it is gone.
@@ -137,7 +140,7 @@ class Intake(asyncio.BufferedProtocol):
         """Read frames from now on; hold it if something came early."""
         self._is_open = True
         self.last_size = 0
-        self.headers = FrameHeaders()
+        self.headers = FrameHeaders(max_frame_bytes)
         self.messages = Messages()
         # aiohttp refuses a message that is as long as its limit.
         self.parser = parser_for(self.messages, max_frame_bytes + 1)
@@ -172,7 +175,7 @@ class Intake(asyncio.BufferedProtocol):
 
     def look(self) -> None:
         """Have who reads look again at what has arrived."""
-        self.arrived()
+        self.arrived(None)
 
     def leave(self) -> None:
         """Tell nobody of what arrives any more."""
@@ -193,10 +196,15 @@ class Intake(asyncio.BufferedProtocol):
         """Parse what was read."""
         if self._is_open:
             self._metrics.received_bytes += nbytes
+            messages = self.messages
+            if not messages.size and not messages.has_failed:
+                text, arrived = self.headers.text(_bytes, nbytes), self.arrived
+                if text is not None and arrived(text):
+                    return
             self._take(bytes(_buffer[:nbytes]))
-            if self.messages.size:
-                self.arrived()
-                if self.messages.size > HIGH:
+            if messages.size:
+                self.arrived(None)
+                if messages.size > HIGH:
                     self.hold()
         elif self._over is None:
             self._protocol.data_received(bytes(_buffer[:nbytes]))
@@ -227,7 +235,7 @@ class Intake(asyncio.BufferedProtocol):
     def _take_turn(self, _: asyncio.Future[None]) -> None:
         self._turn = None
         self.go_on()
-        self.arrived()
+        self.arrived(None)
 
     def discard(self, over: Callable[[], None]) -> None:
         """Throw away what else comes; `over` is called at its end, or when it is too much."""
@@ -261,7 +269,7 @@ class Intake(asyncio.BufferedProtocol):
         self._end()
         self._protocol.connection_lost(exc)
         self.is_lost = True
-        self.arrived()
+        self.arrived(None)
 
     def pause_writing(self) -> None:
         """Note and hand on that the transport is full; of a response of HTTP, nothing is noted."""

@@ -142,15 +142,19 @@ class Outbox:
         """Queue ready WebSocket frames, `patient` ones if they are for many; dropped once the outbox is sealed."""
         if self._sealed:
             return
-        if not self._parts:
+        parts = self._parts
+        if not parts or (self._patient and not patient):
             self._patient = patient
-            self._writer.schedule(self, patient)
-        elif self._patient and not patient:
-            self._patient = False
-            self._writer.schedule(self)
-        self._parts.append(data)
-        self.pending += len(data)
-        if self.pending > self._limit + MAX_WAITING:
+            writer = self._writer
+            if patient:
+                writer.have_patience(self)
+            else:
+                writer.dirty.append(self)
+                if writer.is_resting:
+                    writer.start()
+        parts.append(data)
+        self.pending = pending = self.pending + len(data)
+        if pending > self._limit + MAX_WAITING:
             self._give_up()
 
     def write(self, data: bytes) -> None:
@@ -179,8 +183,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Give the transport what waits, as long as it holds no more than the limit."""
-        transport, parts = self._transport, self._parts
-        self._patient = False
+        transport, parts, pending = self._transport, self._parts, self.pending
         if not parts:
             return
         if transport.is_closing():
@@ -188,12 +191,13 @@ class Outbox:
             self.pending = 0
             return
         room = self._limit - transport.get_write_buffer_size()
-        if self.pending <= room or self._sealed:
+        if pending <= room or self._sealed:
             transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
-            self._writer.metrics.sent_bytes += self.pending
+            self._writer.metrics.sent_bytes += pending
             parts.clear()
             self.pending = 0
             return
+        self._patient = False
         fits = 0
         while fits < len(parts) and room > 0:
             begin, size = fits, len(parts[fits])
@@ -276,33 +280,37 @@ class Writer:
     def __init__(self, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> None:
         self._loop = loop
         self.metrics = metrics
-        self._dirty: list[Outbox] = []
+        # Those whose turn is at the end of the tick; and whether nobody will `flush` them yet.
+        self.dirty: list[Outbox] = []
+        self.is_resting = True
         self._handle: asyncio.Handle | None = None
-        # Whether who schedules will `flush`, too, before it returns to the loop.
-        self.is_held = False
         self._patient: OrderedDict[Outbox, None] = OrderedDict()
         self._slice: asyncio.Handle | None = None
         self._suspects: dict[Outbox, None] = {}
         self._second_look: asyncio.TimerHandle | None = None
 
-    def schedule(self, outbox: Outbox, patient: bool = False) -> None:
-        """Flush this outbox at the end of the tick, or in its turn."""
-        if patient:
-            self._patient[outbox] = None
-            if self._slice is None:
-                self._slice = self._loop.call_soon(self._write_slice)
-            return
-        self._dirty.append(outbox)
-        if self._handle is None and not self.is_held:
-            self._handle = self._loop.call_soon(self.flush)
+    def start(self) -> None:
+        """Flush at the end of the tick."""
+        self.is_resting = False
+        self._handle = self._loop.call_soon(self.flush)
+
+    def hold(self) -> None:
+        """Leave it to the caller to `flush` before it returns to the loop."""
+        self.is_resting = False
+
+    def have_patience(self, outbox: Outbox) -> None:
+        """Flush this outbox in its turn."""
+        self._patient[outbox] = None
+        if self._slice is None:
+            self._slice = self._loop.call_soon(self._write_slice)
 
     def flush(self) -> None:
         """Write what the outboxes hold whose turn is now."""
-        self.is_held = False
+        self.is_resting = True
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        dirty = self._dirty
+        dirty = self.dirty
         while dirty:
             dirty.pop().flush()
 
@@ -321,7 +329,7 @@ class Writer:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of outboxes whose turn has not come, or whose transports are full."""
-        return sum(map(attrgetter("pending"), {*self._dirty, *self._patient, *self._suspects}))
+        return sum(map(attrgetter("pending"), {*self.dirty, *self._patient, *self._suspects}))
 
     def look_again(self, outbox: Outbox) -> None:
         """Judge this outbox once its client had a moment to read."""

@@ -18,6 +18,7 @@ from aiohttp.http import RawRequestMessage
 from verani.errors import VeraniError
 
 try:
+    from aiohttp._websocket.helpers import websocket_mask
     from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 except ImportError:  # `check` says so
     WebSocketDataQueue = WebSocketReader = object  # type: ignore[assignment]
@@ -35,6 +36,7 @@ __all__ = [
     "parser_for",
     "take_over",
     "waits",
+    "websocket_mask",
 ]
 
 # What a message weighs besides its payload, in bytes, so that empty ones count, too.
@@ -75,13 +77,15 @@ class AiohttpError(VeraniError):
 class Messages(WebSocketDataQueue):
     """What the parser has read of one WebSocket, and nobody has handled; one of the type ERROR is the last one."""
 
-    __slots__ = ("arrived", "size")
+    __slots__ = ("arrived", "has_failed", "size")
 
     def __init__(self) -> None:
         # Without what its own would make: it has no stream to pause, and no reader that waits.
         # With what each weighs, and all together: bytes. A list, because few wait at a time, and most never any.
         self.arrived: list[tuple[WSMessage, int]] = []
         self.size = 0
+        # Whether the parser takes nothing any more.
+        self.has_failed = False
 
     def feed_data(self, data: Any, size: int) -> None:
         """Take a message from the parser."""
@@ -91,6 +95,7 @@ class Messages(WebSocketDataQueue):
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
         """Take what was wrong with the last frame."""
+        self.has_failed = True
         self.feed_data(WSMessage(WSMsgType.ERROR, exc, None), 0)
 
 

@@ -67,8 +67,8 @@ class Ingress:
     def number(self, room: str, connection: str, frame: ScannedFrame) -> FrameInput:
         """Make a client's frame an input, and count it."""
         self._metrics.frames += 1
-        data = bytes(frame.data) if frame.data is not UNSET else None
-        return FrameInput(room, self._attachments.next_number(), connection, frame.type, data, frame.channel, frame.id)
+        data, next_number = bytes(frame.data) if frame.data is not UNSET else None, self._attachments.next_number
+        return FrameInput(room, next_number(), connection, frame.type, data, frame.channel, frame.id)
 
     def leave(self) -> None:
         """Do nothing more: what was sent is under way."""

@@ -34,14 +34,14 @@ class ShortWay:
 
     def connect(self, room: str, connection: str, attachment: bytes) -> None:
         """Have a room let a connection in, or announce it there."""
-        held, said = self._attachments.rooms.get(room), None
+        held, visit = self._attachments.rooms.get(room), None
         if held is None or not held.unprocessed:
-            said = self._visits.let_in(Connect(room, self._attachments.next_number(), connection, attachment))
-        if said is None:
+            visit = self._visits.let_in(Connect(room, self._attachments.next_number(), connection, attachment))
+        if visit is None:
             self._ingress.connect(room, connection, attachment)
         else:
             held = self._attachments.admit(room, connection, attachment)
-            self._delivery.say(held, *said, at_once=False)
+            self._delivery.say(held, visit.said, visit.attached, at_once=False)
 
     def frame(self, room: str, connection: str, frame: ScannedFrame) -> int:
         """Have a room handle a frame, or send it there; returns its size if it is in flight, or else 0."""
@@ -51,14 +51,14 @@ class ShortWay:
             if held is None or held.unprocessed or not self._visits.enter(room, frame.type):
                 return self._ingress.frame(room, connection, frame)
             self._visited = held
-        elif visited.unprocessed or self._visits.is_long:
+        elif visited.unprocessed or not self._visits.goes_on():
             self.leave()
             return self._ingress.frame(room, connection, frame)
         input = self._ingress.number(room, connection, frame)
         rest = self._visits.handle(input)
         return 0 if rest is None else self._put_off(input, rest)
 
-    def _put_off(self, input: FrameInput, rest: Rest[bool]) -> int:
+    def _put_off(self, input: FrameInput, rest: Rest[object]) -> int:
         size = self._attachments.add(input, first=True)
         self._visits.put_off(input, rest)
         self.leave()
@@ -70,6 +70,6 @@ class ShortWay:
         if visited is None:
             return
         self._visited = None
-        said, attached = self._visits.leave()
-        if said or attached:
-            self._delivery.say(visited, said, attached, at_once=self._visits.is_lone)
+        visit = self._visits.leave()
+        if visit.said or visit.attached:
+            self._delivery.say(visited, visit.said, visit.attached, at_once=self._visits.is_lone)

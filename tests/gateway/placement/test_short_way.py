@@ -403,18 +403,18 @@ async def test_a_frame_that_meets_a_bug_of_ours_is_lost_alone(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, clean_log: list[str]
 ) -> None:
     clean_log.append("an input of room chat/default could not be handled")
-    server = await serve(everything(), rate_limit=0)
-    client = await server.connect()
     received = FrameDispatch.received
     lost: list[Any] = []
 
-    def fail(self: Any, gateway: str, event: Any) -> Any:
+    def fail(self: Any, gateway: str, event: Any, *variables: Any) -> Any:
         if not lost:
             lost.append(event)
             raise AssertionError("a bug")
-        return received(self, gateway, event)
+        return received(self, gateway, event, *variables)
 
     monkeypatch.setattr(FrameDispatch, "received", fail)
+    server = await serve(everything(), rate_limit=0)
+    client = await server.connect()
     client.send({"type": "echo", "data": 1}, {"type": "echo", "data": 2})
     assert (await client.data())["value"] == 2
     assert len(lost) == 1
