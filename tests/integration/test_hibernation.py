@@ -636,8 +636,8 @@ class Socketless:
         self.outbox = cast("Outbox", self)
         self.closing = cast("CloseHandshake", self)
         facilities = gateway.facilities
-        gate = Gate(cast("Intake", self))
-        self.in_flight = InFlight(room, facilities.ingress.congestion, gate, self.closing, facilities.now)
+        self.gate = Gate(cast("Intake", self))
+        self.in_flight = InFlight(room, facilities.ingress.congestion, self.closing, facilities.now)
         self._gateway = gateway
         attachment = definition.codec(gateway.settings.max_meta_bytes).encode(meta)
         gateway.connected(cast("Connection", self), attachment)

@@ -43,6 +43,17 @@ def audience_of(sessions: Iterable[Session[M]]) -> Audience:
 class Membership(Generic[M]):
     """The sessions of a room, indexed by channel, user and client, in first-seen order."""
 
+    __slots__ = (
+        "__weakref__",
+        "_audiences",
+        "_channels",
+        "_clients",
+        "_everybody",
+        "_users",
+        "_users_moved",
+        "sessions",
+    )
+
     def __init__(self) -> None:
         self.sessions: dict[str, Session[M]] = {}
         # In the order of each user's oldest session, unless `_users_moved`.

@@ -48,6 +48,22 @@ __all__ = ["Engine"]
 class Engine(Generic[M, S]):
     """The life of one incarnation of one room."""
 
+    __slots__ = (
+        "__weakref__",
+        "_calls",
+        "_clock",
+        "_dispatch",
+        "_door",
+        "_hooks",
+        "_middleware",
+        "_sink",
+        "_turn",
+        "_waking",
+        "name",
+        "room",
+        "start_frame",
+    )
+
     def __init__(
         self,
         definition: RoomDefinition[M, S],

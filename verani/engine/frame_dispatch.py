@@ -35,6 +35,18 @@ logger = logging.getLogger(__name__)
 class FrameDispatch(Generic[M, S]):
     """The way of a frame through its room."""
 
+    __slots__ = (
+        "__weakref__",
+        "_definition",
+        "_handlers",
+        "_hooks",
+        "_measures",
+        "_members",
+        "_middleware",
+        "_room",
+        "_sink",
+    )
+
     def __init__(
         self, room: Incarnation[M, S], hooks: Hooks[M, S], middleware: Middleware[M, S], measures: HookMeasures
     ) -> None:

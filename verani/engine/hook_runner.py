@@ -69,6 +69,19 @@ _NOTHING = Returned(None)
 class Hooks(Generic[M, S]):
     """The hooks of one incarnation."""
 
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_left",
+        "_limited",
+        "_post",
+        "_room",
+        "_suspended",
+        "_timeout",
+        "_turn",
+        "measures",
+    )
+
     def __init__(
         self,
         room: Incarnation[M, S],

@@ -42,6 +42,27 @@ __all__ = ["Incarnation"]
 class Incarnation(Generic[M, S]):
     """The parts of one room that is awake."""
 
+    __slots__ = (
+        "__weakref__",
+        "_hook_timeout",
+        "_marker",
+        "_state",
+        "actor",
+        "calls",
+        "definition",
+        "drains",
+        "log",
+        "members",
+        "metas",
+        "name",
+        "outputs",
+        "roster",
+        "sink",
+        "tasks",
+        "turn",
+        "wake_reason",
+    )
+
     def __init__(
         self,
         definition: RoomDefinition[M, S],

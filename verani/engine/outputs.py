@@ -34,6 +34,8 @@ _LEAST = 32
 class Outputs(Generic[M]):
     """The outputs of a room. While `is_full` says so, what spawned tasks send is refused: nothing else paces them."""
 
+    __slots__ = ("__weakref__", "_between_bytes", "_is_full", "_members", "_sink", "_turn", "between")
+
     def __init__(self, turn: Turn, members: Membership[M], sink: Sink, is_full: Callable[[], bool] | None) -> None:
         self._turn = turn
         self._members = members

@@ -25,6 +25,8 @@ __all__ = ["Waking"]
 class Waking(Generic[M, S]):
     """Whether a room `is_ready` for its events."""
 
+    __slots__ = ("__weakref__", "_hooks", "_room", "_unwoken", "is_ready")
+
     def __init__(self, room: Incarnation[M, S], hooks: Hooks[M, S]) -> None:
         self._room = room
         self._hooks = hooks

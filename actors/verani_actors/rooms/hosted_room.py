@@ -140,6 +140,27 @@ class Visit(Struct):
 class HostedRoom:
     """One incarnation of a room; also the sink of its engine."""
 
+    __slots__ = (
+        "__weakref__",
+        "_entries",
+        "_services",
+        "address",
+        "definition",
+        "engine",
+        "has_begun",
+        "in_flight",
+        "life",
+        "name",
+        "pulled",
+        "reach",
+        "rests_until",
+        "state",
+        "taken",
+        "visit",
+        "waiting",
+        "wanted",
+    )
+
     def __init__(
         self,
         name: str,

@@ -31,7 +31,7 @@ _PEER_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *ran
 class CloseHandshake:
     """How one connection ends."""
 
-    __slots__ = ("_abort_at", "_gate", "_now", "_outbox", "_transport", "_writer", "heeds", "sent")
+    __slots__ = ("_abort_at", "_now", "_outbox", "_transport", "_writer", "gate", "heeds", "sent")
 
     def __init__(
         self, now: Callable[[], float], writer: Writer, outbox: Outbox, transport: asyncio.Transport, gate: Gate
@@ -45,7 +45,8 @@ class CloseHandshake:
         self._writer = writer
         self._outbox = outbox
         self._transport = transport
-        self._gate = gate
+        # What holds up the reading of the connection; not once it closes.
+        self.gate = gate
 
     @property
     def is_sent(self) -> bool:
@@ -61,7 +62,7 @@ class CloseHandshake:
         """Send a close frame after everything put before, and wait a while for the peer's."""
         if self.sent is None:
             self._seal(code, reason)
-            self._gate.resume()
+            self.gate.resume()
 
     def leave(self) -> None:
         """Close for a restart; what the client sends until it hears of that still reaches its room, within limits."""
@@ -106,7 +107,7 @@ class CloseHandshake:
     def abort(self) -> None:
         """Drop the connection without a word."""
         self._transport.abort()
-        self._gate.resume()
+        self.gate.resume()
 
     def tick(self, now: float) -> None:
         """Drop the connection if the peer has not answered in time."""

@@ -63,6 +63,10 @@ _OWN: Final = frozenset({frames.PING, REFRESH})
 Rest: TypeAlias = Callable[[], Coroutine[Any, Any, tuple[int, str] | None]]
 
 
+async def _raise(error: Exception) -> tuple[int, str]:
+    raise error
+
+
 async def _end(ended: tuple[int, str]) -> tuple[int, str]:
     return ended
 
@@ -73,11 +77,12 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_facilities",
-        "_gate",
         "_idle",
         "_intake",
         "_invalid",
+        "_is_free",
         "_meter",
+        "_seen_at",
         "_throttle",
         "_turn",
         "_user",
@@ -114,7 +119,7 @@ class Connection:
         transport = self._intake.transport
         self.outbox = Outbox(writer, transport, settings.max_send_buffer, itself)
         if compressed:
-            self._intake.headers.note_compressed()
+            self._intake.expect_compressed()
             self.outbox.deflates_from = settings.compression_min_bytes
         self._meter = meter
         # Made when they are needed, as they never are for most: with the first frame that is invalid, or too much.
@@ -123,18 +128,21 @@ class Connection:
         # What its task waits for while nothing has to wait: there may be a frame that does. And how many were read
         # since others had their turn.
         self._idle: asyncio.Future[Rest] | None = None
+        # Whether a text that comes alone is handled at once.
+        self._is_free = False
         self._turn = 0
-        self._gate = gate = Gate(self._intake)
-        self.closing = CloseHandshake(now, writer, self.outbox, transport, gate)
-        self.in_flight = InFlight(room, facilities.ingress.congestion, gate, self.closing, now)
-        self.liveness = Liveness(settings, self.outbox, now())
+        self.closing = CloseHandshake(now, writer, self.outbox, transport, Gate(self._intake))
+        self.in_flight = InFlight(room, facilities.ingress.congestion, self.closing, now)
+        # When anything was read at last.
+        self._seen_at = now()
+        self.liveness = Liveness(settings, self.outbox, self._seen_at)
         self.renewal: Renewal | None = None
 
     @property
     def throttle(self) -> Throttle:
         """What happens to it for sending more than it may."""
         if self._throttle is None:
-            self._throttle = Throttle(self._facilities, self._gate, self.closing, self.liveness)
+            self._throttle = Throttle(self._facilities, self.closing, self.liveness)
         return self._throttle
 
     @property
@@ -151,15 +159,16 @@ class Connection:
         """
         ended: tuple[int, str] | None = None
         try:
-            self._intake.arrived = self._arrived
+            self._intake.reader = self
             while ended is None:
                 rest = self._advance(self._facilities.ingress)
                 if rest is None:
                     self._idle = asyncio.get_running_loop().create_future()
+                    self._is_free = self.in_flight.since is None
                     rest = await self._idle
                 ended = await rest()
         finally:
-            self._idle = None
+            self._idle, self._is_free = None, False
             self._intake.leave()
             self._meter.release()
             if self.renewal is not None:
@@ -167,26 +176,30 @@ class Connection:
             self.closing.hang_up()
         return self.closing.sent or ended
 
-    def _arrived(self, text: bytearray | None) -> bool:
-        """Handle what has arrived, or this text, unless the connection waits for something; called by the loop."""
-        idle = self._idle
-        if idle is None or (text is not None and self.in_flight.since is not None):
+    def arrived(self, text: bytearray | None) -> bool:
+        """See `MessageReader`; False if the connection waits for something else. Called by the loop."""
+        if not self._is_free and (text is not None or self._idle is None):
             return False
-        way = self._facilities.ingress.shortest
+        way, rest = self._facilities.ingress.shortest, None
         try:
-            rest = self._advance(way) if text is None else self._handle(_TEXT, text, way)
-        except Exception as error:  # a bug of ours, which is the end of this connection  # noqa: BLE001
-            self._idle = None
-            if not idle.done():  # its task may have been cancelled
-                idle.set_exception(error)
-        else:
+            if text is not None:
+                rest = self._handle(_TEXT, text, way)
+            else:
+                rest = self._advance(way)
+                self._is_free = self.in_flight.since is None
             if rest is not None:
-                self._idle = None
-                if not idle.done():
-                    idle.set_result(rest)
+                self._go_on_with(rest)
+        except Exception as error:  # a bug of ours, which is the end of this connection  # noqa: BLE001
+            self._go_on_with(partial(_raise, error))
         finally:
             way.leave()
         return True
+
+    def _go_on_with(self, rest: Rest) -> None:
+        """Leave the rest of a message to the task of the connection."""
+        idle, self._idle, self._is_free = self._idle, None, False
+        if idle is not None and not idle.done():  # its task may have been cancelled
+            idle.set_result(rest)
 
     def _advance(self, way: InputWay) -> Rest | None:
         """Handle messages up to the first that has to wait, and return the rest of it."""
@@ -225,13 +238,12 @@ class Connection:
     def _handle(
         self, kind: WSMsgType, data: bytes | bytearray, way: InputWay, *, is_metered: bool = False
     ) -> Rest | None:
-        closing, in_flight, clock = self.closing, self.in_flight, self._facilities.now
-        self.liveness.seen_at = now = clock()
-        self.liveness.pinged_at = None
+        closing, clock = self.closing, self._facilities.now
+        self._seen_at = now = clock()
         size = len(data)
         if not is_metered and (exceeded := self._meter.take(now, size)) is not None:
             return partial(self._exceeded, kind, data, exceeded)
-        if closing.sent is not None and (not closing.heeds or in_flight.exceed()):
+        if closing.sent is not None and (not closing.heeds or self.in_flight.exceed()):
             return self.throttle.skip
         if kind is _TEXT:
             self._intake.last_size = size
@@ -246,7 +258,8 @@ class Connection:
             if self._meter.events:
                 return partial(self._forward_within_its_rate, frame, size)
             if size := way.frame(self.room, self.id, frame):
-                in_flight.charge(size)
+                self.in_flight.charge(size)
+                self._is_free = self._is_free and self.in_flight.since is None
         elif kind is WSMsgType.BINARY:
             self.count_invalid("binary frame")
         elif kind is WSMsgType.PING:
@@ -277,14 +290,14 @@ class Connection:
     def _heed(self, frame: ScannedFrame) -> None:
         """Do what a frame asks that is not for the room."""
         if frame.type == frames.PING:
-            self.liveness.pong(self.liveness.seen_at)
+            self.liveness.pong(self._seen_at)
         else:
             self._refresh(b"null" if frame.data is UNSET else bytes(frame.data))
 
     async def _is_within_its_rate(self, frame: ScannedFrame, size: int) -> bool:
         """Meter a frame whose event may have a rate of its own; False if it is not to be handled."""
         meter = self._meter.events.get(frame.type)
-        exceeded = meter.take(self.liveness.seen_at) if meter is not None else None
+        exceeded = meter.take(self._seen_at) if meter is not None else None
         if meter is None or exceeded is None:
             return True
         if meter.policy != "drop":
@@ -329,7 +342,7 @@ class Connection:
             self.closing.tick(now)
             return
         if self.closing.is_lost:
-            self._gate.resume()
+            self.closing.gate.resume()
             return
         if self.renewal is not None:
             self.renewal.tick()
@@ -341,7 +354,7 @@ class Connection:
             unread_since = self._throttle.since or unread_since
         if unread_since is not None:
             self._comfort(now, unread_since)
-        elif not self.liveness.tick(now):
+        elif not self.liveness.tick(now, self._seen_at):
             self._facilities.metrics.limited["pong_timeout"] += 1
             logger.debug("peer is gone", extra=self._extra)
             self.closing.abort()

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..http.aiohttp_parts import websocket_mask
 
-__all__ = ["FrameHeaders"]
+__all__ = ["FrameHeaders", "whole_text"]
 
 # The second byte of a frame: its mask, and from where on the next 2 or 8 bytes hold the length.
 _MASKED: Final = 0x80
@@ -39,43 +39,43 @@ _COMPRESSED: Final = 0x40
 _VIOLATION: Final = b"\xf0\x80"
 
 
+def whole_text(buffer: bytearray, size: int, most: int) -> bytearray | None:
+    """Return the payload if what was read is one text, in one frame, of so many bytes at most; or else None."""
+    if size < _HEADER:
+        return None
+    first, second, mask = _short_header(buffer)
+    header, length = _HEADER, second - _MASKED
+    if size > _SHORT:
+        if second != _LENGTH_OF_2:
+            return None
+        _, _, length, mask = _long_header(buffer)
+        header = _LONG_HEADER
+    if first != _TEXT or size != header + length or length > most:
+        return None
+    payload = buffer[header:size]
+    websocket_mask(mask, payload)
+    return payload
+
+
 class FrameHeaders:
     """How far the headers of one connection are read."""
 
-    __slots__ = ("_head", "_in_fragments", "_is_between", "_most", "_rest", "compressed")
+    __slots__ = ("_head", "_in_fragments", "_rest", "compressed", "is_between")
 
-    def __init__(self, max_frame_bytes: int) -> None:
-        self._most = max_frame_bytes
+    def __init__(self) -> None:
         # The beginning of a header, and how much is still to come of the frame after it.
         self._head = b""
         self._rest = 0
-        # Whether more is to come of a message in fragments, and whether what comes next may be a `text`.
+        # Whether more is to come of a message in fragments, and whether what comes next may be a `whole_text`.
         self._in_fragments = False
-        self._is_between = True
+        self.is_between = True
         # Of each message of data that has begun, whether it is compressed; None where that was not negotiated.
         self.compressed: list[bool] | None = None
 
     def note_compressed(self) -> None:
         """Note from now on which messages are compressed: that was negotiated."""
         self.compressed = []
-        self._is_between = False
-
-    def text(self, buffer: bytearray, size: int) -> bytearray | None:
-        """Return the payload if what was read is one text, in one frame, that `checked` need not see; or else None."""
-        if size < _HEADER or not self._is_between:
-            return None
-        first, second, mask = _short_header(buffer)
-        header, length = _HEADER, second - _MASKED
-        if size > _SHORT:
-            if second != _LENGTH_OF_2:
-                return None
-            _, _, length, mask = _long_header(buffer)
-            header = _LONG_HEADER
-        if first != _TEXT or size != header + length or length > self._most:
-            return None
-        payload = buffer[header:size]
-        websocket_mask(mask, payload)
-        return payload
+        self.is_between = False
 
     def checked(self, data: bytes) -> bytes:
         """Return what may be handed on: whole headers, and a violation instead of the first one without a mask."""
@@ -100,7 +100,7 @@ class FrameHeaders:
                 heads.append(start)
         self._rest = max(0, position - end)
         self._head = data[position:]
-        self._is_between = position == end and not self._in_fragments and self.compressed is None
+        self.is_between = position == end and not self._in_fragments and self.compressed is None
         data = data[:position]
         return data if self.compressed is None else self._plain(data, heads)
 

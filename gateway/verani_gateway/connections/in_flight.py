@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from ..inputs.congestion import Congestion
 from .close_handshake import CloseHandshake
-from .gate import Gate
 
 __all__ = ["MAX_IN_FLIGHT", "MAX_IN_FLIGHT_BYTES", "InFlight"]
 
@@ -20,16 +19,14 @@ class InFlight:
 
     __slots__ = ("_closing", "_congestion", "_gate", "_now", "_room", "bytes", "count", "since")
 
-    def __init__(
-        self, room: str, congestion: Congestion, gate: Gate, closing: CloseHandshake, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, room: str, congestion: Congestion, closing: CloseHandshake, now: Callable[[], float]) -> None:
         self.count = 0
         self.bytes = 0
         # Since when the socket is unread because of them.
         self.since: float | None = None
         self._room = room
         self._congestion = congestion
-        self._gate = gate
+        self._gate = closing.gate
         self._closing = closing
         self._now = now
 

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from ..http.aiohttp_parts import Messages, parser_for, take_over
 from ..inputs.metrics import Metrics
-from .frame_headers import FrameHeaders
+from .frame_headers import FrameHeaders, whole_text
 from .rate import Turns
 
 __all__ = ["HIGH", "LOW", "Intake", "MessageSource"]
@@ -54,9 +54,11 @@ class MessageSource(Protocol):
         """Close for a message that does not end."""
 
 
-def _nobody(_: bytearray | None) -> bool:
-    """Tell nobody: what arrives waits."""
-    return False
+class MessageReader(Protocol):
+    """Who handles messages."""
+
+    def arrived(self, text: bytearray | None) -> bool:
+        """Handle what has arrived; or a text that came alone, which becomes one of the messages if it is not taken."""
 
 
 class Intake(asyncio.BufferedProtocol):
@@ -67,21 +69,22 @@ class Intake(asyncio.BufferedProtocol):
         "_discarded",
         "_early",
         "_fruitless",
+        "_is_between",
         "_is_open",
-        "_limit",
         "_metrics",
+        "_most",
         "_over",
         "_protocol",
         "_source",
         "_turn",
         "_turns",
-        "arrived",
         "headers",
         "is_held",
         "is_lost",
         "last_size",
         "messages",
         "parser",
+        "reader",
         "transport",
     )
 
@@ -92,9 +95,8 @@ class Intake(asyncio.BufferedProtocol):
         self._metrics = metrics
         # Whether frames are read: not before this takes over, nor while everything is thrown away.
         self._is_open = False
-        # Called when there are new messages, or when no more will come; or with a text that came alone, which becomes
-        # one of the messages unless it is taken.
-        self.arrived: Callable[[bytearray | None], bool] = _nobody
+        # Who is told when there are new messages, or when no more will come; without one, what arrives waits.
+        self.reader: MessageReader | None = None
         # The size of the last frame, which decides how much is read at once.
         self.last_size = _LARGEST
         # Whether the socket is left alone, and whether it is gone.
@@ -140,12 +142,14 @@ class Intake(asyncio.BufferedProtocol):
         """Read frames from now on; hold it if something came early."""
         self._is_open = True
         self.last_size = 0
-        self.headers = FrameHeaders(max_frame_bytes)
+        self.headers = FrameHeaders()
         self.messages = Messages()
         # aiohttp refuses a message that is as long as its limit.
         self.parser = parser_for(self.messages, max_frame_bytes + 1)
         self._turns = turns
-        self._limit = 2 * max_frame_bytes + _SMALL
+        self._most = max_frame_bytes
+        # Whether what comes next may be handled without the parser.
+        self._is_between = True
         self._source = source
         # Bytes since the last message was complete.
         self._fruitless = 0
@@ -173,13 +177,19 @@ class Intake(asyncio.BufferedProtocol):
             piece, self._early = self._early[:_SMALL], self._early[_SMALL:]
             self._take(piece)
 
+    def expect_compressed(self) -> None:
+        """Look at the header of each message from now on: it may be compressed."""
+        self.headers.note_compressed()
+        self._is_between = False
+
     def look(self) -> None:
-        """Have who reads look again at what has arrived."""
-        self.arrived(None)
+        """Have who reads look at what has arrived."""
+        if self.reader is not None:
+            self.reader.arrived(None)
 
     def leave(self) -> None:
         """Tell nobody of what arrives any more."""
-        self.arrived = _nobody
+        self.reader = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand on the connection."""
@@ -196,15 +206,17 @@ class Intake(asyncio.BufferedProtocol):
         """Parse what was read."""
         if self._is_open:
             self._metrics.received_bytes += nbytes
-            messages = self.messages
-            if not messages.size and not messages.has_failed:
-                text, arrived = self.headers.text(_bytes, nbytes), self.arrived
-                if text is not None and arrived(text):
-                    return
+            if (
+                self._is_between
+                and self.reader is not None
+                and (text := whole_text(_bytes, nbytes, self._most)) is not None
+                and self.reader.arrived(text)
+            ):
+                return
             self._take(bytes(_buffer[:nbytes]))
-            if messages.size:
-                self.arrived(None)
-                if messages.size > HIGH:
+            if self.messages.size:
+                self.look()
+                if self.messages.size > HIGH:
                     self.hold()
         elif self._over is None:
             self._protocol.data_received(bytes(_buffer[:nbytes]))
@@ -216,6 +228,7 @@ class Intake(asyncio.BufferedProtocol):
         messages = self.messages
         before = messages.size
         self.parser.feed_data(self.headers.checked(data))
+        self._is_between = self.headers.is_between and not messages.has_failed
         if messages.size != before:
             self._fruitless = 0
         else:
@@ -223,7 +236,7 @@ class Intake(asyncio.BufferedProtocol):
 
     def _wait_for_the_rest(self, nbytes: int) -> None:
         self._fruitless += nbytes
-        if self._fruitless > self._limit:
+        if self._fruitless > 2 * self._most + _SMALL:
             self.hold()
             if (source := self._source()) is not None:
                 source.endless()
@@ -235,7 +248,7 @@ class Intake(asyncio.BufferedProtocol):
     def _take_turn(self, _: asyncio.Future[None]) -> None:
         self._turn = None
         self.go_on()
-        self.arrived(None)
+        self.look()
 
     def discard(self, over: Callable[[], None]) -> None:
         """Throw away what else comes; `over` is called at its end, or when it is too much."""
@@ -269,7 +282,7 @@ class Intake(asyncio.BufferedProtocol):
         self._end()
         self._protocol.connection_lost(exc)
         self.is_lost = True
-        self.arrived(None)
+        self.look()
 
     def pause_writing(self) -> None:
         """Note and hand on that the transport is full; of a response of HTTP, nothing is noted."""

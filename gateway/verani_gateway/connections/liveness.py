@@ -21,16 +21,15 @@ _PONG_FRAME: Final = text_frame(frames.PONG)
 class Liveness:
     """Pings and pongs of one connection; times are seconds of the loop's clock."""
 
-    __slots__ = ("_outbox", "_ping_interval", "_pong_at", "_pong_timeout", "pinged_at", "seen_at", "since")
+    __slots__ = ("_outbox", "_ping_interval", "_pinged_at", "_pong_at", "_pong_timeout", "since")
 
     def __init__(self, settings: Settings, outbox: Outbox, now: float) -> None:
         self._ping_interval = settings.ping_interval
         self._pong_timeout = settings.pong_timeout
         self._outbox = outbox
-        # When the connection began, when anything was read at last, and when a ping left since.
+        # When the connection began, and when the last ping left.
         self.since = now
-        self.seen_at = now
-        self.pinged_at: float | None = None
+        self._pinged_at: float | None = None
         self._pong_at = now
 
     def pong(self, now: float) -> None:
@@ -43,11 +42,11 @@ class Liveness:
         if now - self._pong_at >= UNREAD_PONG:
             self.pong(now)
 
-    def tick(self, now: float) -> bool:
-        """Ping a peer that was silent; False if it has not answered in time."""
-        if self.pinged_at is not None:
-            return now - self.pinged_at <= self._pong_timeout
-        if now - self.seen_at > self._ping_interval:
-            self.pinged_at = now
+    def tick(self, now: float, seen_at: float) -> bool:
+        """Ping a peer of which nothing was read since `seen_at`; False if it has not answered in time."""
+        if self._pinged_at is not None and self._pinged_at > seen_at:
+            return now - self._pinged_at <= self._pong_timeout
+        if now - seen_at > self._ping_interval:
+            self._pinged_at = now
             self._outbox.put(_PING)
         return True

@@ -41,6 +41,8 @@ class Meters:
             is_sized = "bytes" in name
             (sized if is_sized else frames).append((name, group.acquire(key, now), is_sized))
             shared.append(partial(group.release, key))
+        if not frames and not sized and not definition.event_rates:
+            return _UNLIMITED
         events = _event_meters(definition, settings, now) if definition.event_rates else _NO_EVENTS
         return Meter(frames + sized, policy=settings.rate_policy, events=events, shared=shared)
 
@@ -49,6 +51,9 @@ class Meters:
         for shared in self.shared.values():
             shared.sweep(now)
 
+
+# One for all: it has nothing to be released.
+_UNLIMITED = Meter()
 
 _NO_EVENTS: Mapping[str, Meter] = MappingProxyType({})
 

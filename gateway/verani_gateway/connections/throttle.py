@@ -10,7 +10,6 @@ from typing import Final
 
 from .close_handshake import CloseHandshake
 from .facilities import Facilities
-from .gate import Gate
 from .liveness import Liveness
 from .rate import Meter
 
@@ -31,13 +30,13 @@ class Throttle:
 
     __slots__ = ("_closing", "_facilities", "_gate", "_liveness", "_skipped", "_throttled_at", "since")
 
-    def __init__(self, facilities: Facilities, gate: Gate, closing: CloseHandshake, liveness: Liveness) -> None:
+    def __init__(self, facilities: Facilities, closing: CloseHandshake, liveness: Liveness) -> None:
         # Since when frames have had to wait.
         self.since: float | None = None
         self._throttled_at = facilities.now()
         self._skipped = 0
         self._facilities = facilities
-        self._gate = gate
+        self._gate = closing.gate
         self._closing = closing
         self._liveness = liveness
 

@@ -30,13 +30,13 @@ class Reader:
         self._takes = alone
         self.intake = Intake.install(handler, turns, MOST, lambda: None, Metrics())
         handler.connection_lost(None)  # which ends its task
-        self.intake.arrived = self._arrived
+        self.intake.reader = self
 
-    def _arrived(self, payload: bytearray | None) -> bool:
-        if payload is not None:
+    def arrived(self, text: bytearray | None) -> bool:
+        if text is not None:
             if self._takes:
                 self.alone += 1
-                self.read.append((WSMsgType.TEXT, bytes(payload)))
+                self.read.append((WSMsgType.TEXT, bytes(text)))
             return self._takes
         messages = self.intake.messages
         for message, size in messages.arrived:
@@ -184,7 +184,7 @@ async def test_two_frames_are_not_taken_for_a_longer_one_whose_length_their_mask
 
 async def test_where_messages_may_be_compressed_each_header_is_looked_at() -> None:
     reader = Reader(alone=True)
-    reader.intake.headers.note_compressed()
+    reader.intake.expect_compressed()
     reader.feed(text(b"{}"))
     reader.feed(text(b"{}"))
     assert (reader.alone, reader.intake.headers.compressed) == (0, [False, False])

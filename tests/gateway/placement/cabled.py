@@ -210,8 +210,8 @@ class Guest:
         self.outbox = cast("Outbox", self)
         self.closing = cast("CloseHandshake", self)
         facilities = gateway.facilities
-        gate = Gate(cast("Intake", self))
-        self.in_flight = InFlight(room, facilities.ingress.congestion, gate, self.closing, facilities.now)
+        self.gate = Gate(cast("Intake", self))
+        self.in_flight = InFlight(room, facilities.ingress.congestion, self.closing, facilities.now)
         self._gateway = gateway
         meta = ConnectionMeta(user_id=user, client_id=self.id)
         gateway.connected(cast("Connection", self), definition.codec(16384).encode(meta))
