@@ -24,7 +24,7 @@ from .load import Report, Scenario, open_clients
 from .servers import verani_app
 
 # Calls for each frame, by window.
-LIMITS = {1: 48, 16: 29}
+LIMITS = {1: 42, 16: 29}
 
 WARM_UP, COUNTED = 320, 1600
 

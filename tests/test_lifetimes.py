@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_what_a_test_leaves_is_found_among_all_objects() -> None:
     gc.disable()
     try:
         membership = Membership[Any]()
-        vars(membership)["itself"] = membership
+        membership.sessions["itself"] = cast("Any", membership)
         del membership
         assert [type(thing) for thing in survivors()] == [Membership]
     finally:

@@ -199,7 +199,7 @@ def pings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     def listening(payload: bytes) -> Any:
         scanned = scan(payload)
         if scanned.type == "ping":
-            pings.append(payload)
+            pings.append(bytes(payload))
         return scanned
 
     monkeypatch.setattr(frames, "scan", listening)
