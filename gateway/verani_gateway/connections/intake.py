@@ -19,7 +19,7 @@ from typing import Final, Protocol, cast
 
 from aiohttp import web
 
-from ..http.aiohttp_parts import Messages, parser_for, take_over
+from ..http.aiohttp_parts import Messages, WebSocketReader, parser_for, take_over
 from ..inputs.metrics import Metrics
 from .frame_headers import FrameHeaders, whole_text
 from .rate import Turns
@@ -45,6 +45,11 @@ _bytes: Final = bytearray(_LARGEST)
 _buffer: Final = memoryview(_bytes)
 _large_buffer: Final = _buffer[:_LARGE]
 _small_buffer: Final = _buffer[:_SMALL]
+
+
+# What all have that have needed none of their own; nothing is ever put there.
+_NO_MESSAGES: Final = Messages()
+_NO_HEADERS: Final = FrameHeaders()
 
 
 class MessageSource(Protocol):
@@ -74,6 +79,7 @@ class Intake(asyncio.BufferedProtocol):
         "_metrics",
         "_most",
         "_over",
+        "_parser",
         "_protocol",
         "_source",
         "_turn",
@@ -83,7 +89,6 @@ class Intake(asyncio.BufferedProtocol):
         "is_lost",
         "last_size",
         "messages",
-        "parser",
         "reader",
         "transport",
     )
@@ -142,10 +147,10 @@ class Intake(asyncio.BufferedProtocol):
         """Read frames from now on; hold it if something came early."""
         self._is_open = True
         self.last_size = 0
-        self.headers = FrameHeaders()
-        self.messages = Messages()
-        # aiohttp refuses a message that is as long as its limit.
-        self.parser = parser_for(self.messages, max_frame_bytes + 1)
+        # Made when they are needed, which they are not while every text comes alone.
+        self.headers = _NO_HEADERS
+        self.messages = _NO_MESSAGES
+        self._parser: WebSocketReader | None = None
         self._turns = turns
         self._most = max_frame_bytes
         # Whether what comes next may be handled without the parser.
@@ -155,7 +160,9 @@ class Intake(asyncio.BufferedProtocol):
         self._fruitless = 0
         self._discarded = 0
         # What came before.
-        self._early = take_over(handler, self.parser)
+        self._early = take_over(handler)
+        if self._early:
+            self._begin_to_parse()
         if self._early or not self.transport.is_reading():  # aiohttp may have paused it
             self.hold()
         self._metrics.received_bytes += len(self._early)
@@ -179,6 +186,7 @@ class Intake(asyncio.BufferedProtocol):
 
     def expect_compressed(self) -> None:
         """Look at the header of each message from now on: it may be compressed."""
+        self.headers = FrameHeaders()
         self.headers.note_compressed()
         self._is_between = False
 
@@ -225,14 +233,23 @@ class Intake(asyncio.BufferedProtocol):
             self._discard(nbytes)
 
     def _take(self, data: bytes) -> None:
+        parser = self._parser or self._begin_to_parse()
         messages = self.messages
         before = messages.size
-        self.parser.feed_data(self.headers.checked(data))
+        parser.feed_data(self.headers.checked(data))
         self._is_between = self.headers.is_between and not messages.has_failed
         if messages.size != before:
             self._fruitless = 0
         else:
             self._wait_for_the_rest(len(data))
+
+    def _begin_to_parse(self) -> WebSocketReader:
+        self.messages = Messages()
+        if self.headers is _NO_HEADERS:
+            self.headers = FrameHeaders()
+        # aiohttp refuses a message that is as long as its limit.
+        self._parser = parser_for(self.messages, self._most + 1)
+        return self._parser
 
     def _wait_for_the_rest(self, nbytes: int) -> None:
         self._fruitless += nbytes

@@ -26,6 +26,7 @@ except ImportError:  # `check` says so
 __all__ = [
     "AiohttpError",
     "Messages",
+    "WebSocketReader",
     "Undelayed",
     "check",
     "drop_unread",
@@ -104,13 +105,23 @@ def parser_for(messages: Messages, max_message_size: int) -> WebSocketReader:
     return WebSocketReader(messages, max_message_size, False, False)  # not compressed, texts as bytes
 
 
-def take_over(handler: web.RequestHandler, parser: WebSocketReader) -> bytes:
-    """Have a connection that became a WebSocket keep no parser but this one, which it does not feed.
+class _TakenOver:
+    """Stands where aiohttp's protocol would have the parser of a WebSocket."""
+
+    def feed_eof(self) -> None:
+        """Do nothing: who has taken over knows."""
+
+
+_TAKEN_OVER: Final = _TakenOver()
+
+
+def take_over(handler: web.RequestHandler) -> bytes:
+    """Have a connection that became a WebSocket keep no parser, and feed none.
 
     Returns what the client has sent after its handshake and before the answer.
     """
     early, handler._message_tail = handler._message_tail, b""
-    handler._payload_parser = parser
+    handler._payload_parser = _TAKEN_OVER
     handler._parser = None
     handler._messages = _NO_MORE
     handler.keep_alive(False)
