@@ -17,6 +17,8 @@ from verani_gateway.connections import leaving as leaving_module
 from verani_gateway.connections import liveness as liveness_module
 from verani_gateway.connections.connection import Connection
 from verani_gateway.connections.in_flight import MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES
+from verani_gateway.connections.rate import Turns
+from verani_gateway.connections.throttle import TURN
 from verani_gateway.inputs import congestion as congestion_module
 
 PING = text('{"type":"ping"}')
@@ -55,6 +57,42 @@ async def settled(value: Any) -> None:
 
 
 # --- in flight -----------------------------------------------------------------------------------------------
+
+
+async def test_frames_that_came_one_by_one_hold_up_nobody_once_they_are_processed(serve: Serve) -> None:
+    gate = Gate()
+    server = await serve(gate.room, rate_limit=0)
+    client = await server.connect()
+    connection = only(server)
+    for n in range(MAX_IN_FLIGHT):
+        client.send({"type": "n", "data": n})
+        await until(lambda n=n: connection.in_flight.count == n + 1)  # type: ignore[misc]
+    assert connection.in_flight.since is not None
+    gate.open.set()
+    await until(lambda: connection.in_flight.since is None)
+    client.send({"type": "n", "data": MAX_IN_FLIGHT})
+    assert [(await client.data())["n"] for _ in range(MAX_IN_FLIGHT + 1)] == list(range(MAX_IN_FLIGHT + 1))
+
+
+async def test_who_sends_much_takes_turns_also_frame_by_frame(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    handled: list[Any] = []
+    room = define_room("chat")
+    room.on("n")(lambda ctx, data: handled.append(data))
+    server = await serve(room)
+    client = await server.connect()
+    taken: list[Turns] = []
+    take = Turns.take
+
+    async def note(self: Turns) -> None:
+        taken.append(self)
+        await take(self)
+
+    monkeypatch.setattr(Turns, "take", note)
+    for n in range(4 * TURN):
+        client.send({"type": "n", "data": n})
+        await until(lambda n=n: len(handled) == n + 1)  # type: ignore[misc]
+    assert taken
+    assert handled == list(range(4 * TURN))
 
 
 async def test_at_most_sixteen_frames_of_a_connection_are_in_flight_and_all_arrive_in_order(serve: Serve) -> None:

@@ -182,7 +182,7 @@ class RoomHost:
         return not self._stopped and self.ownership.owns(name) and self._succession.wake(name, reason) is not None
 
     def wake_at_once(self, name: str) -> bool:
-        """Wake a room in which nobody is, for a connection, within this call; not from within a room.
+        """Wake a room that sleeps, for a connection, within this call; not from within a room.
 
         False, and nothing done, where code of the application's runs for that, or anything else is to be done before.
         """

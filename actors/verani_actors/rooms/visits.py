@@ -8,13 +8,13 @@ Invariants:
   is in flight or waits to leave, no actor has a message, and its own handles none. So its inputs are handled in order,
   one after the other, and what it said before has left before.
 - A connection is let in by a visit of its own only where no hook hears of it: that is safe wherever it comes from. A
-  room in which nobody is wakes for it at once where none hears of that either, and no actor has a message.
+  room that sleeps wakes for it at once where none hears of that either, and no actor has a message.
 - What a room says while it is visited is applied as a whole when it is left.
 - An input that has to wait after all is in flight from then on, before all that its hook has brought about, and the
   actor goes on with it.
 - Hooks run in a context of their own, or they would see the context variables of who read, or was let in.
-- A visit takes `_TURN` and a hook at most. A room that was visited for longer is not visited again for as long; one
-  that is large, not within `_PACE`: there it pays to join what is said.
+- A visit takes `_TURN` and a hook at most. A room is visited for half of the time, and `_TURN`, at most; one that is
+  large, not twice within `_PACE`: there it pays to join what is said.
 """
 
 from __future__ import annotations
@@ -152,11 +152,13 @@ class Visits:
         if room.waiting:
             room.deliver_waiting()
         self._left = now = monotonic()
-        took = now - self._since
-        if took > _TURN:
-            room.rests_until = now + took
-        elif len(room.engine.room.members.sessions) > _FEW:  # type: ignore[union-attr]  # awake
-            room.rests_until = self._since + _PACE
+        since, rests_until = self._since, room.rests_until
+        if rests_until < since - _TURN:
+            rests_until = since - _TURN
+        rests_until += 2 * (now - since)
+        if len(room.engine.room.members.sessions) > _FEW and rests_until < since + _PACE:  # type: ignore[union-attr]
+            rests_until = since + _PACE
+        room.rests_until = rests_until
         caught_up(room)
         return self._visit
 

@@ -177,14 +177,22 @@ class Connection:
         return self.closing.sent or ended
 
     def arrived(self, text: bytearray | None) -> bool:
-        """See `MessageReader`; False if the connection waits for something else. Called by the loop."""
+        """See `MessageReader`; False if the connection waits for something else. Called by the loop.
+
+        What arrives between the cancellation of its task and the end of that counts as if it had come before.
+        """
         if not self._is_free and (text is not None or self._idle is None):
             return False
         way, rest = self._facilities.ingress.shortest, None
         try:
             if text is not None:
+                self._turn += 1
+                if self._turn >= TURN:
+                    if self._meter.used >= TURN:
+                        return False  # in its turn, behind the parser
+                    self._turn = 0
                 rest = self._handle(_TEXT, text, way)
-            else:
+            if rest is None and not (text is not None and self._is_free):
                 rest = self._advance(way)
                 self._is_free = self.in_flight.since is None
             if rest is not None:

@@ -21,6 +21,7 @@ try:
     from aiohttp._websocket.helpers import websocket_mask
     from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 except ImportError:  # `check` says so
+    websocket_mask = None  # type: ignore[assignment]
     WebSocketDataQueue = WebSocketReader = object  # type: ignore[assignment]
 
 __all__ = [
@@ -140,8 +141,10 @@ def check() -> None:
 def _missing() -> Iterator[str]:
     for owner, names in PARTS:
         yield from (f"{owner.__name__}.{name}" for name in names if not hasattr(owner, name))
-    from aiohttp._websocket import reader
+    from aiohttp._websocket import helpers, reader
 
+    if not hasattr(helpers, "websocket_mask"):
+        yield "websocket_mask"
     kinds = [name for name in ("WebSocketDataQueue", "WebSocketReader") if not hasattr(reader, name)]
     yield from kinds
     if not kinds and not _parses():

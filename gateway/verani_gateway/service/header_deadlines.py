@@ -53,4 +53,4 @@ class HeaderDeadlines:
             late.append(connection)
         for connection in late:
             del self._due[connection]
-            connection.is_late()
+            self._loop.call_soon(connection.is_late)

@@ -57,6 +57,8 @@ _RAN_WELL: Final = 60.0
 
 # Looks at the processes in one lease; one that has said nothing at so many of them is not ready.
 BEATS: Final = 6
+# The longest line of a process, in bytes: what is served, with a name and paths for each definition.
+_MAX_LINE: Final = 4 << 20
 # More than a process that hangs may leave unread, in bytes.
 _UNREAD: Final = 1024
 
@@ -155,7 +157,7 @@ class Keeper:
         self._pid = process.pid
         if self._stopping.is_set():  # since it was decided to start it
             self.send(signal.SIGTERM)
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE)
         self._writer = writer
         self.tell(self._greeting())
         listening = asyncio.create_task(self._listen(reader))

@@ -32,9 +32,12 @@ def test_a_part_that_was_renamed_is_named(monkeypatch: pytest.MonkeyPatch, owner
         check()
 
 
-@pytest.mark.parametrize("name", ["WebSocketDataQueue", "WebSocketReader"])
-def test_a_parser_that_was_renamed_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.delattr(f"aiohttp._websocket.reader.{name}")
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("reader", "WebSocketDataQueue"), ("reader", "WebSocketReader"), ("helpers", "websocket_mask")],
+)
+def test_a_parser_that_was_renamed_is_named(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> None:
+    monkeypatch.delattr(f"aiohttp._websocket.{module}.{name}")
     with pytest.raises(AiohttpError, match=rf"has no {name}$"):
         check()
 

@@ -205,6 +205,18 @@ async def test_a_room_whose_hooks_outlast_a_window_rests_as_long_as_they_took(
     assert room.counts == [0, 1, 0, 1]
 
 
+@pytest.mark.short_way
+async def test_a_room_is_visited_for_half_of_the_time_however_short_its_visits_are(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Counting(monkeypatch)
+    (client,) = await room.start(serve, 1)
+    for _ in range(6):
+        client.send({"type": "count", "data": 0.004})
+        await client.data()
+    assert room.counts == [0, 0, 1, 0, 1, 0]
+
+
 # --- inputs that a hook brings about, and what has to wait -----------------------------------------------------
 
 
