@@ -133,8 +133,7 @@ class Connection:
         self._turn = 0
         self.closing = CloseHandshake(now, writer, self.outbox, transport, Gate(self._intake))
         self.in_flight = InFlight(room, facilities.ingress.congestion, self.closing, now)
-        # When anything was read at last.
-        self._seen_at = now()
+        self._seen_at = now()  # when anything was read at last
         self.liveness = Liveness(settings, self.outbox, self._seen_at)
         self.renewal: Renewal | None = None
 
@@ -177,10 +176,7 @@ class Connection:
         return self.closing.sent or ended
 
     def arrived(self, text: bytearray | None) -> bool:
-        """See `MessageReader`; False if the connection waits for something else. Called by the loop.
-
-        What arrives between the cancellation of its task and the end of that counts as if it had come before.
-        """
+        """See `MessageReader`; False if the connection waits for something else. Called by the loop."""
         if not self._is_free and (text is not None or self._idle is None):
             return False
         way, rest = self._facilities.ingress.shortest, None
@@ -206,7 +202,7 @@ class Connection:
     def _go_on_with(self, rest: Rest) -> None:
         """Leave the rest of a message to the task of the connection."""
         idle, self._idle, self._is_free = self._idle, None, False
-        if idle is not None and not idle.done():  # its task may have been cancelled
+        if idle is not None and not idle.done():  # a task that was cancelled still reads until it ends
             idle.set_result(rest)
 
     def _advance(self, way: InputWay) -> Rest | None:
