@@ -184,7 +184,8 @@ class RoomHost:
     def wake_at_once(self, name: str) -> bool:
         """Wake a room that sleeps, for a connection, within this call; not from within a room.
 
-        False, and nothing done, where code of the application's runs for that, or anything else is to be done before.
+        False, and nothing done, where code of the application's runs for one in which nobody is, or anything else is to
+        be done before; it may be waking still.
         """
         if name in self.directory.rooms or self.entries.pending or not self._succession.wakes_silently(name):
             return False

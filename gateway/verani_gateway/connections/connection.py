@@ -188,7 +188,7 @@ class Connection:
                         return False  # in its turn, behind the parser
                     self._turn = 0
                 rest = self._handle(_TEXT, text, way)
-            if rest is None and not (text is not None and self._is_free):
+            if rest is None and (text is None or not self._is_free):
                 rest = self._advance(way)
                 self._is_free = self.in_flight.since is None
             if rest is not None:

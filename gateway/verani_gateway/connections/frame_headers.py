@@ -72,11 +72,6 @@ class FrameHeaders:
         # Of each message of data that has begun, whether it is compressed; None where that was not negotiated.
         self.compressed: list[bool] | None = None
 
-    def note_compressed(self) -> None:
-        """Note from now on which messages are compressed: that was negotiated."""
-        self.compressed = []
-        self.is_between = False
-
     def checked(self, data: bytes) -> bytes:
         """Return what may be handed on: whole headers, and a violation instead of the first one without a mask."""
         data = self._head + data

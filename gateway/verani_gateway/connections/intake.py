@@ -187,7 +187,7 @@ class Intake(asyncio.BufferedProtocol):
     def expect_compressed(self) -> None:
         """Look at the header of each message from now on: it may be compressed."""
         self.headers = FrameHeaders()
-        self.headers.note_compressed()
+        self.headers.compressed = []
         self._is_between = False
 
     def look(self) -> None:
