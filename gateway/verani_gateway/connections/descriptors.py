@@ -9,13 +9,20 @@ Invariants:
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 __all__ = ["Descriptors"]
 
 # Kept for everything that is not a client's WebSocket; half of all where there are few.
 _SPARE: Final = 64
+
+# There is room for so many at once, however many there may be: 512 KiB of the kernel's memory.
+_ROOM: Final = 1 << 16
 
 
 class Descriptors:
@@ -31,6 +38,18 @@ class Descriptors:
     def websockets(self) -> int | None:
         """How many WebSockets they suffice for; None for any number."""
         return None if self._all is None else max(1, self._all - self._spare)
+
+    def make_room(self, websockets: int | None) -> None:
+        """Have a table that so many WebSockets fit into, or None for any number, before they come.
+
+        A table that is full is doubled, for which Linux stops a process that has threads for 10 ms and more each time
+        (`synchronize_rcu` in `expand_fdtable`); and a process with a watchdog has threads.
+        """
+        most = _ROOM if websockets is None else websockets + self._spare
+        last = min(most, _ROOM, self._all or _ROOM) - 1
+        # Without it the table grows when it has to.
+        with suppress(OSError), Path(os.devnull).open("rb") as file:
+            os.close(fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, last))
 
     def take(self, *, internal: bool) -> bool:
         """Count a connection; False if it has to be closed at once. Either way `give_back` follows when it is.

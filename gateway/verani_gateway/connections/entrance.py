@@ -44,6 +44,7 @@ class Entrance:
         """Take no more connections than the settings say, or where they say nothing, than there are descriptors for."""
         most = settings.max_connections
         self._most = self.descriptors.websockets if most is None else most or None
+        self.descriptors.make_room(self._most)
         self._most_per_address = settings.max_connections_per_address
         self._most_per_room = settings.max_connections_per_room
 

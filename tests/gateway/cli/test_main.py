@@ -392,6 +392,21 @@ async def test_tokens_are_required_and_never_reach_the_log(start: Start, tmp_pat
 
 @pytest.mark.threat(17)
 @pytest.mark.usefixtures("loop_kind")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how large the table of descriptors is")
+@pytest.mark.parametrize(("most", "room"), [((), 5000), (("--max-connections", "3000"), 3000)])
+async def test_no_connection_has_to_wait_until_there_is_room_for_its_descriptor(
+    start: Start, most: tuple[str, ...], room: int
+) -> None:
+    server = await start("serve", "app:chat", "--port", "0", *most, descriptors=5000)
+    await server.urls()
+    assert room <= _descriptor_table(server.process.pid) <= 2 * room
+
+
+def _descriptor_table(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("FDSize:")[2].split()[0])
+
+
 async def test_idle_connections_leave_descriptors_to_the_service_and_its_operators(start: Start) -> None:
     server = await start("serve", "app:chat", "--port", "0", "--header-timeout", "60", descriptors=128)
     public, internal = await server.urls()
