@@ -17,8 +17,8 @@ __all__ = ["SLICE", "Ticked", "Ticker"]
 # The longest period, in seconds.
 _LONGEST: Final = 1.0
 
-# Connections that are ticked in one go: a fraction of a millisecond.
-SLICE: Final = 256
+# Connections that are ticked in one go, 50 us, which is what a frame waits at most that comes meanwhile.
+SLICE: Final = 64
 
 
 class Ticked(Protocol):
