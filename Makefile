@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTEST_ARGS ?=
 # Most tests wait most of the time, so more of them run at once than there are cores; `WORKERS=0` runs them in turn.
-WORKERS ?= 5
+WORKERS ?= 6
 # Tests start hundreds of processes; where nothing is kept, each compiles all of the project again.
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)

@@ -15,6 +15,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
+from zlib import crc32
 
 import pytest
 
@@ -101,11 +102,23 @@ def _import_ahead(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about the short way where the long one is taken."""
+    """Leave out what is about the short way where the long one is taken; mix what several workers share."""
     if config.getoption("--in-tasks"):
         left_out = [item for item in items if item.get_closest_marker("short_way") is not None]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    if hasattr(config, "workerinput"):
+        items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, int, bool]:
+    """Mix the groups: neighbours in a file wait for the same things, and all workers would at the same time.
+
+    What takes no time is last, so that nobody begins something long when all others are done. Of the machines, those
+    of the shape are first, which stay until the pages have been seen.
+    """
+    path = item.nodeid
+    return path.startswith("tests/verani/"), crc32(_group_of(path).encode()), not path.startswith("tests/shapes/")
 
 
 def pytest_collection_finish() -> None:
@@ -123,9 +136,15 @@ def unused_tcp_port() -> int:
 # Their tests share what takes seconds to start.
 _SHARED: Final = (
     "tests/actors/processes/test_hardened.py",
+    "tests/gateway/cli/test_new.py",
     "tests/integration/test_delivery.py",
-    "tests/integration/test_machines.py",
     "tests/integration/test_packages.py",
+)
+# They make networks of machines, as that shape does. One after the other: a browser of another worker loses what it
+# loads when an address comes or goes.
+_MACHINES: Final = (
+    "tests/gateway/service/test_signals.py::test_a_machine_",
+    "tests/integration/test_machines.py",
     "tests/integration/test_strangers.py",
     "tests/test_netns.py",
 )
@@ -146,9 +165,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     # Groups by mark, as `--dist loadgroup` has them, are nothing to pytest 9.2: ids of tests cannot be changed there.
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
 
-    scheduling = LoadScopeScheduling(config, log)
-    scheduling._split_scope = _group_of
-    return scheduling
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # nor has its class
+        def _split_scope(self, nodeid: str) -> str:
+            return _group_of(nodeid)
+
+        def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+            super().mark_test_complete(node, item_index, duration)
+            # It counts what is pending by looking at all that the worker has ever had, after each test.
+            groups = self.assigned_work[node]
+            group = _group_of(self.registered_collections[node][item_index])
+            if all(groups[group].values()):
+                del groups[group]
+
+    return Scheduling(config, log)
 
 
 def _group_of(test: str) -> str:
@@ -156,6 +185,8 @@ def _group_of(test: str) -> str:
     if path.startswith("tests/shapes/"):
         # The first parameter is the shape.
         return name.partition("[")[2].rstrip("]").partition("-")[0]
+    if test.startswith(_MACHINES):
+        return "machines"
     if path in _PAGES:
         return "pages"
     return path if path in _SHARED else test

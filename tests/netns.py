@@ -9,6 +9,7 @@ the next; `Network.close` ends whatever still runs on the machines, also what ha
 from __future__ import annotations
 
 import ctypes
+import functools
 import ipaddress
 import itertools
 import json
@@ -157,6 +158,7 @@ class Network:
         self.close()
 
 
+@functools.cache
 def why_not() -> str:
     """Say why there can be no namespaces here; empty where there can."""
     if shutil.which("ip") is None:

@@ -93,8 +93,10 @@ def handshake(path: str = "/ws", *, drop: tuple[str, ...] = (), **headers: str) 
 async def until(condition: Callable[[], object], what: str = "") -> None:
     """Let the loop run until a condition holds."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
-            await asyncio.sleep(0.001)
+        pause = 0.001
+        while not condition():  # what is waited for has no event of its own
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.01)  # who waits for long must not keep a core busy
     assert condition(), what
 
 
@@ -131,7 +133,8 @@ class RawClient:
     @classmethod
     async def open(cls, port: int, *, receive_buffer: int | None = None) -> RawClient:
         """Connect to a port of this machine; a small receive buffer makes a client that is soon full."""
-        raw = socket.socket()
+        # With its protocol named, asyncio has it send at once, and not when what was sent before is acknowledged.
+        raw = socket.socket(proto=socket.IPPROTO_TCP)
         if receive_buffer is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         raw.setblocking(False)

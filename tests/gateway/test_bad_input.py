@@ -112,6 +112,7 @@ async def test_a_violation_of_the_websocket_protocol_closes_that_connection_only
         assert (received.opcode, received.code) == (Opcode.CLOSE, code)
         client.send(close(code))
         assert await client.rest() == b""
+        await client.end()
         await until(lambda: closes)
         assert closes == [code]
 

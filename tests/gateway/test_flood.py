@@ -155,7 +155,7 @@ async def test_under_drop_refused_frames_never_wake_the_room(serve: Serve) -> No
     client.send({"type": "n", "data": -1})
     await until(lambda: flooded.handled)
     await until(lambda: server.state("flooded/a") == "asleep")
-    await flood(client, 0, 500)
+    await flood(client, 0, 100)
     client.send(close(1000))  # behind the flood, and above no rate
     assert (await client.closed()).code == 1000
     await until(lambda: flooded.gone)
@@ -204,7 +204,7 @@ async def test_under_drop_a_room_sees_what_the_rate_allows_and_the_flooder_stays
     clients = [await server.connect(f"/flooded/{n % 2}?userId={n}") for n in range(10)]
     async with asyncio.TaskGroup() as group:
         for client in clients:
-            group.create_task(flood(client, 0, 300))
+            group.create_task(flood(client, 0, 100))
         await ask(await server.connect("/quiet"), 1)
     for client in clients:
         client.send(close(1000))

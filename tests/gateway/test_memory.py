@@ -60,7 +60,8 @@ def resident(pid: int) -> int:
 async def served(tmp_path: Path) -> AsyncIterator[tuple[int, int]]:
     """Run `verani serve` and give its process id and its port."""
     (tmp_path / "app.py").write_text(APP)
-    options = ["--port", "0", "--internal-port", "0", "--max-invalid-frames", "0", "--rate-limit", "0"]
+    options = ["--port", "0", "--internal-port", "0", "--max-invalid-frames", "0"]
+    options += ["--rate-limit", "0", "--rate-limit-bytes", "0"]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "verani_gateway", "serve", "app:chat", *options),
         cwd=tmp_path,

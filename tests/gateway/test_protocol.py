@@ -601,6 +601,7 @@ async def test_a_close_code_that_may_not_travel_is_answered_with_1002(serve: Ser
     client.send(close(code))
     assert (await client.receive()).raw == b"\x88\x02\x03\xea"
     assert await client.rest() == b""
+    await client.end()
     await until(lambda: closes)
     assert closes == [1002]
 

@@ -199,7 +199,7 @@ class Fleet:
         try:
             async with asyncio.timeout(PATIENCE):
                 while not condition(status := await self.status(name)):  # noqa: ASYNC110  # in other processes
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.1)
         except TimeoutError:
             raise AssertionError(f"{await self.status(name)}\n{self.log()}") from None
         return status.members
@@ -215,7 +215,7 @@ class Fleet:
         """Wait until a room has so many sessions."""
         async with asyncio.timeout(PATIENCE):
             while await self.call(name, room, "get_session_count") != (200, sessions):  # noqa: ASYNC110  # in its host
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
 
     async def drain(self, target: str, name: str) -> None:
         """Drain with the command that operators have."""

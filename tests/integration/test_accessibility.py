@@ -14,14 +14,12 @@ from tests.node_packages import node_package
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Serve
-    from tests.integration.test_chat_page import Open, Window
+    from tests.integration.test_chat_page import Open
 
 pytestmark = pytest.mark.browser
 
 # What must not be there: people who use assistive technology are kept out, or nearly.
 SERIOUS: Final = ("serious", "critical")
-
-SIZE: Final = pytest.mark.parametrize(("width", "scheme"), SIZES)
 
 
 async def faults(page: Page) -> list[str]:
@@ -35,41 +33,45 @@ async def faults(page: Page) -> list[str]:
     ]
 
 
-async def resize(window: Window, width: int, scheme: Scheme) -> None:
-    await window.page.set_viewport_size({"width": width, "height": 760})
-    await window.page.emulate_media(color_scheme=scheme)
+async def faults_in_every_size(page: Page) -> dict[tuple[int, Scheme], list[str]]:
+    """Return the serious faults by width and scheme, where there are any."""
+    found = {}
+    for width, scheme in SIZES:
+        await page.set_viewport_size({"width": width, "height": 760})
+        await page.emulate_media(color_scheme=scheme)
+        found[width, scheme] = await faults(page)
+    return {size: faults for size, faults in found.items() if faults}
 
 
 async def test_faults_are_found(serve: Serve, visit: Open) -> None:  # noqa: F811
     window = await visit(await serve(APP))
     await window.page.evaluate("document.querySelector('label').remove()")
-    assert [fault.partition(" ")[0] for fault in await faults(window.page)] == ["label"]
+    found = await faults_in_every_size(window.page)
+    assert [(size, [fault.partition(" ")[0] for fault in faults]) for size, faults in found.items()] == [
+        (size, ["label"]) for size in SIZES
+    ]
 
 
-@SIZE
-async def test_the_door_of_the_chat(serve: Serve, visit: Open, width: int, scheme: Scheme) -> None:  # noqa: F811
+async def test_the_door_of_the_chat(serve: Serve, visit: Open) -> None:  # noqa: F811
     window = await visit(await serve(APP))
-    await resize(window, width, scheme)
-    assert await faults(window.page) == []
+    assert await faults_in_every_size(window.page) == {}
 
 
-@SIZE
-async def test_the_chat_with_all_it_shows(serve: Serve, visit: Open, width: int, scheme: Scheme) -> None:  # noqa: F811
+async def test_the_chat_with_all_it_shows(serve: Serve, visit: Open) -> None:  # noqa: F811
     server = await serve(APP)
     ann, bob = await visit(server, name="ann"), await visit(server, name="bob")
-    await resize(ann, width, scheme)
     await ann.sees_people("ann (you)", "bob")
     await ann.says("hello")
     await bob.says("hello ann")
     await ann.reads("hello", "hello ann")
     await ann.says("x" * 501)
     await expect(ann.page.get_by_role("alert")).not_to_be_empty()
-    assert await faults(ann.page) == []
+    assert await faults_in_every_size(ann.page) == {}
     await server.kill()
     await ann.is_in_state(re.compile("^reconnecting"))
     await ann.says("is anybody there?")
     await expect(ann.page.locator("#log .waiting")).to_have_count(1)
-    assert await faults(ann.page) == []
+    assert await faults_in_every_size(ann.page) == {}
 
 
 class Keyboard:

@@ -195,7 +195,7 @@ async def until(condition: Any) -> None:
     """Wait until something is so in another process."""
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110  # in another process
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 async def verani(*arguments: str, cwd: Path | None = None) -> tuple[int, str, list[str]]:
@@ -423,7 +423,7 @@ async def until_async(condition: Any) -> None:
     """Wait until something is so that has to be asked for."""
     async with asyncio.timeout(PATIENCE):
         while not await condition():  # noqa: ASYNC110  # in another process
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.threat(60)

@@ -28,7 +28,7 @@ def until(probe: Callable[[], T | None], seconds: float = 30.0) -> T:
     deadline = time.monotonic() + seconds
     while not (result := probe()):
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
+        time.sleep(0.02)
     return result
 
 

@@ -629,10 +629,11 @@ async def test_a_connection_without_a_whole_header_is_closed(sent: bytes) -> Non
     await service.stop()
 
 
-async def _started(**settings: Any) -> listeners.Listeners:
+async def _started(**chosen: Any) -> listeners.Listeners:
     application = web.Application()
-    setup(application, define_room("chat"))
-    service = listeners.Listeners(application, Settings(port=0, **settings), Secrets())
+    settings = Settings(port=0, **chosen)
+    setup(application, define_room("chat"), settings=settings)
+    service = listeners.Listeners(application, settings, Secrets())
     await service.start()
     return service
 

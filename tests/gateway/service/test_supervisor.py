@@ -257,7 +257,7 @@ async def test_clients_stay_connected_while_the_launcher_is_replaced(start: Star
             await service.line(r"epoch \d+: room hosts [^,]+$")
             assert await _echo(ws) != host
             while _has_zombies(service.process.pid):  # noqa: ASYNC110  # the supervisor waits for them, not this test
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
 
 
 async def _launcher(service: Service) -> int:
@@ -266,7 +266,7 @@ async def _launcher(service: Service) -> int:
         pids = {*service.pids("verani_actors.processes.launcher")} & {*_children(service.process.pid)}
         if pids:
             return pids.pop()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
 
 
 def _children(parent: int) -> list[int]:
@@ -313,7 +313,7 @@ async def test_nobody_waits_for_gateways_that_were_all_drained(start: Start) -> 
 
             assert await asyncio.gather(*map(drain, targets)) == [202, 202]
         while await _takes(*address):  # noqa: ASYNC110  # another process
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     assert service.pids("verani_gateway gateway") == []
     service.process.terminate()
     assert await service.end() == 0
@@ -347,7 +347,7 @@ async def test_a_gateway_that_is_restarted_twice_at_once_gets_one_successor(star
         assert await restart(f"gateway:{second}") == 202
         await service.line("has another process now")
         while len(there := await gateways()) > 2 or {first, second} & there:  # noqa: ASYNC110  # in other processes
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
         assert len(there) == 2
     assert len(service.pids("verani_gateway gateway")) == 2
     service.process.terminate()
@@ -447,7 +447,7 @@ async def test_a_full_disk_under_the_log_stops_nobody(start: Start, tmp_path: Pa
                 async with session.get(f"http://127.0.0.1:{port}/ready") as response:
                     if response.status == 200:
                         break
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     service.process.terminate()
     assert await service.process.wait() == 0
     await service.nothing_left()
