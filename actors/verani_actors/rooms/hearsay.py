@@ -24,14 +24,14 @@ __all__ = ["Reach", "seen_of", "who_missed"]
 # More than any gateway has: for those that were given up, and have missed what was said since.
 _ALL: Final = 1 << 62
 
-# Of so many gateways that were given up it is kept which of their inputs others have seen.
+# Of so many gateways that were given up it is kept which of their inputs others have seen, or may see.
 _GONE: Final = 8
 
 
 class Reach:
     """What one incarnation of a room has said to each gateway, as far as others must know of it."""
 
-    __slots__ = ("acknowledged", "owed", "shared", "told", "unprompted")
+    __slots__ = ("owed", "processed", "shared", "told", "unprompted")
 
     def __init__(self) -> None:
         # The last entry of each gateway.
@@ -40,8 +40,8 @@ class Reach:
         self.owed: dict[str, int] = {}
         # The last inputs of gateways of which others have seen something.
         self.shared: dict[str, int] = {}
-        # The last inputs of gateways that were acknowledged.
-        self.acknowledged: dict[str, int] = {}
+        # The last inputs of gateways that were processed.
+        self.processed: dict[str, int] = {}
         # Whether something was said in this tick that no input in hand led to: any before it may have.
         self.unprompted = False
 
@@ -53,13 +53,13 @@ class Reach:
     def note(self, gateway: str, seq: int, cause: int | None, origin: str | None) -> None:
         """Note an entry that says what its gateway cannot get again by sending its own inputs once more.
 
-        `cause` is the input that led to it, and `origin` the gateway that the input is of; None for what none led to,
-        or one of a gateway that is gone.
+        `cause` is the input that led to it, and `origin` the gateway that the input is of; None for what none led to.
+        The ends of sessions of a gateway that was given up have no number, as it did not send them.
         """
         self.unprompted |= cause is None
         if gateway != origin:
             self.owed[gateway] = seq
-            if origin is not None and cause is not None and self.shared.get(origin) != cause:
+            if origin is not None and cause and self.shared.get(origin) != cause:
                 self.shared[origin] = cause
                 if origin in self.told:
                     self.owed[origin] = self.told[origin]
@@ -70,19 +70,21 @@ class Reach:
         """List what all gateways must have by the end of this tick."""
         if self.unprompted:
             self.unprompted = False
-            for gateway, number in self.acknowledged.items():
+            for gateway, number in self.processed.items():
                 if number > self.shared.get(gateway, 0):
                     self.shared[gateway] = number
-                    self.owed[gateway] = self.told[gateway]
+                    if gateway in self.told:
+                        self.owed[gateway] = self.told[gateway]
         named = {**self.owed, **self.shared}
         return tuple([Said(each, self.owed.get(each, _ALL), self.shared.get(each, 0)) for each in named])
 
     def lose(self, gateway: str, linked: Collection[str]) -> None:
-        """Note that a gateway was given up."""
-        for table in (self.told, self.owed, self.acknowledged):
+        """Note that a gateway was given up; what is known of its inputs stays, as it may send them to another owner."""
+        for table in (self.told, self.owed):
             table.pop(gateway, None)
-        for gone in [each for each in self.shared if each not in linked][:-_GONE]:
-            del self.shared[gone]
+        for known in (self.shared, self.processed):
+            for gone in [each for each in known if each not in linked][:-_GONE]:
+                del known[gone]
 
 
 def who_missed(heard: Mapping[str, Heard]) -> set[str]:

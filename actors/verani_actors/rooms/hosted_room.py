@@ -354,7 +354,7 @@ class HostedRoom:
 
     def _note_reach(self, gateway: str, seq: int, cause: int | None) -> None:
         origin = self.in_flight[0][0] if cause is not None else None
-        self.reach.note(gateway, seq, cause, origin if origin in self._entries.gateways else None)
+        self.reach.note(gateway, seq, cause, origin)
 
     def invoke(self, invoke: Invoke) -> None:
         if self.engine is not None:

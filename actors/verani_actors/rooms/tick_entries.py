@@ -114,7 +114,9 @@ class TickEntries:
         """
         if gateway in self.gateways:
             entry = self.pending.get(gateway, _NOTHING).get(room.name) or self.entry(gateway, room)
-            entry.processed = room.reach.acknowledged[gateway] = number
+            entry.processed = room.reach.processed[gateway] = number
+        elif number:
+            room.reach.processed[gateway] = number
         if is_last:
             self.working -= 1
         if self._flushing is not None and (not self.working or self.weight > MAX_PENDING):

@@ -570,6 +570,7 @@ async def test_a_room_lets_a_connection_in_within_the_call_that_brings_it_unless
     server.gateway.ingress.close(ROOM, "another", 1000, "")
 
 
+@pytest.mark.short_way
 async def test_a_room_in_which_nobody_is_wakes_within_the_call_that_brings_a_connection(serve: Serve) -> None:
     room: RoomDefinition[Any, Any] = define_room("chat")
     server = await serve(room)
