@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import time
 from collections import defaultdict
@@ -172,6 +173,15 @@ class Standing:
         """Whether it is stopped still, and not being killed."""
         return b"State:\tT" in _read(self.pid, "status")
 
+    def takes_connections(self, supervisor: int) -> bool:
+        """Whether its event loop watches a socket of the supervisor's, as that of a gateway does that has begun."""
+        shared = _sockets(supervisor)
+        return any(
+            str(int(watched, 16)) in shared
+            for each in _descriptors(self.pid)
+            for watched in re.findall(rb"^tfd:.* ino:(\w+)", _read(self.pid, f"fdinfo/{each.name}"), re.MULTILINE)
+        )
+
 
 class Chaos:
     """What is done to the processes of a service."""
@@ -249,6 +259,22 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
+def _descriptors(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return []
+
+
+def _sockets(pid: int) -> set[str]:
+    """Find the inodes of the sockets that a process has."""
+    found = set()
+    for each in _descriptors(pid):
+        with suppress(OSError):
+            found.update(re.findall(r"^socket:\[(\d+)\]$", str(each.readlink())))
+    return found
+
+
 class Watch:
     """Asks all the time whether the service is ready, and writes down whatever that should not have been said of."""
 
@@ -290,14 +316,20 @@ class Watch:
         return True
 
     def _unserved(self) -> set[str]:
-        """Find processes that have stood still for longer than may go unnoticed, and that clients may depend on."""
-        members = self._chaos.members()
+        """Find processes that have stood still for longer than may go unnoticed, and that clients may depend on.
+
+        Nobody depends on a gateway that was stopped before it took connections: the others have them all.
+        """
+        members, supervisor = self._chaos.members(), self._cluster.process.pid
         return {
             f"{each.kind} {each.pid}"
             for each in self._chaos.standing
             if time.monotonic() - each.since > NOTICED
-            and (each.kind == "gateway" or (each.kind == "host" and each.pid in members))
             and each.stands
+            and (
+                (each.kind == "gateway" and each.takes_connections(supervisor))
+                or (each.kind == "host" and each.pid in members)
+            )
         }
 
 
