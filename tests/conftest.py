@@ -123,7 +123,6 @@ def _place(item: pytest.Item) -> tuple[bool, int, bool]:
 
 def pytest_collection_finish() -> None:
     """Spare the collections at the end of tests what was imported and collected: it stays until the end."""
-    gc.collect()
     gc.freeze()
 
 

@@ -89,6 +89,41 @@ async def cut_off(fleet: Fleet, crowd: Crowd, lost: str, pid: int) -> None:
     assert last < first
 
 
+# First those with machines of their own: what the others share works on until the last one is done.
+
+
+async def test_machines_that_join_drain_and_leave_under_load_cost_no_frame_and_no_answer(reason: str) -> None:
+    if reason:
+        pytest.skip(reason)
+    # Nobody is lost here, so a machine that is loaded may keep its hosts waiting for longer than a second.
+    with Fleet.run(TARGETS, TWO, spare=1, options=("--lease", "6")) as fleet:
+        async with fleet.visited():
+            await fleet.whole(*TWO)
+            storm = Storm(f"{fleet.nodes['east'].public}/ws", rooms=100, frames_per_second=1000.0)
+            await storm.start()
+            await storm.answered()
+            await fleet.start("south")
+            await fleet.whole("east", "west", "south")
+            await storm.answered()
+            await fleet.drain("host:west-0", "east")
+            await fleet.until(lambda status: {each.id for each in status.members} == {"east-0", "south-0"}, "east")
+            await storm.answered()
+            await fleet.stop("south")
+            await fleet.until(lambda status: [each.id for each in status.members] == ["east-0"], "east")
+            await storm.answered()
+            assert await storm.finish() == []
+
+
+async def test_one_command_ends_every_machine_also_those_without_a_gateway() -> None:
+    with Fleet.run(TARGETS, ("east",), spare=1) as fleet:
+        async with fleet.visited():
+            await asyncio.to_thread(fleet.begin("west", gateways=0).wait)
+            await fleet.until(lambda status: len(status.members) == 2, "east")
+            await fleet.drain("--all", "east")
+            codes = [await asyncio.to_thread(node.process.wait, PATIENCE) for node in fleet.nodes.values()]
+            assert codes == [0, 0], fleet.log()
+
+
 @pytest.mark.threat(66)
 async def test_machines_that_join_share_the_rooms_and_agree_who_owns_which(fleet: Fleet) -> None:
     members = await fleet.whole(*THREE)
@@ -337,35 +372,3 @@ async def test_a_machine_that_serves_other_rooms_is_refused_with_a_reason(pair: 
     )
     assert any("machine stranger at" in line and "is refused" in line for line in pair.nodes["east"].lines)
     await pair.whole(*TWO)
-
-
-async def test_machines_that_join_drain_and_leave_under_load_cost_no_frame_and_no_answer(reason: str) -> None:
-    if reason:
-        pytest.skip(reason)
-    # Nobody is lost here, so a machine that is loaded may keep its hosts waiting for longer than a second.
-    with Fleet.run(TARGETS, TWO, spare=1, options=("--lease", "6")) as fleet:
-        async with fleet.visited():
-            await fleet.whole(*TWO)
-            storm = Storm(f"{fleet.nodes['east'].public}/ws", rooms=100, frames_per_second=1000.0)
-            await storm.start()
-            await storm.answered()
-            await fleet.start("south")
-            await fleet.whole("east", "west", "south")
-            await storm.answered()
-            await fleet.drain("host:west-0", "east")
-            await fleet.until(lambda status: {each.id for each in status.members} == {"east-0", "south-0"}, "east")
-            await storm.answered()
-            await fleet.stop("south")
-            await fleet.until(lambda status: [each.id for each in status.members] == ["east-0"], "east")
-            await storm.answered()
-            assert await storm.finish() == []
-
-
-async def test_one_command_ends_every_machine_also_those_without_a_gateway() -> None:
-    with Fleet.run(TARGETS, ("east",), spare=1) as fleet:
-        async with fleet.visited():
-            await asyncio.to_thread(fleet.begin("west", gateways=0).wait)
-            await fleet.until(lambda status: len(status.members) == 2, "east")
-            await fleet.drain("--all", "east")
-            codes = [await asyncio.to_thread(node.process.wait, PATIENCE) for node in fleet.nodes.values()]
-            assert codes == [0, 0], fleet.log()
