@@ -294,7 +294,9 @@ async def test_a_rolling_restart_under_load_brings_new_code_and_fails_nobody(ser
     assert sum(load.codes.values()) >= 1
 
 
-async def test_one_process_is_restarted_and_the_others_stay(service: Service) -> None:
+async def test_one_process_is_restarted_and_the_others_stay_and_what_cannot_be_changes_nothing(
+    service: Service,
+) -> None:
     for kind in ("host:", "gateway:"):
         before = await service.processes()
         target = next(each for each in before if each.startswith(kind))
@@ -305,8 +307,6 @@ async def test_one_process_is_restarted_and_the_others_stay(service: Service) ->
         changed = set(before.values()) - set(after.values())
         assert changed == {before[target]}
 
-
-async def test_what_cannot_be_restarted_changes_nothing(service: Service) -> None:
     before = await service.processes()
     code, said = await service.command("restart", "host:nobody")
     assert code == 1

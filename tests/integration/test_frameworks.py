@@ -81,7 +81,13 @@ async def site(request: pytest.FixtureRequest, serve: Serve) -> AsyncIterator[Si
     assert "Traceback" not in "".join(lines) + output.decode()
 
 
-async def test_its_handlers_call_rooms_and_its_logins_say_who_connects(site: Site) -> None:
+async def test_its_handlers_call_rooms_and_its_logins_say_who_connects_to_which(site: Site) -> None:
+    async def refused(client: VeraniClient) -> int | None:
+        with pytest.raises(HandshakeRefused) as refusal:
+            async with client:
+                pass
+        return refusal.value.status
+
     async with await site.enter("ann", "ann") as ann:
         assert (await site.post("/orders/ann/7", {"status": "sent"}))[:2] == (200, {"heard": 1})
         async for event in ann:
@@ -89,14 +95,7 @@ async def test_its_handlers_call_rooms_and_its_logins_say_who_connects(site: Sit
             break
         assert (await site.post("/orders/bob/8", {"status": "sent"}))[:2] == (200, {"heard": 0})
 
-
-async def test_nobody_enters_the_room_of_somebody_else_or_without_a_login_or_from_another_page(site: Site) -> None:
-    async def refused(client: VeraniClient) -> int | None:
-        with pytest.raises(HandshakeRefused) as refusal:
-            async with client:
-                pass
-        return refusal.value.status
-
+    # Nobody enters the room of somebody else, or without a login, or from another page.
     assert await refused(await site.enter("bob", "ann")) == 403
     assert await refused(await site.enter("ann", "ann", origin="https://evil.example.com")) == 403
     assert await refused(VeraniClient(f"{site.rooms.ws}/orders/ann")) == 401
