@@ -192,6 +192,10 @@ async def test_a_message_that_is_too_long_is_refused_with_a_reason_and_given_bac
     await ann.says("short")
     await ann.reads("short")
     await expect(ann.page.get_by_role("alert")).to_be_empty()
+    # So is one that costs the connection.
+    await ann.says("x" * 70_000)
+    await expect(ann.page.get_by_role("alert")).to_have_text("That message is too long: at most 500 characters.")
+    await expect(ann.page.get_by_label("Message", exact=True)).to_have_value("x" * 70_000)
 
 
 async def test_markup_in_names_and_messages_is_shown_as_text(serve: Serve, visit: Open) -> None:
@@ -353,14 +357,6 @@ async def test_a_page_that_a_room_refuses_stays_away_and_says_so(serve: Serve, v
     await expect(window.page.get_by_role("alert")).to_have_text("The room refused you (forbidden).")
     await expect(window.page.get_by_label("Message", exact=True)).to_have_value("hello?")
     assert await comers(server, "closed") == 1
-
-
-async def test_a_message_that_costs_the_connection_is_given_back_with_the_reason(serve: Serve, visit: Open) -> None:
-    server = await serve(APP)
-    ann = await visit(server, name="ann")
-    await ann.says("x" * 70_000)
-    await expect(ann.page.get_by_role("alert")).to_have_text("That message is too long: at most 500 characters.")
-    await expect(ann.page.get_by_label("Message", exact=True)).to_have_value("x" * 70_000)
 
 
 async def test_a_page_says_why_an_answer_did_not_come(serve: Serve, visit: Open) -> None:
