@@ -8,7 +8,8 @@ connected and silent. Exits with 1 if
 - an unread client waits longer for a sign of life than the original client has patience,
 - the policy close does not close with 1008, or throttle and drop close before their time.
 
-Flooders run at a lower priority: on a machine of two cores it is the server that is measured, not who gets a core.
+The server has a core of its own, and flooders run on the other one when the prober has nothing to do: it is the server
+that is measured, not who gets a core.
 A closed flooder comes back as the original client does: after 1 s, then 1.5 times as long, from 1 s again once it
 was open.
 """
@@ -37,7 +38,7 @@ from verani.settings import RatePolicy
 from verani_actors.upkeep.memory import quieten_collector
 from verani_gateway import setup
 
-from .processes import cpu_seconds
+from .processes import Cores, cpu_seconds
 from .servers import new_loop
 
 FLOODERS = 200
@@ -288,7 +289,8 @@ async def keep_flooding(port: int, number: int, report: Report, go: asyncio.Even
 
 async def flood(port: int) -> None:
     """Connect, say so, flood from the first line of standard input to the second, and report."""
-    os.nice(10)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     report, go, ready = Report(), asyncio.Event(), asyncio.Semaphore(0)
@@ -375,10 +377,11 @@ async def hear(process: Process) -> bytes:
         return await process.stdout.readline()
 
 
-async def run(policy: RatePolicy, options: argparse.Namespace, flood_seconds: float) -> list[str]:
+async def run(policy: RatePolicy, options: argparse.Namespace, cores: Cores, flood_seconds: float) -> list[str]:
     """Measure one policy; return the promises that were broken."""
     async with child("--serve", policy, "--loop", options.loop, "--rate", str(options.rate)) as server:
         port = int(await hear(server))
+        cores.pin_servers([server.pid])
         async with child("--flood", str(port)) as flooders, ClientSession() as session:
             assert await hear(flooders) == b"ready\n", "the flooders could not connect"
             probes = [Probe(f"p{n}") for n in range(PROBES)]
@@ -454,11 +457,12 @@ def main() -> int:
     if options.flood:
         asyncio.run(flood(options.flood))
         return 0
-    broken = []
+    cores, broken = Cores.choose(), []
+    cores.pin_load()
     for policy in options.policy or get_args(RatePolicy):
         # An unread client gets a pong every 4 s: with 14 s, three of them, beyond the original client's patience.
         seconds = 4.0 if options.quick else 14.0
-        broken += asyncio.run(run(policy, options, seconds))
+        broken += asyncio.run(run(policy, options, cores, seconds))
     for each in broken:
         print(f"FAILED: {each}")
     return int(bool(broken))
