@@ -59,7 +59,7 @@ class Reach:
         self.unprompted |= cause is None
         if gateway != origin:
             self.owed[gateway] = seq
-            if origin is not None and cause and self.shared.get(origin) != cause:
+            if origin is not None and cause and cause > self.shared.get(origin, 0):
                 self.shared[origin] = cause
                 if origin in self.told:
                     self.owed[origin] = self.told[origin]
@@ -83,6 +83,8 @@ class Reach:
         for table in (self.told, self.owed):
             table.pop(gateway, None)
         for known in (self.shared, self.processed):
+            if gateway in known:
+                known[gateway] = known.pop(gateway)  # in the order in which they were lost
             for gone in [each for each in known if each not in linked][:-_GONE]:
                 del known[gone]
 

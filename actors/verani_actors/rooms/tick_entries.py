@@ -114,8 +114,8 @@ class TickEntries:
         """
         if gateway in self.gateways:
             entry = self.pending.get(gateway, _NOTHING).get(room.name) or self.entry(gateway, room)
-            entry.processed = room.reach.processed[gateway] = number
-        elif number:
+            entry.processed = number
+        if number:  # else it is the end of a session, by the host
             room.reach.processed[gateway] = number
         if is_last:
             self.working -= 1

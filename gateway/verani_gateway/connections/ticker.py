@@ -17,8 +17,10 @@ __all__ = ["SLICE", "Ticked", "Ticker"]
 # The longest period, in seconds.
 _LONGEST: Final = 1.0
 
-# Connections that are ticked in one go, 50 us, which is what a frame waits at most that comes meanwhile.
+# Connections that are ticked in one go, 50 us, which is what a frame waits at most that comes meanwhile; and into how
+# many slices a round is divided at most, as each takes a pass of the loop.
 SLICE: Final = 64
+_SLICES: Final = 256
 
 
 class Ticked(Protocol):
@@ -46,13 +48,14 @@ class Ticker:
         # First, so that nothing that goes wrong below ends the keepalive of all.
         self._timer = self._loop.call_later(self.period, self.tick)
         if self._round is None:
-            self._tick_some(iter(tuple(self._ticked.values())))
+            ticked = tuple(self._ticked.values())
+            self._tick_some(iter(ticked), max(SLICE, len(ticked) // _SLICES))
         self._sweep(self._loop.time())
 
-    def _tick_some(self, left: Iterator[Ticked]) -> None:
-        now, some = self._loop.time(), list(islice(left, SLICE))
+    def _tick_some(self, left: Iterator[Ticked], size: int) -> None:
+        now, some = self._loop.time(), list(islice(left, size))
         # First, as above.
-        self._round = self._loop.call_soon(self._tick_some, left) if some else None
+        self._round = self._loop.call_soon(self._tick_some, left, size) if some else None
         for each in some:
             each.tick(now)
 

@@ -390,8 +390,6 @@ async def test_tokens_are_required_and_never_reach_the_log(start: Start, tmp_pat
     assert "s3cret" not in server.output
 
 
-@pytest.mark.threat(17)
-@pytest.mark.usefixtures("loop_kind")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how large the table of descriptors is")
 @pytest.mark.parametrize(("most", "room"), [((), 5000), (("--max-connections", "3000"), 3000)])
 async def test_no_connection_has_to_wait_until_there_is_room_for_its_descriptor(
@@ -407,6 +405,8 @@ def _descriptor_table(pid: int) -> int:
     return int(status.partition("FDSize:")[2].split()[0])
 
 
+@pytest.mark.threat(17)
+@pytest.mark.usefixtures("loop_kind")
 async def test_idle_connections_leave_descriptors_to_the_service_and_its_operators(start: Start) -> None:
     server = await start("serve", "app:chat", "--port", "0", "--header-timeout", "60", descriptors=128)
     public, internal = await server.urls()
