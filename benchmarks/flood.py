@@ -186,7 +186,8 @@ class Line(asyncio.Protocol):
                 return
             position = end + 4
             self.is_open = True
-            self.opened.set_result(None)
+            if not self.opened.done():  # the flood may be over
+                self.opened.set_result(None)
         while len(data) - position >= 2 and len(data) - position - 2 >= data[position + 1]:
             opcode, start = data[position] & 15, position + 2
             position = start + data[position + 1]
