@@ -16,6 +16,13 @@ from verani.link.epoch import Epoch
 from verani.link.messages import GivenUp, Pull
 
 
+async def succeed(service: Service) -> None:
+    """Have the only host die, and another one take its place."""
+    service.kill("m-0")
+    await service.join("m-1")
+    service.publish()
+
+
 def deafen(cable: Any) -> None:
     """Have records and inputs leave, and nothing arrive but pulls; it is as if the rest were in a socket's buffer."""
     receive = cable._receive
@@ -29,9 +36,7 @@ async def test_whoever_did_not_hear_what_others_heard_of_a_dead_host_is_closed(s
     cable.cut()
     ada.send("tell", 2)
     await until(lambda: ada.heard == [1, 2])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     await until(lambda: bob.kicked)
     assert bob.kicked == [(1012, "the room went on without this connection")]
     bob.go()
@@ -49,9 +54,7 @@ async def test_what_others_have_seen_of_an_input_is_not_done_again(service: Serv
     cable.cut()
     diary.gate.set()
     await until(lambda: ada.heard == [1, 2])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     await until(lambda: bob.kicked)
     await until(lambda: bob.in_flight.count == 0)
     assert bob.acks[1]["error"]["code"] == "interrupted"
@@ -90,9 +93,7 @@ async def test_a_room_that_is_asleep_is_told_what_its_last_host_said_to_others(s
     await until(lambda: ada.heard == [1])
     gateway, _ = service.gateways
     await until(lambda: gateway.room_states() == {"asleep": 1})
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     ada.send("tell", 2)
     await until(lambda: bob.kicked)
     assert not ada.kicked
@@ -108,9 +109,7 @@ async def test_a_gateway_that_was_given_up_has_missed_what_was_said_until_the_ho
     service.processes["m-0"].host.unlink(service.gateways[1].id)  # its grace is over
     ada.send("tell", 2)
     await until(lambda: ada.heard == [1, 2])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     ada.send("tell", 3)
     await until(lambda: ada.heard == [1, 2, 3])
     for _ in range(20):
@@ -125,9 +124,7 @@ async def test_who_missed_something_is_closed_by_the_third_host_if_the_second_di
     cable.cut()
     ada.send("tell", 1)
     await until(lambda: ada.heard == [1])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     deafen(service.cable(service.gateways[1], "m-1"))
     ada.send("say", 2)
     await until(lambda: ada.heard == [1, 2])
@@ -176,9 +173,7 @@ async def test_what_others_have_seen_of_an_input_is_not_done_again_after_two_dea
     cable._receive = lambda *said: None  # inputs arrive, answers do not
     bob.send("tell", 1)
     await until(lambda: ada.heard == [1])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     deafen(service.cable(service.gateways[1], "m-1"))
     await until(lambda: ada.heard == [1, "r"])
     service.kill("m-1")
@@ -236,9 +231,7 @@ async def test_what_others_have_heard_of_a_task_is_not_said_again(service: Servi
     cable._receive = lambda *said: None
     bob.send("spawn", 1)
     await until(lambda: ada.heard == [1])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     ada.send("tell", 2)
     await until(lambda: 2 in ada.heard and not service.gateways[1].attachments.rooms["chat/a"].unprocessed)
     assert ada.heard.count(1) == 1, ada.heard
@@ -252,9 +245,7 @@ async def test_a_witness_that_has_left_is_still_one(service: Service, diary: Dia
     ada.go()
     await until(lambda: ("disconnect", "ada") in diary.seen)
     await until(lambda: not service.gateways[0].attachments.rooms)
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     bob.send("say", 2)
     await until(lambda: bob.heard)
     assert bob.kicked, bob.heard
@@ -303,9 +294,7 @@ async def test_a_caller_is_a_witness(service: Service, diary: Diary) -> None:
     await until(lambda: not service.gateways[0].attachments.rooms)
     cable.cut()
     assert await service.gateways[0].stub("chat", "a").broadcast("default", {"value": 1}) == 1
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     bob.send("say", 2)
     await until(lambda: bob.heard)
     assert bob.kicked, bob.heard
@@ -322,9 +311,7 @@ async def test_what_others_have_seen_is_not_done_again_for_a_gateway_that_was_gi
     service.processes["m-0"].host.unlink(service.gateways[1].id)  # its grace is over
     ada.send("tell", 2)
     await until(lambda: ada.heard == [1, 2])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     ada.send("tell", 3)
     await until(lambda: 3 in ada.heard and not service.gateways[1].attachments.rooms["chat/a"].unprocessed)
     assert ada.heard.count(1) == 1, ada.heard
@@ -351,9 +338,7 @@ async def test_what_others_see_after_a_gateway_was_given_up_of_its_inputs_is_not
     service.processes["m-0"].host.unlink(service.gateways[1].id)  # its grace is over
     diary.gate.set()
     await until(lambda: ada.heard == [1])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     ada.send("tell", 2)
     await until(lambda: 2 in ada.heard and not service.gateways[1].attachments.rooms["chat/a"].unprocessed)
     assert ada.heard == [1, 2]
@@ -369,9 +354,7 @@ async def test_a_witness_that_is_given_up_while_the_room_wakes_has_been_heard(se
     service.cable(service.gateways[0], "m-0").cut()
     carol.send("tell", 1)
     await until(lambda: carol.heard == bob.heard == [1])
-    service.kill("m-0")
-    await service.join("m-1")
-    service.publish()
+    await succeed(service)
     slow = service.cable(service.gateways[1], "m-1")
     receive, late = slow._receive, []
     slow._receive = lambda *said: late.append(said)
