@@ -84,7 +84,7 @@ class Cluster:
                 epochs = {host.epoch for host in status.members} | {gateway.epoch for gateway in status.gateways}
                 if len(status.members) == count and len(epochs) == 1 and not status.missing:
                     return status.members
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)  # each process answers
 
     async def stop(self) -> int:
         """Stop the service and return its exit code."""

@@ -19,6 +19,7 @@ from zlib import crc32
 
 import pytest
 
+from tests.netns import isolate
 from tests.ports import free_port
 from verani.engine.hook_run import HookRun
 from verani.engine.hook_runner import Hooks
@@ -68,6 +69,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # aiohttp reads the authorities of the world when it is imported: a sixth of what a start of ours costs, and no test
     # speaks TLS to anybody whom they know.
     os.environ["SSL_CERT_FILE"] = os.devnull
+    if hasattr(config, "workerinput"):
+        # A browser loses what it loads when an address comes or goes, as it does with the machines of other workers.
+        with suppress(OSError):  # and who may not do this makes no machines either
+            isolate()
     if config.getoption("--in-tasks"):
         setattr(handlers, "is_async", lambda function: True)  # noqa: B010  # which it has from another module
         Hooks.begin = _begin_in_task  # type: ignore[method-assign]
@@ -111,14 +116,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> tuple[bool, int, bool]:
+def _place(item: pytest.Item) -> tuple[bool, int]:
     """Mix the groups: neighbours in a file wait for the same things, and all workers would at the same time.
 
-    What takes no time is last, so that nobody begins something long when all others are done. Of the machines, those
-    of the shape are first, which stay until the pages have been seen.
+    What takes no time is last, so that nobody begins something long when all others are done.
     """
     path = item.nodeid
-    return path.startswith("tests/verani/"), crc32(_group_of(path).encode()), not path.startswith("tests/shapes/")
+    return path.startswith("tests/verani/"), crc32(_group_of(path).encode())
 
 
 def pytest_collection_finish() -> None:
@@ -137,13 +141,8 @@ _SHARED: Final = (
     "tests/actors/processes/test_hardened.py",
     "tests/gateway/cli/test_new.py",
     "tests/integration/test_delivery.py",
-    "tests/integration/test_packages.py",
-)
-# They make networks of machines, as that shape does. One after the other: a browser of another worker loses what it
-# loads when an address comes or goes.
-_MACHINES: Final = (
-    "tests/gateway/service/test_signals.py::test_a_machine_",
     "tests/integration/test_machines.py",
+    "tests/integration/test_packages.py",
     "tests/integration/test_strangers.py",
     "tests/test_netns.py",
 )
@@ -184,8 +183,6 @@ def _group_of(test: str) -> str:
     if path.startswith("tests/shapes/"):
         # The first parameter is the shape.
         return name.partition("[")[2].rstrip("]").partition("-")[0]
-    if test.startswith(_MACHINES):
-        return "machines"
     if path in _PAGES:
         return "pages"
     return path if path in _SHARED else test

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Machine", "Network", "leftovers", "why_not"]
+__all__ = ["Machine", "Network", "isolate", "leftovers", "why_not"]
 
 _COUNT = itertools.count(1)
 
@@ -36,8 +36,11 @@ _NAME = re.compile(r"vn(\d+)[a-z]\d+(?:m\d+)?")
 # Networks are looked for in here: a /24 each, far from what machines and containers use by default.
 _RANGE = ipaddress.IPv4Network("10.200.0.0/16")
 
-# setns(2); `os.setns` is there from Python 3.12 on.
+# setns(2) and unshare(2); `os.setns` and `os.unshare` are there from Python 3.12 on.
 _CLONE_NEWNET = 0x40000000
+
+# Whoever has no other address than loopback takes itself for offline; this one is of a net for examples (RFC 5737).
+_OWN = "198.51.100.1/24"
 
 # An address of the link layer that nobody has; "locally administered" (IEEE 802).
 _NOBODY = "02:00:00:00:00:00"
@@ -83,8 +86,7 @@ class Machine:
     def _make_socket(self, made: list[socket.socket | OSError]) -> None:
         try:
             with Path(f"/run/netns/{self.name}").open("rb") as namespace:
-                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"setns to {self.name}")
+                _call("setns", namespace.fileno(), _CLONE_NEWNET)
             made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         except OSError as error:
             made.append(error)
@@ -156,6 +158,26 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def isolate() -> None:
+    """Move this thread, and what it starts, into a network that nobody else is in and from which nobody is reached.
+
+    Raises OSError where that is not allowed, and changes nothing then.
+    """
+    if shutil.which("ip") is None:
+        raise FileNotFoundError("ip")
+    with Path("/proc/thread-self/ns/net").open("rb") as before:
+        _call("unshare", _CLONE_NEWNET)
+        try:
+            _ip("link", "set", "lo", "up")
+            _ip("link", "add", "eth0", "type", "veth", "peer", "name", "nobody")
+            _ip("addr", "add", _OWN, "dev", "eth0")
+            _ip("link", "set", "nobody", "up")
+            _ip("link", "set", "eth0", "up")
+        except OSError:
+            _call("setns", before.fileno(), _CLONE_NEWNET)
+            raise
 
 
 @functools.cache
@@ -236,6 +258,12 @@ def _free_subnet() -> ipaddress.IPv4Network:
 
 def _json(*arguments: str) -> list[Mapping[str, Any]]:
     return json.loads(_ip("-j", *arguments) or "[]")  # type: ignore[no-any-return]  # as `ip -j` prints it
+
+
+def _call(function: str, *arguments: int) -> None:
+    """Call a function of the C library that says what went wrong in `errno`."""
+    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments):
+        raise OSError(ctypes.get_errno(), f"{function}: {os.strerror(ctypes.get_errno())}")
 
 
 def _ip(*arguments: str) -> str:

@@ -40,6 +40,26 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys
     print(connection.recv(5).decode())
 """
 
+ISOLATED = """
+import socket, sys
+from tests.netns import isolate
+
+try:
+    isolate()
+except OSError as error:
+    print(error)
+with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    with socket.create_connection(listener.getsockname()):
+        print("hears itself")
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[1]))).close()
+    print("hears others")
+except ConnectionRefusedError:
+    pass
+"""
+
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
@@ -177,3 +197,24 @@ def test_what_a_killed_run_left_is_removed_by_the_next(network: Network) -> None
     with Network(1):
         assert not netns.leftovers(maker.pid)
     assert netns.leftovers(os.getpid()) == before
+
+
+def isolated(port: int, *command: str) -> list[str]:
+    done = subprocess.run([*command, sys.executable, "-c", ISOLATED, str(port)], capture_output=True, check=True)
+    return done.stdout.decode().splitlines()
+
+
+@pytest.mark.usefixtures("network")
+def test_whoever_is_isolated_hears_nobody_but_itself() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert isolated(listener.getsockname()[1]) == ["hears itself"]
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("capability", ["sys_admin", "net_admin"])
+def test_whoever_may_not_be_isolated_stays_where_it_is(capability: str) -> None:
+    bounded = ("setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reason, *heard = isolated(listener.getsockname()[1], *bounded)
+    assert "not permitted" in reason
+    assert heard == ["hears itself", "hears others"]

@@ -105,7 +105,7 @@ class Service(Output):
     async def nothing_left(self) -> None:
         """Wait until no process of the service is there."""
         while self.pids():  # noqa: ASYNC110  # nobody tells of the end of processes that are not one's own
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)  # all of /proc is read each time
 
 
 Start = Callable[..., Awaitable[Service]]

@@ -54,8 +54,11 @@ FLAGS = [
 
 
 def chromium() -> str:
-    """Find the browser or skip; with VERANI_TEST_BROWSER=required its absence is a failure."""
-    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+    """Find the browser or skip; with VERANI_TEST_BROWSER=required its absence is a failure.
+
+    The one without windows comes first: it shows pages as the others do, for two thirds of the processor time.
+    """
+    for name in ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
         if path := shutil.which(name):
             return path
     if os.environ.get("VERANI_TEST_BROWSER") == "required":

@@ -169,7 +169,7 @@ async def test_whoever_connects_when_any_gateway_says_ready_is_taken(start: Star
     service = await start("serve", "app:chat", "--hosts", "1", "--gateways", "3", *options)
     async with asyncio.timeout(PATIENCE):
         while not await _is_ready(internal):  # noqa: ASYNC110  # in other processes, and it is not to be late
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
     assert [await _connect(public) for _ in range(24)] == [101] * 24
     await service.started()
 
@@ -178,7 +178,7 @@ async def test_whoever_connects_when_any_gateway_says_ready_is_taken(start: Star
         while not done():
             if await _is_ready(internal):
                 found.add(await _connect(public))
-            await asyncio.sleep(0.005)  # the processes that end and start need the machine, too
+            await asyncio.sleep(0.01)  # the processes that end and start need the machine, too
         return found
 
     async with aiohttp.ClientSession() as session:
