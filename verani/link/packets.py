@@ -65,7 +65,8 @@ class Announce(Struct, frozen=True, array_like=True, tag="announce"):
 class GivenUp(Struct, frozen=True, array_like=True, tag="given_up"):
     """Tell a gateway that came back too late: in these rooms its connections got their `on_disconnect`.
 
-    `others`: other rooms may have woken without its records, too, and its connections there have missed outputs.
+    Or it may not have heard what became of its inputs there, and is not to send them again. `others`: other rooms may
+    have woken without its records, too, and its connections there have missed outputs.
     """
 
     rooms: list[str]

@@ -130,6 +130,11 @@ class Flow:
 
     # --- what is asked ---------------------------------------------------------------------------------
 
+    def unheard(self, gateway: str) -> list[str]:
+        """Name the rooms of which a gateway may not have heard the last."""
+        ahead = self._links.get(gateway)
+        return list(ahead.rooms) if ahead is not None else []
+
     def ahead(self, room: str) -> int:
         """Say how far a room is ahead of the gateway that is most behind it."""
         return max((ahead.rooms.get(room, 0) for ahead in self._links.values()), default=0)

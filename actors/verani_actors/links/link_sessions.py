@@ -271,6 +271,8 @@ class LinkSessions:
             return
         del self.by_gateway[session.gateway]
         untold = session.lost if session.stream.confirmed == 0 else None
+        # What it sent to these may be done, though it has not heard of it.
+        unheard = [*self._host.flow.unheard(session.gateway), *session.rooms_in_outgoing()]
         session.end()
         self._host.flow.lost(session.gateway)
         wakes = self._host.wakes
@@ -278,6 +280,7 @@ class LinkSessions:
         level = logging.INFO if rooms else logging.DEBUG
         logger.log(level, "gateway %s is gone for %d rooms that were awake", session.gateway, len(rooms))
         if tell:
+            rooms += unheard
             self._given_up.remember(session.gateway, session.incarnation, rooms, untold=untold, wakes=wakes)
         self._gave_up()
         if not self.handover.is_under_way:

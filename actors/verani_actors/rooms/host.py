@@ -225,14 +225,16 @@ class RoomHost:
     def unlink(self, gateway: str) -> list[str]:
         """Give a gateway up: its sessions in rooms that are awake get their `on_disconnect`.
 
-        Returns these rooms, those that had inputs of it, which are dropped, and those that go on without its records.
+        Returns these rooms, those that had inputs of it, which are dropped, those that go on without its records, and
+        those whose last word to it has not left.
         """
         if self.gateways.pop(gateway, None) is None:
             return []
-        self.entries.lose(gateway)
+        unsaid = self.entries.lose(gateway)
         self.calls.lose(gateway)
         self.directory.lose(gateway)
-        return [room.name for room in tuple(self.directory.rooms.values()) if self._opening.lost(room, gateway)]
+        lost = [room.name for room in tuple(self.directory.rooms.values()) if self._opening.lost(room, gateway)]
+        return list(dict.fromkeys([*lost, *unsaid]))
 
     def longest_wait(self, gateway: str) -> float:
         """Say for how many seconds a wake has waited for the records of a gateway; 0 if none does."""

@@ -447,6 +447,28 @@ async def test_a_gateway_that_stays_away_is_given_up_and_told_so_when_it_comes_b
     assert (await back.hear()).messages == [GivenUp(["chat/a", "chat/b", "chat/c"]), Announce(Epoch(1))]
 
 
+async def test_a_gateway_is_told_of_the_rooms_of_which_it_may_not_have_heard_the_last(begin: Begin) -> None:
+    """What it sent there may be done: it must not send it again."""
+    service = await begin(grace=0.01)
+    peer = await service.linked()
+    say = partial(service.server.sessions.send, "g")
+    say(EntryBatch([Entry("chat/known", processed=1)]))
+    await peer.hear()
+    await peer.confirm()
+    (session,) = service.server.sessions.by_gateway.values()
+    await until(lambda: session.stream.confirmed == peer.stream.received)
+    say(EntryBatch([Entry("chat/a", processed=2), Entry("chat/b", processed=3)]))
+    await peer.hear()
+    await peer.leave()
+    await until(lambda: session.wire is None)
+    say(EntryBatch([Entry("chat/c", processed=4)]))
+    service.host.rooms = ["chat/b"]
+    service.server.sessions.give_up(session)
+    back = service.peer()
+    assert (await back.greet(resumes="h1")).resumes == ""
+    assert await back.heard_of(GivenUp) == GivenUp(["chat/b", "chat/a", "chat/c"])
+
+
 async def test_a_gateway_that_says_goodbye_is_not_waited_for(begin: Begin) -> None:
     service = await begin()
     peer = await service.linked()
