@@ -64,6 +64,8 @@ class FakeHost:
     def run(self) -> None:
         self.runs += 1
 
+    def flush(self) -> None: ...
+
     def numbers(self, gateway: str = "g") -> list[int]:
         """List the numbers of the inputs of a gateway, as they came."""
         return [

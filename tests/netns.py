@@ -39,8 +39,9 @@ _RANGE = ipaddress.IPv4Network("10.200.0.0/16")
 # setns(2) and unshare(2); `os.setns` and `os.unshare` are there from Python 3.12 on.
 _CLONE_NEWNET = 0x40000000
 
-# Whoever has no other address than loopback takes itself for offline; this one is of a net for examples (RFC 5737).
+# Whoever has no other address than loopback takes itself for offline. Both nets are for examples (RFC 5737).
 _OWN = "198.51.100.1/24"
+_ELSEWHERE = "192.0.2.0/24"
 
 # An address of the link layer that nobody has; "locally administered" (IEEE 802).
 _NOBODY = "02:00:00:00:00:00"
@@ -175,6 +176,8 @@ def isolate() -> None:
             _ip("addr", "add", _OWN, "dev", "eth0")
             _ip("link", "set", "nobody", "up")
             _ip("link", "set", "eth0", "up")
+            # For those who ask by which address they would get to somebody else.
+            _ip("route", "add", _ELSEWHERE, "dev", "eth0")
         except OSError:
             _call("setns", before.fileno(), _CLONE_NEWNET)
             raise
@@ -206,10 +209,11 @@ def sweep() -> None:
 def _remove(network: str) -> None:
     names = [name for name in _names() if name.partition("m")[0] == network]
     for namespace in [name for name in _namespaces() if name in names]:
-        for pid in _ip("netns", "pids", namespace).split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        _ip("netns", "del", namespace)
+        with suppress(OSError):  # somebody else removes it, too, and was first
+            for pid in _ip("netns", "pids", namespace).split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            _ip("netns", "del", namespace)
     # Interfaces outlive the name of their namespace where a process is still being reaped.
     for interface in [name for name in _interfaces() if name in names]:
         with suppress(OSError):  # a pair goes with either end, whoever is first

@@ -41,7 +41,7 @@ GRACE = ("--link-grace", "0.5")
 
 # A hook that blocks is given up soon, or only when its host would count as unreachable if it did not beat meanwhile.
 SPIN = ("--hook-blocked", "0.3")
-SPIN_FOR_LONG = ("--hook-blocked", "1.2", "--lease", "0.6")
+SPIN_FOR_LONG = ("--hook-blocked", "2", "--lease", "0.6")
 
 # A gateway that stands still is not killed for it.
 PATIENT = ("--hook-blocked", "60")

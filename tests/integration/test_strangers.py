@@ -194,7 +194,7 @@ def own_address() -> str | None:
     """Find the address of an interface that is not the loopback, if there is one."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: TEST-NET-1 (RFC 5737)
+            probe.connect(("192.0.2.1", 9))  # sends nothing: TEST-NET-1 (RFC 5737), to which workers have a route
         except OSError:
             return None
         return str(probe.getsockname()[0])

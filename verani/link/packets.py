@@ -65,12 +65,13 @@ class Announce(Struct, frozen=True, array_like=True, tag="announce"):
 class GivenUp(Struct, frozen=True, array_like=True, tag="given_up"):
     """Tell a gateway that came back too late: in these rooms its connections got their `on_disconnect`.
 
-    Or it may not have heard what became of its inputs there, and is not to send them again. `others`: other rooms may
-    have woken without its records, too, and its connections there have missed outputs.
+    `others`: other rooms may have woken without its records, too, and its connections there have missed outputs.
+    `unheard`: besides, what these rooms said last may not have come; with the last input of it that each is through.
     """
 
     rooms: list[str]
     others: bool = False
+    unheard: dict[str, int] = {}
 
 
 class Serving(Struct, frozen=True, array_like=True, tag="serving"):

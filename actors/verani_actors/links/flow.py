@@ -53,12 +53,14 @@ def weight_of(part: Entry | Output | Attach | Seat) -> int:
 class _Ahead:
     """What one gateway has not confirmed."""
 
-    __slots__ = ("packets", "rooms", "total")
+    __slots__ = ("packets", "processed", "rooms", "total")
 
     def __init__(self) -> None:
         # Number of the last packet, and what it has of rooms: names and weights.
         self.packets: deque[tuple[int, list[tuple[str, int]]]] = deque()
         self.rooms: dict[str, int] = {}
+        # The last input that is processed of each room which has said anything but that it sleeps; 0 if none is.
+        self.processed: dict[str, int] = {}
         self.total = 0
 
 
@@ -75,17 +77,20 @@ class Flow:
 
     def sent(self, gateway: str, number: int, messages: Iterable[HostMessage]) -> None:
         """Count what was put on the link to a gateway, up to this packet."""
-        weights = [
-            (entry.room, weight_of(entry))
-            for message in messages
-            if type(message) is EntryBatch
-            for entry in message.entries
-        ]
-        if not weights:
+        entries = [entry for message in messages if type(message) is EntryBatch for entry in message.entries]
+        if not entries:
             return
         ahead = self._links.get(gateway)
         if ahead is None:
             ahead = self._links[gateway] = _Ahead()
+        weights: list[tuple[str, int]] = []
+        processed = ahead.processed
+        for entry in entries:
+            weights.append((entry.room, weight_of(entry)))
+            if entry.processed is not None:
+                processed[entry.room] = entry.processed
+            elif entry.room not in processed and (entry.outputs or entry.attachments):
+                processed[entry.room] = 0
         ahead.packets.append((number, weights))
         for room, weight in weights:
             ahead.rooms[room] = ahead.rooms.get(room, 0) + weight
@@ -108,6 +113,7 @@ class Flow:
                     ahead.rooms[room] = left
                 else:
                     del ahead.rooms[room]
+                    ahead.processed.pop(room, None)
                 ahead.total -= weight
         if ahead.total <= ROOM_AHEAD:
             self.far.pop(gateway, None)
@@ -130,10 +136,10 @@ class Flow:
 
     # --- what is asked ---------------------------------------------------------------------------------
 
-    def unheard(self, gateway: str) -> list[str]:
-        """Name the rooms of which a gateway may not have heard the last."""
+    def unheard(self, gateway: str) -> dict[str, int]:
+        """Name the rooms of which a gateway may not have heard the last, with its last input that was processed."""
         ahead = self._links.get(gateway)
-        return list(ahead.rooms) if ahead is not None else []
+        return dict(ahead.processed) if ahead is not None else {}
 
     def ahead(self, room: str) -> int:
         """Say how far a room is ahead of the gateway that is most behind it."""

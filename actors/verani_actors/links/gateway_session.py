@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from verani.link.messages import EntryBatch, GatewayMessage, GivenUp, HostMessage
+from verani.link.messages import GatewayMessage, GivenUp, HostMessage
 from verani.link.stream import host_stream
 
 from .wire import Wire
@@ -51,11 +51,6 @@ class GatewaySession:
     def about(self) -> dict[str, str]:
         """Name the gateway for the log."""
         return {"gateway": self.gateway}
-
-    def rooms_in_outgoing(self) -> list[str]:
-        """Name the rooms of which something is to leave with the next packet."""
-        batches = [message.entries for message in self.outgoing if isinstance(message, EntryBatch)]
-        return [entry.room for entries in batches for entry in entries]
 
     def cut(self) -> None:
         """End the connection; nothing that it still holds is taken."""

@@ -20,7 +20,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from verani.link.epoch import Epoch
-from verani.link.messages import Announce, Ask, Hello, HostMessage, Serving, Told
+from verani.link.messages import Announce, Ask, GivenUp, Hello, HostMessage, Serving, Told
 from verani.link.stream import StreamError
 
 from .gateway_session import GatewaySession
@@ -45,6 +45,9 @@ class HostEnd(Receiver, Waiters, Protocol):
 
     def unlink(self, gateway: str) -> list[str]:
         """Give a gateway up and name the rooms in which its connections got their `on_disconnect`."""
+
+    def flush(self) -> None:
+        """Send what rooms have said in this tick."""
 
 
 class LinkState(Struct, frozen=True):
@@ -185,6 +188,7 @@ class LinkSessions:
             session.stream.put(messages, self._loop.time())
         except StreamError as error:
             logger.error("gateway given up: %s", error, extra=session.about)
+            session.outgoing = messages
             self.give_up(session)
             return
         self._host.flow.sent(session.gateway, session.stream.numbered, messages)
@@ -225,7 +229,7 @@ class LinkSessions:
         """Begin a session: its first packet tells what the gateway is to know before anything else."""
         session = self.by_gateway[hello.sender] = GatewaySession(hello.sender, hello.incarnation, self._loop.time())
         session.lost = self._given_up.recall(hello.sender, hello.incarnation, self._host.wakes)
-        if session.lost is not None and (session.lost.rooms or session.lost.others):
+        if session.lost is not None and session.lost != GivenUp([]):
             session.outgoing.append(session.lost)
         if self.epoch is not None:
             session.outgoing.append(Announce(self.epoch))
@@ -269,19 +273,21 @@ class LinkSessions:
         """
         if session.has_ended:
             return
+        self._host.flush()
         del self.by_gateway[session.gateway]
         untold = session.lost if session.stream.confirmed == 0 else None
-        # What it sent to these may be done, though it has not heard of it.
-        unheard = [*self._host.flow.unheard(session.gateway), *session.rooms_in_outgoing()]
+        flow = self._host.flow
+        flow.sent(session.gateway, session.stream.numbered + 1, session.outgoing)
+        unheard = flow.unheard(session.gateway)
         session.end()
-        self._host.flow.lost(session.gateway)
+        flow.lost(session.gateway)
         wakes = self._host.wakes
         rooms = [*self._host.unlink(session.gateway), *failed]
         level = logging.INFO if rooms else logging.DEBUG
         logger.log(level, "gateway %s is gone for %d rooms that were awake", session.gateway, len(rooms))
         if tell:
-            rooms += unheard
-            self._given_up.remember(session.gateway, session.incarnation, rooms, untold=untold, wakes=wakes)
+            lost = GivenUp(rooms, unheard=unheard)
+            self._given_up.remember(session.gateway, session.incarnation, lost, untold=untold, wakes=wakes)
         self._gave_up()
         if not self.handover.is_under_way:
             self._host.run()

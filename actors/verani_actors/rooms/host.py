@@ -225,16 +225,18 @@ class RoomHost:
     def unlink(self, gateway: str) -> list[str]:
         """Give a gateway up: its sessions in rooms that are awake get their `on_disconnect`.
 
-        Returns these rooms, those that had inputs of it, which are dropped, those that go on without its records, and
-        those whose last word to it has not left.
+        Returns these rooms, those that had inputs of it, which are dropped, and those that go on without its records.
         """
         if self.gateways.pop(gateway, None) is None:
             return []
-        unsaid = self.entries.lose(gateway)
+        self.entries.lose(gateway)
         self.calls.lose(gateway)
         self.directory.lose(gateway)
-        lost = [room.name for room in tuple(self.directory.rooms.values()) if self._opening.lost(room, gateway)]
-        return list(dict.fromkeys([*lost, *unsaid]))
+        return [room.name for room in tuple(self.directory.rooms.values()) if self._opening.lost(room, gateway)]
+
+    def flush(self) -> None:
+        """Have what rooms have said in this tick leave before its end."""
+        self.entries.flush()
 
     def longest_wait(self, gateway: str) -> float:
         """Say for how many seconds a wake has waited for the records of a gateway; 0 if none does."""

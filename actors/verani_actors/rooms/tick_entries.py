@@ -143,9 +143,9 @@ class TickEntries:
         for entries in self.pending.values():
             entries.pop(room.name, None)
 
-    def lose(self, gateway: str) -> list[str]:
-        """Drop what is for this gateway, and name the rooms that have said it."""
-        return list(self.pending.pop(gateway, ()))
+    def lose(self, gateway: str) -> None:
+        """Drop what is for this gateway."""
+        self.pending.pop(gateway, None)
 
     def _joins(self, output: Deliver) -> bool:
         """Tell whether a gateway writes this together with the output before: then it costs little more than that."""

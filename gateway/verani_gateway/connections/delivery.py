@@ -203,6 +203,17 @@ class Delivery:
         self._close(connections, code, reason)
         self._moved_on(room)
 
+    def miss(self, room: RoomInputs, processed: int, code: int, reason: str) -> None:
+        """Close the connections of a room that may have missed something, of which the room is to hear.
+
+        Inputs up to `processed` are done, and who sent them has not heard how.
+        """
+        for input, size in self._attachments.acknowledge(room, Entry(room.name, processed)):
+            if type(input) is not Connect:
+                self._interrupt(input, size, Interrupted.code)
+        self._close([id for id, held in room.records.items() if held.connected], code, reason)
+        self._moved_on(room)
+
     def close_room(self, room: RoomInputs, code: int, reason: str) -> None:
         """Close the connections of a room."""
         self._close(tuple(room.records), code, reason)

@@ -220,8 +220,19 @@ class Cluster:
                     self.inquiry.told(message)
 
     def _give_up(self, link: Link, given_up: GivenUp) -> None:
-        """End the connections for which the host has run `on_disconnect`, and those that may have missed something."""
+        """End the connections for which the host has run `on_disconnect`, and those that may have missed something.
+
+        What may be done, though nobody heard of it, is not sent again.
+        """
         host = link.member.incarnation
+        for name, processed in given_up.unheard.items():
+            if (unheard := self._rooms.find(name)) is None:
+                continue
+            if unheard.last_owner == host:
+                self._gateway.delivery.miss(unheard.inputs, processed, *_GIVEN_UP)
+                self._owners.settle(unheard, processed)
+            else:
+                self._gateway.delivery.close_room(unheard.inputs, *_GIVEN_UP)
         if given_up.others:
             lost = frozenset(given_up.rooms)
             for other in self._rooms.every():

@@ -63,6 +63,9 @@ class DeliverySide(Protocol):
     def forget(self, room: RoomInputs, code: int, reason: str, outcome: str, /) -> None:
         """Close the connections of a room that is not to hear of it; its callers get the `outcome`, an error code."""
 
+    def miss(self, room: RoomInputs, processed: int, code: int, reason: str, /) -> None:
+        """Close the connections of a room that may have missed something; what was processed gets `interrupted`."""
+
     def close_room(self, room: RoomInputs, code: int, reason: str, /) -> None:
         """Close the connections of a room."""
 

@@ -10,7 +10,6 @@ import pytest
 from tests.actors.conftest import FakeGateway, Recorder, Start
 from tests.actors.membership.test_share import OURS, THEIRS, epoch
 from tests.raw import until
-from verani import Actor
 from verani.errors import VeraniError
 from verani.link.messages import (
     Close,
@@ -438,29 +437,6 @@ async def test_a_gateway_that_is_given_up_takes_its_sessions_along_once_each(sta
     status = host.status("chat/a")
     assert status is not None
     assert status.connections == 1
-
-
-async def test_a_room_whose_last_word_has_not_left_is_named_to_a_gateway_that_is_given_up(start: Start) -> None:
-    room, gate = define_room("chat"), asyncio.Event()
-    room.on("wait")(lambda ctx, data: gate.wait())
-
-    @room.rpc
-    def one(actor: Actor) -> int:
-        return 1
-
-    host = await start(room)
-    gone, stays = FakeGateway(host, id="gone"), FakeGateway(host, id="stays")
-    gone.put(gone.call("one"))
-    await until(lambda: gone.replies)
-    # As long as any room is at something, what is said leaves at the end of the tick.
-    stays.put(stays.connect(room, "a", "chat/busy"), stays.frame("a", 0, event="wait", room="chat/busy"))
-    await until(lambda: host.entries.working)
-    gone.put(gone.call("one"))
-    while host.directory.rooms["chat/a"].in_flight:
-        await asyncio.sleep(0)  # a pass before what is said leaves
-    assert host.unlink("gone") == ["chat/a"]
-    assert len(gone.replies) == 1
-    gate.set()
 
 
 async def test_what_a_lost_gateway_has_sent_to_a_waking_room_is_dropped(start: Start) -> None:

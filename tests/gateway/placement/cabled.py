@@ -31,6 +31,7 @@ from verani.link.messages import (
 from verani.room.definition import RoomDefinition
 from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
+from verani_actors.links.flow import Flow
 from verani_actors.membership.share import Share
 from verani_actors.rooms.host import RoomHost
 from verani_gateway.connections.gate import Gate
@@ -148,11 +149,19 @@ class Cable:
     def lose(self) -> None:
         """Have the host give the gateway up, as if it had not been heard for long; a new session begins."""
         self._there.clear()
-        self._back.clear()
         self._begun = False
-        rooms = self._process.host.unlink(self._gateway.id)
+        lost = self.give_up()
         self._whole = True
-        self._begin([GivenUp(rooms)])
+        self._begin([lost])
+
+    def give_up(self) -> GivenUp:
+        """Have the host give the gateway up, and say what that has lost."""
+        host, flow = self._process.host, Flow()
+        host.flush()
+        flow.sent("", 1, [each for data in self._back for each in decode_host_packet(data).messages])
+        self._back.clear()
+        rooms = host.unlink(self._gateway.id)
+        return GivenUp(rooms, unheard={room: n for room, n in flow.unheard("").items() if room not in rooms})
 
     # --- the network ---
 

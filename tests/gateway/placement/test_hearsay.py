@@ -386,23 +386,21 @@ class Closing(Guest):
 def give_up(gateway: Any, process: Any, cable: Any) -> None:
     """The grace of a broken link is over."""
     cable._there.clear()
-    cable._back.clear()
-    rooms, others, _ = getattr(cable, "lost", None) or ([], False, 0)
-    rooms = [*rooms, *process.host.unlink(gateway.id)]
+    lost = cable.give_up()
     process.host.run()
-    cable.lost = (rooms, others, process.host.wakes)
+    cable.lost = (lost, process.host.wakes)
 
 
 def come_back(gateway: Any, process: Any, cable: Any) -> None:
     if getattr(cable, "lost", None) is None:
         cable.mend()
         return
-    (rooms, others, wakes), cable.lost = cable.lost, None
+    (lost, wakes), cable.lost = cable.lost, None
     cable._there.clear()
     cable._back.clear()
     cable._begun = False
     cable._whole = True
-    cable._begin([GivenUp(rooms, others or process.host.wakes != wakes)])
+    cable._begin([GivenUp(lost.rooms, process.host.wakes != wakes, lost.unheard)])
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -38,6 +38,7 @@ from verani.link.messages import (
     Snapshot,
     Told,
 )
+from verani.settings import Settings
 from verani_actors.upkeep.runtime import Runtime
 from verani_gateway.operating.exposition import exposition
 from verani_gateway.placement.epoch_file import EpochFile
@@ -441,6 +442,54 @@ async def test_a_host_that_had_given_the_gateway_up_costs_the_connections_of_the
     again = Guest(gateway, diary.room, "chat/a")
     again.send("say", 3)
     await until(lambda: again.heard == [3])
+
+
+async def test_a_call_whose_outcome_was_lost_with_the_link_runs_once_and_what_came_after_it_runs_too(
+    service: Service, diary: Diary
+) -> None:
+    @diary.room.rpc
+    def bump(actor: Any) -> None:
+        diary.seen.append("bump")
+        cable.cut()
+
+    gateway = await started(service, "m-0")
+    cable = service.cable(gateway, "m-0")
+    stub = gateway.stub(diary.room, "a")
+    call = asyncio.create_task(stub.call("bump"))
+    await until(lambda: diary.seen == ["bump"] and not cable._process.host.directory.rooms["chat/a"].in_flight)
+    later = asyncio.create_task(stub.call("count"))
+    await until(lambda: len(gateway.attachments.rooms["chat/a"].unprocessed) == 2)
+    cable.lose()
+    with pytest.raises(Interrupted):
+        await call
+    assert await later == 0
+    assert diary.seen == ["bump"]
+    assert gateway.attachments.rooms == {}
+
+
+async def test_whoever_has_not_heard_the_last_words_of_a_room_that_fell_asleep_is_closed_and_said_goodbye_to(
+    service: Service, diary: Diary
+) -> None:
+    diary.room.hibernate_after = 0.01
+    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    gateway = await started(service, "m-0")
+    cable = service.cable(gateway, "m-0")
+    guest, idle = Guest(gateway, diary.room, "chat/a"), Guest(gateway, diary.room, "chat/b", "idle")
+    await until(lambda: len(diary.seen) == 2)
+    guest.send("tell later", 1, request=1)
+    await until(lambda: ("waits", 1) in diary.seen)
+    await until(lambda: gateway.room_states() == {"awake": 1, "asleep": 1})
+    cable.cut()
+    diary.gate.set()
+    await until(lambda: not cable._process.host.rooms())
+    cable.lose()
+    assert guest.acks[1]["error"]["code"] == "interrupted"
+    assert [code for code, _ in guest.kicked] == [1012]
+    assert not idle.kicked, "it has missed nothing"
+    guest.go()
+    await until(lambda: ("disconnect", "ada") in diary.seen)
+    await until(lambda: list(gateway.attachments.rooms) == ["chat/b"])
+    assert diary.seen.count(("waits", 1)) == 1
 
 
 async def test_answers_to_a_host_that_is_gone_are_dropped(service: Service, diary: Diary) -> None:
