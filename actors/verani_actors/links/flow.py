@@ -87,6 +87,8 @@ class Flow:
         processed = ahead.processed
         for entry in entries:
             weights.append((entry.room, weight_of(entry)))
+            if not entry.seq:
+                continue  # turned away, not processed: it may come again
             if entry.processed is not None:
                 processed[entry.room] = entry.processed
             elif entry.room not in processed and (entry.outputs or entry.attachments):

@@ -2,12 +2,13 @@
 
 Invariant: what was told to nobody is told at the next time. The last `REMEMBERED` incarnations are remembered, and of
 each at most `UNHEARD` rooms of which it has not heard the last: where there are more, it may have missed something in
-any.
+any, and those are remembered that were through with something.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 
 from verani.link.messages import GivenUp
 
@@ -28,9 +29,16 @@ class GivenUpGateways:
         """Note what is lost now, and what the last session did not get round to tell."""
         before = untold if untold is not None else GivenUp([])
         rooms = dict.fromkeys([*before.rooms, *lost.rooms])
-        unheard = {room: number for room, number in {**before.unheard, **lost.unheard}.items() if room not in rooms}
-        others = before.others or len(unheard) > UNHEARD
-        found = GivenUp(list(rooms), others, unheard if len(unheard) <= UNHEARD else {})
+        unheard = dict(before.unheard)
+        for room, number in lost.unheard.items():
+            unheard[room] = max(number, unheard.get(room, 0))
+        for room in rooms:
+            unheard.pop(room, None)
+        others = before.others
+        if len(unheard) > UNHEARD:
+            others = True
+            unheard = dict(islice(((room, number) for room, number in unheard.items() if number), UNHEARD))
+        found = GivenUp(list(rooms), others, unheard)
         self._lost[gateway, incarnation] = found, wakes
         while len(self._lost) > REMEMBERED:
             self._lost.popitem(last=False)

@@ -206,9 +206,10 @@ class Delivery:
     def miss(self, room: RoomInputs, processed: int, code: int, reason: str) -> None:
         """Close the connections of a room that may have missed something, of which the room is to hear.
 
-        Inputs up to `processed` are done, and who sent them has not heard how.
+        Inputs up to `processed` are done, and who sent them has not heard how; the metas that they led to are lost.
+        Who was not told yet to be in has missed nothing, and asks again.
         """
-        for input, size in self._attachments.acknowledge(room, Entry(room.name, processed)):
+        for input, size in self._attachments.pass_over(room, processed):
             if type(input) is not Connect:
                 self._interrupt(input, size, Interrupted.code)
         self._close([id for id, held in room.records.items() if held.connected], code, reason)

@@ -198,6 +198,23 @@ class Attachments:
             self._remove(room)
         return taken
 
+    def pass_over(self, room: RoomInputs, processed: int) -> list[tuple[Input, int]]:
+        """Take the inputs up to a number from those that are to be processed, and return them with their sizes.
+
+        A connect stays, unless its connection has closed since: whether it was let in nobody here has heard.
+        """
+        done = [held for held in room.unprocessed if held[0].number <= processed]
+        closed = {input.connection for input, _ in done if type(input) is Close}
+        taken = [held for held in done if type(held[0]) is not Connect or held[0].connection in closed]
+        for connection in closed:
+            room.records.pop(connection, None)
+        self._drop(room, taken)
+        numbers = {input.number for input, _ in taken}
+        room.unprocessed = [held for held in room.unprocessed if held[0].number not in numbers]
+        if not room.records and not room.unprocessed:
+            self._remove(room)
+        return taken
+
     def forget(self, room: RoomInputs) -> list[tuple[Input, int]]:
         """Drop all records and inputs of a room, and return the inputs with their sizes."""
         dropped = list(room.unprocessed)

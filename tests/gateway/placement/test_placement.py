@@ -492,6 +492,57 @@ async def test_whoever_has_not_heard_the_last_words_of_a_room_that_fell_asleep_i
     assert diary.seen.count(("waits", 1)) == 1
 
 
+@pytest.mark.parametrize("is_refused", [True, False])
+async def test_who_has_not_heard_whether_he_was_let_in_is_not_in_until_he_is(
+    service: Service, diary: Diary, is_refused: bool
+) -> None:
+    diary.room.hibernate_after = 0.01
+    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    gateway = await started(service, "m-0")
+    cable = service.cable(gateway, "m-0")
+
+    def come() -> None:
+        if diary.seen.count(("connect", "ada")) == 1:
+            cable.cut()
+        if is_refused:
+            raise ValueError("not you")
+
+    diary.meanwhile = come
+    guest = Guest(gateway, diary.room, "chat/a")
+    await until(lambda: ("connect", "ada") in diary.seen and not cable._process.host.rooms())
+    guest.send("say", 1)
+    cable.lose()
+    if is_refused:
+        await until(lambda: guest.kicked)
+        assert guest.heard == []
+        guest.go()
+        await until(lambda: gateway.attachments.rooms == {})
+        assert ("disconnect", "ada") not in diary.seen
+        assert 1 not in diary.seen
+    else:
+        await until(lambda: guest.heard == [1])
+        assert not guest.kicked
+    assert diary.seen.count(("connect", "ada")) == 2
+
+
+async def test_a_connection_that_came_and_went_and_heard_of_neither_leaves_nothing_behind(
+    service: Service, diary: Diary
+) -> None:
+    diary.room.hibernate_after = 0.01
+    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    gateway = await started(service, "m-0")
+    cable = service.cable(gateway, "m-0")
+    guest = Guest(gateway, diary.room, "chat/a")
+    guest.send("say", 1)
+    guest.go()
+    diary.meanwhile = cable.cut
+    await until(lambda: ("disconnect", "ada") in diary.seen and not cable._process.host.rooms())
+    cable.lose()
+    assert gateway.attachments.rooms == {}
+    assert (gateway.attachments.in_flight, gateway.attachments.unprocessed) == (0, 0)
+    assert diary.seen == [("connect", "ada"), 1, ("disconnect", "ada")]
+
+
 async def test_answers_to_a_host_that_is_gone_are_dropped(service: Service, diary: Diary) -> None:
     gateway = await started(service, "m-0")
     await service.join("m-1")
