@@ -63,12 +63,12 @@ from verani_actors.rooms.room_actor import RoomActor
 from verani_gateway.calls import Calls
 from verani_gateway.connections.close_handshake import CloseHandshake
 from verani_gateway.connections.connection import Connection
-from verani_gateway.connections.gate import Gate
 from verani_gateway.connections.in_flight import InFlight
 from verani_gateway.connections.intake import Intake
 from verani_gateway.connections.liveness import Liveness
 from verani_gateway.connections.outbox import Outbox
 from verani_gateway.connections.rate import Meter
+from verani_gateway.connections.read_gate import ReadGate
 from verani_gateway.connections.renewal import Renewal
 from verani_gateway.connections.throttle import Throttle
 from verani_gateway.gateway import Gateway
@@ -85,7 +85,7 @@ _TESTS: Final = f"{Path(__file__).parent}/"
 
 # What ends before its process does.
 MORTAL: Final = (
-    *(Connection, Outbox, Intake, Meter, Renewal, CloseHandshake, Gate, InFlight, Liveness, Throttle),
+    *(Connection, Outbox, Intake, Meter, Renewal, CloseHandshake, ReadGate, InFlight, Liveness, Throttle),
     *(Engine, Actor, Context, Emitter, Session, Membership, HookRun, Incarnation, HostedRoom, RoomActor),
     *(GatewaySession, HostSession, RemoteLink, Stream, Wire),
     *(VeraniClient, Reconnector, LiveConnection, Handshakes, ClientLife, Exchange),

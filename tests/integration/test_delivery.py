@@ -215,6 +215,7 @@ async def test_an_interrupted_on_connect_closes_its_connection_and_the_client_co
 
 async def test_an_interrupted_on_disconnect_is_not_repeated(world: World) -> None:
     async with await world.client("stays") as stays:
+        await stays.request("pid")  # who is not in yet hears nothing
         goes = await world.client("slow-to-go")
         await goes.close()
         await event(stays, "left")

@@ -31,10 +31,10 @@ from verani.room.meta import ConnectionMeta
 from verani.settings import Settings
 from verani_gateway.connections.close_handshake import CloseHandshake
 from verani_gateway.connections.connection import Connection
-from verani_gateway.connections.gate import Gate
 from verani_gateway.connections.in_flight import InFlight
 from verani_gateway.connections.intake import Intake
 from verani_gateway.connections.outbox import Outbox
+from verani_gateway.connections.read_gate import ReadGate
 from verani_gateway.gateway import Gateway
 
 Room = RoomDefinition[Any, Any]
@@ -636,7 +636,7 @@ class Socketless:
         self.outbox = cast("Outbox", self)
         self.closing = cast("CloseHandshake", self)
         facilities = gateway.facilities
-        self.gate = Gate(cast("Intake", self))
+        self.gate = ReadGate(cast("Intake", self))
         self.in_flight = InFlight(room, facilities.ingress.congestion, self.closing, facilities.now)
         self._gateway = gateway
         attachment = definition.codec(gateway.settings.max_meta_bytes).encode(meta)

@@ -33,7 +33,7 @@ from ..membership.control import (
 from ..membership.standing import Standing
 from ..rooms.host import RoomHost
 from ..upkeep.runtime import Plan
-from .pulse import Pulse
+from .heartbeat_sender import HeartbeatSender
 
 __all__ = ["BEATS", "HostMembership"]
 
@@ -51,7 +51,7 @@ _SETTLE: Final = 0.5
 class HostMembership:
     """The part that the host process `member` takes; every method is called in the loop's thread.
 
-    `post` takes messages for the registrar and for other hosts, `pulse` the heartbeats.
+    `post` takes messages for the registrar and for other hosts, `heartbeats` sends those of this host.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class HostMembership:
         host: RoomHost,
         links: LinkServer,
         post: Callable[[str, Control], None],
-        pulse: Pulse,
+        heartbeats: HeartbeatSender,
     ) -> None:
         self._plan = plan
         self._member = member
@@ -70,7 +70,7 @@ class HostMembership:
         self._host = host
         self._links = links
         self._post = post
-        self._pulse = pulse
+        self._heartbeats = heartbeats
         self._preparations: asyncio.Queue[Epoch] = asyncio.Queue()
         # The highest epoch of which `Prepared` was said.
         self._said = 0
@@ -123,7 +123,7 @@ class HostMembership:
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         # First, so that nothing that goes wrong below ends it.
         self._timer = loop.call_later(self._plan.settings.lease / BEATS, self._beat, loop)
-        self._pulse.send(self._standing.beat(self._member, self._host.gateways))
+        self._heartbeats.send(self._standing.beat(self._member, self._host.gateways))
         if self.is_restarting:  # a message may be lost, and a registrar replaced
             self.restart()
         if self._standing.lease.lost_registrar:

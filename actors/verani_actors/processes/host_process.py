@@ -35,8 +35,8 @@ from ..upkeep.fresh import import_from_source
 from ..upkeep.memory import quieten_collector
 from ..upkeep.runtime import Plan, Runtime
 from ..upkeep.watchdog import Watchdog
+from .heartbeat_sender import HeartbeatSender
 from .host_membership import BEATS, HostMembership
-from .pulse import Pulse
 from .running_hook import RunningHook
 
 __all__ = ["HostProcess"]
@@ -53,7 +53,7 @@ class HostProcess:
     """One room host process, from `run` to its end.
 
     Every method is called in the loop's thread, but the two that the watchdog's thread calls while a hook blocks the
-    loop: `_die_of_a_blocking_hook` and the pulse's `repeat`.
+    loop: `_die_of_a_blocking_hook` and the `repeat` of its heartbeats.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class HostProcess:
         self._secret = secret
         self._post = post
         self._standing = Standing(plan.machine, incarnation, plan.settings.lease, _clock)
-        self._pulse = Pulse(post, _clock)
+        self._heartbeats = HeartbeatSender(post, _clock)
         # None until links can be taken: before, nobody asks anything of this host.
         self._membership: HostMembership | None = None
         # Whether rooms may live here: before that, there is nothing that a stop could lose.
@@ -94,7 +94,7 @@ class HostProcess:
         definitions = self._load()
         marker = RunningHook(self._runtime.running_hook(self._incarnation), self._incarnation)
         watchdog = Watchdog(
-            settings.hook_blocked, self._die_of_a_blocking_hook, self._pulse.repeat, period=settings.lease / BEATS
+            settings.hook_blocked, self._die_of_a_blocking_hook, self._heartbeats.repeat, period=settings.lease / BEATS
         )
         self._host = RoomHost(definitions, settings, ownership=self._standing.share, marker=marker, watchdog=watchdog)
         self._overview = HostOverview(self._id, self._host, self)
@@ -120,7 +120,7 @@ class HostProcess:
             member = await self._listen()
             quieten_collector()
             self._membership = HostMembership(
-                self._plan, member, self._standing, self._host, self._links, self._post, self._pulse
+                self._plan, member, self._standing, self._host, self._links, self._post, self._heartbeats
             )
             running = asyncio.create_task(self._membership.run())
             self._look_at_socket(member.path)

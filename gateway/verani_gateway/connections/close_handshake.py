@@ -12,9 +12,9 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
-from .gate import Gate
 from .intake import Intake
 from .outbox import Outbox, Writer, close_frame
+from .read_gate import ReadGate
 
 __all__ = ["CLOSE_TIMEOUT", "RESTART", "CloseHandshake"]
 
@@ -34,7 +34,7 @@ class CloseHandshake:
     __slots__ = ("_abort_at", "_now", "_outbox", "_transport", "_writer", "gate", "heeds", "sent")
 
     def __init__(
-        self, now: Callable[[], float], writer: Writer, outbox: Outbox, transport: asyncio.Transport, gate: Gate
+        self, now: Callable[[], float], writer: Writer, outbox: Outbox, transport: asyncio.Transport, gate: ReadGate
     ) -> None:
         # The code and reason of our close frame, None before.
         self.sent: tuple[int, str] | None = None

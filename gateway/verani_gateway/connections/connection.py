@@ -33,12 +33,12 @@ from .close_handshake import CloseHandshake
 from .deflate import inflated
 from .expiry import REFRESH, read_token
 from .facilities import Facilities
-from .gate import Gate
 from .in_flight import InFlight
 from .intake import Intake
 from .liveness import Liveness
 from .outbox import Outbox, control_frame, text_frame
 from .rate import InvalidFrames, Meter
+from .read_gate import ReadGate
 from .renewal import Renew, Renewal
 from .throttle import TURN, Throttle
 
@@ -131,7 +131,7 @@ class Connection:
         # Whether a text that comes alone is handled at once.
         self._is_free = False
         self._turn = 0
-        self.closing = CloseHandshake(now, writer, self.outbox, transport, Gate(self._intake))
+        self.closing = CloseHandshake(now, writer, self.outbox, transport, ReadGate(self._intake))
         self.in_flight = InFlight(room, facilities.ingress.congestion, self.closing, now)
         self._seen_at = now()  # when anything was read at last
         self.liveness = Liveness(settings, self.outbox, self._seen_at)

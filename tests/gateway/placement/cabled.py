@@ -34,8 +34,8 @@ from verani.settings import Settings
 from verani_actors.links.flow import Flow
 from verani_actors.membership.share import Share
 from verani_actors.rooms.host import RoomHost
-from verani_gateway.connections.gate import Gate
 from verani_gateway.connections.in_flight import InFlight
+from verani_gateway.connections.read_gate import ReadGate
 from verani_gateway.gateway import Gateway
 from verani_gateway.placement.hosts import Cluster
 from verani_gateway.placement.link import Link, LinkState
@@ -219,7 +219,7 @@ class Guest:
         self.outbox = cast("Outbox", self)
         self.closing = cast("CloseHandshake", self)
         facilities = gateway.facilities
-        self.gate = Gate(cast("Intake", self))
+        self.gate = ReadGate(cast("Intake", self))
         self.in_flight = InFlight(room, facilities.ingress.congestion, self.closing, facilities.now)
         self._gateway = gateway
         meta = ConnectionMeta(user_id=user, client_id=self.id)

@@ -6,10 +6,10 @@ import asyncio
 
 from .intake import Intake
 
-__all__ = ["Gate"]
+__all__ = ["ReadGate"]
 
 
-class Gate:
+class ReadGate:
     """Where a connection waits before it reads on: in its task, or, while the gate `is_shut`, without one."""
 
     __slots__ = ("_intake", "is_shut", "stopped")

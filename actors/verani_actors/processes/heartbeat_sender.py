@@ -12,10 +12,10 @@ import msgspec
 
 from ..membership.control import REGISTRAR, Beat, Control
 
-__all__ = ["Pulse"]
+__all__ = ["HeartbeatSender"]
 
 
-class Pulse:
+class HeartbeatSender:
     """The last heartbeat of a host; `post` takes messages from any thread, `clock` is that of its lease."""
 
     def __init__(self, post: Callable[[str, Control], None], clock: Callable[[], float]) -> None:
