@@ -192,10 +192,7 @@ class Attachments:
                     room.records.pop(input.connection, None)
             else:
                 left.append((input, size))
-        self._drop(room, taken)
-        room.unprocessed = left
-        if not room.records and not left:
-            self._remove(room)
+        self._leave(room, taken, left)
         return taken
 
     def pass_over(self, room: RoomInputs, processed: int) -> list[tuple[Input, int]]:
@@ -203,16 +200,16 @@ class Attachments:
 
         A connect stays, unless its connection has closed since: whether it was let in nobody here has heard.
         """
-        done = [held for held in room.unprocessed if held[0].number <= processed]
-        closed = {input.connection for input, _ in done if type(input) is Close}
-        taken = [held for held in done if type(held[0]) is not Connect or held[0].connection in closed]
+        end = bisect_right(room.unprocessed, processed, key=_number_of)
+        closed = {input.connection for input, _ in room.unprocessed[:end] if type(input) is Close}
+        taken: list[tuple[Input, int]] = []
+        left: list[tuple[Input, int]] = []
+        for held in room.unprocessed[:end]:
+            stays = type(held[0]) is Connect and held[0].connection not in closed
+            (left if stays else taken).append(held)
         for connection in closed:
             room.records.pop(connection, None)
-        self._drop(room, taken)
-        numbers = {input.number for input, _ in taken}
-        room.unprocessed = [held for held in room.unprocessed if held[0].number not in numbers]
-        if not room.records and not room.unprocessed:
-            self._remove(room)
+        self._leave(room, taken, left + room.unprocessed[end:])
         return taken
 
     def forget(self, room: RoomInputs) -> list[tuple[Input, int]]:
@@ -223,6 +220,13 @@ class Attachments:
         room.records.clear()
         self._remove(room)
         return dropped
+
+    def _leave(self, room: RoomInputs, taken: list[tuple[Input, int]], left: list[tuple[Input, int]]) -> None:
+        """Have a room without what was taken of its inputs."""
+        self._drop(room, taken)
+        room.unprocessed = left
+        if not room.records and not left:
+            self._remove(room)
 
     def _remove(self, room: RoomInputs) -> None:
         self.rooms.pop(room.name, None)

@@ -423,6 +423,12 @@ class Diary:
         self.gate.set()
 
 
+def drowsy(service: Service, diary: Diary) -> None:
+    """Have rooms sleep as soon as there is nothing to do, in what is started from now on."""
+    diary.room.hibernate_after = 0.01
+    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+
+
 async def started(service: Service, *ids: str) -> Gateway:
     """Start these hosts and one gateway, and wait until it takes connections."""
     await service.join(*ids)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.placement.cabled import Diary, Guest, Service, cluster, together
+from tests.gateway.placement.cabled import Diary, Guest, Service, cluster, drowsy, together
 from tests.raw import until
-from verani import HookInterrupted, Settings
+from verani import HookInterrupted
 from verani.link.epoch import Epoch
 from verani.link.messages import GivenUp, Pull
 
@@ -83,8 +83,7 @@ async def test_nobody_is_closed_for_what_went_to_others_and_to_them_in_time(serv
 
 async def test_a_room_that_is_asleep_is_told_what_its_last_host_said_to_others(service: Service, diary: Diary) -> None:
     """The host died before it had said everything, and the room woke long after."""
-    diary.room.hibernate_after = 0.01
-    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    drowsy(service, diary)
     ada, bob, cable = await together(service, diary)
     ada.send("tell later", 1)
     await until(lambda: ("waits", 1) in diary.seen)  # nor does it sleep before the cable is cut

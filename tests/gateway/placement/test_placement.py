@@ -38,7 +38,6 @@ from verani.link.messages import (
     Snapshot,
     Told,
 )
-from verani.settings import Settings
 from verani_actors.upkeep.runtime import Runtime
 from verani_gateway.operating.exposition import exposition
 from verani_gateway.placement.epoch_file import EpochFile
@@ -46,7 +45,7 @@ from verani_gateway.placement.epoch_file import EpochFile
 if TYPE_CHECKING:
     pass
 
-from tests.gateway.placement.cabled import Cable, Diary, Guest, Service, cluster, started
+from tests.gateway.placement.cabled import Cable, Diary, Guest, Service, cluster, drowsy, started
 
 # --- epochs --------------------------------------------------------------------------------------------
 
@@ -470,8 +469,7 @@ async def test_a_call_whose_outcome_was_lost_with_the_link_runs_once_and_what_ca
 async def test_whoever_has_not_heard_the_last_words_of_a_room_that_fell_asleep_is_closed_and_said_goodbye_to(
     service: Service, diary: Diary
 ) -> None:
-    diary.room.hibernate_after = 0.01
-    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    drowsy(service, diary)
     gateway = await started(service, "m-0")
     cable = service.cable(gateway, "m-0")
     guest, idle = Guest(gateway, diary.room, "chat/a"), Guest(gateway, diary.room, "chat/b", "idle")
@@ -496,8 +494,7 @@ async def test_whoever_has_not_heard_the_last_words_of_a_room_that_fell_asleep_i
 async def test_who_has_not_heard_whether_he_was_let_in_is_not_in_until_he_is(
     service: Service, diary: Diary, is_refused: bool
 ) -> None:
-    diary.room.hibernate_after = 0.01
-    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    drowsy(service, diary)
     gateway = await started(service, "m-0")
     cable = service.cable(gateway, "m-0")
 
@@ -528,8 +525,7 @@ async def test_who_has_not_heard_whether_he_was_let_in_is_not_in_until_he_is(
 async def test_a_connection_that_came_and_went_and_heard_of_neither_leaves_nothing_behind(
     service: Service, diary: Diary
 ) -> None:
-    diary.room.hibernate_after = 0.01
-    service.settings = Settings(rate_limit=0.0, drain_seconds=1.0, min_awake=0.001)
+    drowsy(service, diary)
     gateway = await started(service, "m-0")
     cable = service.cable(gateway, "m-0")
     guest = Guest(gateway, diary.room, "chat/a")
